@@ -1,0 +1,135 @@
+"""Checkpoint files in the reference's format: ``{"epoch", "state_dict", "optimizer"}``, read as data only."""
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint to the CPU without running any code that it may contain.
+
+    Raises UserError when the file is missing, damaged, or holds anything but tensors and plain data.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such checkpoint file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: refused, because it holds more than weights and plain data") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: this checkpoint cannot be read, the file is damaged or of another kind") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: this file holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def write_checkpoint(path: str | os.PathLike, checkpoint: dict[str, Any]) -> None:
+    """Write beside the target, then rename: whoever reads ``path`` finds the old file or the new one, never a half."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: the checkpoint could not be written ({error}); the last one is untouched") from error
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside a distributed wrapper, or the network itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def save_model(
+    path: str | os.PathLike,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write ``{"epoch", "state_dict"}``, the optimiser's state when it is given, and the plain data in ``extra``."""
+    checkpoint = {"epoch": epoch, "state_dict": bare(model).state_dict(), **(extra or {})}
+    if optimizer is not None:
+        checkpoint["optimizer"] = optimizer.state_dict()
+    write_checkpoint(path, checkpoint)
+
+
+def strip_module(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
+    """Take away the ``module.`` that data-parallel wrappers put before every name."""
+    return OrderedDict((name[7:] if name.startswith("module.") else name, value) for name, value in state_dict.items())
+
+
+def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str, log=print) -> None:
+    """Load what fits by name and shape; say in a short table what does not, and keep the model's own values there."""
+    own = model.state_dict()
+    other_shape = [name for name in state_dict if name in own and own[name].shape != state_dict[name].shape]
+    unknown = [name for name in state_dict if name not in own]
+    missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
+    fitting = {name: value for name, value in state_dict.items() if name in own and name not in other_shape}
+    if not fitting:
+        raise UserError(f"{source}: none of its {len(state_dict)} entries fits this network; check --arch")
+    model.load_state_dict(fitting, strict=False)
+    rows = [
+        ("other shape, own values kept", other_shape),
+        ("not in this network, ignored", unknown),
+        ("not in the file, own values kept", missing),
+    ]
+    if any(names for _, names in rows):
+        log(f"{source}: {len(fitting)} of {len(own)} entries loaded")
+        for text, names in rows:
+            if names:
+                more = f" ... {len(names)} in all" if len(names) > 4 else ""
+                log(f"  {text}: {', '.join(names[:4])}{more}")
+
+
+def load_model(
+    model: nn.Module,
+    path: str | os.PathLike,
+    optimizer: torch.optim.Optimizer | None = None,
+    resume: bool = False,
+    lr: float | None = None,
+    lr_step: list[int] | None = None,
+    log=print,
+) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
+    """Load a checkpoint of this project or of the reference into ``model``.
+
+    With an optimiser and ``resume`` its state and the epoch are restored, and the rate is set to
+    ``lr * 0.1 ** (number of lr_step values <= epoch)``.
+
+    Returns:
+        The model alone without an optimiser, else ``(model, optimizer, start_epoch)``; start_epoch is 0 unless resumed.
+
+    Raises:
+        UserError: the file cannot be read, or nothing in it fits.
+    """
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{path}: this checkpoint has no state_dict")
+    log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}")
+    fit_state_dict(bare(model), strip_module(checkpoint["state_dict"]), str(path), log)
+    if optimizer is None:
+        return model
+    start_epoch = 0
+    if resume and "optimizer" in checkpoint:
+        try:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path}: its optimiser state does not fit this network; leave out --resume") from error
+        start_epoch = checkpoint["epoch"]
+        rate = lr * 0.1 ** sum(step <= start_epoch for step in lr_step or [])
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        log(f"resumed after epoch {start_epoch}, learning rate {rate:g}")
+    elif resume:
+        log(f"{path}: no optimiser state in this file, training starts at epoch 1")
+    return model, optimizer, start_epoch
