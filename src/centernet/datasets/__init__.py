@@ -1,0 +1,57 @@
+"""Where pictures and annotations come from, and the making of samples and batches."""
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .augmentation import replayed_draws
+from .base import CocoStyleDataset
+from .coco import COCO
+from .pascal import PascalVOC
+from .sample import Sample
+
+# One line a data set.
+DATASETS: dict[str, type[CocoStyleDataset]] = {dataset.name: dataset for dataset in (COCO, PascalVOC, Sample)}
+
+
+def get_dataset(name: str) -> type[CocoStyleDataset]:
+    """The class of a data set; UserError when there is none of this name."""
+    if name not in DATASETS:
+        raise UserError(f"--dataset {name}: there is no such data set; choose from {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def build_sample(image, annotations, opt, draws, split="train", calib=None) -> dict:
+    """One finished sample from a picture, its annotations and explicit random draws.
+
+    Runs the code of the training for one picture, so that a sample can be replayed and checked.
+
+    Args:
+        image: (H, W, 3) uint8, B, G, R.
+        annotations: list of dicts as in the annotation file.
+        opt: finished options.
+        draws: ``{"draws": [[function, value], ...], "color": {"order", "alpha", "lighting"} or None}``; None or empty
+            outside training.
+        split: ``train`` augments; anything else is the whole picture.
+        calib: (3, 4) camera matrix, for tasks that need one.
+
+    Returns:
+        The arrays of the reference's ``__getitem__`` under its names (input, hm, reg_mask, ind, wh, reg, ..., meta).
+    """
+    from ..tasks import get_task
+    from .loader import collate, finish_batch
+
+    task = get_task(opt.task)
+    objects = task.read_objects(annotations, {category: k for k, category in enumerate(opt.category_ids)})
+    if calib is not None:
+        objects["calib"] = np.asarray(calib, dtype=np.float32)
+    train = split == "train"
+    sample = task.make_sample(image, objects, opt, replayed_draws(draws) if train else None, train)
+    meta = sample.get("meta")
+    with torch.no_grad():
+        batch = finish_batch(collate([sample]), task, opt)
+    inner = {"image", "color", "cls", "radius", "meta"}  # what the worker sends instead of input and maps
+    finished = {name: value[0].numpy() for name, value in batch.items() if name not in inner}
+    if meta is not None:
+        finished["meta"] = meta
+    return finished

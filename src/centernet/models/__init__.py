@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ..errors import UserError
+from .dla import DLA_URLS, DLASeg, DLAv0Seg
+from .hourglass import StackedHourglass
 from .pretrained import load_pretrained
 from .resnet import IMAGENET_URLS, ResNetDCN, ResNetDeconv
-from .weights import load_model, save_model
+from .weights import load_model, read_checkpoint, save_model
 
-__all__ = ["ARCHITECTURES", "Architecture", "create_model", "describe", "load_model", "save_model"]
+__all__ = ["ARCHITECTURES", "Architecture", "create_model", "describe", "load_model", "read_checkpoint", "save_model"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ _RESNET_URLS = {depth: [url] for depth, url in IMAGENET_URLS.items()}
 ARCHITECTURES = {
     "res": Architecture(ResNetDeconv, depths=tuple(IMAGENET_URLS), imagenet=_RESNET_URLS),
     "resdcn": Architecture(ResNetDCN, depths=tuple(IMAGENET_URLS), imagenet=_RESNET_URLS),
+    "dla": Architecture(DLASeg, depths=(34,), head_conv=256, imagenet=DLA_URLS, imagenet_prefix="base."),
+    "dlav0": Architecture(DLAv0Seg, depths=(34,), head_conv=256, imagenet=DLA_URLS, imagenet_prefix="base."),
+    "hourglass": Architecture(StackedHourglass, num_stacks=2, pad=127),
 }
 
 
@@ -58,7 +63,9 @@ def describe(arch: str) -> tuple[Architecture, int]:
     raise UserError(f"--arch {arch}: there is no such network; choose from {', '.join(names)}")
 
 
-def create_model(arch: str, heads: dict[str, int], head_conv: int, pretrained: str | None = None) -> nn.Module:
+def create_model(
+    arch: str, heads: dict[str, int], head_conv: int, pretrained: str | None = None, log=print
+) -> nn.Module:
     """Build a network.
 
     Args:
@@ -66,6 +73,7 @@ def create_model(arch: str, heads: dict[str, int], head_conv: int, pretrained: s
         heads: head name to channels, in the order of the task.
         head_conv: channels of the heads' 3x3 convolution, 0 for a single 1x1.
         pretrained: ``imagenet``, a file of backbone weights, or None / ``none`` for a random start.
+        log: what is called with the lines that say what was loaded.
 
     Returns:
         A module; ``forward(x)`` gives ``list[dict[str, Tensor]]``, one dict of raw maps (no sigmoid) a stack.
@@ -76,5 +84,6 @@ def create_model(arch: str, heads: dict[str, int], head_conv: int, pretrained: s
     architecture, depth = describe(arch)
     model = architecture.build(depth, heads, head_conv)
     if pretrained not in (None, "", "none"):
-        load_pretrained(model, arch, pretrained, architecture.imagenet.get(depth, []), architecture.imagenet_prefix)
+        urls = architecture.imagenet.get(depth, [])
+        load_pretrained(model, arch, pretrained, urls, architecture.imagenet_prefix, log)
     return model

@@ -70,8 +70,14 @@ def strip_module(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
 
 
 def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str, log=print) -> None:
-    """Load what fits by name and shape; say in a short table what does not, and keep the model's own values there."""
+    """Load what fits by name and shape; say in a short table what does not, and keep the model's own values there.
+
+    Entries whose names start with one of the model's ``ignored_entries`` (none without that attribute) are dropped
+    without a word.
+    """
     own = model.state_dict()
+    ignored = getattr(model, "ignored_entries", ())
+    state_dict = {name: value for name, value in state_dict.items() if not name.startswith(ignored)}
     other_shape = [name for name in state_dict if name in own and own[name].shape != state_dict[name].shape]
     unknown = [name for name in state_dict if name not in own]
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]

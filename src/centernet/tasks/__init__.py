@@ -1,0 +1,31 @@
+"""What is predicted. A task is a module; this is the list of them and what each must have.
+
+heads(opt) -> dict[str, int]
+    Head name to channels, in the order of the reference.
+read_objects(annotations, class_of) -> dict[str, ndarray]
+    The annotations (as in the annotation file) of one picture as arrays with one row an object.
+make_sample(image, objects, opt, draws, train) -> dict
+    In the worker: ``image`` uint8, ``color`` 3x4, small arrays of fixed size, and ``meta`` outside training.
+draw_targets(batch, opt) -> dict
+    On the device, for the whole batch: the target maps, to be added to the batch.
+Loss(opt)
+    ``(outputs, batch) -> (loss, {name: value})``; ``loss_names`` in the order of the logs.
+decode(output, opt) -> Tensor
+    Raw maps of the last stack to detections in output pixels.
+post_process(dets, metas, opt) -> list[dict[int, ndarray]]
+    To picture pixels: one ``{class id from 1: rows}`` a picture.
+"""
+
+from types import ModuleType
+
+from ..errors import UserError
+from . import ctdet
+
+TASKS = {"ctdet": ctdet}
+
+
+def get_task(name: str) -> ModuleType:
+    """The module of a task; UserError when there is none of this name."""
+    if name not in TASKS:
+        raise UserError(f"task {name}: there is no such task; choose from {', '.join(TASKS)}")
+    return TASKS[name]

@@ -1,0 +1,152 @@
+"""What a data set is, and the reading of COCO-style annotation files."""
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class CocoStyleDataset:
+    """Pictures and annotations of one split, read from a COCO-style JSON file.
+
+    A data set is a subclass with the class attributes below; they are known without reading anything. The rest of the
+    code never asks for a data set's name.
+
+    Attributes:
+        name: what ``--dataset`` calls it.
+        folder_names: how its folder may be called below ``--data_path``; the first is the usual one.
+        class_names: in the order of the network's classes.
+        category_ids: category id of the annotation file of each class.
+        mean, std: of pixels in [0, 1], in the order in which they are applied to B, G, R.
+        default_resolution: (height, width) of the network's input.
+        max_objs: annotations of a picture that are used.
+        main_score: the key of ``evaluate`` that says how good a detector is.
+        pretrained: default of ``--pretrained`` for a training from scratch.
+    """
+
+    name: str
+    folder_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    default_resolution: tuple[int, int]
+    max_objs: int
+    main_score: str
+    pretrained = "imagenet"
+
+    @classmethod
+    def is_root(cls, folder: Path) -> bool:
+        """Whether ``folder`` is one of this data set (complete or to be prepared)."""
+        return (folder / "annotations").is_dir()
+
+    @classmethod
+    def locate(cls, data_path: Path) -> Path:
+        """The data set's folder: ``data_path`` itself or the one of the usual name in it.
+
+        Raises UserError when there is none.
+        """
+        candidates = [data_path / name for name in cls.folder_names] + [data_path]
+        for folder in candidates:
+            if folder.is_dir() and cls.is_root(folder):
+                return folder
+        state = "holds no" if data_path.is_dir() else "does not exist, so there is no"
+        raise UserError(
+            f"--data_path {data_path}: this folder {state} data set {cls.name} (looked for annotations/ in "
+            f"{' and '.join(str(folder) for folder in candidates)}); see docs/DATA.md, or try --dataset sample"
+        )
+
+    @classmethod
+    def prepare(cls, folder: Path, log=print) -> None:
+        """Make what is missing and can be made from what is there. Nothing by default."""
+
+    def __init__(self, folder: Path, split: str, task: ModuleType) -> None:
+        self.folder = folder
+        self.split = split
+        self.annotation_file = self.find_annotations(folder, split)
+        self.image_folder = self.find_images(folder, split)
+        content = read_annotation_file(self.annotation_file)
+        images = self.order(content["images"])
+        self.image_ids = [image["id"] for image in images]
+        self.file_names = [image["file_name"] for image in images]
+        class_of = {category: k for k, category in enumerate(self.category_ids)}
+        by_image: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] in by_image:
+                by_image[annotation["image_id"]].append(annotation)
+        # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
+        self.start = np.cumsum([0] + [len(by_image[image_id]) for image_id in self.image_ids])
+        try:
+            everything = [annotation for image_id in self.image_ids for annotation in by_image[image_id]]
+            self.objects = task.read_objects(everything, class_of)
+        except KeyError as error:
+            raise UserError(f"{self.annotation_file}: an annotation has no or an unknown {error}") from error
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.annotation_file}: an annotation is malformed ({error})") from error
+
+    def find_annotations(self, folder: Path, split: str) -> Path:
+        """The annotation file of ``train`` or ``val``."""
+        raise NotImplementedError
+
+    def find_images(self, folder: Path, split: str) -> Path:
+        """The folder of the pictures of ``train`` or ``val``."""
+        raise NotImplementedError
+
+    def order(self, images: list[dict]) -> list[dict]:
+        """The order in which the pictures are numbered; the file's by default."""
+        return images
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def read_image(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8, B, G, R. Raises UserError with the file's name when it cannot be read."""
+        return read_image(os.path.join(self.image_folder, self.file_names[index]))
+
+    def read_objects(self, index: int) -> dict[str, np.ndarray]:
+        """The arrays of the task's ``read_objects`` for one picture."""
+        part = slice(self.start[index], self.start[index + 1])
+        return {name: values[part] for name, values in self.objects.items()}
+
+    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
+        """Write ``{image id: {class from 1: rows}}`` in the reference's format."""
+        raise NotImplementedError
+
+    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+        """Scores in [0, 1] by name, ``main_score`` among them, then one entry ``AP/<class>`` a class."""
+        raise NotImplementedError
+
+
+def read_annotation_file(path: Path) -> dict:
+    """A COCO-style JSON file. Raises UserError when it is missing, is no JSON, or lacks a part."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such annotation file; see docs/DATA.md")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from error
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise UserError(f"{path}: not a COCO-style annotation file, it has no list '{part}'")
+    if not content["images"]:
+        raise UserError(f"{path}: it lists no pictures")
+    return content
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8, B, G, R, as OpenCV's colour reading defines it; UserError names a file that cannot be read."""
+    try:
+        image = cv2.imread(path, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UserError(f"{path}: this picture cannot be read ({error.err})") from error
+    if image is None:
+        reason = "it is no picture or damaged" if os.path.isfile(path) else "there is no such file"
+        raise UserError(f"{path}: this picture cannot be read, {reason}")
+    return image

@@ -1,0 +1,59 @@
+"""COCO 2017 detection: ``coco/annotations/instances_{train,val}2017.json``, ``coco/{train,val}2017/``."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pycocotools.coco
+
+from ..evaluation import coco as coco_evaluation
+from .base import CocoStyleDataset
+
+# Of pixels in B, G, R order, like the pictures.
+COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
+COCO_STD = (0.28863828, 0.27408164, 0.27809835)
+
+
+class COCO(CocoStyleDataset):
+    """The 80 classes of COCO."""
+
+    name = "coco"
+    folder_names = ("coco",)
+    # fmt: off
+    class_names = (
+        "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+        "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+        "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+        "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+        "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+        "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+        "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+        "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+        "hair drier", "toothbrush",
+    )
+    category_ids = (
+        *range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91),
+    )
+    # fmt: on
+    mean, std = COCO_MEAN, COCO_STD
+    default_resolution = (512, 512)
+    max_objs = 128
+    main_score = "AP"
+
+    def find_annotations(self, folder: Path, split: str) -> Path:
+        return folder / "annotations" / f"instances_{split}2017.json"
+
+    def find_images(self, folder: Path, split: str) -> Path:
+        return folder / f"{split}2017"
+
+    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
+        path.write_text(json.dumps(coco_evaluation.to_results(results, self.category_ids)))
+
+    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step
+            ground_truth = pycocotools.coco.COCO(str(self.annotation_file))
+        scores = coco_evaluation.evaluate(ground_truth, coco_evaluation.to_results(results, self.category_ids))
+        numbers = {name: scores[name] for name in coco_evaluation.BOX_SCORES}
+        return {**numbers, **{f"AP/{name}": value for name, value in scores["per_class"].items()}}

@@ -1,0 +1,101 @@
+"""PASCAL VOC 07+12: trained on trainval, validated on test 2007.
+
+``voc/annotations/pascal_trainval0712.json``, ``pascal_test2007.json`` and ``voc/images/``; when they are missing and
+there is a ``VOCdevkit``, they are made from it.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..evaluation import voc
+from . import voc_devkit
+from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset, read_annotation_file
+
+
+class PascalVOC(CocoStyleDataset):
+    """The 20 classes of VOC."""
+
+    name = "pascal"
+    folder_names = ("voc", "VOC")
+    # fmt: off
+    class_names = (
+        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+        "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    )
+    # fmt: on
+    category_ids = tuple(range(1, 21))
+    # RGB statistics, applied to B, G, R pictures: what the reference does and what its weights expect.
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    default_resolution = (384, 384)
+    max_objs = 50
+    main_score = "mAP"
+
+    train_file = "pascal_trainval0712.json"
+    # Documents of the reference call the second file by the second name.
+    val_files = ("pascal_test2007.json", "pascal_test2017.json")
+
+    @classmethod
+    def is_root(cls, folder: Path) -> bool:
+        return (folder / "annotations").is_dir() or _devkit(folder) is not None
+
+    @classmethod
+    def prepare(cls, folder: Path, log=print) -> None:
+        """Convert a VOCdevkit into ``annotations/`` and ``images/`` when the JSON files are missing."""
+        annotations = folder / "annotations"
+        if any(annotations.glob("pascal_*.json")) if annotations.is_dir() else False:
+            return
+        devkit = _devkit(folder)
+        if devkit is None:
+            raise UserError(f"{folder}: no annotations/pascal_*.json and no VOCdevkit; see docs/DATA.md")
+        log(f"{folder}: no pascal_*.json yet, converting {devkit} (once)")
+        voc_devkit.link_images(devkit, folder / "images", log=log)
+        voc_devkit.convert_devkit(devkit, annotations, cls.class_names, log=log)
+
+    def find_annotations(self, folder: Path, split: str) -> Path:
+        names = (self.train_file,) if split == "train" else self.val_files
+        paths = [folder / "annotations" / name for name in names]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def find_images(self, folder: Path, split: str) -> Path:
+        return folder / "images"
+
+    def order(self, images: list[dict]) -> list[dict]:
+        return sorted(images, key=lambda image: image["id"])
+
+    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
+        path.write_text(json.dumps(voc.to_results(results, self.image_ids, len(self.class_names))))
+
+    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+        scores = voc.evaluate(self.ground_truth(), self._by_class(results), self.class_names)
+        return {"mAP": scores["mean_ap"], **{f"AP/{name}": value for name, value in scores["ap"].items()}}
+
+    def ground_truth(self) -> list[list[dict]]:
+        """The objects of each picture as the official evaluation wants them, with the 1-based corners of the XML."""
+        by_image: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
+        names = dict(zip(self.category_ids, self.class_names, strict=True))
+        for annotation in read_annotation_file(self.annotation_file)["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            by_image[annotation["image_id"]].append(
+                {
+                    "name": names[annotation["category_id"]],
+                    "bbox": [x + 1, y + 1, x + w, y + h],
+                    "difficult": int(annotation.get("ignore", 0)),
+                }
+            )
+        return [by_image[image_id] for image_id in self.image_ids]
+
+    def _by_class(self, results: dict[int, dict[int, np.ndarray]]) -> list[list[np.ndarray]]:
+        empty = np.zeros((0, 5), dtype=np.float32)
+        classes = range(1, len(self.class_names) + 1)
+        return [[results.get(i, {}).get(cls, empty) for i in self.image_ids] for cls in classes]
+
+
+def _devkit(folder: Path) -> Path | None:
+    """The VOCdevkit folder: ``folder`` itself or the one in it."""
+    for devkit in (folder / "VOCdevkit", folder):
+        if any((devkit / year / "Annotations").is_dir() for year in ("VOC2007", "VOC2012")):
+            return devkit
+    return None

@@ -1,0 +1,176 @@
+"""The generated sample: a few hundred pictures drawn by code, in VOC layout. It runs when there is no data set.
+
+Objects of five classes in front of textured grounds; they overlap, vary in size, colour and shape, and some are cut off
+by the picture's edge. The drawing depends on nothing but the constants below.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from .base import IMAGENET_MEAN, IMAGENET_STD
+from .pascal import PascalVOC
+
+SEED = 2019
+VERSION = 1  # of the drawing; a folder of another version is drawn anew
+SPLITS = {"pascal_trainval0712.json": 320, "pascal_test2007.json": 80}  # pictures
+SIZE = 128  # of a picture's longer side
+FINE = 4  # objects are drawn this much larger and scaled down, for smooth edges
+MAX_HIDDEN = 0.5  # of an object, by the objects drawn over it
+
+
+class Sample(PascalVOC):
+    """Five classes of drawn objects."""
+
+    name = "sample"
+    folder_names = ("sample",)
+    class_names = ("ball", "box", "cone", "leaf", "ring")
+    category_ids = (1, 2, 3, 4, 5)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    default_resolution = (128, 128)
+    max_objs = 16
+    pretrained = "none"
+
+    @classmethod
+    def locate(cls, data_path: Path) -> Path:
+        """``sample/`` below the data path; it need not exist yet."""
+        if data_path.exists() and not data_path.is_dir():
+            raise UserError(f"--data_path {data_path}: not a folder")
+        return data_path if (data_path / "sample_version").is_file() else data_path / "sample"
+
+    @classmethod
+    def prepare(cls, folder: Path, log=print) -> None:
+        """Draw the pictures on first use."""
+        marker = folder / "sample_version"
+        if marker.is_file() and marker.read_text().strip() == str(VERSION):
+            return
+        log(f"{folder}: drawing the sample, {sum(SPLITS.values())} pictures (once)")
+        try:
+            (folder / "images").mkdir(parents=True, exist_ok=True)
+            (folder / "annotations").mkdir(exist_ok=True)
+            first = 1
+            for file_name, count in SPLITS.items():
+                content = draw_split(range(first, first + count), folder / "images", cls.class_names)
+                _write(folder / "annotations" / file_name, json.dumps(content).encode())
+                first += count
+            _write(marker, f"{VERSION}\n".encode())
+        except OSError as error:
+            raise UserError(f"{folder}: the sample cannot be written there ({error})") from error
+
+
+def draw_split(image_ids: range, image_folder: Path, class_names: tuple[str, ...]) -> dict:
+    """Write the pictures ``image_ids`` and return their annotations in the form of VOC's JSON files."""
+    images, annotations = [], []
+    for image_id in image_ids:
+        picture, objects = draw_picture(np.random.default_rng((SEED, image_id)))
+        name = f"{image_id:06d}.jpg"
+        _write(image_folder / name, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        height, width = picture.shape[:2]
+        images.append({"file_name": name, "height": height, "width": width, "id": image_id})
+        for cls, (x, y, w, h) in objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": cls + 1,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "segmentation": [[x, y, x, y + h, x + w, y + h, x + w, y]],
+                    "iscrowd": 0,
+                    "ignore": 0,
+                }
+            )
+    categories = [{"supercategory": "none", "id": k + 1, "name": name} for k, name in enumerate(class_names)]
+    return {"images": images, "type": "instances", "annotations": annotations, "categories": categories}
+
+
+def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
+    """One picture (H, W, 3) uint8 and its objects: (class from 0, (x, y, w, h) in whole pixels), back to front."""
+    height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
+    picture = _ground(rng, height, width)
+    masks, objects = [], []
+    for _ in range(rng.integers(1, 6)):
+        for _attempt in range(10):
+            cls = int(rng.integers(5))
+            mask = _shape(rng, cls, height, width)
+            box = cv2.boundingRect((mask > 0.5).astype(np.uint8))
+            visible = [other * (1 - mask) for other in masks]
+            kept = all(now.sum() > (1 - MAX_HIDDEN) * full for now, (_, _, full) in zip(visible, objects, strict=True))
+            if min(box[2:]) >= 8 and kept:
+                masks = [*visible, mask]
+                objects.append((cls, box, mask.sum()))
+                paint = _paint(rng, cls, height, width)
+                picture = picture * (1 - mask[:, :, None]) + paint * mask[:, :, None]
+                break
+    picture = picture + rng.normal(0, 4, picture.shape)
+    return picture.clip(0, 255).astype(np.uint8), [(cls, box) for cls, box, _ in objects]
+
+
+def _noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
+    """Smooth random values around 0 with about ``cells`` spots along a side."""
+    coarse = rng.normal(size=(cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A dull ground: two scales of noise, sometimes stripes."""
+    texture = 18 * _noise(rng, height, width, 4) + 10 * _noise(rng, height, width, 24)
+    if rng.random() < 0.5:
+        angle, wave = rng.uniform(0, np.pi), rng.uniform(5, 16)
+        y, x = np.mgrid[:height, :width]
+        texture += rng.uniform(6, 18) * np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / wave)
+    tint = rng.uniform(60, 190) + rng.uniform(-18, 18, 3)
+    return tint + texture[:, :, None]
+
+
+def _shape(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
+    """Where an object is: (height, width) float32 coverage in [0, 1]."""
+    size = float(np.exp(rng.uniform(np.log(16), np.log(72))))
+    centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
+    mask = np.zeros((height * FINE, width * FINE), np.uint8)
+    stretch = rng.uniform(0.65, 1.5)
+    half = FINE * size / 2 * np.array([np.sqrt(stretch), 1 / np.sqrt(stretch)])
+    angle = rng.uniform(0, 360)
+    middle = tuple(int(value) for value in centre * FINE)
+    if cls == 0:  # ball
+        cv2.circle(mask, middle, int(FINE * size / 2), 255, -1)
+    elif cls == 1:  # box
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+        cv2.fillPoly(mask, [_placed(corners, rng.uniform(-25, 25), centre)], 255)
+    elif cls == 2:  # cone
+        corners = np.array([[0, -1], [0.9, 1], [-0.9, 1]]) * half
+        cv2.fillPoly(mask, [_placed(corners, rng.uniform(-30, 30), centre)], 255)
+    elif cls == 3:  # leaf
+        cv2.ellipse(mask, middle, (int(FINE * size / 2), int(FINE * size / 4.5)), angle, 0, 360, 255, -1)
+    else:  # ring
+        cv2.ellipse(mask, middle, (int(half[0]), int(half[1])), 0, 0, 360, 255, -1)
+        cv2.ellipse(mask, middle, (int(half[0] * 0.5), int(half[1] * 0.5)), 0, 0, 360, 0, -1)
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _placed(corners: np.ndarray, degrees: float, centre: np.ndarray) -> np.ndarray:
+    turn = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return (corners @ rotation.T + centre * FINE).astype(np.int32)
+
+
+def _paint(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
+    """An object's colour, from its class's family of hues, with some texture and light."""
+    hue = [0, 110, 25, 62, 150][cls] + rng.uniform(-9, 9)  # OpenCV's hues, 0 to 180: red, blue, orange, green, violet
+    hsv = np.uint8([[[hue % 180, rng.uniform(150, 250), rng.uniform(130, 245)]]])
+    color = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+    y, x = np.mgrid[:height, :width]
+    angle = rng.uniform(0, 2 * np.pi)
+    light = 1 + 0.25 * ((x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle))
+    return color * light[:, :, None] + (8 * _noise(rng, height, width, 16))[:, :, None]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write aside, then rename: several processes may do the same at once."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

@@ -1,0 +1,198 @@
+"""PASCAL VOC detection score: average precision per class and its mean, without files or subprocesses.
+
+The rules are those of the VOC development kit as the reference runs them (``voc_ap`` and ``voc_eval`` of its re-scoring
+script): a detection is right if it overlaps a not yet taken object of its picture and class by more than the threshold.
+Boxes are inclusive pixel coordinates, so widths and heights carry a +1.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from centernet.errors import UserError
+
+# Pairs of detection and object that are compared at once: about 100 MB of temporaries.
+PAIRS_AT_ONCE = 1_000_000
+
+
+def voc_ap(rec, prec, use_07_metric: bool = False) -> float:
+    """Average precision of one recall/precision curve (reference function ``voc_ap``).
+
+    ``rec`` and ``prec`` are sequences of equal length, ``rec`` ascending. ``use_07_metric`` averages the best precision
+    at the recalls 0, 0.1, ..., 1 (VOC 2007); otherwise the area under the monotone envelope of the curve (VOC 2010 on).
+    A recall of NaN (a class without objects) gives 0 with the 2007 metric and NaN with the area.
+    """
+    rec = np.asarray(rec, dtype=np.float64)
+    prec = np.asarray(prec, dtype=np.float64)
+    if use_07_metric:
+        best = [np.max(prec[rec >= t], initial=0.0) for t in np.arange(0.0, 1.1, 0.1)]
+        return float(sum(best) / 11.0)
+    rec = np.concatenate(([0.0], rec, [1.0]))
+    prec = np.concatenate(([0.0], prec, [0.0]))
+    envelope = np.maximum.accumulate(prec[::-1])[::-1]
+    return float(np.sum((rec[1:] - rec[:-1]) * envelope[1:]))
+
+
+def evaluate(
+    ground_truth: Sequence[Sequence[Mapping]],
+    detections: Sequence[Sequence],
+    classes: Sequence[str],
+    use_07_metric: bool = True,
+    ovthresh: float = 0.5,
+    use_diff: bool = False,
+    rounded: bool = True,
+) -> dict:
+    """AP of every class and their mean.
+
+    ``ground_truth[i]`` lists the objects of picture i: mappings with ``name``, ``bbox`` ([x1, y1, x2, y2] in 1-based
+    pixels) and ``difficult`` (0 or 1, 0 if absent). ``detections[c][i]`` holds the rows [x1, y1, x2, y2, score]
+    (0-based pixels) of class ``classes[c]`` in picture i, as lists or an array (n, 5). ``results.json`` has one list
+    more, the background in front: pass ``results[1:]``.
+
+    ``use_diff`` counts difficult objects as ordinary ones; otherwise neither they nor the detections on them count.
+    ``rounded`` rounds as the official result files do, coordinates to one decimal and scores to three, which creates
+    ties among low scores; equal scores keep the order of the detections.
+
+    Returns ``{"ap": {class: AP}, "mean_ap": mean}``. As in the reference the mean is over all classes, those without
+    any object included: they count 0 with the 2007 metric, and with the area metric a class that has detections but
+    no object is NaN and makes the mean NaN.
+
+    Raises ``UserError`` when the detections do not fit the classes or the pictures.
+    """
+    if len(detections) != len(classes):
+        raise UserError(f"detections of {len(detections)} classes do not fit {len(classes)} class names")
+    ap = {
+        name: evaluate_class(ground_truth, of_class, name, use_07_metric, ovthresh, use_diff, rounded)[2]
+        for name, of_class in zip(classes, detections, strict=True)
+    }
+    return {"ap": ap, "mean_ap": float(np.mean(list(ap.values()))) if ap else float("nan")}
+
+
+def evaluate_class(
+    ground_truth: Sequence[Sequence[Mapping]],
+    detections: Sequence,
+    name: str,
+    use_07_metric: bool = True,
+    ovthresh: float = 0.5,
+    use_diff: bool = False,
+    rounded: bool = True,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Recall and precision after each detection in order of falling score, and AP, of the one class ``name``.
+
+    Arguments as for :func:`evaluate`, but ``detections[i]`` holds the rows of this class in picture i.
+    Returns float64 arrays ``rec`` and ``prec`` of one value a detection, and ``ap`` (reference function ``voc_eval``).
+    """
+    picture, rows = _collect_detections(detections, len(ground_truth), name)
+    boxes, scores = rows[:, :4] + 1.0, rows[:, 4]
+    if rounded:
+        boxes, scores = round_as_text(boxes, 1), round_as_text(scores, 3)
+    order = np.argsort(-scores, kind="stable")
+    boxes, picture = boxes[order], picture[order]
+
+    objects, difficult, table = _collect_objects(ground_truth, name)
+    if use_diff:
+        difficult[:] = False
+    best, overlap = _best_object(boxes, picture, objects, table)
+
+    hit = np.flatnonzero(overlap > ovthresh)
+    # The detections are in order of score, so the first one of each object takes it and the others are false.
+    taken, first = np.unique(best[hit], return_index=True)
+    true = np.zeros(len(boxes), dtype=bool)
+    true[hit[first]] = ~difficult[taken]
+    false = np.ones(len(boxes), dtype=bool)
+    false[hit] = ~difficult[best[hit]]
+    false &= ~true
+
+    true_sum, false_sum = np.cumsum(true), np.cumsum(false)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rec = true_sum / np.count_nonzero(~difficult)
+    prec = true_sum / np.maximum(true_sum + false_sum, np.finfo(np.float64).eps)
+    return rec, prec, voc_ap(rec, prec, use_07_metric)
+
+
+def to_results(detections: Mapping, image_ids: Sequence[int], num_classes: int) -> list:
+    """The contents of the reference's PASCAL ``results.json``.
+
+    ``detections`` is ``{image id: {class from 1: rows [x1, y1, x2, y2, score]}}``. Returns
+    ``results[class][picture]``, lists of rows of floats, class 0 (background) always empty, pictures in the order of
+    ``image_ids``. What ``detections`` lacks, a class or a picture, has no rows.
+    """
+    results = [[[] for _ in image_ids] for _ in range(num_classes + 1)]
+    for i, image_id in enumerate(image_ids):
+        for category, rows in detections.get(image_id, {}).items():
+            results[category][i] = np.asarray(rows).tolist()
+    return results
+
+
+def round_as_text(values, decimals: int) -> np.ndarray:
+    """What ``float(f"{value:.{decimals}f}")`` gives, for a whole array; float64, same shape.
+
+    Not the same as ``np.round``, which multiplies first and so rounds 2.675 to 2.68, where the text has 2.67.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = values * 10.0**decimals
+        result = np.rint(scaled) / 10.0**decimals
+        from_half = np.abs(scaled - np.floor(scaled) - 0.5)
+        # Only next to a half can the rounding of the product change the result. NaN and infinity end up here too.
+        doubtful = ~(from_half > 1e-6 + 1e-15 * np.abs(scaled))
+    result[doubtful] = [float(f"{value:.{decimals}f}") for value in values[doubtful]]
+    return result
+
+
+def _collect_detections(detections, num_pictures: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Picture index (n,) and rows (n, 5) float64 of all detections of a class, in the order of the pictures."""
+    if len(detections) != num_pictures:
+        raise UserError(f"detections of {name} cover {len(detections)} pictures, the ground truth {num_pictures}")
+    counts = [len(rows) for rows in detections]
+    filled = [np.asarray(rows, dtype=np.float64) for rows in detections if len(rows)]
+    for rows in filled:
+        if rows.ndim != 2 or rows.shape[1] != 5:
+            raise UserError(f"detections of {name} must be rows [x1, y1, x2, y2, score], not of shape {rows.shape}")
+    rows = np.concatenate(filled) if filled else np.zeros((0, 5))
+    return np.repeat(np.arange(num_pictures), counts), rows
+
+
+def _collect_objects(ground_truth, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (n + 1, 4) and difficult flags (n,) of a class, and which of them each picture has.
+
+    The last box is a filler that overlaps nothing. The third array (pictures, most objects in a picture) holds
+    indices of boxes, the filler's where a picture has fewer.
+    """
+    of_picture = [[o for o in objects if o["name"] == name] for objects in ground_truth]
+    flat = [o for objects in of_picture for o in objects]
+    boxes = np.array([o["bbox"] for o in flat] + [[np.inf, np.inf, -np.inf, -np.inf]], dtype=np.float64)
+    difficult = np.array([bool(o.get("difficult", 0)) for o in flat], dtype=bool)
+    counts = np.array([len(objects) for objects in of_picture], dtype=np.int64)
+    table = np.full((len(counts), counts.max(initial=0)), len(flat))
+    table[np.arange(table.shape[1]) < counts[:, None]] = np.arange(len(flat))
+    return boxes, difficult, table
+
+
+def _best_object(boxes, picture, objects, table) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection the object of its picture that it overlaps most (the first of equals), and that overlap."""
+    best = np.full(len(boxes), len(objects) - 1)
+    overlap = np.zeros(len(boxes))
+    if table.shape[1] == 0:
+        return best, overlap
+    compared = np.flatnonzero(table[picture, 0] < len(objects) - 1)
+    step = max(1, PAIRS_AT_ONCE // table.shape[1])
+    for start in range(0, len(compared), step):
+        rows = compared[start : start + step]
+        candidates = table[picture[rows]]
+        found = _overlaps(boxes[rows, None], objects[candidates])
+        choice = np.argmax(found, axis=1)[:, None]
+        best[rows] = np.take_along_axis(candidates, choice, 1)[:, 0]
+        overlap[rows] = np.take_along_axis(found, choice, 1)[:, 0]
+    return best, overlap
+
+
+def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (..., 4) with inclusive coordinates, broadcast."""
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + 1.0
+        height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + 1.0
+        intersection = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+        area_a = (a[..., 2] - a[..., 0] + 1.0) * (a[..., 3] - a[..., 1] + 1.0)
+        area_b = (b[..., 2] - b[..., 0] + 1.0) * (b[..., 3] - b[..., 1] + 1.0)
+        return intersection / (area_a + area_b - intersection)

@@ -1,0 +1,286 @@
+"""Deep layer aggregation with an up-sampling neck: ``dla_34`` and ``dlav0_34``.
+
+The backbone is DLA-34 (Yu et al., arXiv 1707.06484): trees of residual blocks whose outputs meet in 1x1 "roots". The
+neck merges its maps step by step into one at stride 4, in ``dla_34`` with deformable convolutions (CenterNet paper,
+figure 6 c), in ``dlav0_34`` with plain ones. Parameter names and their order are the reference's.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .deform_conv import DCN, fill_bilinear
+from .heads import make_head, normal_001, zero_bias
+
+CHANNELS = (16, 32, 64, 128, 256, 512)
+
+# The first address is the original one and no longer answers.
+DLA_URLS = {34: ["http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"]}
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions; the residual is handed in, without one it is the input itself."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) to (N, C_out, H/stride, W/stride), which is also the shape of ``residual``."""
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(out + (x if residual is None else residual))
+
+
+class Root(nn.Module):
+    """1x1 convolution over the concatenation of maps of one size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Maps (N, C_i, H, W) to (N, C_out, H, W)."""
+        return self.relu(self.bn(self.conv(torch.cat(maps, dim=1))))
+
+
+class Tree(nn.Module):
+    """Two subtrees, blocks at ``levels`` 1, joined by a root together with what is handed down in ``children``.
+
+    The shortcut ``project`` belongs to the block ``tree1`` of a tree with ``levels`` 1. A deeper tree has one too, but
+    its ``tree1`` is a tree, which makes its own shortcut: in the reference that ``project`` is computed for nothing.
+    It stays for the checkpoints' sake, and moves its running statistics in training as the reference's does; its
+    parameters never get a gradient.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        level_root: bool = False,
+        root_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        root_channels = (root_channels or 2 * out_channels) + (in_channels if level_root else 0)
+        if levels == 1:
+            self.tree1 = Block(in_channels, out_channels, stride)
+            self.tree2 = Block(out_channels, out_channels)
+            self.root = Root(root_channels, out_channels)
+        else:
+            self.tree1 = Tree(levels - 1, in_channels, out_channels, stride)
+            self.tree2 = Tree(levels - 1, out_channels, out_channels, root_channels=root_channels + out_channels)
+        self.levels = levels
+        self.level_root = level_root
+        self.downsample = nn.MaxPool2d(stride, stride) if stride > 1 else nn.Identity()
+        self.project = nn.Identity()
+        if in_channels != out_channels:
+            self.project = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor, children: tuple[Tensor, ...] = ()) -> Tensor:
+        """(N, C, H, W) to (N, C_out, H/stride, W/stride), which is also the size of the ``children``."""
+        bottom = self.downsample(x)
+        if self.level_root:
+            children = (*children, bottom)
+        if self.levels == 1:
+            x1 = self.tree1(x, self.project(bottom))
+            return self.root(self.tree2(x1), x1, *children)
+        if self.training:
+            with torch.no_grad():
+                self.project(bottom)
+        x1 = self.tree1(x)
+        return self.tree2(x1, (*children, x1))
+
+
+class DLA34(nn.Module):
+    """The backbone; ``fc`` adds the classifier that some checkpoints hold and that is never used."""
+
+    def __init__(self, fc: bool = False) -> None:
+        super().__init__()
+        c = CHANNELS
+        self.base_layer = _conv_bn_relu(3, c[0], kernel=7)
+        self.level0 = _conv_bn_relu(c[0], c[0])
+        self.level1 = _conv_bn_relu(c[0], c[1], stride=2)
+        self.level2 = Tree(1, c[1], c[2], stride=2)
+        self.level3 = Tree(2, c[2], c[3], stride=2, level_root=True)
+        self.level4 = Tree(2, c[3], c[4], stride=2, level_root=True)
+        self.level5 = Tree(1, c[4], c[5], stride=2, level_root=True)
+        if fc:
+            self.fc = nn.Conv2d(c[5], 1000, kernel_size=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) to the maps of level2 ... level5: 64, 128, 256, 512 channels at strides 4, 8, 16, 32."""
+        x = self.level1(self.level0(self.base_layer(x)))
+        maps = []
+        for level in (self.level2, self.level3, self.level4, self.level5):
+            x = level(x)
+            maps.append(x)
+        return maps
+
+
+class DeformConv(nn.Module):
+    """Deformable convolution, BatchNorm, ReLU; the last two are registered first, as in the reference."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.actf = nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+        self.conv = DCN(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C_out, H, W)."""
+        return self.actf(self.conv(x))
+
+
+class IDAUp(nn.Module):
+    """Iterative aggregation: map i is brought to the size and width of the first, added to the result of i - 1, merged.
+
+    ``channels`` and ``factors`` are those of the maps, relative to the first, which needs neither.
+    """
+
+    def __init__(self, out_channels: int, channels: tuple[int, ...], factors: tuple[int, ...]) -> None:
+        super().__init__()
+        for i in range(1, len(channels)):
+            setattr(self, f"proj_{i}", DeformConv(channels[i], out_channels))
+            setattr(self, f"up_{i}", _bilinear_up(out_channels, factors[i]))
+            setattr(self, f"node_{i}", DeformConv(out_channels, out_channels))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps (N, C_i, H/f_i, W/f_i) to as many maps (N, C_out, H, W), the first of them untouched."""
+        out = maps[:1]
+        for i, x in enumerate(maps[1:], start=1):
+            proj, up, node = (getattr(self, f"{name}_{i}") for name in ("proj", "up", "node"))
+            out.append(node(up(proj(x)) + out[-1]))
+        return out
+
+
+class DLAUp(nn.Module):
+    """Aggregates the last 2, then 3, then 4 of the backbone's maps, each time to the size of the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ida_0 = IDAUp(256, (256, 512), (1, 2))
+        self.ida_1 = IDAUp(128, (128, 256, 256), (1, 2, 2))
+        self.ida_2 = IDAUp(64, (64, 128, 128, 128), (1, 2, 2, 2))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's four maps to four maps of the same shapes, finest first; the last one is untouched."""
+        maps = list(maps)
+        out = maps[-1:]
+        for first, ida in zip((2, 1, 0), (self.ida_0, self.ida_1, self.ida_2), strict=True):
+            maps[first:] = ida(maps[first:])
+            out.insert(0, maps[-1])
+        return out
+
+
+class PlainIDAUp(nn.Module):
+    """``IDAUp`` of ``dlav0``: 1x1 convolutions before, and 3x3 convolutions of the concatenation instead of the sum."""
+
+    def __init__(self, out_channels: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        for i in range(1, len(channels)):
+            setattr(self, f"proj_{i}", _conv_bn_relu(channels[i], out_channels, kernel=1))
+            setattr(self, f"up_{i}", _bilinear_up(out_channels, 2))
+        for i in range(1, len(channels)):
+            setattr(self, f"node_{i}", _conv_bn_relu(2 * out_channels, out_channels))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps (N, C_i, H_i, W_i), all but the first at half its size, to as many (N, C_out, H, W), the first as is."""
+        out = maps[:1]
+        for i, x in enumerate(maps[1:], start=1):
+            proj, up, node = (getattr(self, f"{name}_{i}") for name in ("proj", "up", "node"))
+            out.append(node(torch.cat([out[-1], up(proj(x))], dim=1)))
+        return out
+
+
+class PlainDLAUp(nn.Module):
+    """``DLAUp`` of ``dlav0``, which gives the finest map only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ida_0 = PlainIDAUp(256, (256, 512))
+        self.ida_1 = PlainIDAUp(128, (128, 256, 256))
+        self.ida_2 = PlainIDAUp(64, (64, 128, 128, 128))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The backbone's four maps to one (N, 64, H/4, W/4)."""
+        maps = list(maps)
+        for first, ida in zip((2, 1, 0), (self.ida_0, self.ida_1, self.ida_2), strict=True):
+            maps[first:] = ida(maps[first:])
+        return maps[-1]
+
+
+_DEAD_PROJECTS = tuple(
+    f"base.{level}.project.{name}" for level in ("level3", "level4") for name in ("0.weight", "1.weight", "1.bias")
+)
+
+
+class DLASeg(nn.Module):
+    """``dla_34``.
+
+    Attributes:
+        unused_parameters: names of the parameters that have no influence on the output and so never get a gradient;
+            who wraps the network for distributed training takes ``requires_grad`` from them, or it waits for them.
+        ignored_entries: starts of names that checkpoint files hold and this network does without.
+    """
+
+    unused_parameters = _DEAD_PROJECTS
+    ignored_entries = ("base.fc.",)
+
+    def __init__(self, depth: int, heads: dict[str, int], head_conv: int) -> None:
+        super().__init__()
+        self.heads = dict(heads)
+        self.base = DLA34()
+        self.dla_up = DLAUp()
+        self.ida_up = IDAUp(64, (64, 128, 256), (1, 2, 4))
+        for name, out in heads.items():
+            setattr(self, name, make_head(name, 64, out, head_conv, first_init=zero_bias, last_init=zero_bias))
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
+        x = self.ida_up(self.dla_up(self.base(x))[:3])[-1]
+        return [{name: getattr(self, name)(x) for name in self.heads}]
+
+
+class DLAv0Seg(nn.Module):
+    """``dlav0_34``: without deformable convolutions. Attributes as in ``DLASeg``."""
+
+    unused_parameters = (*_DEAD_PROJECTS, "base.fc.weight", "base.fc.bias")
+
+    def __init__(self, depth: int, heads: dict[str, int], head_conv: int) -> None:
+        super().__init__()
+        self.heads = dict(heads)
+        self.base = DLA34(fc=True)
+        self.dla_up = PlainDLAUp()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        for name, out in heads.items():
+            setattr(self, name, make_head(name, 64, out, head_conv, first_init=normal_001, last_init=normal_001))
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
+        x = self.dla_up(self.base(x))
+        return [{name: getattr(self, name)(x) for name in self.heads}]
+
+
+def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def _bilinear_up(channels: int, factor: int) -> nn.ConvTranspose2d:
+    up = nn.ConvTranspose2d(
+        channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
+    )
+    fill_bilinear(up)
+    return up

@@ -1,0 +1,123 @@
+"""The elementary losses of all tasks. None of them changes its inputs.
+
+Losses over objects divide by how many there are. Each takes that number as an optional argument: with several
+processes it is the number in the whole global batch, so that the sum of the processes' losses, and with it every
+gradient, does not depend on how the batch was split. Without it the number in the given tensors is used, as in the
+reference.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def clamped_sigmoid(x: Tensor) -> Tensor:
+    """Sigmoid kept within [1e-4, 1 - 1e-4], so that its logarithms are finite; no gradient outside (``_sigmoid``)."""
+    return x.sigmoid().clamp(1e-4, 1 - 1e-4)
+
+
+def gather_feat(feat: Tensor, ind: Tensor) -> Tensor:
+    """Pick the vectors of a map at given cells: feat (B, D, H, W), ind (B, N) of y * W + x, to (B, N, D)."""
+    batch, channels = feat.shape[:2]
+    flat = feat.reshape(batch, channels, -1)
+    return flat.gather(2, ind[:, None].expand(-1, channels, -1)).transpose(1, 2)
+
+
+class FocalLoss(nn.Module):
+    """Penalty-reduced pixel-wise logistic regression (equation 1 of the paper; CornerNet's focal loss).
+
+    forward(out, target, num_pos=None): ``out`` (B, C, H, W) probabilities inside (0, 1), ``target`` the same shape in
+    [0, 1] with exact ones at the peaks. ``num_pos``: number of ones; 0: the sum is not divided.
+    """
+
+    def forward(self, out: Tensor, target: Tensor, num_pos: Tensor | None = None) -> Tensor:
+        pos = target.eq(1)
+        if num_pos is None:
+            num_pos = pos.sum()
+        # One expression for both kinds of pixels: the probability of what is right, and the weight of a pixel.
+        right = torch.where(pos, out, 1 - out)
+        weight = torch.where(pos, 1.0, (1 - target) ** 4)
+        loss = right.log() * (1 - right) ** 2 * weight
+        return -loss.sum() / num_pos.clamp(min=1)
+
+
+class RegLoss(nn.Module):
+    """Smooth L1 at the objects, divided by the number of objects (not by the number of values).
+
+    forward(output, mask, ind, target, num=None): output (B, D, H, W), mask (B, N), ind (B, N) int64,
+    target (B, N, D); ``num``: number of objects.
+    """
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
+        pred, mask = gather_feat(output, ind), mask.to(output.dtype)
+        num = mask.sum() if num is None else num
+        mask = mask.unsqueeze(2)
+        return F.smooth_l1_loss(pred * mask, target * mask, reduction="sum") / (num + 1e-4)
+
+
+class RegL1Loss(nn.Module):
+    """L1 at the objects, divided by the number of values (objects times D). Arguments as ``RegLoss``."""
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
+        pred, mask = gather_feat(output, ind), mask.to(output.dtype)
+        num = mask.sum() if num is None else num
+        mask = mask.unsqueeze(2)
+        return F.l1_loss(pred * mask, target * mask, reduction="sum") / (num * pred.shape[2] + 1e-4)
+
+
+class NormRegL1Loss(nn.Module):
+    """L1 of the prediction relative to the target, divided by the number of values. Arguments as ``RegLoss``."""
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
+        pred, mask = gather_feat(output, ind), mask.to(output.dtype)
+        num = mask.sum() if num is None else num
+        mask = mask.unsqueeze(2)
+        relative = pred / (target + 1e-4) * mask
+        return F.l1_loss(relative, mask.expand_as(relative), reduction="sum") / (num * pred.shape[2] + 1e-4)
+
+
+class RegWeightedL1Loss(nn.Module):
+    """L1 with a mask of its own for every value: mask (B, N, D); ``num``: sum of the mask."""
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
+        pred, mask = gather_feat(output, ind), mask.to(output.dtype)
+        num = mask.sum() if num is None else num
+        return F.l1_loss(pred * mask, target * mask, reduction="sum") / (num + 1e-4)
+
+
+class L1Loss(nn.Module):
+    """L1 at the objects as the 3D task has it: the mean over all N slots, empty ones included."""
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor) -> Tensor:
+        pred, mask = gather_feat(output, ind), mask.to(output.dtype).unsqueeze(2)
+        return F.l1_loss(pred * mask, target * mask)
+
+
+class BinRotLoss(nn.Module):
+    """Orientation in two overlapping bins (Mousavian et al., arXiv 1612.00496; equations in appendix of the paper).
+
+    forward(output, mask, ind, rotbin, rotres): output (B, 8, H, W) with channels
+    [bin 1 no, bin 1 yes, sin, cos, bin 2 no, bin 2 yes, sin, cos]; mask, ind (B, N); rotbin (B, N, 2) membership;
+    rotres (B, N, 2) residual angles in radians. The bin terms are means over all slots, empty ones included.
+    """
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, rotbin: Tensor, rotres: Tensor) -> Tensor:
+        pred = gather_feat(output, ind).reshape(-1, 8)
+        mask = mask.reshape(-1, 1).to(output.dtype)
+        rotbin, rotres = rotbin.reshape(-1, 2), rotres.reshape(-1, 2)
+        loss = pred.new_zeros(())
+        for k in range(2):
+            part = pred[:, 4 * k : 4 * k + 4]
+            loss = loss + F.cross_entropy(part[:, :2] * mask, rotbin[:, k].long())
+            member = rotbin[:, k] != 0
+            if member.any():
+                angle = rotres[member, k]
+                loss = loss + F.smooth_l1_loss(part[member, 2], angle.sin())
+                loss = loss + F.smooth_l1_loss(part[member, 3], angle.cos())
+        return loss
+
+
+def dense_l1_loss(output: Tensor, mask: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
+    """L1 over whole maps (B, D, H, W) weighted by ``mask`` of the same shape; ``num``: sum of the mask."""
+    num = mask.sum() if num is None else num
+    return F.l1_loss(output * mask, target * mask, reduction="sum") / (num + 1e-4)

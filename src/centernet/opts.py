@@ -1,0 +1,367 @@
+"""Every option, declared once. The rest of the code reads the object that ``opts().parse()`` returns."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .datasets import get_dataset
+from .errors import UserError
+from .models import describe
+from .tasks import get_task
+
+ROOT = Path(__file__).resolve().parents[2]
+NEVER = 100_000_000  # the validation interval of --trainval
+
+# Options that only some tasks look at; given with another task they deserve a word.
+TASK_OPTIONS = {
+    "ctdet": {"norm_wh", "dense_wh", "cat_spec_wh", "eval_oracle_wh", "eval_oracle_offset", "hm_gauss"},
+    "multi_pose": {
+        *("aug_rot", "rotate", "hp_weight", "hm_hp_weight", "dense_hp", "not_hm_hp", "not_reg_hp_offset"),
+        *("eval_oracle_kps", "eval_oracle_hmhp", "eval_oracle_hp_offset", "hm_gauss"),
+    },
+    "ddd": {
+        *("aug_ddd", "rect_mask", "kitti_split", "dep_weight", "dim_weight", "rot_weight", "peak_thresh"),
+        *("not_reg_bbox", "eval_oracle_dep"),
+    },
+    "exdet": {"agnostic_ex", "scores_thresh", "aggr_weight"},
+}
+
+LOSS_WEIGHTS = (
+    "hm_weight",
+    "off_weight",
+    "wh_weight",
+    "hp_weight",
+    "hm_hp_weight",
+    "dep_weight",
+    "dim_weight",
+    "rot_weight",
+)
+
+# What makes two trainings comparable: loss curves of runs that differ in one of these are different curves.
+RECIPE = (
+    *("task", "dataset", "arch", "head_conv", "heads", "input_h", "input_w", "batch_size", "lr", "lr_step"),
+    *("num_epochs", "num_iters", "seed", "pretrained", "load_model", "sync_bn"),
+    *("not_rand_crop", "shift", "scale", "rotate", "flip", "no_color_aug", "aug_rot", "aug_ddd"),
+    *("mse_loss", "hm_gauss", "reg_loss", *LOSS_WEIGHTS, "norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset"),
+    *("agnostic_ex", "dense_hp", "not_hm_hp", "not_reg_hp_offset", "not_reg_bbox", "rect_mask", "kitti_split"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        if os.environ.get("RANK", "0") == "0":  # the processes of one run all find the same mistake
+            print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _number(kind: type, low: float = -math.inf, high: float = math.inf, above: float = -math.inf):
+    """An argument type: a finite number with low <= number <= high and number > above."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not (low <= value <= high and value > above and math.isfinite(value)):
+            raise ValueError
+        return value
+
+    parse.__name__ = {int: "whole number", float: "number"}[kind] + (
+        f" from {low:g} to {high:g}"
+        if math.isfinite(low) and math.isfinite(high)
+        else f" of at least {low:g}"
+        if math.isfinite(low)
+        else f" above {above:g}"
+        if math.isfinite(above)
+        else ""
+    )
+    return parse
+
+
+def _numbers(kind: type):
+    """An argument type: comma-separated numbers, returned as the text (the reference keeps the text, then parses)."""
+
+    def parse(text: str) -> str:
+        for part in text.split(",") if text else []:
+            kind(part)
+        return text
+
+    parse.__name__ = "comma-separated list"
+    return parse
+
+
+class opts:
+    """The command line of all scripts."""
+
+    def __init__(self) -> None:
+        self.parser = parser = _Parser(
+            prog=os.path.basename(sys.argv[0] or "centernet"),
+            description="CenterNet: objects as points. Options may be shortened as long as they are unambiguous.",
+        )
+        fraction = _number(float, low=0, high=1)
+        weight = _number(float, low=0)
+
+        def add(group, name: str, default, kind, text: str, **more) -> None:
+            group.add_argument(f"--{name}", default=default, type=kind, help=text, **more)
+
+        def flag(group, name: str, text: str) -> None:
+            group.add_argument(f"--{name}", action="store_true", help=text)
+
+        g = parser.add_argument_group("basic")
+        g.add_argument("task", help="ctdet | multi_pose | ddd | exdet")
+        add(g, "dataset", "coco", str, "coco | pascal | sample (drawn by code, needs no download)")
+        add(g, "exp_id", "default", str, "name of the run folder exp/<task>/<exp_id>")
+        flag(g, "test", "do not train: validate once, write the results and score them")
+        add(g, "debug", 0, _number(int, 0, 4), "pictures of what the network sees: 1-3 shown, 4 saved")
+        add(g, "demo", "", str, "demo.py: picture, folder, video, or webcam")
+        add(g, "load_model", "", str, "checkpoint to start from")
+        flag(g, "resume", "also restore optimiser, epoch and rate; without --load_model from the run's model_last.pth")
+        add(g, "data_path", "", str, "folder that holds voc/, coco/, ..., or is one of them; default: data/")
+
+        g = parser.add_argument_group("system")
+        add(g, "device", "auto", str, "auto (an accelerator if there is one), cpu, cuda, mps, npu, sdaa, ...")
+        add(g, "gpus", "0", _numbers(int), "ids of the devices, one a process; -1: CPU")
+        add(g, "num_workers", 4, _number(int, low=0), "loader processes of the training set of each process")
+        flag(g, "not_cuda_benchmark", "do not let cuDNN choose the fastest algorithms by trying them")
+        add(g, "seed", 317, _number(int, low=0), "of everything random")
+        flag(g, "sync_bn", "batch statistics over all processes (accelerators only)")
+        flag(g, "prepare_only", "check the options, prepare the data set and the weights, and stop")
+
+        g = parser.add_argument_group("log")
+        add(g, "print_iter", 0, _number(int, low=0), "n > 0: print a line every n iterations instead of the bar")
+        flag(g, "hide_data_time", "leave the times out of that line")
+        flag(g, "save_all", "keep the checkpoint of every validation: model_<epoch>.pth")
+        add(g, "metric", "loss", str, "what selects model_best.pth: a loss of the validation (lowest), or its score")
+        add(g, "vis_thresh", 0.3, fraction, "score from which a detection is drawn")
+        add(g, "debugger_theme", "white", str, "colours of the pictures", choices=["white", "black"])
+
+        g = parser.add_argument_group("model")
+        add(g, "arch", "dla_34", str, "res_18 ... res_152, resdcn_18 ... resdcn_152, dla_34, dlav0_34, hourglass")
+        add(g, "head_conv", -1, _number(int, low=-1), "channels of the heads; 0: no 3x3; -1: default of the network")
+        add(g, "down_ratio", 4, int, "output stride; all networks here have 4")
+        add(
+            g,
+            "pretrained",
+            "",
+            str,
+            "backbone to start from: imagenet, a file, or none; default: imagenet for real data",
+        )
+
+        g = parser.add_argument_group("input")
+        size = _number(int, low=-1)
+        add(g, "input_res", -1, size, "height and width; -1: default of the data set")
+        add(g, "input_h", -1, size, "height, overrides input_res")
+        add(g, "input_w", -1, size, "width, overrides input_res")
+
+        g = parser.add_argument_group("training")
+        add(g, "lr", 1.25e-4, _number(float, above=0), "rate for the whole batch; 1.25e-4 is meant for 32 pictures")
+        add(g, "lr_step", "90,120", _numbers(int), "epochs after which the rate is divided by 10")
+        add(g, "num_epochs", 140, _number(int, low=1), "last epoch")
+        add(g, "batch_size", 32, _number(int, low=1), "of all processes together")
+        add(g, "master_batch_size", -1, _number(int, low=-1), "share of the first process; -1: equal shares")
+        add(g, "num_iters", -1, int, "iterations of an epoch, of training and of validation; -1: the whole data set")
+        add(g, "val_intervals", 5, int, "validate every n epochs; 0: never")
+        flag(g, "trainval", "train without validation")
+
+        g = parser.add_argument_group("testing")
+        flag(g, "flip_test", "average with the mirrored picture")
+        add(g, "test_scales", "1", _numbers(float), "sizes at which a picture is tested")
+        flag(g, "nms", "soft-NMS also for a single scale")
+        add(g, "K", 100, _number(int, low=1), "peaks kept of a picture")
+        flag(g, "not_prefetch_test", "read pictures in the main process")
+        flag(g, "fix_res", "test at the training resolution (what happens without --keep_res)")
+        flag(g, "keep_res", "test at each picture's own size")
+
+        g = parser.add_argument_group("augmentation")
+        flag(g, "not_rand_crop", "jitter position and scale instead of random crops")
+        add(g, "shift", 0.1, weight, "standard deviation of the position jitter, of the picture's side")
+        add(g, "scale", 0.4, fraction, "standard deviation of the scale jitter")
+        add(g, "rotate", 0, weight, "multi_pose: standard deviation of the rotation in degrees")
+        add(g, "flip", 0.5, fraction, "probability of mirroring")
+        flag(g, "no_color_aug", "no colour jitter")
+        add(g, "aug_rot", 0, fraction, "multi_pose: probability of rotation")
+        add(g, "aug_ddd", 0.5, fraction, "ddd: probability of jitter")
+        flag(g, "rect_mask", "ddd: ignored objects blank their whole box")
+        add(g, "kitti_split", "3dop", str, "ddd: 3dop | subcnn", choices=["3dop", "subcnn"])
+
+        g = parser.add_argument_group("loss")
+        flag(g, "mse_loss", "squared error on heat maps instead of the focal loss")
+        add(g, "hm_gauss", 2, _number(int, low=1), "standard deviation of the heat maps' Gaussians with --mse_loss")
+        add(g, "reg_loss", "l1", str, "l1 | sl1 (smooth)", choices=["l1", "sl1"])
+        add(g, "hm_weight", 1, weight, "of the centre heat map")
+        add(g, "off_weight", 1, weight, "of the offsets")
+        add(g, "wh_weight", 0.1, weight, "of the size")
+        add(g, "hp_weight", 1, weight, "multi_pose: of the joint displacements")
+        add(g, "hm_hp_weight", 1, weight, "multi_pose: of the joint heat maps")
+        add(g, "dep_weight", 1, weight, "ddd: of the depth")
+        add(g, "dim_weight", 1, weight, "ddd: of the 3D size")
+        add(g, "rot_weight", 1, weight, "ddd: of the orientation")
+        add(g, "peak_thresh", 0.2, fraction, "ddd: score from which an object is reported")
+
+        g = parser.add_argument_group("task")
+        flag(g, "norm_wh", "ctdet: size loss relative to the size")
+        flag(g, "dense_wh", "ctdet: size learned all over an object's Gaussian")
+        flag(g, "cat_spec_wh", "ctdet: a size of its own for every class")
+        flag(g, "not_reg_offset", "no offset head")
+        flag(g, "agnostic_ex", "exdet: extreme points without classes")
+        add(g, "scores_thresh", 0.1, fraction, "exdet: of the extreme points")
+        add(g, "center_thresh", 0.1, fraction, "exdet: of the centres; also of what debug pictures show")
+        add(g, "aggr_weight", 0.0, weight, "exdet: edge aggregation")
+        flag(g, "dense_hp", "multi_pose: joints learned all over a person's Gaussian")
+        flag(g, "not_hm_hp", "multi_pose: no joint heat maps")
+        flag(g, "not_reg_hp_offset", "multi_pose: no joint offsets")
+        flag(g, "not_reg_bbox", "ddd: no 2D size")
+
+        g = parser.add_argument_group("ground truth in place of a head, to take errors apart")
+        for head in ("hm", "wh", "offset", "kps", "hmhp", "hp_offset", "dep"):
+            flag(g, f"eval_oracle_{head}", f"use the ground truth for {head}")
+
+    def parse(self, args: Sequence[str] | str = "") -> argparse.Namespace:
+        """Finished options: every option, and what follows from them, from the network and from the data set.
+
+        ``args``: list of arguments; the empty string: those of the process. A mistake ends the process with one line
+        on stderr and status 2, as with any command line.
+        """
+        opt = self.parser.parse_args(None if args == "" else args)
+        try:
+            self._check(opt)
+            self._derive(opt)
+        except UserError as error:
+            self.parser.error(str(error))
+        return opt
+
+    init = parse  # the reference's entry for demos and library use; here both know the data set
+
+    def notes(self, opt: argparse.Namespace) -> list[str]:
+        """One line for each option that was given and that the task does not look at."""
+        own = TASK_OPTIONS[opt.task]
+        others = set().union(*TASK_OPTIONS.values()) - own
+        given = sorted(name for name in others if getattr(opt, name) != self.parser.get_default(name))
+        return [f"note: --{name} has no effect on task {opt.task}" for name in given]
+
+    def _check(self, opt: argparse.Namespace) -> None:
+        get_task(opt.task)
+        conflicts = [
+            ("dense_wh", "cat_spec_wh"),
+            ("norm_wh", "dense_wh"),
+            ("norm_wh", "cat_spec_wh"),
+            ("eval_oracle_wh", "dense_wh"),
+            ("eval_oracle_wh", "cat_spec_wh"),
+            ("eval_oracle_offset", "not_reg_offset"),
+            ("fix_res", "keep_res"),
+        ]
+        for one, other in conflicts:
+            if getattr(opt, one) and getattr(opt, other):
+                raise UserError(f"--{one} and --{other} exclude each other")
+        if opt.down_ratio != 4:
+            raise UserError(f"--down_ratio {opt.down_ratio}: the networks have an output stride of 4")
+        if opt.master_batch_size == 0 or opt.master_batch_size > opt.batch_size:
+            raise UserError(f"--master_batch_size {opt.master_batch_size}: not between 1 and --batch_size")
+        if opt.exp_id in ("", ".", "..") or "/" in opt.exp_id or "\\" in opt.exp_id:
+            raise UserError(f"--exp_id {opt.exp_id!r}: must be the plain name of a folder")
+        if opt.resume and opt.test:
+            raise UserError("--resume continues a training; with --test name the checkpoint with --load_model")
+        scales = [float(part) for part in opt.test_scales.split(",") if part]
+        if not scales or min(scales) <= 0 or not math.isfinite(max(scales)):
+            raise UserError(f"--test_scales {opt.test_scales}: needs sizes above 0")
+
+    def _derive(self, opt: argparse.Namespace) -> None:
+        opt.gpus_str = opt.gpus
+        ids = [int(part) for part in opt.gpus.split(",") if part]
+        if not ids:
+            raise UserError("--gpus: names no device; use -1 for the CPU")
+        opt.gpus = list(range(len(ids))) if ids[0] >= 0 else [-1]
+        opt.lr_step = [int(part) for part in opt.lr_step.split(",") if part]
+        opt.test_scales = [float(part) for part in opt.test_scales.split(",") if part]
+        opt.fix_res = not opt.keep_res
+        opt.reg_offset = not opt.not_reg_offset
+        opt.reg_bbox = not opt.not_reg_bbox
+        opt.hm_hp = not opt.not_hm_hp
+        opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
+
+        architecture, _ = describe(opt.arch)
+        if opt.head_conv == -1:
+            opt.head_conv = architecture.head_conv
+        opt.pad = architecture.pad
+        opt.num_stacks = architecture.num_stacks
+
+        if opt.trainval:
+            opt.val_intervals = NEVER
+        if opt.debug > 0:
+            opt.num_workers = 0
+            opt.batch_size = 1
+            opt.gpus = [opt.gpus[0]]
+            opt.master_batch_size = -1
+        opt.chunk_sizes = chunk_sizes(opt.batch_size, opt.master_batch_size, len(opt.gpus))
+        opt.master_batch_size = opt.chunk_sizes[0]
+
+        opt.root_dir = str(ROOT)
+        opt.data_dir = str(Path(opt.data_path or ROOT / "data").expanduser())
+        opt.exp_dir = str(ROOT / "exp" / opt.task)
+        opt.save_dir = str(Path(opt.exp_dir) / opt.exp_id)
+        opt.debug_dir = str(Path(opt.save_dir) / "debug")
+        if opt.resume and not opt.load_model:
+            # A run called <name>TEST reads the checkpoint of <name>.
+            trained = opt.save_dir[:-4] if opt.save_dir.endswith("TEST") else opt.save_dir
+            opt.load_model = str(Path(trained) / "model_last.pth")
+
+        self._take_from_dataset(opt)
+        opt.heads = get_task(opt.task).heads(opt)
+
+    def _take_from_dataset(self, opt: argparse.Namespace) -> None:
+        dataset = get_dataset(opt.dataset)
+        opt.mean = np.array(dataset.mean, dtype=np.float32).reshape(1, 1, 3)
+        opt.std = np.array(dataset.std, dtype=np.float32).reshape(1, 1, 3)
+        opt.class_names = list(dataset.class_names)
+        opt.category_ids = list(dataset.category_ids)
+        opt.num_classes = len(dataset.class_names)
+        opt.max_objs = dataset.max_objs
+        if not opt.pretrained:
+            given = opt.load_model or opt.test or not describe(opt.arch)[0].imagenet
+            opt.pretrained = "none" if given else dataset.pretrained
+
+        height, width = dataset.default_resolution
+        if opt.input_res > 0:
+            height = width = opt.input_res
+        opt.input_h = opt.input_h if opt.input_h > 0 else height
+        opt.input_w = opt.input_w if opt.input_w > 0 else width
+        for name in ("input_h", "input_w"):
+            if getattr(opt, name) % (opt.pad + 1):
+                raise UserError(f"--{name} {getattr(opt, name)}: {opt.arch} needs a multiple of {opt.pad + 1}")
+        opt.output_h = opt.input_h // opt.down_ratio
+        opt.output_w = opt.input_w // opt.down_ratio
+        opt.input_res = max(opt.input_h, opt.input_w)
+        opt.output_res = max(opt.output_h, opt.output_w)
+
+
+def chunk_sizes(batch_size: int, master: int, count: int) -> list[int]:
+    """Shares of ``count`` devices or processes: ``master`` for the first (-1: equal shares), the rest evenly."""
+    if count == 1:
+        return [batch_size if master == -1 else master]
+    first = batch_size // count if master == -1 else master
+    rest = batch_size - first
+    return [first] + [rest // (count - 1) + (i < rest % (count - 1)) for i in range(count - 1)]
+
+
+def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
+    """How many pictures of a global batch each process gets: equal shares, unless --master_batch_size is given."""
+    equal = opt.master_batch_size == opt.batch_size // len(opt.gpus)
+    return chunk_sizes(opt.batch_size, -1 if equal else opt.master_batch_size, processes)
+
+
+def model_card(opt: argparse.Namespace) -> dict:
+    """What inference needs to know of a network and its data, for the checkpoint; plain values only."""
+    names = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "category_ids", "input_h", "input_w")
+    card = {name: getattr(opt, name) for name in names}
+    card.update(mean=opt.mean.reshape(-1).tolist(), std=opt.std.reshape(-1).tolist())
+    return card
+
+
+def recipe(opt: argparse.Namespace) -> dict:
+    """The options that two runs must share for their loss curves to be comparable."""
+    values = {name: getattr(opt, name) for name in RECIPE}
+    for name in ("load_model", "pretrained"):
+        values[name] = os.path.basename(values[name])  # the same weights may lie elsewhere on another machine
+    return values

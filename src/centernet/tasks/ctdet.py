@@ -1,0 +1,316 @@
+"""Object detection: a box is the centre point of an object and its size (sections 3 and 4 of the paper)."""
+
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..datasets.augmentation import Draws, color_matrix, full_view, random_view
+from ..ops.heatmap import draw_gaussians
+from ..ops.image import (
+    affine_transform,
+    draw_dense_reg,
+    draw_umich_gaussian,
+    gaussian_radius,
+    transform_preds,
+)
+from ..ops.losses import (
+    FocalLoss,
+    NormRegL1Loss,
+    RegL1Loss,
+    RegLoss,
+    RegWeightedL1Loss,
+    clamped_sigmoid,
+    dense_l1_loss,
+    gather_feat,
+)
+from ..ops.nms import soft_nms
+from ..ops.peaks import peak_filter, topk
+
+MAX_PER_IMAGE = 100  # detections that a result keeps
+
+
+def heads(opt) -> dict[str, int]:
+    """hm: one map a class; wh: size in output pixels; reg: what rounding the centre lost."""
+    channels = {"hm": opt.num_classes, "wh": 2 if not opt.cat_spec_wh else 2 * opt.num_classes}
+    if opt.reg_offset:
+        channels["reg"] = 2
+    return channels
+
+
+# Targets
+
+
+def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str, np.ndarray]:
+    """``boxes`` (n, 4) float32 [x1, y1, x2, y2] in picture pixels and ``cls`` (n,) int64 of COCO-style annotations."""
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    cls = np.array([class_of[int(annotation["category_id"])] for annotation in annotations], dtype=np.int64)
+    return {"boxes": boxes.astype(np.float32), "cls": cls}
+
+
+def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: Draws | None, train: bool) -> dict:
+    """Cut the picture and bring the objects into output coordinates (``CTDetDataset.__getitem__``).
+
+    Args:
+        image: (H, W, 3) uint8, B, G, R.
+        objects: what ``read_objects`` gives; slot k of the targets belongs to object k, also when others drop out.
+        opt: finished options.
+        draws: random numbers, needed in training.
+        train: augment.
+
+    Returns:
+        image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, ind (N,) int64,
+        wh (N, 2) float32 in output pixels (or cat_spec_wh (N, 2C) and cat_spec_mask), reg (N, 2) float32,
+        cls (N,) int64, radius (N,) int64, -1 in empty slots; with dense_wh the maps dense_wh and dense_wh_mask
+        (2, h/4, w/4) instead of wh; outside training also meta.
+    """
+    height, width = image.shape[:2]
+    view = random_view(height, width, opt, draws) if train else full_view(height, width, opt)
+    picture = view.warp(image)
+    color = draws.color() if train and not opt.no_color_aug else None
+    sample = {"image": picture, "color": color_matrix(picture, color, opt.mean, opt.std)}
+
+    boxes = objects["boxes"][: opt.max_objs].copy()
+    if view.flipped:
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]] - 1
+    output_w, output_h = view.output_size
+    boxes = affine_transform(boxes.reshape(-1, 2, 2), view.output_matrix()).astype(np.float32).reshape(-1, 4)
+    boxes[:, 0::2] = boxes[:, 0::2].clip(0, output_w - 1)
+    boxes[:, 1::2] = boxes[:, 1::2].clip(0, output_h - 1)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    slots = np.flatnonzero((sizes > 0).all(1))  # the slot of each object that still has an area
+    boxes, sizes, cls = boxes[slots], sizes[slots], objects["cls"][: opt.max_objs][slots]
+    radius = gaussian_radius((np.ceil(sizes[:, 1]), np.ceil(sizes[:, 0]))).astype(np.int64).clip(min=0)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells = centres.astype(np.int64)
+
+    def filled(values: np.ndarray, empty: int = 0) -> np.ndarray:
+        array = np.full((opt.max_objs, *values.shape[1:]), empty, dtype=values.dtype)
+        array[slots] = values
+        return array
+
+    sample["cls"] = filled(cls)
+    sample["radius"] = filled(radius, empty=-1)
+    sample["reg_mask"] = filled(np.ones(len(slots), dtype=np.uint8))
+    sample["ind"] = filled(cells[:, 1] * output_w + cells[:, 0])
+    if opt.dense_wh:
+        sample["dense_wh"], sample["dense_wh_mask"] = _dense_sizes(cls, cells, radius, sizes, view.output_size, opt)
+    elif opt.cat_spec_wh:
+        by_class = np.zeros((len(slots), opt.num_classes, 2), dtype=np.float32)
+        of_class = np.zeros((len(slots), opt.num_classes, 2), dtype=np.uint8)
+        by_class[np.arange(len(slots)), cls] = sizes
+        of_class[np.arange(len(slots)), cls] = 1
+        sample["cat_spec_wh"] = filled(by_class.reshape(len(slots), -1))
+        sample["cat_spec_mask"] = filled(of_class.reshape(len(slots), -1))
+    else:
+        sample["wh"] = filled(sizes)
+    if opt.reg_offset:
+        sample["reg"] = filled((centres - cells).astype(np.float32))
+    if opt.debug > 0 or not train:
+        rows = [centres - sizes / 2, centres + sizes / 2, np.ones((len(slots), 1)), cls[:, None]]
+        gt_det = np.hstack(rows).astype(np.float32) if len(slots) else np.zeros((1, 6), dtype=np.float32)
+        sample["meta"] = {"c": view.center, "s": view.scale, "output_size": view.output_size, "gt_det": gt_det}
+    return sample
+
+
+def _dense_sizes(cls, cells, radius, sizes, output_size, opt) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes written all over each object's Gaussian, and the highest heat of any class as their weight."""
+    width, height = output_size
+    hm = np.zeros((opt.num_classes, height, width), dtype=np.float32)
+    dense_wh = np.zeros((2, height, width), dtype=np.float32)
+    for k in range(len(cls)):
+        draw_umich_gaussian(hm[cls[k]], cells[k], radius[k])
+        draw_dense_reg(dense_wh, hm.max(axis=0), cells[k], sizes[k], radius[k])
+    return dense_wh, np.repeat(hm.max(axis=0)[None], 2, axis=0)
+
+
+def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
+    """``hm`` (B, C, h/4, w/4) float32 of a batch on its device: a Gaussian of peak 1 at each object's cell."""
+    batch_size, height, width = batch["image"].shape[:3]
+    size = (batch_size, opt.num_classes, height // opt.down_ratio, width // opt.down_ratio)
+    radius = batch["radius"]
+    if opt.mse_loss:
+        reach = torch.where(radius >= 0, 3 * opt.hm_gauss, -1)
+        sigma = torch.full_like(radius, opt.hm_gauss, dtype=torch.float32)
+    else:
+        reach, sigma = radius, (2 * radius + 1) / 6
+    return {"hm": draw_gaussians(size, batch["cls"], batch["ind"], reach, sigma)}
+
+
+# Loss
+
+
+class CtdetLoss(nn.Module):
+    """hm_weight * focal(hm) + wh_weight * size + off_weight * offset, averaged over the stacks (equation 4).
+
+    forward(outputs, batch): ``outputs`` is what the network gives, a dict of raw maps a stack; ``batch`` holds the
+    targets of ``make_sample`` and ``draw_targets``. Returns the loss and its unweighted parts by name.
+
+    Attributes:
+        total: what adds a tensor up over the processes of a distributed run. The parts are divided by the numbers of
+            the whole global batch, so the sum of the processes' losses is the loss of that batch.
+    """
+
+    names = ("loss", "hm_loss", "wh_loss", "off_loss")
+
+    def __init__(self, opt) -> None:
+        super().__init__()
+        self.opt = opt
+        self.focal = FocalLoss()
+        self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
+        self.wh = NormRegL1Loss() if opt.norm_wh else self.reg
+        self.cat_spec_wh = RegWeightedL1Loss()
+        self.total = lambda counts: counts
+
+    def forward(self, outputs: list[dict[str, Tensor]], batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        opt = self.opt
+        hm = batch["hm"]
+        sized = batch.get("dense_wh_mask", batch.get("cat_spec_mask", batch["reg_mask"]))
+        counts = [hm.new_tensor(hm.numel()) if opt.mse_loss else hm.eq(1).sum(), sized.sum(), batch["reg_mask"].sum()]
+        dtype = outputs[0]["hm"].dtype
+        num_hm, num_wh, num_reg = self.total(torch.stack([count.to(dtype) for count in counts]))
+
+        zero = outputs[0]["hm"].new_zeros(())
+        hm_loss, wh_loss, off_loss = zero, zero, zero
+        for output in outputs:
+            output = with_oracle(output, batch, opt)
+            if opt.mse_loss:
+                hm_loss = hm_loss + ((output["hm"] - hm) ** 2).sum() / num_hm
+            else:
+                hm_loss = hm_loss + self.focal(clamped_sigmoid(output["hm"]), hm, num_hm)
+            if opt.wh_weight > 0:
+                if opt.dense_wh:
+                    wh_loss = wh_loss + dense_l1_loss(output["wh"], sized, batch["dense_wh"], num_wh)
+                elif opt.cat_spec_wh:
+                    wh_loss = wh_loss + self.cat_spec_wh(
+                        output["wh"], sized, batch["ind"], batch["cat_spec_wh"], num_wh
+                    )
+                else:
+                    wh_loss = wh_loss + self.wh(output["wh"], sized, batch["ind"], batch["wh"], num_wh)
+            if opt.reg_offset and opt.off_weight > 0:
+                off_loss = off_loss + self.reg(output["reg"], batch["reg_mask"], batch["ind"], batch["reg"], num_reg)
+        hm_loss, wh_loss, off_loss = (part / len(outputs) for part in (hm_loss, wh_loss, off_loss))
+        loss = opt.hm_weight * hm_loss + opt.wh_weight * wh_loss + opt.off_weight * off_loss
+        return loss, dict(zip(self.names, (loss, hm_loss, wh_loss, off_loss), strict=True))
+
+
+Loss = CtdetLoss
+
+
+def with_oracle(output: dict[str, Tensor], batch: dict, opt) -> dict[str, Tensor]:
+    """The raw maps with the ground truth in place of those that ``--eval_oracle_*`` names; for taking errors apart."""
+    output = dict(output)
+    if opt.eval_oracle_hm:
+        output["hm"] = batch["hm"] if opt.mse_loss else torch.logit(batch["hm"])
+    for option, head, target in (("eval_oracle_wh", "wh", "wh"), ("eval_oracle_offset", "reg", "reg")):
+        if getattr(opt, option):
+            output[head] = oracle_map(batch[target], batch["ind"], batch["reg_mask"], output[head].shape)
+    return output
+
+
+def oracle_map(values: Tensor, ind: Tensor, mask: Tensor, size) -> Tensor:
+    """Spread the vectors of objects over a whole map: each cell gets that of the nearest object (``gen_oracle_map``).
+
+    Args:
+        values: (B, N, D); ind: (B, N) cells; mask: (B, N), 0 in empty slots; size: (B, D, H, W) of the result.
+
+    A breadth-first flood from all objects at once. On one cell the later object counts; between objects at the same
+    distance the one that comes first in the queue.
+    """
+    _, channels, height, width = size
+    maps = np.zeros((len(ind), channels, height * width), dtype=np.float32)
+    for b, (vectors, cells, valid) in enumerate(
+        zip(values.cpu().numpy(), ind.cpu().numpy(), mask.cpu().numpy() > 0, strict=True)
+    ):
+        owner = np.full(height * width, -1)
+        for k in np.flatnonzero(valid):
+            owner[cells[k]] = k
+        queue = deque(int(cell) for cell in cells[valid])
+        while queue:
+            cell = queue.popleft()
+            y, x = divmod(cell, width)
+            for ny, nx in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
+                near = ny * width + nx
+                if 0 <= ny < height and 0 <= nx < width and owner[near] < 0:
+                    owner[near] = owner[cell]
+                    queue.append(near)
+        if valid.any():
+            maps[b] = vectors[owner].T
+    return torch.from_numpy(maps.reshape(-1, channels, height, width)).to(values.device)
+
+
+# Detections
+
+
+def ctdet_decode(
+    heat: Tensor, wh: Tensor, reg: Tensor | None = None, cat_spec_wh: bool = False, K: int = 100
+) -> Tensor:
+    """Peaks to boxes (section 4, "from points to bounding boxes").
+
+    Args:
+        heat: (B, C, H, W) scores; wh: (B, 2 or 2C, H, W); reg: (B, 2, H, W), None: the middle of the cell.
+        cat_spec_wh: ``wh`` has a pair for every class.
+        K: how many detections a picture.
+
+    Returns:
+        (B, K, 6) rows [x1, y1, x2, y2, score, class from 0] in output pixels, best first.
+    """
+    scores, ind, cls, ys, xs = topk(peak_filter(heat), K)
+    centres = torch.stack([xs, ys], dim=2)
+    centres = centres + (gather_feat(reg, ind) if reg is not None else 0.5)
+    sizes = gather_feat(wh, ind)
+    if cat_spec_wh:
+        pairs = sizes.view(*ind.shape, -1, 2)
+        sizes = pairs.gather(2, cls[:, :, None, None].expand(-1, -1, 1, 2)).squeeze(2)
+    return torch.cat(
+        [centres - sizes / 2, centres + sizes / 2, scores[:, :, None], cls[:, :, None].to(heat.dtype)], dim=2
+    )
+
+
+def decode(output: dict[str, Tensor], opt) -> Tensor:
+    """Raw maps of the last stack to (B, K, 6) detections in output pixels, float32."""
+    output = {name: value.float() for name, value in output.items()}
+    reg = output["reg"] if opt.reg_offset else None
+    return ctdet_decode(output["hm"].sigmoid(), output["wh"], reg, opt.cat_spec_wh, opt.K)
+
+
+def ctdet_post_process(dets: np.ndarray, c, s, h: int, w: int, num_classes: int) -> list[dict[int, list]]:
+    """Detections (B, K, 6) of h x w maps to picture pixels; ``c`` and ``s`` hold centre and scale of each view.
+
+    Returns one ``{class from 1: [[x1, y1, x2, y2, score], ...]}`` a picture.
+    """
+    results = []
+    for i in range(dets.shape[0]):
+        corners = transform_preds(dets[i, :, :4].reshape(-1, 2), c[i], s[i], (w, h)).reshape(-1, 4)
+        rows = np.hstack([corners, dets[i, :, 4:5]]).astype(np.float32)
+        results.append({j + 1: rows[dets[i, :, 5] == j].tolist() for j in range(num_classes)})
+    return results
+
+
+def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Detections of a batch of whole pictures to results in picture pixels, at most 100 a picture."""
+    width, height = metas[0]["output_size"]
+    centres, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
+    rows = ctdet_post_process(dets.cpu().numpy(), centres, scales, height, width, opt.num_classes)
+    return [merge_outputs([picture], opt) for picture in rows]
+
+
+def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
+    """Join the detections of several test scales of one picture: ``{class from 1: (n, 5) float32}``, 100 in all.
+
+    Soft-NMS runs when there is more than one scale, or with ``--nms``.
+    """
+    results = {}
+    for cls in range(1, opt.num_classes + 1):
+        rows = [np.asarray(scale[cls], dtype=np.float32).reshape(-1, 5) for scale in detections]
+        rows = np.concatenate(rows)
+        if len(detections) > 1 or opt.nms:
+            rows = rows[soft_nms(rows, Nt=0.5, method=2)]
+        results[cls] = rows
+    scores = np.hstack([rows[:, 4] for rows in results.values()])
+    if len(scores) > MAX_PER_IMAGE:
+        limit = np.partition(scores, len(scores) - MAX_PER_IMAGE)[len(scores) - MAX_PER_IMAGE]
+        results = {cls: rows[rows[:, 4] >= limit] for cls, rows in results.items()}
+    return results

@@ -1,0 +1,126 @@
+"""Train a detector: ``python src/main.py ctdet --dataset pascal ...``; in several processes through ``torchrun``."""
+
+import datetime
+import time
+from pathlib import Path
+
+import torch
+
+from centernet.datasets import get_dataset
+from centernet.datasets.loader import Samples, TrainBatches, make_loader
+from centernet.engine import processes as engine_processes
+from centernet.engine.run_folder import RunFolder
+from centernet.engine.trainer import Trainer
+from centernet.errors import UserError
+from centernet.models import create_model, load_model, read_checkpoint, save_model
+from centernet.opts import NEVER, model_card, opts, process_shares
+from centernet.tasks import get_task
+
+
+def main(parser: opts, opt) -> None:
+    """The story of a run: build, epochs, save, evaluate."""
+    started = time.perf_counter()
+    processes = engine_processes.start(opt)
+    say = processes.print
+    for note in parser.notes(opt):
+        say(note)
+    torch.manual_seed(opt.seed)
+    torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
+
+    # Data set and network. One process of each machine prepares them while the others wait.
+    task, dataset = get_task(opt.task), get_dataset(opt.dataset)
+    folder = dataset.locate(Path(opt.data_dir))
+    for first in (True, False):
+        if first == (processes.local_rank == 0):
+            dataset.prepare(folder, log=say)
+            model = create_model(opt.arch, opt.heads, opt.head_conv, opt.pretrained, log=say)
+        processes.barrier()
+    validates = opt.test or 0 < opt.val_intervals < NEVER
+    val_set = dataset(folder, "val", task) if validates else None
+    train_set = dataset(folder, "train", task) if not opt.test else None
+    if opt.prepare_only:
+        for split in (train_set, val_set):
+            if split is not None:
+                say(f"{split.annotation_file}: {len(split)} pictures")
+        return
+
+    # Optimiser, checkpoint, run folder. Convolutions are faster when the channels of a pixel lie together.
+    model.to(processes.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=processes.device.type in ("cpu", "cuda"))
+    start_epoch, best = 0, None
+    if opt.load_model:
+        _, _, start_epoch = load_model(model, opt.load_model, optimizer, opt.resume, opt.lr, opt.lr_step, log=say)
+        best = read_checkpoint(opt.load_model).get("best") if start_epoch else None
+    run = RunFolder(opt, processes, task.Loss.names, start_epoch) if processes.is_main else None
+    trainer = Trainer(opt, task, model, optimizer, processes, run)
+    if opt.test:
+        say(lines(trainer.evaluate(start_epoch, val_set)))
+        return
+
+    batches = TrainBatches(
+        len(train_set), process_shares(opt, processes.count), processes.rank, opt.seed, opt.num_iters
+    )
+    if len(batches) == 0:
+        raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} pictures to train on")
+    loader = make_loader(Samples(train_set, opt, train=True), batches, opt.num_workers, trainer.pin_memory)
+    trainer.iteration = start_epoch * len(batches)
+    lower_is_better = opt.metric in (*task.Loss.names, "time")
+    if validates and not lower_is_better and opt.metric != val_set.main_score:
+        known = ", ".join((*task.Loss.names, "time", val_set.main_score))
+        raise UserError(f"--metric {opt.metric}: choose from {known}")
+    say(
+        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(train_set)} pictures, input {opt.input_w} x "
+        f"{opt.input_h}, {opt.num_epochs} epochs of {len(batches)} iterations of {opt.batch_size} pictures, "
+        f"{processes.count} process(es) on {processes.device.type}"
+    )
+
+    def save(name: str, epoch: int, with_optimizer: bool = True) -> None:
+        if run is not None:
+            extra = {"best": best, "model": model_card(opt)}
+            save_model(run.path / name, epoch, model, optimizer if with_optimizer else None, extra)
+
+    train_log, val_log = {}, None
+    for epoch in range(start_epoch + 1, opt.num_epochs + 1):
+        # The rate falls after the epochs of --lr_step: the epoch after is the first with the lower one.
+        for group in optimizer.param_groups:
+            group["lr"] = opt.lr * 0.1 ** sum(step < epoch for step in opt.lr_step)
+        batches.epoch = epoch
+        train_log, val_log = trainer.train(epoch, loader), None
+        last = f"model_{epoch}.pth" if opt.save_all else "model_last.pth"
+        due = validates and (epoch % opt.val_intervals == 0 or epoch == opt.num_epochs)
+        save(last if due else "model_last.pth", epoch)
+        if due:
+            val_log = trainer.evaluate(epoch, val_set)
+            value = val_log[opt.metric]
+            if best is None or (value < best if lower_is_better else value > best):
+                best = value
+                save("model_best.pth", epoch, with_optimizer=False)
+                save(last, epoch)  # once more, with the new best
+        if epoch in opt.lr_step:
+            save(f"model_{epoch}.pth", epoch)
+        if run is not None:
+            run.write_epoch(epoch, train_log, val_log)
+        say(f"epoch {epoch}: {line(train_log)}" + (f" | val {line(val_log)}" if val_log else ""))
+
+    if run is not None:
+        run.close()
+        score = f"{val_set.main_score}: {val_log[val_set.main_score]:.4f}" if val_log else "score: not validated"
+        print(f"images per second: {trainer.images_per_second:.1f}")
+        print(f"final loss: {train_log['loss']:.4f}" if train_log else "final loss: no epoch was left to train")
+        print(f"final {score}")
+        print(f"duration: {datetime.timedelta(seconds=round(time.perf_counter() - started))}")
+        print(f"weights and logs: {run.path}")
+
+
+def line(log: dict[str, float]) -> str:
+    """Losses and main scores in one line, without the scores of single classes."""
+    return " | ".join(f"{name} {value:.4f}" for name, value in log.items() if "/" not in name)
+
+
+def lines(log: dict[str, float]) -> str:
+    """The same with a line for every class."""
+    return "\n".join([line(log), *(f"{name} {value:.4f}" for name, value in log.items() if "/" in name)])
+
+
+if __name__ == "__main__":
+    engine_processes.run_script(main, opts())

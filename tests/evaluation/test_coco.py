@@ -1,0 +1,195 @@
+import contextlib
+import copy
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from centernet.errors import UserError
+from centernet.evaluation import coco
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+def make_coco(dataset):
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = dataset
+        gt.createIndex()
+    return gt
+
+
+def make_dataset(boxes, names=("cat", "dog")):
+    """Ground truth with boxes of (image id, category id, x, y, w, h); category ids 3, 7, ... for the names."""
+    return {
+        "info": {},
+        "images": [{"id": i, "width": 640, "height": 480} for i in (1, 2, 3)],
+        "categories": [{"id": 3 + 4 * k, "name": name} for k, name in enumerate(names)],
+        "annotations": [
+            {"id": k, "image_id": i, "category_id": c, "bbox": list(box), "area": box[2] * box[3], "iscrowd": 0}
+            for k, (i, c, *box) in enumerate(boxes, start=1)
+        ],
+    }
+
+
+BOXES = [(1, 3, 10, 10, 50, 40), (2, 3, 100, 100, 200, 150), (2, 7, 5, 5, 20, 20), (1, 7, 60, 60, 30, 30)]
+
+
+def as_results(boxes, score=0.9):
+    return [{"image_id": i, "category_id": c, "bbox": list(box), "score": score} for i, c, *box in boxes]
+
+
+def test_perfect_detections(capsys):
+    results = as_results(BOXES)
+    before = copy.deepcopy(results)
+    scores = coco.evaluate(make_coco(make_dataset(BOXES)), results)
+    assert capsys.readouterr() == ("", "")
+    assert results == before
+    assert list(scores) == [*coco.BOX_SCORES, "per_class", "summary"]
+    assert all(scores[name] == pytest.approx(1) for name in coco.BOX_SCORES)
+    assert scores["per_class"] == pytest.approx({"cat": 1, "dog": 1})
+    lines = scores["summary"].splitlines()
+    assert len(lines) == 12
+    assert lines[0].startswith(" Average Precision  (AP) @[ IoU=0.50:0.95")
+    assert lines[0].endswith("= 1.000")
+
+
+def test_scores_by_hand():
+    """Cats perfect. One dog of two found, with an overlap of 0.8, so up to the threshold of 0.8: 7 of 10 thresholds."""
+    boxes = [BOXES[0], BOXES[1], (2, 7, 5, 5, 16, 20)]
+    scores = coco.evaluate(make_coco(make_dataset(BOXES)), as_results(boxes))
+    half = 51 / 101  # recalls 0, 0.01, ..., 0.5 have precision 1
+    assert scores["per_class"]["cat"] == pytest.approx(1)
+    assert scores["per_class"]["dog"] == pytest.approx(0.7 * half)
+    assert scores["AP"] == pytest.approx((1 + 0.7 * half) / 2)
+    assert scores["AP50"] == scores["AP75"] == pytest.approx((1 + half) / 2)
+    assert scores["AR100"] == pytest.approx((1 + 0.7 * 0.5) / 2)
+    assert scores["AP_large"] == pytest.approx(1)
+
+
+def test_no_detections(capsys):
+    scores = coco.evaluate(make_coco(make_dataset(BOXES[:2], names=("cat", "dog"))), [])
+    assert capsys.readouterr() == ("", "")
+    assert scores["AP"] == scores["AP50"] == scores["AR100"] == scores["AP_large"] == 0
+    assert scores["AP_small"] == -1  # there is no small object
+    assert scores["per_class"] == {"cat": 0, "dog": -1}
+    assert coco.evaluate(make_coco(make_dataset([])), [])["AP"] == -1
+
+
+def test_unknown_picture():
+    with pytest.raises(UserError, match="picture 9"):
+        coco.evaluate(make_coco(make_dataset(BOXES)), as_results([(9, 3, 0, 0, 5, 5)]))
+
+
+def test_like_pycocotools_alone():
+    rng = np.random.default_rng(0)
+    boxes = [
+        (
+            int(rng.integers(1, 4)),
+            int(rng.choice([3, 7])),
+            *rng.integers(0, 300, 2).tolist(),
+            *rng.integers(5, 150, 2).tolist(),
+        )
+        for _ in range(40)
+    ]
+    dataset = make_dataset(boxes)
+    for annotation in dataset["annotations"][:5]:
+        annotation["iscrowd"] = 1
+        annotation["segmentation"] = {"size": [480, 640], "counts": []}
+    results = [
+        {"image_id": i, "category_id": c, "bbox": (np.array(box) + rng.normal(0, 4, 4)).tolist(), "score": rng.random()}
+        for i, c, *box in boxes * 3
+    ]
+    gt = make_coco(dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        plain = COCOeval(gt, gt.loadRes(copy.deepcopy(results)), "bbox")
+        plain.evaluate()
+        plain.accumulate()
+        plain.summarize()
+    scores = coco.evaluate(gt, results)
+    np.testing.assert_array_equal([scores[name] for name in coco.BOX_SCORES], plain.stats)
+    assert 0 < scores["AP"] < 1
+
+
+def test_keypoints():
+    dataset = make_dataset([(1, 1, 10, 20, 100, 200), (2, 1, 50, 60, 80, 150)], names=())
+    dataset["categories"] = [{"id": 1, "name": "person"}]
+    rng = np.random.default_rng(0)
+    detections = {}
+    for annotation in dataset["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        joints = rng.uniform((x, y), (x + w, y + h), (17, 2))
+        annotation["keypoints"] = [v for joint in joints.tolist() for v in (*joint, 2)]
+        annotation["num_keypoints"] = 17
+        detections[annotation["image_id"]] = {1: [[x, y, x + w, y + h, 0.8, *joints.ravel()]]}
+    gt = make_coco(dataset)
+    results = coco.to_keypoint_results(detections)
+    scores = coco.evaluate(gt, results, "keypoints")
+    assert list(scores) == [*coco.KEYPOINT_SCORES, "per_class", "summary"]
+    assert scores["AP"] == scores["AR"] == scores["per_class"]["person"] == pytest.approx(1)
+    assert coco.evaluate(gt, results)["AP"] == pytest.approx(1)
+    assert coco.evaluate(gt, [], "keypoints")["AP"] == 0
+
+
+def test_results_list():
+    rows = np.array([[1.005, 2.675, 11.131, 23.051, 0.995]], dtype=np.float32)
+    before = rows.copy()
+    (result,) = coco.to_results({4: {1: [], 2: rows}}, [3, 7])
+    np.testing.assert_array_equal(rows, before)
+    assert (result["image_id"], result["category_id"], result["score"]) == (4, 7, float(rows[0, 4]))
+    assert result["bbox"] == pytest.approx([1.005, 2.675, 10.126, 20.376], abs=1e-6)
+    assert result["bbox"][2] == float(rows[0, 2]) - float(rows[0, 0])
+    (result,) = coco.to_results({4: {2: rows}}, [3, 7], rounded=True)
+    assert (result["bbox"], result["score"]) == ([1.0, 2.67, 10.13, 20.38], 1.0)
+    np.testing.assert_array_equal(rows, before)
+    assert json.loads(json.dumps([result])) == [result]
+
+
+def read_conformance():
+    path = SHARED / "conformance" / "results_format.json"
+    if not path.exists():
+        pytest.skip("no conformance data")
+    return json.loads(path.read_text())
+
+
+def as_arrays(case):
+    return {
+        int(image): {int(c): np.array(rows, dtype=np.float32) for c, rows in classes.items()}
+        for image, classes in case["input"].items()
+    }
+
+
+def test_reference_results_lists():
+    reference = read_conformance()
+    ids = reference["coco"]["valid_ids"]
+    for name in ("coco", "coco_extreme_points"):
+        detections = as_arrays(reference[name])
+        assert coco.to_results(detections, ids, rounded=True) == reference[name]["output"]
+        for exact, rounded in zip(coco.to_results(detections, ids), reference[name]["output"], strict=True):
+            assert exact["bbox"] == pytest.approx(rounded["bbox"], abs=0.00501)
+            assert exact["score"] == pytest.approx(rounded["score"], abs=0.00501)
+    detections = as_arrays(reference["coco_hp"])
+    assert coco.to_keypoint_results(detections, rounded=True) == reference["coco_hp"]["output"]
+
+
+def test_real_annotations():
+    path = SHARED / "data" / "coco128" / "annotations" / "instances_val2017.json"
+    if not path.exists():
+        pytest.skip("no COCO sample")
+    gt = make_coco(json.loads(path.read_text()))
+    ids = sorted(gt.getCatIds())
+    detections = {image: {} for image in gt.getImgIds()}
+    for annotation in gt.dataset["annotations"]:
+        if annotation["iscrowd"]:
+            continue
+        x, y, w, h = annotation["bbox"]
+        of_image = detections[annotation["image_id"]]
+        of_image.setdefault(ids.index(annotation["category_id"]) + 1, []).append([x, y, x + w, y + h, 1.0])
+    scores = coco.evaluate(gt, coco.to_results(detections, ids))
+    assert scores["AP"] == scores["AR100"] == pytest.approx(1)
+    assert scores["per_class"]["person"] == pytest.approx(1)
+    assert len(scores["per_class"]) == 80

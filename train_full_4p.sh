@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Train a CenterNet detector in four processes.
+set -u
+
+usage() {
+    cat <<'TEXT'
+bash train_full_4p.sh [--data_path=PATH] [--dataset=NAME] [--nproc=N] [--dry_run] [any option of src/main.py]
+
+  --data_path PATH   folder that holds voc/ (or is it); without it, the generated sample is trained
+  --dataset NAME     pascal (default with a data path), coco, or sample
+  --nproc N          number of processes, default 4
+  --dry_run          print the command and stop
+
+PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, the rate falling after epochs 45 and 60. Every
+option may be given as --name=value or as --name value, and those of src/main.py overrule this recipe.
+TEXT
+}
+
+fail() {
+    echo "train_full_4p.sh: error: $1" >&2
+    exit 2
+}
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
+data_path='' dataset='' processes=4 dry_run='' handed=()
+while [ $# -gt 0 ]; do
+    name=${1%%=*}
+    case $name in
+        --data_path | --dataset | --nproc)
+            if [ "$name" != "$1" ]; then
+                value=${1#*=}
+            elif [ $# -gt 1 ]; then
+                value=$2
+                shift
+            else
+                fail "$name needs a value"
+            fi
+            [ -n "$value" ] || fail "$name needs a value"
+            case $name in
+                --data_path) data_path=$value ;;
+                --dataset) dataset=$value ;;
+                --nproc) processes=$value ;;
+            esac
+            ;;
+        --dry_run) dry_run=yes ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *) handed+=("$1") ;;
+    esac
+    shift
+done
+
+[[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a number of processes"
+if [ -n "$data_path" ]; then
+    data_path=${data_path/#\~/$HOME}
+    [ -d "$data_path" ] || fail "--data_path $data_path: there is no such folder"
+    dataset=${dataset:-pascal}
+elif [ -z "$dataset" ]; then
+    echo "no --data_path: training on the generated sample"
+    dataset=sample
+fi
+
+case $dataset in
+    sample) recipe=(--exp_id sample --arch res_18 --num_epochs 30 --lr_step 24 --batch_size 16 --lr 1e-3 --val_intervals 10) ;;
+    *) recipe=(--exp_id "${dataset}_resdcn18_384" --arch resdcn_18 --input_res 384 --num_epochs 70 --lr_step 45,60 --batch_size 32) ;;
+esac
+
+python=${PYTHON:-$(command -v python || command -v python3)} || fail "there is no python"
+cores=$("$python" - <<'TEXT'
+import importlib.util, os, sys
+missing = [name for name in ("torch", "torchvision", "numpy", "cv2", "pycocotools", "progress", "matplotlib")
+           if importlib.util.find_spec(name) is None]
+if missing:
+    sys.exit(f"train_full_4p.sh: error: {sys.executable} has no {', '.join(missing)}; pip install -r requirements.txt")
+print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+TEXT
+) || exit 2
+share=$((cores / processes > 0 ? cores / processes : 1))
+options=(ctdet --dataset "$dataset" ${data_path:+--data_path "$data_path"} "${recipe[@]}")
+options+=(--num_workers $((share < 4 ? share : 4)) ${handed[@]+"${handed[@]}"})
+launch=("$python" "$here/src/centernet/engine/launch.py" --standalone "--nproc_per_node=$processes" "$here/src/main.py")
+
+if [ -n "$dry_run" ]; then
+    printf '%q ' "${launch[@]}" "${options[@]}"
+    echo
+    exit 0
+fi
+# The backward pass of convolutions in float32 on the accelerators that know this variable: what the reference curves need.
+export TORCH_SDAA_CONV2D_BACKWARD_USE_FP32=${TORCH_SDAA_CONV2D_BACKWARD_USE_FP32:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$share}
+
+# Options, data and weights are checked by one process first, so that a mistake ends here and not four times over.
+"$python" "$here/src/main.py" "${options[@]}" --prepare_only || exit
+exec "${launch[@]}" "${options[@]}"
