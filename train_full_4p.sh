@@ -63,8 +63,15 @@ elif [ -z "$dataset" ]; then
 fi
 
 case $dataset in
-    sample) recipe=(--exp_id sample --arch res_18 --num_epochs 30 --lr_step 24 --batch_size 16 --lr 1e-3 --val_intervals 10) ;;
-    *) recipe=(--exp_id "${dataset}_resdcn18_384" --arch resdcn_18 --input_res 384 --num_epochs 70 --lr_step 45,60 --batch_size 32) ;;
+    sample)
+        # Small pictures and a network with skip connections, which learns from scratch in a few hundred iterations.
+        recipe=(--exp_id sample --arch dlav0_34 --head_conv 64 --batch_size 16 --lr 1e-3 --num_epochs 16 --lr_step 13)
+        recipe+=(--not_rand_crop --shift 0.05 --scale 0.2 --val_intervals 4)
+        ;;
+    *)
+        recipe=(--exp_id "${dataset}_resdcn18_384" --arch resdcn_18 --input_res 384 --batch_size 32)
+        recipe+=(--num_epochs 70 --lr_step 45,60)
+        ;;
 esac
 
 python=${PYTHON:-$(command -v python || command -v python3)} || fail "there is no python"

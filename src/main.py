@@ -20,11 +20,14 @@ from centernet.tasks import get_task
 def main(parser: opts, opt) -> None:
     """The story of a run: build, epochs, save, evaluate."""
     started = time.perf_counter()
+    if opt.keep_res and not opt.test:
+        raise UserError("--keep_res: training needs pictures of one size; it is for --test")
     processes = engine_processes.start(opt)
     say = processes.print
     for note in parser.notes(opt):
         say(note)
     torch.manual_seed(opt.seed)
+    torch.backends.cudnn.allow_tf32 = False  # float32 convolutions are float32, or loss curves would differ by device
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
 
     # Data set and network. One process of each machine prepares them while the others wait.
@@ -33,7 +36,8 @@ def main(parser: opts, opt) -> None:
     for first in (True, False):
         if first == (processes.local_rank == 0):
             dataset.prepare(folder, log=say)
-            model = create_model(opt.arch, opt.heads, opt.head_conv, opt.pretrained, log=say)
+            pretrained = None if opt.resume else opt.pretrained
+            model = create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say)
         processes.barrier()
     validates = opt.test or 0 < opt.val_intervals < NEVER
     val_set = dataset(folder, "val", task) if validates else None
@@ -50,7 +54,7 @@ def main(parser: opts, opt) -> None:
     start_epoch, best = 0, None
     if opt.load_model:
         _, _, start_epoch = load_model(model, opt.load_model, optimizer, opt.resume, opt.lr, opt.lr_step, log=say)
-        best = read_checkpoint(opt.load_model).get("best") if start_epoch else None
+        best = read_checkpoint(opt.load_model).get("best", {}).get(opt.metric) if start_epoch else None
     run = RunFolder(opt, processes, task.Loss.names, start_epoch) if processes.is_main else None
     trainer = Trainer(opt, task, model, optimizer, processes, run)
     if opt.test:
@@ -76,7 +80,7 @@ def main(parser: opts, opt) -> None:
 
     def save(name: str, epoch: int, with_optimizer: bool = True) -> None:
         if run is not None:
-            extra = {"best": best, "model": model_card(opt)}
+            extra = {"best": {} if best is None else {opt.metric: best}, "model": model_card(opt)}
             save_model(run.path / name, epoch, model, optimizer if with_optimizer else None, extra)
 
     train_log, val_log = {}, None

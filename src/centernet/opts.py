@@ -12,7 +12,7 @@ import numpy as np
 from .datasets import get_dataset
 from .errors import UserError
 from .models import describe
-from .tasks import get_task
+from .tasks import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parents[2]
 NEVER = 100_000_000  # the validation interval of --trainval
@@ -30,6 +30,9 @@ TASK_OPTIONS = {
     },
     "exdet": {"agnostic_ex", "scores_thresh", "aggr_weight"},
 }
+
+# Options of test.py and demo.py, which main.py takes as the reference does but does not look at.
+DETECTOR_OPTIONS = {"demo", "flip_test", "not_prefetch_test", "test_scales", "vis_thresh"}
 
 LOSS_WEIGHTS = (
     "hm_weight",
@@ -52,7 +55,15 @@ RECIPE = (
 )
 
 
+# Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
+NEW_OPTIONS = {"data_path", "device", "exp_dir", "hm_gauss", "prepare_only", "pretrained", "sync_bn"}
+
+
 class _Parser(argparse.ArgumentParser):
+    def _get_option_tuples(self, option_string: str) -> list:
+        found = super()._get_option_tuples(option_string)
+        return [entry for entry in found if entry[0].dest not in NEW_OPTIONS] or found
+
     def error(self, message: str):
         if os.environ.get("RANK", "0") == "0":  # the processes of one run all find the same mistake
             print(f"{self.prog}: error: {message}", file=sys.stderr)
@@ -110,14 +121,15 @@ class opts:
             group.add_argument(f"--{name}", action="store_true", help=text)
 
         g = parser.add_argument_group("basic")
-        g.add_argument("task", help="ctdet | multi_pose | ddd | exdet")
+        g.add_argument("task", help=" | ".join(TASKS))
         add(g, "dataset", "coco", str, "coco | pascal | sample (drawn by code, needs no download)")
-        add(g, "exp_id", "default", str, "name of the run folder exp/<task>/<exp_id>")
+        add(g, "exp_id", "default", str, "name of the run folder <exp_dir>/<task>/<exp_id>")
         flag(g, "test", "do not train: validate once, write the results and score them")
         add(g, "debug", 0, _number(int, 0, 4), "pictures of what the network sees: 1-3 shown, 4 saved")
         add(g, "demo", "", str, "demo.py: picture, folder, video, or webcam")
         add(g, "load_model", "", str, "checkpoint to start from")
         flag(g, "resume", "also restore optimiser, epoch and rate; without --load_model from the run's model_last.pth")
+        add(g, "exp_dir", "", str, "folder of the run folders; default: exp/")
         add(g, "data_path", "", str, "folder that holds voc/, coco/, ..., or is one of them; default: data/")
 
         g = parser.add_argument_group("system")
@@ -225,6 +237,7 @@ class opts:
         on stderr and status 2, as with any command line.
         """
         opt = self.parser.parse_args(None if args == "" else args)
+        self.given = {name for name, value in vars(opt).items() if value != self.parser.get_default(name)}
         try:
             self._check(opt)
             self._derive(opt)
@@ -235,11 +248,14 @@ class opts:
     init = parse  # the reference's entry for demos and library use; here both know the data set
 
     def notes(self, opt: argparse.Namespace) -> list[str]:
-        """One line for each option that was given and that the task does not look at."""
+        """One line for each option that was given and that nothing will look at."""
         own = TASK_OPTIONS[opt.task]
         others = set().union(*TASK_OPTIONS.values()) - own
-        given = sorted(name for name in others if getattr(opt, name) != self.parser.get_default(name))
-        return [f"note: --{name} has no effect on task {opt.task}" for name in given]
+        notes = [f"note: --{name} has no effect on task {opt.task}" for name in sorted(self.given & others)]
+        notes += [f"note: --{name} has no effect in main.py" for name in sorted(self.given & DETECTOR_OPTIONS)]
+        if opt.test and not opt.load_model:
+            notes.append("note: --test without --load_model scores a network of random weights")
+        return notes
 
     def _check(self, opt: argparse.Namespace) -> None:
         get_task(opt.task)
@@ -259,12 +275,14 @@ class opts:
             raise UserError(f"--down_ratio {opt.down_ratio}: the networks have an output stride of 4")
         if opt.master_batch_size == 0 or opt.master_batch_size > opt.batch_size:
             raise UserError(f"--master_batch_size {opt.master_batch_size}: not between 1 and --batch_size")
+        if opt.num_iters == 0:
+            raise UserError("--num_iters 0: needs a number above 0, or -1 for the whole data set")
         if opt.exp_id in ("", ".", "..") or "/" in opt.exp_id or "\\" in opt.exp_id:
             raise UserError(f"--exp_id {opt.exp_id!r}: must be the plain name of a folder")
         if opt.resume and opt.test:
             raise UserError("--resume continues a training; with --test name the checkpoint with --load_model")
         scales = [float(part) for part in opt.test_scales.split(",") if part]
-        if not scales or min(scales) <= 0 or not math.isfinite(max(scales)):
+        if not scales or not all(0 < scale < math.inf for scale in scales):
             raise UserError(f"--test_scales {opt.test_scales}: needs sizes above 0")
 
     def _derive(self, opt: argparse.Namespace) -> None:
@@ -299,7 +317,7 @@ class opts:
 
         opt.root_dir = str(ROOT)
         opt.data_dir = str(Path(opt.data_path or ROOT / "data").expanduser())
-        opt.exp_dir = str(ROOT / "exp" / opt.task)
+        opt.exp_dir = str(Path(opt.exp_dir or ROOT / "exp").expanduser() / opt.task)
         opt.save_dir = str(Path(opt.exp_dir) / opt.exp_id)
         opt.debug_dir = str(Path(opt.save_dir) / "debug")
         if opt.resume and not opt.load_model:
@@ -319,8 +337,9 @@ class opts:
         opt.num_classes = len(dataset.class_names)
         opt.max_objs = dataset.max_objs
         if not opt.pretrained:
-            given = opt.load_model or opt.test or not describe(opt.arch)[0].imagenet
-            opt.pretrained = "none" if given else dataset.pretrained
+            # A resumed training keeps the word of its start, for it is part of the recipe.
+            from_scratch = (opt.resume or not opt.load_model) and not opt.test and describe(opt.arch)[0].imagenet
+            opt.pretrained = dataset.pretrained if from_scratch else "none"
 
         height, width = dataset.default_resolution
         if opt.input_res > 0:
@@ -347,6 +366,8 @@ def chunk_sizes(batch_size: int, master: int, count: int) -> list[int]:
 
 def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
     """How many pictures of a global batch each process gets: equal shares, unless --master_batch_size is given."""
+    if processes == 1:
+        return [opt.batch_size]
     equal = opt.master_batch_size == opt.batch_size // len(opt.gpus)
     return chunk_sizes(opt.batch_size, -1 if equal else opt.master_batch_size, processes)
 
@@ -362,6 +383,8 @@ def model_card(opt: argparse.Namespace) -> dict:
 def recipe(opt: argparse.Namespace) -> dict:
     """The options that two runs must share for their loss curves to be comparable."""
     values = {name: getattr(opt, name) for name in RECIPE}
+    if opt.resume:
+        values["load_model"] = ""  # the file that a run goes on from is not what it started from
     for name in ("load_model", "pretrained"):
         values[name] = os.path.basename(values[name])  # the same weights may lie elsewhere on another machine
     return values

@@ -73,23 +73,25 @@ class CocoStyleDataset:
         self.annotation_file = self.find_annotations(folder, split)
         self.image_folder = self.find_images(folder, split)
         content = read_annotation_file(self.annotation_file)
-        images = self.order(content["images"])
-        self.image_ids = [image["id"] for image in images]
-        self.file_names = [image["file_name"] for image in images]
         class_of = {category: k for k, category in enumerate(self.category_ids)}
-        by_image: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] in by_image:
-                by_image[annotation["image_id"]].append(annotation)
-        # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
-        self.start = np.cumsum([0] + [len(by_image[image_id]) for image_id in self.image_ids])
         try:
+            images = self.order(content["images"])
+            self.image_ids = [image["id"] for image in images]
+            self.file_names = [os.fspath(image["file_name"]) for image in images]
+            by_image: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
+            for annotation in content["annotations"]:
+                if annotation["image_id"] in by_image:
+                    by_image[annotation["image_id"]].append(annotation)
+            # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
+            self.start = np.cumsum([0] + [len(by_image[image_id]) for image_id in self.image_ids])
             everything = [annotation for image_id in self.image_ids for annotation in by_image[image_id]]
             self.objects = task.read_objects(everything, class_of)
         except KeyError as error:
-            raise UserError(f"{self.annotation_file}: an annotation has no or an unknown {error}") from error
+            key = error.args[0]
+            reason = f"lacks '{key}'" if isinstance(key, str) else f"has the unknown category_id {key}"
+            raise UserError(f"{self.annotation_file}: a picture or an annotation {reason}") from error
         except (TypeError, ValueError) as error:
-            raise UserError(f"{self.annotation_file}: an annotation is malformed ({error})") from error
+            raise UserError(f"{self.annotation_file}: a picture or an annotation is malformed ({error})") from error
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         """The annotation file of ``train`` or ``val``."""

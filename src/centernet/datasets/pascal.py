@@ -77,6 +77,8 @@ class PascalVOC(CocoStyleDataset):
         by_image: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
         names = dict(zip(self.category_ids, self.class_names, strict=True))
         for annotation in read_annotation_file(self.annotation_file)["annotations"]:
+            if annotation["image_id"] not in by_image:
+                continue
             x, y, w, h = annotation["bbox"]
             by_image[annotation["image_id"]].append(
                 {

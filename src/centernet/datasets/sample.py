@@ -31,7 +31,7 @@ class Sample(PascalVOC):
     class_names = ("ball", "box", "cone", "leaf", "ring")
     category_ids = (1, 2, 3, 4, 5)
     mean, std = IMAGENET_MEAN, IMAGENET_STD
-    default_resolution = (128, 128)
+    default_resolution = (96, 96)
     max_objs = 16
     pretrained = "none"
 

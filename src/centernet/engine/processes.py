@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UserError
+from ..opts import process_shares
 
 GRACE = 10  # seconds that a process waits for the launcher after it has lost a companion
 _store: dist.Store | None = None  # what the processes of a run tell each other outside the collective calls
@@ -95,8 +96,8 @@ def start(opt) -> Processes:
             f"--gpus {opt.gpus_str}: one process was started for {len(opt.gpus)} devices; start one a device with "
             f"torchrun --nproc_per_node={len(opt.gpus)} src/main.py ..."
         )
-    if opt.batch_size < count:
-        raise UserError(f"--batch_size {opt.batch_size}: less than one picture for each of {count} processes")
+    if min(process_shares(opt, count)) < 1:
+        raise UserError(f"--batch_size {opt.batch_size}: less than one picture for one of {count} processes")
     device, exclusive = _choose_device(opt, local_rank)
     if opt.sync_bn and (device.type == "cpu" or count == 1):
         raise UserError("--sync_bn: needs several processes, each on an accelerator")
@@ -158,7 +159,8 @@ def run_script(main, parser) -> None:
     except KeyboardInterrupt:
         report, status = "interrupted", 130
     except UserError as error:
-        report, status = f"error: {error}", 2
+        # From a loader's worker it comes wrapped in that worker's traceback.
+        report, status = f"error: {str(error).rpartition('UserError: ')[2].strip()}", 2
     except Exception as error:
         if dist.is_initialized() and _lost_companion(error):
             time.sleep(GRACE)  # the launcher ends this process meanwhile, and reports the one that failed

@@ -30,12 +30,11 @@ class RunFolder:
     def __init__(self, opt, processes, loss_names: tuple[str, ...], start_epoch: int = 0) -> None:
         """Make the folder and write the options.
 
-        Loss lines of epochs after ``start_epoch`` are dropped from ``train_log.csv``, for a resumed run repeats them;
-        a new run in an old folder puts the old file aside.
+        A resumed run goes on with the ``train_log.csv`` of its folder, or with the one beside its checkpoint, up to
+        ``start_epoch``; a new run in an old folder puts the old file aside.
         """
         self.path = Path(opt.save_dir)
         self.loss_names = loss_names
-        self._logs_started = False
         try:
             self.logs = self.path / time.strftime("logs_%Y-%m-%d-%H-%M")
             self.logs.mkdir(parents=True, exist_ok=True)
@@ -45,22 +44,23 @@ class RunFolder:
             if not opt.test:  # a test in the folder of a training leaves the training's options alone
                 (self.path / "opt.txt").write_text(text)
                 (self.path / "opt.json").write_text(json.dumps(_description(opt, processes), indent=1))
-                self._start_losses(start_epoch)
+                self._start_losses(opt, start_epoch)
         except OSError as error:
             raise UserError(f"{self.path}: the run folder cannot be written ({error})") from error
 
-    def _start_losses(self, start_epoch: int) -> None:
+    def _start_losses(self, opt, start_epoch: int) -> None:
         path = self.path / "train_log.csv"
         kept = []
-        if path.is_file():
-            if start_epoch:
-                with open(path, newline="") as file:
+        if start_epoch:
+            earlier = path if path.is_file() else Path(opt.load_model).with_name("train_log.csv")
+            if earlier.is_file():
+                with open(earlier, newline="") as file:
                     kept = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= start_epoch]
-            else:
-                aside = time.strftime("train_log_before_%Y-%m-%d-%H-%M-%S.csv")
-                path.rename(self.path / aside)
-                print(f"{path}: from an earlier run, kept as {aside}")
-        self._losses = open(path, "w", newline="")
+        elif path.is_file():
+            aside = time.strftime("train_log_before_%Y-%m-%d-%H-%M-%S.csv")
+            path.rename(self.path / aside)
+            print(f"{path}: from an earlier run, kept as {aside}")
+        self._losses = open(path, "w", newline="")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
         self._csv.writerow(["epoch", "iteration", *self.loss_names, "lr", "images/s"])
         self._csv.writerows(kept)

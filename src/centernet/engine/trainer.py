@@ -13,6 +13,7 @@ from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import EvalBatches, Samples, finish_batch, make_loader, to_device
 from ..errors import UserError
 from ..opts import LOSS_WEIGHTS, process_shares
+from ..visualization import show_or_save
 from .processes import Processes
 from .run_folder import RunFolder
 
@@ -45,15 +46,15 @@ class Trainer:
     def images_per_second(self) -> float:
         return self.trained_images / max(self.trained_seconds, 1e-9)
 
-    def step(self, batch: dict) -> dict[str, Tensor]:
-        """One update from a finished batch. Returns this process's share of the loss parts."""
+    def step(self, batch: dict) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """One update from a finished batch. Returns the network's outputs and this process's share of the losses."""
         outputs = self.model(batch["input"])
         loss, parts = self.loss(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # The wrapper averages the gradients over the processes; the shares have to be added up instead.
         (loss * self.processes.count).backward()
         self.optimizer.step()
-        return parts
+        return outputs, parts
 
     def train(self, epoch: int, loader: DataLoader) -> dict[str, float]:
         """One epoch. Returns the averages of the loss parts, and ``time`` in minutes."""
@@ -65,10 +66,10 @@ class Trainer:
         for i, batch in enumerate(loader):
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
-            parts = self.step(batch)
+            outputs, parts = self.step(batch)
             waiting.append(torch.stack([parts[name].detach().float() for name in names]))
             if self.opt.debug > 0:
-                self._show(batch, epoch, i)
+                self._show(batch, outputs[-1], f"{epoch}_{i}_")
             if len(waiting) == FLUSH or i + 1 == len(loader) or self.opt.print_iter > 0:
                 values = self.processes.sum(torch.stack(waiting)).cpu()
                 now = time.perf_counter()
@@ -145,7 +146,7 @@ class Trainer:
             for meta, detections in zip(metas, self.task.post_process(dets, metas, self.opt), strict=True):
                 results[meta["img_id"]] = detections
             if self.opt.debug > 0:
-                self._show(batch, epoch, i, outputs)
+                self._show(batch, outputs[-1], f"{epoch}_val_{i}_")
             progress.step(i, {name: value / count for name, value in zip(names, sums.tolist(), strict=True)})
         progress.finish()
         total = torch.tensor([*sums.tolist(), count], dtype=torch.float64)
@@ -162,12 +163,10 @@ class Trainer:
         _, parts = self.local_loss(one, alone)
         return torch.stack([parts[name].float() for name in self.local_loss.names])
 
-    def _show(self, batch: dict, epoch: int, i: int, outputs: list[dict[str, Tensor]] | None = None) -> None:
-        """Draw what the network sees, for ``--debug``."""
-        if outputs is None:
-            with torch.no_grad():
-                outputs = self.model(batch["input"])
-        self.task.show_debug(batch, outputs[-1], self.opt, f"{epoch}_{i}")
+    def _show(self, batch: dict, output: dict[str, Tensor], name: str) -> None:
+        """Show or save what the network sees, for ``--debug``."""
+        pictures = self.task.debug_pictures(batch, self.task.with_oracle(output, batch, self.opt), self.opt)
+        show_or_save(pictures, self.opt.debug_dir, name, show=self.opt.debug < 4)
 
 
 def distribute(model: nn.Module, opt, processes: Processes) -> nn.Module:

@@ -128,10 +128,10 @@ def load_model(
     start_epoch = 0
     if resume and "optimizer" in checkpoint:
         try:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-        except (ValueError, KeyError) as error:
+            start_epoch = int(checkpoint["epoch"])
+            optimizer.load_state_dict(_optimizer_state(bare(model), checkpoint))
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: its optimiser state does not fit this network; leave out --resume") from error
-        start_epoch = checkpoint["epoch"]
         rate = lr * 0.1 ** sum(step <= start_epoch for step in lr_step or [])
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -139,3 +139,24 @@ def load_model(
     elif resume:
         log(f"{path}: no optimiser state in this file, training starts at epoch 1")
     return model, optimizer, start_epoch
+
+
+def _optimizer_state(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's state without the parameters that the network ignores.
+
+    The state goes by the position of a parameter, and files of the reference have parameters that ours does without
+    (``base.fc`` of DLA).
+    """
+    ignored = getattr(model, "ignored_entries", ())
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    names = [name for name in strip_module(checkpoint["state_dict"]) if not name.endswith(statistics)]
+    dropped = {i for i, name in enumerate(names) if name.startswith(ignored)} if ignored else set()
+    state = checkpoint["optimizer"]
+    (group,) = state["param_groups"]
+    if not dropped or len(group["params"]) != len(names):
+        return state
+    kept = [i for position, i in enumerate(group["params"]) if position not in dropped]
+    return {
+        "state": {new: state["state"][old] for new, old in enumerate(kept) if old in state["state"]},
+        "param_groups": [{**group, "params": list(range(len(kept)))}],
+    }

@@ -9,11 +9,16 @@ make_sample(image, objects, opt, draws, train) -> dict
 draw_targets(batch, opt) -> dict
     On the device, for the whole batch: the target maps, to be added to the batch.
 Loss(opt)
-    ``(outputs, batch) -> (loss, {name: value})``; ``loss_names`` in the order of the logs.
+    ``(outputs, batch) -> (loss, {name: value})``, ``names`` in the order of the logs, and ``total``, a function that
+    the trainer sets to add counts up over the processes.
+with_oracle(output, batch, opt) -> dict
+    The output of a stack with the ground truth in place of the heads that ``--eval_oracle_*`` names.
 decode(output, opt) -> Tensor
     Raw maps of the last stack to detections in output pixels.
 post_process(dets, metas, opt) -> list[dict[int, ndarray]]
     To picture pixels: one ``{class id from 1: rows}`` a picture.
+debug_pictures(batch, output, opt) -> dict[str, ndarray]
+    What ``--debug`` shows, by name.
 """
 
 from types import ModuleType

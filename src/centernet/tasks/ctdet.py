@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import visualization
 from ..datasets.augmentation import Draws, color_matrix, full_view, random_view
 from ..ops.heatmap import draw_gaussians
 from ..ops.image import (
@@ -44,7 +45,11 @@ def heads(opt) -> dict[str, int]:
 
 def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str, np.ndarray]:
     """``boxes`` (n, 4) float32 [x1, y1, x2, y2] in picture pixels and ``cls`` (n,) int64 of COCO-style annotations."""
-    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.shape != (len(annotations), 4):
+        raise ValueError("a bbox is not [x, y, width, height]")
     boxes[:, 2:] += boxes[:, :2]
     cls = np.array([class_of[int(annotation["category_id"])] for annotation in annotations], dtype=np.int64)
     return {"boxes": boxes.astype(np.float32), "cls": cls}
@@ -102,8 +107,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         of_class = np.zeros((len(slots), opt.num_classes, 2), dtype=np.uint8)
         by_class[np.arange(len(slots)), cls] = sizes
         of_class[np.arange(len(slots)), cls] = 1
-        sample["cat_spec_wh"] = filled(by_class.reshape(len(slots), -1))
-        sample["cat_spec_mask"] = filled(of_class.reshape(len(slots), -1))
+        sample["cat_spec_wh"] = filled(by_class.reshape(len(slots), 2 * opt.num_classes))
+        sample["cat_spec_mask"] = filled(of_class.reshape(len(slots), 2 * opt.num_classes))
     else:
         sample["wh"] = filled(sizes)
     if opt.reg_offset:
@@ -295,6 +300,22 @@ def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndar
     centres, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
     rows = ctdet_post_process(dets.cpu().numpy(), centres, scales, height, width, opt.num_classes)
     return [merge_outputs([picture], opt) for picture in rows]
+
+
+def debug_pictures(batch: dict, output: dict[str, Tensor], opt) -> dict[str, np.ndarray]:
+    """What ``--debug`` shows of the first picture of a batch: heat maps and boxes, predicted and true."""
+    picture = visualization.restore_picture(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
+    theme, size = opt.debugger_theme, picture.shape[:2]
+    boxes = decode(output, opt)[0].detach().cpu().numpy()
+    true_boxes = batch["meta"][0]["gt_det"].copy()
+    pictures = {}
+    for name, hm in (("pred_hm", output["hm"][0].detach().float().sigmoid()), ("gt_hm", batch["hm"][0])):
+        colored = visualization.heat_map_picture(hm.cpu().numpy(), theme, size)
+        pictures[name] = visualization.blend(picture, colored, theme)
+    for name, rows in (("out_pred", boxes), ("out_gt", true_boxes)):
+        rows[:, :4] *= opt.down_ratio
+        pictures[name] = visualization.draw_boxes(picture, rows, opt.class_names, opt.center_thresh, theme)
+    return pictures
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:

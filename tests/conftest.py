@@ -1,0 +1,56 @@
+"""What all tests share: one thread each, and a very small data set that is drawn by code."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from centernet.datasets.pascal import PascalVOC
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+TINY_SPLITS = {"pascal_trainval0712.json": 6, "pascal_test2007.json": 4}
+
+
+@pytest.fixture
+def tiny_voc(tmp_path):
+    """A data path that holds ``voc/``: 6 + 4 pictures of coloured rectangles, annotated with VOC's 20 classes.
+
+    Pictures have ids 1 to 10 and two sizes, and two objects of different classes each. The second object of every
+    third picture is difficult.
+    """
+    folder = tmp_path / "data" / "voc"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    categories = [{"supercategory": "none", "id": k + 1, "name": name} for k, name in enumerate(PascalVOC.class_names)]
+    image_id = 0
+    for file_name, count in TINY_SPLITS.items():
+        images, annotations = [], []
+        for _ in range(count):
+            image_id += 1
+            width, height = (64, 48) if image_id % 2 else (48, 64)
+            picture = np.full((height, width, 3), 90, np.uint8)
+            boxes = [(3 + image_id, 5, 24, 18), (8, 28, 30 - image_id, 16)]
+            for place, (x, y, w, h) in enumerate(boxes):
+                picture[y : y + h, x : x + w] = (25 * image_id, 250 - 20 * image_id, 120 + 60 * place)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": (2 * image_id + place) % 20 + 1,
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "segmentation": [[x, y, x, y + h, x + w, y + h, x + w, y]],
+                        "iscrowd": 0,
+                        "ignore": int(place == 1 and image_id % 3 == 0),
+                    }
+                )
+            name = f"{image_id:06d}.jpg"
+            assert cv2.imwrite(str(folder / "images" / name), picture)
+            images.append({"file_name": name, "height": height, "width": width, "id": image_id})
+        content = {"images": images, "type": "instances", "annotations": annotations, "categories": categories}
+        (folder / "annotations" / file_name).write_text(json.dumps(content))
+    return folder.parent

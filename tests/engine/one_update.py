@@ -1,0 +1,42 @@
+"""Run by test_processes.py in 1, 2 and 4 processes: one update of the same global batch, written by rank 0.
+
+The last argument but the options is the file to write; the options are those of main.py.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from centernet.datasets import get_dataset
+from centernet.datasets.loader import Samples, TrainBatches, collate, finish_batch
+from centernet.engine import processes as engine_processes
+from centernet.engine.trainer import Trainer
+from centernet.models import create_model
+from centernet.opts import opts, process_shares
+from centernet.tasks import get_task
+
+
+def main(parser: opts, opt) -> None:
+    processes = engine_processes.start(opt)
+    torch.set_num_threads(1)
+    torch.manual_seed(opt.seed)
+    task, dataset = get_task(opt.task), get_dataset(opt.dataset)
+    model = create_model(opt.arch, opt.heads, opt.head_conv).double()
+    trainer = Trainer(opt, task, model, torch.optim.SGD(model.parameters(), opt.lr), processes, None)
+    trainer.model.eval()  # batch statistics belong to a process, so they are left out of the comparison
+    samples = Samples(dataset(dataset.locate(Path(opt.data_dir)), "train", task), opt, train=True)
+    batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
+    batch = finish_batch(collate([samples[key] for key in next(iter(batches))]), task, opt)
+    # In float64, so that nothing but the arithmetic itself could differ.
+    _, parts = trainer.step({name: v.double() if v.is_floating_point() else v for name, v in batch.items()})
+    losses = processes.sum(torch.stack([parts[name].detach() for name in task.Loss.names]))
+    if processes.is_main:
+        gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
+        torch.save({"losses": losses, "gradients": gradients}, result)
+    processes.barrier()
+
+
+if __name__ == "__main__":
+    result = sys.argv.pop(1)
+    engine_processes.run_script(main, opts())

@@ -1,0 +1,132 @@
+"""Several processes: the same arithmetic as one, and a clean end when one of them fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+
+
+def run_update(tmp_path: Path, count: int, arguments: list[str]) -> dict:
+    result = tmp_path / f"{count}.pt"
+    script = [str(ROOT / "tests/engine/one_update.py"), str(result), *arguments]
+    command = [sys.executable, *script] if count == 1 else [*LAUNCH, f"--nproc_per_node={count}", *script]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return torch.load(result, weights_only=True)
+
+
+@pytest.mark.parametrize("more", [[], ["--mse_loss", "--reg_loss", "sl1"], ["--master_batch_size", "1"]])
+def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path, tiny_voc, more):
+    arguments = ["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc), "--arch", "res_18", "--batch_size", "4"]
+    arguments += ["--input_res", "64", "--seed", "5", *more]
+    alone = run_update(tmp_path, 1, arguments)
+    assert alone["losses"][0] > 0
+    for count in (2, 4):
+        together = run_update(tmp_path, count, arguments)
+        assert torch.allclose(together["losses"], alone["losses"], rtol=1e-9, atol=0), count
+        for name, gradient in alone["gradients"].items():
+            difference = (together["gradients"][name] - gradient).abs().max()
+            assert difference <= 1e-9 * gradient.abs().max(), (count, name)
+
+
+def start_training(tmp_path: Path, data_path: Path, *more: str) -> tuple[subprocess.Popen, Path]:
+    """Four processes that would train for hours; and the folder of the run."""
+    command = [*LAUNCH, "--nproc_per_node=4", str(ROOT / "src/main.py"), "ctdet", "--dataset", "pascal"]
+    command += ["--data_path", str(data_path), "--exp_dir", str(tmp_path), "--arch", "res_18", "--input_res", "64"]
+    command += ["--batch_size", "4", "--num_workers", "1", "--num_epochs", "9999", "--pretrained", "none", *more]
+    started = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    return started, tmp_path / "ctdet/default"
+
+
+def wait_for_losses(started: subprocess.Popen, folder: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and started.poll() is None:
+        log = folder / "train_log.csv"
+        if log.is_file() and len(log.read_text().splitlines()) > 3:
+            return
+        time.sleep(0.2)
+    started.kill()
+    raise AssertionError(f"no training began: {started.communicate()[1]}")
+
+
+def running(mark: str) -> list[int]:
+    """The processes whose command line holds ``mark``."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().decode(errors="replace")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if mark in line and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def ranks(mark: str) -> dict[int, int]:
+    """Rank to process id of the training processes (not of their loaders)."""
+    found = {}
+    for pid in sorted(running(mark)):
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [int(item[5:]) for item in environment if item.startswith(b"RANK=")]
+        if rank:
+            found.setdefault(rank[0], pid)
+    return found
+
+
+def wait_until_gone(mark: str, seconds: float) -> list[int]:
+    deadline = time.monotonic() + seconds
+    while running(mark) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return running(mark)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+@needs_proc
+def test_killing_one_process_ends_the_run(tmp_path, tiny_voc):
+    started, folder = start_training(tmp_path, tiny_voc)
+    wait_for_losses(started, folder)
+    victim = ranks(str(tmp_path))[2]
+    os.kill(victim, signal.SIGKILL)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGKILL, errors
+    assert f"error: process 2 (pid {victim}) was ended by SIGKILL" in errors
+    assert "Traceback" not in errors
+    assert wait_until_gone(str(tmp_path), 15) == []
+
+
+@needs_proc
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are prevented on Linux")
+def test_killing_the_launcher_leaves_no_orphans(tmp_path, tiny_voc):
+    started, folder = start_training(tmp_path, tiny_voc)
+    wait_for_losses(started, folder)
+    started.kill()
+    started.communicate(timeout=60)
+    assert wait_until_gone(str(tmp_path), 30) == []
+
+
+def test_a_broken_picture_ends_the_run_with_its_name(tmp_path, tiny_voc):
+    picture = sorted((tiny_voc / "voc/images").iterdir())[0]
+    picture.write_bytes(b"no picture")
+    started, _ = start_training(tmp_path, tiny_voc)
+    _, errors = started.communicate(timeout=120)
+    assert started.returncode == 2, errors
+    assert f"error: {picture}: this picture cannot be read, it is no picture or damaged" in errors
+    assert errors.count("error: ") == 2, errors  # the reason, and the launcher's last word
+    assert "Traceback" not in errors

@@ -1,0 +1,227 @@
+"""The main job from end to end: main.py and train_full_4p.sh on small data, and what they leave behind."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import main as main_script
+from centernet.engine.processes import run_script
+from centernet.opts import opts
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Run main.py in this process, which saves its start; gives its exit status and what it printed."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["main.py", "ctdet", *arguments])
+        status = 0
+        try:
+            run_script(main_script.main, opts())
+        except SystemExit as ended:
+            status = ended.code
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
+
+
+def train_full_4p(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    command = ["bash", str(ROOT / "train_full_4p.sh"), *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+def losses(folder: Path) -> list[list[str]]:
+    """The lines of train_log.csv without the speed."""
+    with open(folder / "train_log.csv", newline="") as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+def small(tmp_path: Path, data: Path, *more: str) -> list[str]:
+    return [
+        *("--dataset", "pascal", "--data_path", str(data), "--exp_dir", str(tmp_path / "exp"), "--arch", "res_18"),
+        *("--input_res", "64", "--batch_size", "2", "--num_workers", "0", "--pretrained", "none", *more),
+    ]
+
+
+def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
+    arguments = small(tmp_path, tiny_voc, "--num_epochs", "2", "--val_intervals", "1", "--lr_step", "1")
+    # From the folder src, as the reference is run.
+    command = [sys.executable, "main.py", "ctdet", *arguments, "--metric", "mAP"]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT / "src", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "exp/ctdet/default"
+    rows = losses(folder)
+    assert rows[0] == ["epoch", "iteration", "loss", "hm_loss", "wh_loss", "off_loss", "lr"]
+    assert [row[:2] for row in rows[1:]] == [["1", "1"], ["1", "2"], ["1", "3"], ["2", "4"], ["2", "5"], ["2", "6"]]
+    assert [row[6] for row in rows[1:]] == ["0.000125"] * 3 + ["1.25e-05"] * 3
+    for row in rows[1:]:
+        loss, hm, wh, off = (float(value) for value in row[2:6])
+        assert loss == pytest.approx(hm + 0.1 * wh + off, rel=1e-5)
+
+    (logs,) = folder.glob("logs_*")
+    lines = (logs / "log.txt").read_text().splitlines()
+    assert len(lines) == 2
+    number = r"\s*\d+\.\d{6} \| "
+    part = f"loss {number}hm_loss {number}wh_loss {number}off_loss {number}time {number}"
+    assert re.match(rf"\d{{4}}(-\d\d){{4}}: epoch: 1 \|{part}{part}mAP {number}", lines[0]), lines[0]
+    options = (folder / "opt.txt").read_text()
+    assert options == (logs / "opt.txt").read_text()
+    assert "==> Cmd:" in options and "\n  batch_size: 2\n" in options and "\n  heads: {'hm': 20" in options
+    described = json.loads((folder / "opt.json").read_text())
+    assert described["recipe"]["lr"] == 1.25e-4 and described["processes"] == 1
+
+    last = torch.load(folder / "model_last.pth", weights_only=True)
+    assert last["epoch"] == 2 and last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1.25e-5)
+    assert last["model"]["class_names"][14] == "person"
+    assert "optimizer" not in torch.load(folder / "model_best.pth", weights_only=True)
+    assert torch.load(folder / "model_1.pth", weights_only=True)["epoch"] == 1
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results) == 21 and len(results[1]) == 4
+    assert "final mAP: " in done.stdout and f"weights and logs: {folder}" in done.stdout
+
+    tested = main(*small(tmp_path, tiny_voc, "--test", "--load_model", str(folder / "model_last.pth")))
+    assert tested.returncode == 0, tested.stderr
+    assert "AP/person" in tested.stdout
+    assert (folder / "opt.txt").read_text() == options  # a test leaves the training's options alone
+
+
+def test_resume_continues_the_same_curve(main, tmp_path, tiny_voc):
+    whole = small(tmp_path, tiny_voc, "--num_epochs", "3", "--val_intervals", "0", "--exp_id", "whole")
+    assert main(*whole).returncode == 0
+    halves = small(tmp_path, tiny_voc, "--val_intervals", "0", "--exp_id", "halves")
+    assert main(*halves, "--num_epochs", "1").returncode == 0
+    # Lines that a killed run had written after its last checkpoint are repeated, so they must go.
+    log = tmp_path / "exp/ctdet/halves/train_log.csv"
+    log.write_text(log.read_text() + "2,4,9,9,9,9,1,1\n")
+    resumed = main(*halves, "--num_epochs", "3", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert losses(tmp_path / "exp/ctdet/halves") == losses(tmp_path / "exp/ctdet/whole")
+
+
+def test_a_new_run_in_an_old_folder_keeps_the_old_losses(main, tmp_path, tiny_voc):
+    arguments = small(tmp_path, tiny_voc, "--num_epochs", "1", "--val_intervals", "0")
+    assert main(*arguments).returncode == 0
+    first = losses(tmp_path / "exp/ctdet/default")
+    assert main(*arguments, "--seed", "1").returncode == 0
+    (kept,) = (tmp_path / "exp/ctdet/default").glob("train_log_before_*.csv")
+    with open(kept, newline="") as file:
+        assert [row[:-1] for row in csv.reader(file)] == first
+    assert losses(tmp_path / "exp/ctdet/default") != first
+
+
+def test_workers_do_not_change_the_curve(main, tmp_path, tiny_voc):
+    for workers in ("0", "2"):
+        arguments = small(tmp_path, tiny_voc, "--num_epochs", "2", "--val_intervals", "0", "--exp_id", f"w{workers}")
+        assert main(*arguments, "--num_workers", workers).returncode == 0
+    assert losses(tmp_path / "exp/ctdet/w0") == losses(tmp_path / "exp/ctdet/w2")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data_path", "no/such"], "--data_path no/such: this folder does not exist"),
+        (["--load_model", "no.pth"], "no.pth: there is no such checkpoint file"),
+        (["--batch_size", "64"], "--batch_size 64: there are only 6 pictures to train on"),
+        (["--metric", "AP"], "--metric AP: choose from loss, hm_loss, wh_loss, off_loss, time, mAP"),
+        (["--keep_res"], "--keep_res: "),
+        (["--device", "sdaa"], "--device sdaa: not on this machine"),
+        (["--gpus", "0,1"], "--gpus 0,1: one process was started for 2 devices"),
+        (["--sync_bn"], "--sync_bn: "),
+        (["--dataset", "coco"], "holds no data set coco"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(main, tmp_path, tiny_voc, more, message):
+    done = main(*small(tmp_path, tiny_voc), *more)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(main, tmp_path, tiny_voc):
+    done = main(*small(tmp_path, tiny_voc, "--lr", "1e30", "--num_epochs", "9", "--val_intervals", "0"))
+    assert done.returncode == 2
+    assert re.search(r"error: iteration \d+ of epoch \d+: the loss is not finite \(loss (nan|inf)", done.stderr)
+
+
+def test_debug_pictures_are_saved(main, tmp_path, tiny_voc):
+    done = main(*small(tmp_path, tiny_voc, "--debug", "4", "--num_epochs", "1", "--num_iters", "1"))
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "exp/ctdet/default/debug").iterdir()}
+    assert {"1_0_pred_hm.png", "1_0_gt_hm.png", "1_0_out_pred.png", "1_val_0_out_gt.png"} <= names
+
+
+def test_train_full_4p_on_the_sample(tmp_path):
+    # From another folder, with both ways to write an option, and with options that are handed through.
+    arguments = ["--exp_dir", str(tmp_path), "--num_epochs=1", "--num_iters", "3", "--exp_id=short"]
+    done = train_full_4p(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no --data_path: training on the generated sample" in done.stdout
+    for text in ("4 process(es)", "images per second: ", "final loss: ", "final mAP: ", "duration: "):
+        assert text in done.stdout, text
+    assert len(losses(tmp_path / "ctdet/short")) == 4
+    assert json.loads((tmp_path / "ctdet/short/opt.json").read_text())["processes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data_path=no/such"], "--data_path no/such: there is no such folder"),
+        (["--data_path"], "--data_path needs a value"),
+        (["--nproc=0"], "--nproc 0: not a number of processes"),
+        (["--no_such_option"], "unrecognized arguments: --no_such_option"),
+    ],
+)
+def test_train_full_4p_refuses_mistakes_before_anything_starts(tmp_path, arguments, message):
+    done = train_full_4p(*arguments, "--exp_dir", str(tmp_path)) if "=" in arguments[0] else train_full_4p(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_full_4p_dry_run_shows_the_recipe():
+    done = train_full_4p("--data_path", str(ROOT), "--dry_run", "--lr=1")
+    assert done.returncode == 0
+    expected = "--arch resdcn_18 --input_res 384 --batch_size 32 --num_epochs 70 --lr_step 45\\,60"
+    assert expected in done.stdout and "--nproc_per_node=4" in done.stdout
+    assert done.stdout.rstrip().endswith("--lr=1")
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
+@pytest.mark.parametrize(("dataset", "folder", "score"), [("pascal", "voc128", "mAP"), ("coco", "coco128", "AP")])
+def test_train_full_4p_on_real_pictures(tmp_path, dataset, folder, score):
+    arguments = [f"--data_path={SHARED_DATA / folder}", f"--dataset={dataset}", f"--exp_dir={tmp_path}"]
+    arguments += ["--num_epochs=1", "--num_iters=2", "--pretrained=none", "--input_res=64", "--batch_size=8"]
+    done = train_full_4p(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"final {score}: " in done.stdout
+    assert (tmp_path / f"ctdet/{dataset}_resdcn18_384/results.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_sample_is_learned_and_a_wrong_rate_is_noticed(tmp_path):
+    """The quick start reaches its score and passes; a tenfold rate does not."""
+    assert (done := train_full_4p("--exp_dir", str(tmp_path), "--exp_id", "right")).returncode == 0, done.stderr
+    assert float(re.search(r"final mAP: ([\d.]+)", done.stdout)[1]) > 0.7
+    assert train_full_4p("--exp_dir", str(tmp_path), "--exp_id", "wrong", "--lr", "1e-2").returncode == 0
+    for run, status in (("right", 0), ("wrong", 1)):
+        folder = tmp_path / "ctdet" / run
+        command = [sys.executable, str(ROOT / "loss.py"), "--run", str(folder), "--plot", "none"]
+        verdict = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert verdict.returncode == status, verdict.stdout + verdict.stderr
+        # By its numbers alone, without the recipe that gives the wrong rate away.
+        (folder / "opt.json").unlink()
+        reference = ROOT / "exp/reference/sample_dlav0_34.csv"
+        verdict = subprocess.run([*command, "--reference", str(reference)], capture_output=True, text=True, check=False)
+        assert verdict.returncode == status, verdict.stdout + verdict.stderr
