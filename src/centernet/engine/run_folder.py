@@ -108,7 +108,7 @@ def _description(opt, processes) -> dict[str, Any]:
         "processes": processes.count,
         "device": device_name(processes.device),
         "versions": {"centernet": __version__, "torch": torch.__version__, "numpy": np.__version__},
-        "command": shlex.join(sys.argv),
+        "command": shlex.join([_script(opt.root_dir), *sys.argv[1:]]),
         "git": _git_commit(opt.root_dir),
     }
 
@@ -128,6 +128,12 @@ def device_name(device: torch.device) -> str:
     module = getattr(torch, device.type, None)
     name = module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
     return f"{device.type}, {name}"
+
+
+def _script(root: str) -> str:
+    """The script that runs, below the root of the repository where it is."""
+    path = Path(sys.argv[0]).resolve()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def _git_commit(root: str) -> str | None:

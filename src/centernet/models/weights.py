@@ -23,7 +23,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, because it holds more than weights and plain data") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
         raise UserError(f"{path}: this checkpoint cannot be read, the file is damaged or of another kind") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: this file holds a {type(checkpoint).__name__}, not a checkpoint")
@@ -129,7 +129,11 @@ def load_model(
     if resume and "optimizer" in checkpoint:
         try:
             start_epoch = int(checkpoint["epoch"])
-            optimizer.load_state_dict(_optimizer_state(bare(model), checkpoint))
+            state = _optimizer_state(bare(model), checkpoint)
+            # How the arithmetic is done belongs to this machine, not to the file.
+            fused = optimizer.param_groups[0].get("fused")
+            groups = [{**group, "fused": fused} for group in state["param_groups"]]
+            optimizer.load_state_dict({**state, "param_groups": groups})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: its optimiser state does not fit this network; leave out --resume") from error
         rate = lr * 0.1 ** sum(step <= start_epoch for step in lr_step or [])
