@@ -209,6 +209,23 @@ def test_train_full_4p_on_real_pictures(tmp_path, dataset, folder, score):
     assert (tmp_path / f"ctdet/{dataset}_resdcn18_384/results.json").is_file()
 
 
+@pytest.mark.accelerator
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize("processes", [1, 4])
+def test_an_accelerator_gives_the_losses_of_the_cpu(tmp_path, tiny_voc, processes):
+    """Alone, and with four processes that share it or have one each."""
+    first = {}
+    for device in ("cpu", "auto"):
+        arguments = small(tmp_path, tiny_voc, "--device", device, "--exp_id", device, "--num_epochs", "1")
+        arguments += ["--batch_size", "4", "--num_iters", "1", "--val_intervals", "1"]
+        command = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
+        command += [f"--nproc_per_node={processes}", str(ROOT / "src/main.py"), "ctdet", *arguments]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        first[device] = [float(value) for value in losses(tmp_path / "exp/ctdet" / device)[1][2:6]]
+    assert first["auto"] == pytest.approx(first["cpu"], rel=1e-3)
+
+
 @pytest.mark.slow
 def test_the_sample_is_learned_and_a_wrong_rate_is_noticed(tmp_path):
     """The quick start reaches its score and passes; a tenfold rate does not."""

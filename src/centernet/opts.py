@@ -32,7 +32,15 @@ TASK_OPTIONS = {
 }
 
 # Options of test.py and demo.py, which main.py takes as the reference does but does not look at.
-DETECTOR_OPTIONS = {"demo", "flip_test", "not_prefetch_test", "test_scales", "vis_thresh"}
+DETECTOR_OPTIONS = {
+    *("demo", "flip_test", "not_prefetch_test", "output_dir", "rounded_results", "test_scales", "vis_thresh"),
+}
+# What the scripts do not look at. (Options of the training are no surprise in a test: its command may be copied.)
+UNUSED_OPTIONS = {
+    "main.py": DETECTOR_OPTIONS,
+    "test.py": {"demo", "output_dir"},
+    "demo.py": {"not_prefetch_test", "rounded_results"},
+}
 
 LOSS_WEIGHTS = (
     "hm_weight",
@@ -55,8 +63,14 @@ RECIPE = (
 )
 
 
+# What a checkpoint says about its network, besides mean and std.
+CARD = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "category_ids", "input_h", "input_w")
+
 # Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
-NEW_OPTIONS = {"data_path", "device", "exp_dir", "hm_gauss", "prepare_only", "pretrained", "sync_bn"}
+NEW_OPTIONS = {
+    *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
+    *("rounded_results", "sync_bn"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,8 +139,11 @@ class opts:
         add(g, "dataset", "coco", str, "coco | pascal | sample (drawn by code, needs no download)")
         add(g, "exp_id", "default", str, "name of the run folder <exp_dir>/<task>/<exp_id>")
         flag(g, "test", "do not train: validate once, write the results and score them")
-        add(g, "debug", 0, _number(int, 0, 4), "pictures of what the network sees: 1-3 shown, 4 saved")
+        add(
+            g, "debug", 0, _number(int, 0, 4), "pictures: 1 results, 2 or 3 also the network's maps; 4 saved, not shown"
+        )
         add(g, "demo", "", str, "demo.py: picture, folder, video, or webcam")
+        add(g, "output_dir", "", str, "demo.py: save what is drawn in this folder instead of showing it")
         add(g, "load_model", "", str, "checkpoint to start from")
         flag(g, "resume", "also restore optimiser, epoch and rate; without --load_model from the run's model_last.pth")
         add(g, "exp_dir", "", str, "folder of the run folders; default: exp/")
@@ -181,8 +198,10 @@ class opts:
         flag(g, "flip_test", "average with the mirrored picture")
         add(g, "test_scales", "1", _numbers(float), "sizes at which a picture is tested")
         flag(g, "nms", "soft-NMS also for a single scale")
+        flag(g, "keep_discarded", "soft-NMS leaves copies in place of the boxes that it discards, as in the reference")
         add(g, "K", 100, _number(int, low=1), "peaks kept of a picture")
         flag(g, "not_prefetch_test", "read pictures in the main process")
+        flag(g, "rounded_results", "coco: results with two decimals, as the reference writes and scores them")
         flag(g, "fix_res", "test at the training resolution (what happens without --keep_res)")
         flag(g, "keep_res", "test at each picture's own size")
 
@@ -236,8 +255,12 @@ class opts:
         ``args``: list of arguments; the empty string: those of the process. A mistake ends the process with one line
         on stderr and status 2, as with any command line.
         """
-        opt = self.parser.parse_args(None if args == "" else args)
-        self.given = {name for name, value in vars(opt).items() if value != self.parser.get_default(name)}
+        args = None if args == "" else args
+        opt = self.parser.parse_args(args)
+        marked = self.parser.parse_args(args, argparse.Namespace(**dict.fromkeys(vars(opt))))
+        # -1 is how a command line says that it leaves the choice to the program.
+        self.given = {name for name, value in vars(marked).items() if value is not None and value != -1}
+        opt.given = sorted(self.given)
         try:
             self._check(opt)
             self._derive(opt)
@@ -247,12 +270,13 @@ class opts:
 
     init = parse  # the reference's entry for demos and library use; here both know the data set
 
-    def notes(self, opt: argparse.Namespace) -> list[str]:
-        """One line for each option that was given and that nothing will look at."""
+    def notes(self, opt: argparse.Namespace, script: str = "main.py") -> list[str]:
+        """One line for each option that was given and that nothing in ``script`` will look at."""
         own = TASK_OPTIONS[opt.task]
         others = set().union(*TASK_OPTIONS.values()) - own
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in sorted(self.given & others)]
-        notes += [f"note: --{name} has no effect in main.py" for name in sorted(self.given & DETECTOR_OPTIONS)]
+        unused = self.given & UNUSED_OPTIONS[script]
+        notes += [f"note: --{name} has no effect in {script}" for name in sorted(unused)]
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes
@@ -294,10 +318,7 @@ class opts:
         opt.lr_step = [int(part) for part in opt.lr_step.split(",") if part]
         opt.test_scales = [float(part) for part in opt.test_scales.split(",") if part]
         opt.fix_res = not opt.keep_res
-        opt.reg_offset = not opt.not_reg_offset
-        opt.reg_bbox = not opt.not_reg_bbox
-        opt.hm_hp = not opt.not_hm_hp
-        opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
+        _derive_heads(opt)
 
         architecture, _ = describe(opt.arch)
         if opt.head_conv == -1:
@@ -346,13 +367,26 @@ class opts:
             height = width = opt.input_res
         opt.input_h = opt.input_h if opt.input_h > 0 else height
         opt.input_w = opt.input_w if opt.input_w > 0 else width
-        for name in ("input_h", "input_w"):
-            if getattr(opt, name) % (opt.pad + 1):
-                raise UserError(f"--{name} {getattr(opt, name)}: {opt.arch} needs a multiple of {opt.pad + 1}")
-        opt.output_h = opt.input_h // opt.down_ratio
-        opt.output_w = opt.input_w // opt.down_ratio
-        opt.input_res = max(opt.input_h, opt.input_w)
-        opt.output_res = max(opt.output_h, opt.output_w)
+        _derive_sizes(opt)
+
+
+def _derive_heads(opt: argparse.Namespace) -> None:
+    """Which heads there are, from the options that say which there are not."""
+    opt.reg_offset = not opt.not_reg_offset
+    opt.reg_bbox = not opt.not_reg_bbox
+    opt.hm_hp = not opt.not_hm_hp
+    opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
+
+
+def _derive_sizes(opt: argparse.Namespace) -> None:
+    """What follows from the input's height and width. Raises UserError when the network cannot take them."""
+    for name in ("input_h", "input_w"):
+        if getattr(opt, name) % (opt.pad + 1):
+            raise UserError(f"--{name} {getattr(opt, name)}: {opt.arch} needs a multiple of {opt.pad + 1}")
+    opt.output_h = opt.input_h // opt.down_ratio
+    opt.output_w = opt.input_w // opt.down_ratio
+    opt.input_res = max(opt.input_h, opt.input_w)
+    opt.output_res = max(opt.output_h, opt.output_w)
 
 
 def chunk_sizes(batch_size: int, master: int, count: int) -> list[int]:
@@ -374,10 +408,58 @@ def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
 
 def model_card(opt: argparse.Namespace) -> dict:
     """What inference needs to know of a network and its data, for the checkpoint; plain values only."""
-    names = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "category_ids", "input_h", "input_w")
-    card = {name: getattr(opt, name) for name in names}
+    card = {name: getattr(opt, name) for name in CARD}
     card.update(mean=opt.mean.reshape(-1).tolist(), std=opt.std.reshape(-1).tolist())
     return card
+
+
+def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
+    """A copy of the options in which ``card`` (of ``model_card``) decides what was not given on the command line.
+
+    Task, network, heads and classes belong to the weights, so that a given option can only agree. The input size may
+    be another one, and so may the data set if it has the same classes. Mean and standard deviation are the card's.
+
+    Raises UserError where the command line and the card contradict each other, and when the card is incomplete.
+    """
+    opt, given, path = argparse.Namespace(**vars(opt)), set(opt.given), opt.load_model
+    missing = [name for name in (*CARD, "mean", "std") if name not in card]
+    if missing:
+        raise UserError(f"{path}: its description of the network lacks {', '.join(missing)}")
+    if opt.task != card["task"]:
+        raise UserError(f"task {opt.task}: the network in {path} was trained for the task {card['task']}")
+    for name in ("arch", "head_conv"):
+        if name in given and getattr(opt, name) != card[name]:
+            raise UserError(f"--{name} {getattr(opt, name)}: the network in {path} has {card[name]}; leave it out")
+        setattr(opt, name, card[name])
+    architecture, _ = describe(opt.arch)
+    opt.pad, opt.num_stacks = architecture.pad, architecture.num_stacks
+
+    if "dataset" in given:
+        if opt.class_names != list(card["class_names"]):
+            raise UserError(
+                f"--dataset {opt.dataset}: its classes are not those of the network in {path}, which was trained on "
+                f"{card['dataset']}"
+            )
+    else:
+        opt.dataset, opt.category_ids = card["dataset"], list(card["category_ids"])
+    opt.class_names = list(card["class_names"])
+    opt.num_classes = len(opt.class_names)
+    opt.mean, opt.std = (np.array(card[name], dtype=np.float32).reshape(1, 1, 3) for name in ("mean", "std"))
+
+    for name in ("input_h", "input_w"):
+        if not given & {name, "input_res"}:
+            setattr(opt, name, card[name])
+    _derive_sizes(opt)
+
+    task = get_task(opt.task)
+    for name, value in task.options_of_heads(card["heads"]).items():
+        if name not in given:
+            setattr(opt, name, value)
+    _derive_heads(opt)
+    opt.heads = task.heads(opt)
+    if opt.heads != card["heads"]:
+        raise UserError(f"options of the heads: they ask for {opt.heads}, the network in {path} has {card['heads']}")
+    return opt
 
 
 def recipe(opt: argparse.Namespace) -> dict:

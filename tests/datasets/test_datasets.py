@@ -389,3 +389,15 @@ def test_real_data(name, folder, train, val, objects, classes, tmp_path):
     else:
         assert sum(value >= 0 for value in found) == classes
         assert scores["AP"] == pytest.approx(1) and min(value for value in found if value >= 0) > 0.999
+
+
+def test_coco_results_are_rounded_only_on_request(tiny_coco, tmp_path):
+    coco = open_split("coco", tiny_coco)
+    rows = np.array([[1.234, 2.345, 31.987, 22.222, 0.98765]], dtype=np.float32)
+    path = tmp_path / "results.json"
+    for rounded, digits in ((False, 5), (True, 2)):
+        coco.rounded_results = rounded
+        coco.save_results({9: {81 - 1: rows}}, path)
+        (entry,) = json.loads(path.read_text())
+        assert entry["category_id"] == 90 and entry["score"] == pytest.approx(round(0.98765, digits), abs=1e-7)
+        assert entry["bbox"] == pytest.approx([1.234, 2.345, 30.753, 19.877], abs=0.0051 if rounded else 1e-5)

@@ -28,6 +28,7 @@ class CocoStyleDataset:
         default_resolution: (height, width) of the network's input.
         max_objs: annotations of a picture that are used.
         main_score: the key of ``evaluate`` that says how good a detector is.
+        rounded_results: write and score results with two decimals, where the reference does so.
         pretrained: default of ``--pretrained`` for a training from scratch.
     """
 
@@ -40,6 +41,7 @@ class CocoStyleDataset:
     default_resolution: tuple[int, int]
     max_objs: int
     main_score: str
+    rounded_results = False
     pretrained = "imagenet"
 
     @classmethod

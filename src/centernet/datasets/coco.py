@@ -49,11 +49,14 @@ class COCO(CocoStyleDataset):
         return folder / f"{split}2017"
 
     def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
-        path.write_text(json.dumps(coco_evaluation.to_results(results, self.category_ids)))
+        path.write_text(json.dumps(self._to_results(results)))
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step
             ground_truth = pycocotools.coco.COCO(str(self.annotation_file))
-        scores = coco_evaluation.evaluate(ground_truth, coco_evaluation.to_results(results, self.category_ids))
+        scores = coco_evaluation.evaluate(ground_truth, self._to_results(results))
         numbers = {name: scores[name] for name in coco_evaluation.BOX_SCORES}
         return {**numbers, **{f"AP/{name}": value for name, value in scores["per_class"].items()}}
+
+    def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
+        return coco_evaluation.to_results(results, self.category_ids, rounded=self.rounded_results)

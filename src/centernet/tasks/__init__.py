@@ -2,6 +2,8 @@
 
 heads(opt) -> dict[str, int]
     Head name to channels, in the order of the reference.
+options_of_heads(heads) -> dict[str, bool]
+    The options with which these are the heads of a network.
 read_objects(annotations, class_of) -> dict[str, ndarray]
     The annotations (as in the annotation file) of one picture as arrays with one row an object.
 make_sample(image, objects, opt, draws, train) -> dict
@@ -13,12 +15,19 @@ Loss(opt)
     the trainer sets to add counts up over the processes.
 with_oracle(output, batch, opt) -> dict
     The output of a stack with the ground truth in place of the heads that ``--eval_oracle_*`` names.
-decode(output, opt) -> Tensor
-    Raw maps of the last stack to detections in output pixels.
+decode(output, opt, mirrored=False) -> Tensor
+    Raw maps of the last stack to detections in output pixels; ``mirrored``: of pictures and then of their mirror
+    images, to be averaged (the flip test).
+to_picture(dets, metas, opt) -> list[dict[int, ndarray]]
+    To picture pixels: one ``{class id from 1: rows}`` a picture, of one test scale.
+merge_outputs(detections, opt) -> dict[int, ndarray]
+    The results of one picture from those of its test scales.
 post_process(dets, metas, opt) -> list[dict[int, ndarray]]
-    To picture pixels: one ``{class id from 1: rows}`` a picture.
+    ``to_picture`` and ``merge_outputs`` for pictures of one scale.
 debug_pictures(batch, output, opt) -> dict[str, ndarray]
-    What ``--debug`` shows, by name.
+    What ``--debug`` shows in training, by name.
+network_pictures(picture, output, dets, opt), result_pictures(image, results, opt) -> dict[str, ndarray]
+    What ``--debug`` shows in tests, by name: of one test scale, and in the end.
 """
 
 from types import ModuleType

@@ -40,6 +40,12 @@ def heads(opt) -> dict[str, int]:
     return channels
 
 
+def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
+    """The options with which ``heads`` are those of a network."""
+    classes = heads.get("hm", 0)
+    return {"not_reg_offset": "reg" not in heads, "cat_spec_wh": classes > 1 and heads.get("wh") == 2 * classes}
+
+
 # Targets
 
 
@@ -274,11 +280,29 @@ def ctdet_decode(
     )
 
 
-def decode(output: dict[str, Tensor], opt) -> Tensor:
-    """Raw maps of the last stack to (B, K, 6) detections in output pixels, float32."""
+def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
+    """Raw maps of the last stack to (B, K, 6) detections in output pixels, float32.
+
+    With ``mirrored`` the maps are of 2B pictures, of which the second half are the first half mirrored.
+    """
     output = {name: value.float() for name, value in output.items()}
+    output["hm"] = output["hm"].sigmoid()
+    if mirrored:
+        output = average_mirrored(output)
     reg = output["reg"] if opt.reg_offset else None
-    return ctdet_decode(output["hm"].sigmoid(), output["wh"], reg, opt.cat_spec_wh, opt.K)
+    return ctdet_decode(output["hm"], output["wh"], reg, opt.cat_spec_wh, opt.K)
+
+
+def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Maps (2B, ...) of B pictures and of their mirror images to maps (B, ...) (the flip test).
+
+    Scores and sizes are averaged; offsets are those of the pictures themselves, as in the reference.
+    """
+    count = len(output["hm"]) // 2
+    averaged = {name: value[:count] for name, value in output.items()}
+    for name in ("hm", "wh"):
+        averaged[name] = (averaged[name] + output[name][count:].flip(3)) / 2
+    return averaged
 
 
 def ctdet_post_process(dets: np.ndarray, c, s, h: int, w: int, num_classes: int) -> list[dict[int, list]]:
@@ -294,12 +318,24 @@ def ctdet_post_process(dets: np.ndarray, c, s, h: int, w: int, num_classes: int)
     return results
 
 
-def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections of a batch of whole pictures to results in picture pixels, at most 100 a picture."""
+def to_picture(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Detections (B, K, 6) of a batch of views to picture pixels: ``{class from 1: (n, 5) float32}`` a picture.
+
+    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the picture was resized before.
+    """
     width, height = metas[0]["output_size"]
     centres, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
-    rows = ctdet_post_process(dets.cpu().numpy(), centres, scales, height, width, opt.num_classes)
-    return [merge_outputs([picture], opt) for picture in rows]
+    pictures = ctdet_post_process(dets.cpu().numpy(), centres, scales, height, width, opt.num_classes)
+    for picture, meta in zip(pictures, metas, strict=True):
+        for cls, rows in picture.items():
+            picture[cls] = np.array(rows, dtype=np.float32).reshape(-1, 5)
+            picture[cls][:, :4] /= meta.get("scale", 1)
+    return pictures
+
+
+def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Detections of a batch of whole pictures to results in picture pixels, at most 100 a picture."""
+    return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
 
 
 def debug_pictures(batch: dict, output: dict[str, Tensor], opt) -> dict[str, np.ndarray]:
@@ -318,17 +354,42 @@ def debug_pictures(batch: dict, output: dict[str, Tensor], opt) -> dict[str, np.
     return pictures
 
 
+def network_pictures(picture: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
+    """What ``--debug 2`` shows of one test scale: the heat map, and the boxes before merging.
+
+    ``picture`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps, ``dets`` (B, K, 6) what they decode
+    to; of a batch the first is drawn.
+    """
+    hm = output["hm"][0].float().sigmoid().cpu().numpy()
+    colored = visualization.heat_map_picture(hm, opt.debugger_theme, picture.shape[:2])
+    rows = dets[0].cpu().numpy().copy()
+    rows[:, :4] *= opt.down_ratio
+    return {
+        "pred_hm": visualization.blend(picture, colored, opt.debugger_theme),
+        "out_pred": visualization.draw_boxes(picture, rows, opt.class_names, opt.center_thresh, opt.debugger_theme),
+    }
+
+
+def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt) -> dict[str, np.ndarray]:
+    """The picture (H, W, 3) uint8 with the boxes of ``results`` whose score exceeds ``--vis_thresh``."""
+    rows = [np.hstack([rows, np.full((len(rows), 1), cls - 1)]) for cls, rows in results.items()]
+    boxes = np.concatenate(rows)
+    return {"ctdet": visualization.draw_boxes(image, boxes, opt.class_names, opt.vis_thresh, opt.debugger_theme)}
+
+
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
     """Join the detections of several test scales of one picture: ``{class from 1: (n, 5) float32}``, 100 in all.
 
-    Soft-NMS runs when there is more than one scale, or with ``--nms``.
+    Soft-NMS runs when there is more than one scale, or with ``--nms``. It leaves copies of other rows where rows were
+    discarded; they go, unless ``--keep_discarded`` asks for the reference's results, which have them.
     """
     results = {}
     for cls in range(1, opt.num_classes + 1):
         rows = [np.asarray(scale[cls], dtype=np.float32).reshape(-1, 5) for scale in detections]
         rows = np.concatenate(rows)
         if len(detections) > 1 or opt.nms:
-            rows = rows[soft_nms(rows, Nt=0.5, method=2)]
+            kept = soft_nms(rows, Nt=0.5, method=2)
+            rows = rows if opt.keep_discarded else rows[kept]
         results[cls] = rows
     scores = np.hstack([rows[:, 4] for rows in results.values()])
     if len(scores) > MAX_PER_IMAGE:

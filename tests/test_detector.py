@@ -1,0 +1,364 @@
+"""The detector: pre-processing, flip test, scales, merging, and what a checkpoint says about its network."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tests.models.conformance import CONFORMANCE, needs_conformance
+from torch import nn
+
+from centernet.detector import TIMES, Detector, create_detector, prepare
+from centernet.errors import UserError
+from centernet.models import create_model, save_model
+from centernet.opts import model_card, opts, use_model_card
+from centernet.tasks import ctdet
+
+CPU = torch.device("cpu")
+
+
+def options(*args):
+    return opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64", *args])
+
+
+def figures(name):
+    with np.load(CONFORMANCE / f"{name}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def rows_of(results):
+    """(n, 6) rows [class, box, score] of a result, in the order of classes."""
+    return np.concatenate([np.hstack([np.full((len(rows), 1), cls), rows]) for cls, rows in results.items()])
+
+
+def by_class(rows, classes=20):
+    return {cls: rows[rows[:, 0] == cls, 1:].copy() for cls in range(1, classes + 1)}
+
+
+# Pre-processing
+
+
+@needs_conformance
+@pytest.mark.parametrize("k", range(6))
+def test_pre_processing(k):
+    case = {
+        name[len(f"pre{k}_") :]: value for name, value in figures("detector").items() if name.startswith(f"pre{k}_")
+    }
+    scale, fix_res, flip_test, pad, height, width = case["args"].tolist()
+    arguments = ["--input_h", f"{height:.0f}", "--input_w", f"{width:.0f}", "--test_scales", str(scale)]
+    arguments += ([] if fix_res else ["--keep_res"]) + (["--flip_test"] if flip_test else [])
+    opt = options(*arguments, "--arch", "hourglass" if pad == 127 else "res_18")
+    prepared = prepare(case["image"], opt)
+    meta = prepared["meta"][scale]
+    np.testing.assert_array_equal(meta["c"], case["c"])
+    np.testing.assert_array_equal(meta["s"], case["s"])
+    assert meta["output_size"] == tuple(case["out_hw"][::-1])
+    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][scale])
+    assert batch.shape == tuple(case["shape"]) and batch.dtype == torch.float32
+    exact = int(cv2.__version__.split(".")[0]) >= 5
+    expected, tolerance = (case["images_sub_opencv5"], 2e-5) if exact else (case["images_sub_opencv3"], 0.09)
+    np.testing.assert_allclose(batch[:, :, ::3, ::3], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("args", "size", "center", "extent", "output_size"),
+    [
+        (["--test_scales", "1"], (90, 120), (60, 45), 120, (32, 32)),
+        (["--test_scales", "1.5"], (90, 120), (90, 67.5), 120, (32, 32)),
+        (["--test_scales", "0.75", "--input_h", "96", "--input_w", "160"], (75, 121), (45, 28), 121, (40, 24)),
+        (["--test_scales", "0.5", "--keep_res"], (90, 120), (30, 22), (64, 64), (16, 16)),
+        (["--test_scales", "1", "--keep_res"], (121, 75), (37, 60), (96, 128), (24, 32)),
+        (["--test_scales", "1.25", "--keep_res", "--arch", "hourglass"], (121, 75), (46, 75), (128, 256), (32, 64)),
+    ],
+)
+def test_carried_views(args, size, center, extent, output_size):
+    opt = options("--input_res", "128", *args)
+    prepared = prepare(np.zeros((*size, 3), np.uint8), opt)
+    (scale,) = opt.test_scales
+    meta = prepared["meta"][scale]
+    assert tuple(meta["c"]) == center and meta["output_size"] == output_size
+    np.testing.assert_array_equal(meta["s"], extent)
+    assert prepared["images"][scale].shape == (4 * output_size[1], 4 * output_size[0], 3)
+
+
+def test_a_small_scale_lies_in_a_black_frame():
+    """A grey picture of 90 x 120 at scale 0.5 takes the middle 48 rows and 64 columns of an input of 128 x 128."""
+    opt = options("--input_res", "128", "--test_scales", "0.5", "--flip_test")
+    prepared = prepare(np.full((90, 120, 3), (10, 100, 200), np.uint8), opt)
+    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][0.5]).numpy()
+    mean, std = opt.mean.reshape(3, 1, 1), opt.std.reshape(3, 1, 1)
+    inside = (np.array([10, 100, 200]).reshape(3, 1, 1) / 255 - mean) / std
+    np.testing.assert_allclose(batch[0, :, 43:85, 35:93], np.broadcast_to(inside, (3, 42, 58)), atol=1e-5)
+    outside = np.broadcast_to(-mean / std, (3, 36, 128))
+    np.testing.assert_allclose(batch[0, :, :36], outside, atol=1e-5)
+    np.testing.assert_allclose(batch[0, :, :, :30], outside[:, :, :30].repeat(128, 1)[:, :128], atol=1e-5)
+    assert np.array_equal(batch[1], batch[0, :, :, ::-1])
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.float32), None]
+)
+def test_odd_pictures_are_refused(image):
+    with pytest.raises(UserError, match="must be an array"):
+        prepare(image, options())
+
+
+def test_scale_that_leaves_nothing():
+    with pytest.raises(UserError, match="--test_scales 0.1: nothing is left of a picture of 9 x 30"):
+        prepare(np.zeros((30, 9, 3), np.uint8), options("--test_scales", "1,0.1"))
+
+
+# After the network
+
+
+@needs_conformance
+def test_flip_average():
+    case = {name: torch.from_numpy(value) for name, value in figures("decode").items() if name.startswith("ct_")}
+    averaged = ctdet.average_mirrored({head: case[f"ct_{head}"] for head in ("hm", "wh", "reg")})
+    torch.testing.assert_close(averaged["hm"], case["ct_flip_hm"])
+    torch.testing.assert_close(averaged["wh"], case["ct_flip_wh"])
+    assert torch.equal(averaged["reg"], case["ct_reg"][:1])
+    dets = ctdet.ctdet_decode(averaged["hm"], averaged["wh"], averaged["reg"], K=case["ct_flip_dets"].shape[1])
+    torch.testing.assert_close(dets, case["ct_flip_dets"], rtol=1e-5, atol=1e-5)
+
+
+def test_flip_average_by_hand():
+    maps = {
+        "hm": torch.tensor([[[[1.0, 0, 0]]], [[[0.5, 0, 0]]]]),
+        "wh": torch.tensor([[[[8.0, 4, 0]]], [[[2.0, 0, 0]]]]),
+    }
+    maps["reg"] = maps["wh"].clone()
+    averaged = ctdet.average_mirrored(maps)
+    assert averaged["hm"].tolist() == [[[[0.5, 0, 0.25]]]]
+    assert averaged["wh"].tolist() == [[[[4, 2, 1]]]]
+    assert averaged["reg"].tolist() == [[[[8, 4, 0]]]]
+    assert maps["wh"].tolist() == [[[[8, 4, 0]]], [[[2, 0, 0]]]]
+
+
+@needs_conformance
+def test_post_processing():
+    case = figures("detector")
+    opt = options()
+    opt.num_classes = 5
+    meta = {"c": case["ctpost_c"], "s": float(case["ctpost_s"]), "scale": float(case["ctpost_scale"])}
+    dets = torch.from_numpy(case["ctpost_dets"])
+    (results,) = ctdet.to_picture(dets, [{**meta, "output_size": (32, 32)}], opt)
+    assert all(rows.dtype == np.float32 for rows in results.values())
+    np.testing.assert_allclose(rows_of(results), case["ctpost_out"], rtol=1e-5, atol=1e-4)
+
+
+@needs_conformance
+@pytest.mark.parametrize("k", range(4))
+def test_merging(k):
+    case = {name[len(f"merge{k}_") :]: value for name, value in figures("nms").items() if name.startswith(f"merge{k}_")}
+    opt = options(*(["--nms"] if case["nms"] else []))
+    scales = [by_class(case[f"in{i}"]) for i in range(case["nscales"])]
+    opt.keep_discarded = True
+    merged = ctdet.merge_outputs(copy.deepcopy(scales), opt)
+    np.testing.assert_allclose(rows_of(merged), case["out"], rtol=0, atol=1e-5)
+    opt.keep_discarded = False
+    default = rows_of(ctdet.merge_outputs(scales, opt))
+    assert len(default) <= max(100, len(case["out"]))
+    if len(scales) == 1 and not case["nms"]:
+        np.testing.assert_allclose(default, case["out"], rtol=0, atol=1e-5)
+
+
+def test_carried_merging():
+    """The second box is discarded: the reference has a copy of the fourth in its place, with the score of before."""
+    rows = [[0, 0, 100, 100, 0.9], [2, 2, 100, 100, 0.004], [200, 200, 300, 300, 0.6], [205, 205, 300, 300, 0.5]]
+    scales = [{cls: rows if cls == 3 else [] for cls in range(1, 21)}]
+    merged = ctdet.merge_outputs(scales, options("--nms"))[3]
+    expected = np.array([rows[0], rows[2], [205, 205, 300, 300, 0.0977289]])
+    np.testing.assert_allclose(merged, expected, rtol=1e-5)
+    merged = ctdet.merge_outputs(scales, options("--nms", "--keep_discarded"))[3]
+    np.testing.assert_allclose(merged, [*expected, rows[3]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_batch_gives_what_its_pictures_give(mirrored):
+    generator = torch.Generator().manual_seed(0)
+    opt = options()
+    heads = opt.heads.items()
+    pictures = [{head: torch.randn(1, n, 16, 16, generator=generator) for head, n in heads} for _ in range(6)]
+    metas = [{"c": np.float32([30 + k, 20]), "s": 70.0 + k, "output_size": (16, 16), "scale": 1 + k} for k in range(3)]
+
+    def results(numbers):
+        chosen = [pictures[n] for n in numbers] + ([pictures[n + 3] for n in numbers] if mirrored else [])
+        output = {head: torch.cat([picture[head] for picture in chosen]) for head in opt.heads}
+        dets = ctdet.decode(output, opt, mirrored=mirrored)
+        return [rows_of(found) for found in ctdet.to_picture(dets, [metas[n] for n in numbers], opt)]
+
+    for together, alone in zip(results([0, 1, 2]), [results([n])[0] for n in range(3)], strict=True):
+        np.testing.assert_array_equal(together, alone)
+
+
+# The whole way
+
+
+class BrightBox(nn.Module):
+    """Finds the bright rectangle of its input: one peak of class 4 at its centre; size and offset all over the map."""
+
+    def forward(self, batch):
+        bright = batch.sum(1) > 0
+        hm = torch.full((len(batch), 20, batch.shape[2] // 4, batch.shape[3] // 4), -9.0)
+        wh, reg = torch.ones_like(hm[:, :2]), torch.ones_like(hm[:, :2])
+        for k in range(len(batch)):
+            rows, columns = bright[k].any(1).nonzero(), bright[k].any(0).nonzero()
+            start = torch.stack([columns.min(), rows.min()]) / 4
+            end = torch.stack([columns.max() + 1, rows.max() + 1]) / 4
+            cell = ((start + end) / 2).long()
+            hm[k, 3, cell[1], cell[0]] = 3.0
+            wh[k] *= (end - start)[:, None, None]
+            reg[k] *= ((start + end) / 2 - cell)[:, None, None]
+        return [{"hm": hm, "wh": wh, "reg": reg}]
+
+
+@pytest.mark.parametrize("args", [[], ["--keep_res"], ["--flip_test"], ["--keep_res", "--flip_test"]])
+@pytest.mark.parametrize("scales", ["1", "0.5", "1.5", "0.5,1,1.5"])
+def test_a_box_comes_back_where_it_is(args, scales):
+    image = np.zeros((150, 200, 3), np.uint8)
+    x1, y1, x2, y2 = box = [70, 50, 110, 100]
+    image[y1:y2, x1:x2] = 255
+    opt = options("--input_res", "128", "--test_scales", scales, *args)
+    found = Detector(opt, BrightBox(), CPU).run(image)["results"][4]
+    best = found[found[:, 4].argmax()]
+    np.testing.assert_allclose(best[:4], box, atol=3)
+    assert best[4] == pytest.approx(1 / (1 + np.exp(-3)), rel=1e-5)  # the mirrored picture has its peak there too
+    assert (found[:, 4] > 0.5).sum() == 1  # those of other scales lose their score to it
+
+
+class Patches(nn.Module):
+    """Random maps that depend on the 4 x 4 pixels of each cell alone."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = nn.ModuleDict({head: nn.Conv2d(3, n, 4, stride=4) for head, n in heads.items()})
+
+    def forward(self, batch):
+        return [{head: layer(batch) for head, layer in self.heads.items()}]
+
+
+def test_the_flip_test_is_symmetric():
+    """With a flip test a mirrored picture gives mirrored boxes, whatever the network."""
+    opt = options("--not_reg_offset", "--flip_test")
+    torch.manual_seed(0)
+    detector = Detector(opt, Patches(opt.heads), CPU)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+    def best(picture, mirror):
+        rows = rows_of(detector.run(picture)["results"])
+        if mirror:
+            rows[:, [1, 3]] = 64 - rows[:, [3, 1]]
+        return rows[np.argsort(-rows[:, 5])][:50]
+
+    np.testing.assert_allclose(best(image, False), best(image[:, ::-1].copy(), True), atol=1e-3)
+    detector.opt.flip_test = False
+    assert not np.allclose(best(image, False), best(image[:, ::-1].copy(), True), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A file with a network of random weights and its description."""
+    opt = options("--input_res", "96", "--head_conv", "32")
+    torch.manual_seed(0)
+    model = create_model("res_18", opt.heads, 32)
+    path = tmp_path_factory.mktemp("model") / "model_last.pth"
+    save_model(path, 3, model, extra={"model": model_card(opt)})
+    return str(path)
+
+
+def detector_of(checkpoint, *args):
+    return create_detector(opts().parse(["ctdet", "--load_model", checkpoint, *args]), CPU, log=lambda line: None)
+
+
+def test_a_checkpoint_is_enough(checkpoint, tmp_path):
+    given = opts().parse(["ctdet", "--load_model", checkpoint])
+    before = copy.deepcopy(vars(given))
+    detector = create_detector(given, CPU, log=lambda line: None)
+    assert vars(given).keys() == before.keys() and given.arch == "dla_34" and given.num_classes == 80
+    opt = detector.opt
+    assert (opt.arch, opt.head_conv, opt.dataset, opt.num_classes) == ("res_18", 32, "pascal", 20)
+    assert (opt.input_h, opt.input_w, opt.output_h, opt.input_res) == (96, 96, 24, 96)
+    assert opt.class_names[14] == "person" and opt.heads == {"hm": 20, "wh": 2, "reg": 2}
+    np.testing.assert_allclose(opt.mean.reshape(3), (0.485, 0.456, 0.406), rtol=1e-6)
+
+    image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), image)
+    found = detector.run(image)
+    assert set(found) == {"results", *TIMES}
+    assert all(found[name] >= 0 for name in TIMES)
+    assert found["tot"] == pytest.approx(sum(found[name] for name in TIMES[1:]), rel=1e-6)
+    assert list(found["results"]) == list(range(1, 21))
+    assert sum(len(rows) for rows in found["results"].values()) == 100
+    for same in (str(tmp_path / "picture.png"), tmp_path / "picture.png", prepare(image, opt)):
+        np.testing.assert_array_equal(rows_of(detector.run(same)["results"]), rows_of(found["results"]))
+    with pytest.raises(UserError, match="there is no such file"):
+        detector.run(tmp_path / "other.png")
+
+
+def test_options_that_agree_with_the_checkpoint(checkpoint):
+    opt = detector_of(checkpoint, "--arch", "res_18", "--head_conv", "32", "--dataset", "pascal", "--K", "7").opt
+    assert (opt.arch, opt.dataset, opt.input_w, opt.K) == ("res_18", "pascal", 96, 7)
+    opt = detector_of(checkpoint, "--input_h", "64").opt  # the network takes any size
+    assert (opt.input_h, opt.input_w, opt.output_h, opt.input_res) == (64, 96, 16, 96)
+    opt = detector_of(checkpoint, "--input_res", "128", "--keep_res").opt
+    assert (opt.input_h, opt.input_w, opt.keep_res) == (128, 128, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--arch", "dla_34"], "--arch dla_34: the network in .* has res_18"),  # also when it is the default
+        (["--head_conv", "64"], "--head_conv 64: the network in .* has 32"),
+        (["--dataset", "coco"], "--dataset coco: its classes are not those of .* trained on pascal"),
+        (["--not_reg_offset"], "options of the heads: "),
+        (["--cat_spec_wh"], "options of the heads: "),
+    ],
+)
+def test_options_that_contradict_the_checkpoint(checkpoint, args, message):
+    with pytest.raises(UserError, match=message):
+        detector_of(checkpoint, *args)
+
+
+def test_heads_of_the_checkpoint():
+    for args in (["--not_reg_offset"], ["--cat_spec_wh"], ["--dense_wh"]):
+        trained = options(*args)
+        opt = use_model_card(opts().parse(["ctdet", "--load_model", "x.pth"]), model_card(trained))
+        assert opt.heads == trained.heads
+        assert (opt.reg_offset, opt.cat_spec_wh) == (trained.reg_offset, trained.cat_spec_wh)
+
+
+def test_cards_that_cannot_be_used():
+    opt, card = opts().parse(["ctdet", "--load_model", "x.pth", "--input_res", "96"]), model_card(options())
+    with pytest.raises(UserError, match="x.pth: its description of the network lacks heads, mean"):
+        use_model_card(opt, {name: value for name, value in card.items() if name not in ("heads", "mean")})
+    with pytest.raises(UserError, match="task ctdet: the network in x.pth was trained for the task ddd"):
+        use_model_card(opt, {**card, "task": "ddd"})
+    with pytest.raises(UserError, match="--input_h 96: hourglass needs a multiple of 128"):
+        use_model_card(opt, {**card, "arch": "hourglass"})
+
+
+def test_a_checkpoint_without_description_goes_by_the_options(tmp_path):
+    opt = options()
+    torch.manual_seed(0)
+    path = str(tmp_path / "plain.pth")
+    save_model(path, 1, create_model("res_18", opt.heads, opt.head_conv))
+    opt.load_model = path
+    detector = create_detector(opt, log=lambda line: None)
+    assert detector.opt.input_h == 64 and len(detector.run(np.zeros((20, 30, 3), np.uint8))["results"]) == 20
+    opt.load_model = ""
+    with pytest.raises(UserError, match="--load_model: "):
+        create_detector(opt)
+
+
+def test_pictures_of_debug(checkpoint):
+    image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    assert "pictures" not in detector_of(checkpoint).run(image)
+    drawn = detector_of(checkpoint, "--debug", "1", "--vis_thresh", "0").run(image)["pictures"]
+    assert set(drawn) == {"ctdet"} and drawn["ctdet"].shape == image.shape
+    assert not np.array_equal(drawn["ctdet"], image)
+    args = ["--debug", "2", "--test_scales", "0.5,1", "--flip_test"]
+    drawn = detector_of(checkpoint, *args).run(image)["pictures"]
+    assert set(drawn) == {"pred_hm_0.5", "out_pred_0.5", "pred_hm_1.0", "out_pred_1.0", "ctdet"}
+    assert drawn["pred_hm_0.5"].shape == (96, 96, 3)

@@ -1,0 +1,305 @@
+"""test.py and demo.py from end to end, with a network of random weights on a very small data set."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import demo as demo_script
+from centernet.engine.processes import run_script
+from centernet.models import create_model, save_model
+from centernet.opts import model_card, opts
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+
+# By its path, because Python has a package of the name test.
+specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
+score_script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(score_script)
+
+
+def run(script, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script in this process, which saves its start; gives its exit status and what it printed."""
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(sys, "argv", [Path(script.__file__).name, "ctdet", *arguments])
+        patch.delenv("DISPLAY", raising=False)
+        patch.delenv("WAYLAND_DISPLAY", raising=False)
+        try:
+            run_script(script.main, opts())
+        except SystemExit as ended:
+            status = ended.code
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    """A file with a network whose maps vary over the picture, and its description."""
+    opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64"])
+    torch.manual_seed(0)
+    model = create_model("res_18", opt.heads, opt.head_conv)
+    for module in model.modules():
+        if isinstance(module, nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.05)
+    for head in opt.heads:
+        nn.init.normal_(model.get_submodule(head)[2].weight, std=0.3)
+    nn.init.constant_(model.get_submodule("wh")[2].bias, 4)
+    path = tmp_path_factory.mktemp("model") / "model_last.pth"
+    save_model(path, 3, model, extra={"model": model_card(opt)})
+    return str(path)
+
+
+@pytest.fixture
+def score(checkpoint, tiny_voc, tmp_path):
+    """Run test.py on the small data set."""
+
+    def score(*arguments: str) -> subprocess.CompletedProcess:
+        paths = ("--load_model", checkpoint, "--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp"))
+        return run(score_script, *paths, *arguments)
+
+    return score
+
+
+def results_of(tmp_path: Path, exp_id: str = "default") -> list:
+    return json.loads((tmp_path / "exp/ctdet" / exp_id / "results.json").read_text())
+
+
+# test.py
+
+
+def test_results_and_scores(score, tmp_path):
+    folder = tmp_path / "exp/ctdet/default"
+    folder.mkdir(parents=True)
+    (folder / "opt.txt").write_text("of the training")
+    done = score()
+    assert done.returncode == 0, done.stderr
+    results = results_of(tmp_path)
+    assert [len(pictures) for pictures in results] == [4] * 21 and not any(results[0])
+    for k in range(4):
+        rows = [row for cls in results[1:] for row in cls[k]]
+        assert len(rows) == 100 and all(len(row) == 5 and 0 < row[4] < 1 for row in rows)
+    times = "tot .* |load .* |pre .* |net .* |dec .* |post .* |merge ".replace("|", r"\|")
+    assert re.search(f"^seconds a picture: {times}", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^mAP \d\.\d{4}$", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"^AP/\w+ \d\.\d{4}$", done.stdout, re.MULTILINE)) == 20
+    assert f"results: {folder / 'results.json'}" in done.stdout
+    assert (folder / "opt.txt").read_text() == "of the training"
+    (options,) = folder.glob("logs_*/opt.txt")
+    assert "\n  arch: res_18\n" in options.read_text()  # what the checkpoint has, not the default
+
+
+def test_reading_ahead_does_not_change_the_results(score, tmp_path):
+    assert score("--exp_id", "ahead", "--print_iter", "1").returncode == 0
+    done = score("--exp_id", "alone", "--not_prefetch_test", "--print_iter", "2")
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path, "ahead") == results_of(tmp_path, "alone")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("alone| [")]
+    assert [line.split("|")[1] for line in lines] == [" [0/4]", " [2/4]"]
+    assert re.search(r"\|Tot: .* \|ETA: .* \|tot \d\.\d{3} \|load \d\.\d{3} ", lines[0])
+
+
+def test_two_processes_give_the_results_of_one(score, checkpoint, tiny_voc, tmp_path):
+    assert score("--exp_id", "one", "--flip_test").returncode == 0
+    command = [*LAUNCH, "--nproc_per_node=2", str(ROOT / "src/test.py"), "ctdet", "--exp_id", "two", "--flip_test"]
+    command += ["--load_model", checkpoint, "--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp")]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, two = results_of(tmp_path, "one"), results_of(tmp_path, "two")
+    for cls_one, cls_two in zip(one, two, strict=True):
+        for rows_one, rows_two in zip(cls_one, cls_two, strict=True):
+            np.testing.assert_allclose(np.reshape(rows_one, (-1, 5)), np.reshape(rows_two, (-1, 5)), atol=1e-3)
+    assert "2 process(es)" in done.stdout and done.stdout.count("mAP ") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--flip_test"],
+        ["--keep_res"],
+        ["--nms"],
+        ["--K", "20"],
+        ["--input_res", "96"],
+        ["--test_scales", "0.5,1,1.5", "--keep_res", "--flip_test"],
+        ["--test_scales", "0.5,1", "--keep_discarded"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_tests(score, tmp_path, arguments):
+    assert score("--exp_id", "plain", "--not_prefetch_test").returncode == 0
+    done = score(*arguments, "--not_prefetch_test")
+    assert done.returncode == 0, done.stderr
+    results = results_of(tmp_path)
+    assert results != results_of(tmp_path, "plain")
+    count = 20 if "--K" in arguments else 100
+    for k in range(4):
+        assert 0 < sum(len(cls[k]) for cls in results[1:]) <= count
+
+
+def test_fix_res_is_what_happens_anyway(score, tmp_path):
+    assert score("--exp_id", "plain").returncode == 0
+    assert score("--fix_res").returncode == 0
+    assert results_of(tmp_path) == results_of(tmp_path, "plain")
+
+
+def test_resume_takes_the_checkpoint_of_the_run(score, tmp_path, checkpoint):
+    folder = tmp_path / "exp/ctdet/trained"
+    folder.mkdir(parents=True)
+    (folder / "model_last.pth").write_bytes(Path(checkpoint).read_bytes())
+    for exp_id in ("trained", "trainedTEST"):
+        done = score("--load_model", "", "--resume", "--exp_id", exp_id)
+        assert done.returncode == 0, done.stderr
+        assert f"loaded {folder / 'model_last.pth'}, epoch 3" in done.stdout
+    assert results_of(tmp_path, "trained") == results_of(tmp_path, "trainedTEST")
+
+
+def test_pictures_of_a_test(score, tmp_path):
+    done = score("--debug", "4")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "exp/ctdet/default/debug").iterdir()}
+    assert names == {f"{k}_{name}.png" for k in range(7, 11) for name in ("ctdet", "pred_hm_1.0", "out_pred_1.0")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--load_model", ""], "error: --load_model: needs the checkpoint"),
+        (["--load_model", "no.pth"], "error: no.pth: there is no such checkpoint file"),
+        (["--load_model", "", "--resume"], "model_last.pth: there is no such checkpoint file"),
+        (["--data_path", "no/such"], "error: --data_path no/such: this folder does not exist"),
+        (["--trainval"], "error: --trainval: the data set pascal has no test split"),
+        (["--arch", "dla_34"], "error: --arch dla_34: the network in "),
+        (["--test_scales", "1,0.001"], "error: --test_scales 0.001: nothing is left of a picture of "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_ends_test_with_one_line(score, arguments, message):
+    done = score(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_broken_picture_is_named(score, tiny_voc):
+    (tiny_voc / "voc/images/000009.jpg").write_bytes(b"no picture")
+    done = score()
+    assert done.returncode == 2
+    assert "000009.jpg: this picture cannot be read, it is no picture or damaged" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+# demo.py
+
+
+@pytest.fixture
+def demo(checkpoint, tmp_path):
+    """Run demo.py, on a machine without a display."""
+
+    def demo(*arguments: str) -> subprocess.CompletedProcess:
+        return run(demo_script, "--load_model", checkpoint, "--exp_dir", str(tmp_path / "exp"), *arguments)
+
+    return demo
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+TIME_LINE = re.compile(
+    "".join(rf"{name} \d+\.\d{{3}}s \|" for name in ("tot", "load", "pre", "net", "dec", "post", "merge"))
+)
+
+
+def test_demo_of_a_picture(demo, tmp_path, tiny_voc):
+    picture = tiny_voc / "voc/images/000007.jpg"
+    done = demo("--demo", str(picture), "--vis_thresh", "0")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "exp/ctdet/default/demo"
+    assert names_in(folder) == ["000007_ctdet.png"]
+    assert done.stderr == f"no display: pictures go to {folder}\n"
+    assert len(TIME_LINE.findall(done.stdout)) == 1
+    drawn, plain = cv2.imread(str(folder / "000007_ctdet.png")), cv2.imread(str(picture))
+    assert drawn.shape == plain.shape and not np.array_equal(drawn, plain)
+
+
+def test_demo_of_a_folder(demo, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    for name in ("b.JPG", "a.png", "c.bmp", "d.webp", "e.jpeg", "a.jpg"):
+        (folder / name).write_bytes(cv2.imencode(Path(name).suffix.lower(), image)[1].tobytes())
+    (folder / "notes.txt").write_text("no picture")
+    done = demo("--demo", str(folder), "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path / "out") == [f"{name}_ctdet.png" for name in ("a.jpg", "a.png", "b", "c", "d", "e")]
+    assert len(TIME_LINE.findall(done.stdout)) == 6
+    assert f"6 picture(s), saved in {tmp_path / 'out'}" in done.stdout
+    assert done.stderr == "" and not (tmp_path / "exp").exists()
+
+
+def test_demo_of_a_video(demo, tmp_path):
+    path = str(tmp_path / "clip.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    assert writer.isOpened()
+    for k in range(3):
+        writer.write(np.full((48, 64, 3), 60 * k, np.uint8))
+    writer.release()
+    done = demo("--demo", path, "--output_dir", str(tmp_path / "out"), "--debug", "2", "--flip_test")
+    assert done.returncode == 0, done.stderr
+    kinds = ("ctdet", "out_pred_1.0", "pred_hm_1.0")
+    assert names_in(tmp_path / "out") == [f"clip_{k:06d}_{kind}.png" for k in (1, 2, 3) for kind in kinds]
+    assert len(TIME_LINE.findall(done.stdout)) == 3
+
+
+def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
+    shown = []
+
+    def show(pictures, folder, prefix, show, delay):
+        shown.append((list(pictures), show, delay))
+        return 27
+
+    monkeypatch.setattr(demo_script, "show_or_save", show)
+    done = demo("--demo", str(tiny_voc / "voc/images"))
+    assert done.returncode == 0 and "1 picture(s)" in done.stdout
+    assert shown == [(["ctdet"], True, 0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: --demo: needs a picture, a folder of pictures, a video, or the word webcam"),
+        (["--demo", "no.jpg"], "error: --demo no.jpg: there is no such file or folder"),
+        (["--demo", "no.avi"], "error: --demo no.avi: there is no such file"),
+        (["--demo", "EMPTY"], "no pictures in this folder"),
+        (["--demo", "EMPTY/x.png"], "x.png: this picture cannot be read, it is no picture or damaged"),
+        (["--demo", "EMPTY/x.mp4"], "x.mp4: this video cannot be read"),
+        (["--demo", "PICTURE", "--load_model", ""], "error: --load_model: needs the checkpoint"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_ends_demo_with_one_line(demo, tmp_path, tiny_voc, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    arguments = [
+        argument.replace("EMPTY", str(empty)).replace("PICTURE", str(tiny_voc / "voc/images/000007.jpg"))
+        for argument in arguments
+    ]
+    for name in ("x.png", "x.mp4"):
+        if any(argument.endswith(name) for argument in arguments):
+            (empty / name).write_text("something else")
+    done = demo(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
