@@ -66,7 +66,9 @@ def frames(source: str) -> Iterator[tuple[str, np.ndarray]]:
     camera = source == "webcam"
     if not camera and not Path(source).is_file():
         raise UserError(f"--demo {source}: there is no such file")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it warns of every reader that does not fit
+    # OpenCV warns of every reader that does not fit; where the level is set differs between its versions 4 and 5.
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    set_log_level(0)
     capture = cv2.VideoCapture(0 if camera else source)
     if not capture.isOpened():
         raise UserError(f"--demo {source}: " + ("no camera was found" if camera else "this video cannot be read"))

@@ -4,32 +4,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d as _torchvision_deform_conv2d
 
-
-def deform_conv2d(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Deformable convolution; arguments and result as ``torchvision.ops.deform_conv2d``.
-
-    Args:
-        input: (N, C, H, W).
-        offset: (N, 2 * groups * kh * kw, H_out, W_out); channel 2t is dy and 2t + 1 is dx of kernel tap t, in pixels.
-        weight: (C_out, C / conv_groups, kh, kw).
-        bias: (C_out,) or None.
-        mask: (N, groups * kh * kw, H_out, W_out), the factor of each tap, or None for 1.
-
-    Returns:
-        (N, C_out, H_out, W_out). Samples are bilinear with zeros outside the picture.
-    """
-    return _torchvision_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+from ..ops.deform_conv import deform_conv2d
 
 
 class DCN(nn.Module):
