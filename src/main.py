@@ -30,18 +30,24 @@ def main(parser: opts, opt) -> None:
     torch.backends.cudnn.allow_tf32 = False  # float32 convolutions are float32, or loss curves would differ by device
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
 
-    # Data set and network. One process of each machine prepares them while the others wait.
+    # Data set and network.
     task, dataset = get_task(opt.task), get_dataset(opt.dataset)
     folder = dataset.locate(Path(opt.data_dir))
-    for first in (True, False):
-        if first == (processes.local_rank == 0):
-            dataset.prepare(folder, log=say)
-            pretrained = None if opt.resume else opt.pretrained
-            model = create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say)
-        processes.barrier()
+    processes.one_first(lambda: dataset.prepare(folder, log=say))
+    pretrained = None if opt.resume else opt.pretrained
+    model = processes.one_first(lambda: create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say))
     validates = opt.test or 0 < opt.val_intervals < NEVER
     val_set = dataset(folder, "val", task) if validates else None
     train_set = dataset(folder, "train", task) if not opt.test else None
+    lower_is_better = opt.metric in (*task.Loss.names, "time")
+    if validates and not lower_is_better and opt.metric != val_set.main_score:
+        known = ", ".join((*task.Loss.names, "time", val_set.main_score))
+        raise UserError(f"--metric {opt.metric}: choose from {known}")
+    if train_set is not None:
+        shares = process_shares(opt, processes.count)
+        batches = TrainBatches(len(train_set), shares, processes.rank, opt.seed, opt.num_iters)
+        if len(batches) == 0:
+            raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} pictures to train on")
     if opt.prepare_only:
         for split in (train_set, val_set):
             if split is not None:
@@ -61,17 +67,8 @@ def main(parser: opts, opt) -> None:
         say(lines(trainer.evaluate(start_epoch, val_set)))
         return
 
-    batches = TrainBatches(
-        len(train_set), process_shares(opt, processes.count), processes.rank, opt.seed, opt.num_iters
-    )
-    if len(batches) == 0:
-        raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} pictures to train on")
     loader = make_loader(Samples(train_set, opt, train=True), batches, opt.num_workers, trainer.pin_memory)
     trainer.iteration = start_epoch * len(batches)
-    lower_is_better = opt.metric in (*task.Loss.names, "time")
-    if validates and not lower_is_better and opt.metric != val_set.main_score:
-        known = ", ".join((*task.Loss.names, "time", val_set.main_score))
-        raise UserError(f"--metric {opt.metric}: choose from {known}")
     say(
         f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(train_set)} pictures, input {opt.input_w} x "
         f"{opt.input_h}, {opt.num_epochs} epochs of {len(batches)} iterations of {opt.batch_size} pictures, "

@@ -29,10 +29,7 @@ def main(parser: opts, opt) -> None:
 
     dataset = get_dataset(opt.dataset)
     folder = dataset.locate(Path(opt.data_dir))
-    for first in (True, False):  # one process of each machine prepares it while the others wait
-        if first == (processes.local_rank == 0):
-            dataset.prepare(folder, log=say)
-        processes.barrier()
+    processes.one_first(lambda: dataset.prepare(folder, log=say))
     pictures = dataset(folder, "val" if not opt.trainval else "test", get_task(opt.task))
     if opt.trainval and pictures.annotation_file == pictures.find_annotations(folder, "val"):
         raise UserError(f"--trainval: the data set {opt.dataset} has no test split; without it the val split is tested")

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,17 @@ class Processes:
         """Wait for all processes."""
         if self.count > 1:
             self.gather(None)
+
+    def one_first(self, prepare: Callable[[], Any]) -> Any:
+        """What ``prepare`` gives: one process of each machine runs it first and the others when it is done.
+
+        For what is downloaded, converted or drawn once and then found by all.
+        """
+        for first in (True, False):
+            if first == (self.local_rank == 0):
+                result = prepare()
+            self.barrier()
+        return result
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes on rank 0, None on the others. Any picklable object."""

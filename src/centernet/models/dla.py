@@ -15,7 +15,7 @@ from .heads import make_head, normal_001, zero_bias
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 
-# The first address is the original one and no longer answers.
+# The reference's address, which no longer answers.
 DLA_URLS = {34: ["http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"]}
 
 
