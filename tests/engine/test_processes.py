@@ -124,6 +124,14 @@ def test_killing_the_launcher_leaves_no_orphans(tmp_path, tiny_voc):
     assert wait_until_gone(str(tmp_path), 30) == []
 
 
+def test_a_mistake_that_all_processes_find_is_told_once(tmp_path, tiny_voc):
+    started, folder = start_training(tmp_path, tiny_voc, "--batch_size", "3")
+    _, errors = started.communicate(timeout=120)
+    assert started.returncode == 2, errors
+    assert errors.count("error: --batch_size 3: less than one picture for one of 4 processes") == 1, errors
+    assert "Traceback" not in errors and not folder.exists()
+
+
 def test_a_broken_picture_ends_the_run_with_its_name(tmp_path, tiny_voc):
     picture = sorted((tiny_voc / "voc/images").iterdir())[0]
     picture.write_bytes(b"no picture")

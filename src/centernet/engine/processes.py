@@ -111,7 +111,7 @@ def start(opt) -> Processes:
     if min(process_shares(opt, count)) < 1:
         raise UserError(f"--batch_size {opt.batch_size}: less than one picture for one of {count} processes")
     device, exclusive = _choose_device(opt, local_rank)
-    if opt.sync_bn and (device.type == "cpu" or count == 1):
+    if opt.sync_bn and (device.type == "cpu" or (count == 1 and not opt.prepare_only)):
         raise UserError("--sync_bn: needs several processes, each on an accelerator")
     if count > 1:
         _die_with_parent()
@@ -196,8 +196,8 @@ def _lost_companion(error: Exception) -> bool:
 
 
 def _first_to_fail() -> bool:
-    if _store is None:
-        return True
+    if _store is None:  # before they have met, all find the same
+        return os.environ.get("RANK", "0") == "0"
     try:
         return _store.add("failed", 1) == 1
     except (RuntimeError, OSError):  # the process that kept the store is gone
