@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .datasets.augmentation import View, color_matrix
 from .datasets.base import CocoStyleDataset, read_image
-from .datasets.loader import apply_color
+from .datasets.loader import apply_color, start_worker
 from .engine import processes
 from .errors import UserError
 from .models import create_model, load_model, read_checkpoint
@@ -189,7 +189,7 @@ class PreparedPictures(Dataset):
 def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoader:
     """(image id, prepared picture) of the pictures ``indices``, from a process that reads ahead."""
     pictures = PreparedPictures(dataset, indices, opt)
-    return DataLoader(pictures, batch_size=None, num_workers=1, collate_fn=_shared, worker_init_fn=_one_thread)
+    return DataLoader(pictures, batch_size=None, num_workers=1, collate_fn=_shared, worker_init_fn=start_worker)
 
 
 def paths(dataset: CocoStyleDataset, indices: Sequence[int]) -> Iterator[tuple[int, Path]]:
@@ -203,8 +203,3 @@ def _shared(sample: tuple[int, dict]) -> tuple[int, dict]:
     image_id, prepared = sample
     images = {scale: torch.from_numpy(view) for scale, view in prepared["images"].items()}
     return image_id, {**prepared, "image": torch.from_numpy(prepared["image"]), "images": images}
-
-
-def _one_thread(worker: int) -> None:
-    # OpenCV's own threads would take cores from the network.
-    cv2.setNumThreads(0)

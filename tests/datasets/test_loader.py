@@ -1,5 +1,7 @@
 """Batches: who gets which picture, in which epoch, and how much travels from the workers."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from centernet.datasets.loader import (
     collate,
     finish_batch,
     make_loader,
+    start_worker,
 )
 from centernet.opts import chunk_sizes, opts
 from centernet.tasks import ctdet
@@ -208,3 +211,12 @@ def test_apply_color():
     expected = torch.einsum("bij,bhwj->bihw", color[:, :, :3], image.float()) + color[:, :, 3, None, None]
     torch.testing.assert_close(result, expected)
     assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_loader_process_says_nothing_of_a_reader_that_was_killed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    start_worker(0)
+    sys.excepthook(ConnectionResetError, ConnectionResetError("reset"), None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(ValueError, ValueError("a defect"), None)
+    assert "a defect" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """From data set to batches on the device."""
 
+import sys
 from collections.abc import Iterator
 
 import cv2
@@ -82,14 +83,21 @@ def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0 and samples.train,
-        worker_init_fn=_one_thread,
+        worker_init_fn=start_worker,
     )
 
 
-def _one_thread(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What a loader process does first."""
     # The workers share the cores among each other; OpenCV's and PyTorch's own threads would only get in the way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # When the process that reads is killed, the thread that hands it tensors would print a traceback over the report of
+    # the launcher.
+    show = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: (
+        None if issubclass(kind, (ConnectionError, EOFError)) else show(kind, error, trace)
+    )
 
 
 def collate(samples: list[dict]) -> dict:
