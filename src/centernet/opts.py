@@ -259,8 +259,7 @@ class opts:
         opt = self.parser.parse_args(args)
         marked = self.parser.parse_args(args, argparse.Namespace(**dict.fromkeys(vars(opt))))
         # -1 is how a command line says that it leaves the choice to the program.
-        self.given = {name for name, value in vars(marked).items() if value is not None and value != -1}
-        opt.given = sorted(self.given)
+        opt.given = sorted(name for name, value in vars(marked).items() if value is not None and value != -1)
         try:
             self._check(opt)
             self._derive(opt)
@@ -274,9 +273,8 @@ class opts:
         """One line for each option that was given and that nothing in ``script`` will look at."""
         own = TASK_OPTIONS[opt.task]
         others = set().union(*TASK_OPTIONS.values()) - own
-        notes = [f"note: --{name} has no effect on task {opt.task}" for name in sorted(self.given & others)]
-        unused = self.given & UNUSED_OPTIONS[script]
-        notes += [f"note: --{name} has no effect in {script}" for name in sorted(unused)]
+        notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
+        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in UNUSED_OPTIONS[script]]
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes

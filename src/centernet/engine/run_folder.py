@@ -60,11 +60,14 @@ class RunFolder:
             aside = time.strftime("train_log_before_%Y-%m-%d-%H-%M-%S.csv")
             path.rename(self.path / aside)
             print(f"{path}: from an earlier run, kept as {aside}")
-        self._losses = open(path, "w", newline="")  # noqa: SIM115 (open for the whole run)
+        # Written aside, so that a resumed run that is stopped here still has its earlier losses.
+        part = path.with_name(path.name + ".part")
+        with open(part, "w", newline="") as file:
+            header = ["epoch", "iteration", *self.loss_names, "lr", "images/s"]
+            csv.writer(file, lineterminator="\n").writerows([header, *kept])
+        part.replace(path)
+        self._losses = open(path, "a", newline="")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
-        self._csv.writerow(["epoch", "iteration", *self.loss_names, "lr", "images/s"])
-        self._csv.writerows(kept)
-        self._losses.flush()
 
     def write_losses(self, rows: list[tuple[int, int, list[float], float, float]]) -> None:
         """One line an iteration: epoch, iteration from 1 over the whole run, loss parts, rate, images a second."""

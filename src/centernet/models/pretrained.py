@@ -26,7 +26,7 @@ def load_pretrained(model: nn.Module, arch: str, pretrained: str, urls: list[str
     if pretrained == "imagenet":
         if not urls:
             raise UserError(f"--pretrained imagenet: there are no ImageNet weights for {arch}; use --pretrained none")
-        source, state = urls[0], _download(arch, urls)
+        source, state = _download(arch, urls)
     else:
         checkpoint = read_checkpoint(pretrained)
         source, state = pretrained, checkpoint.get("state_dict", checkpoint)
@@ -41,12 +41,13 @@ def load_pretrained(model: nn.Module, arch: str, pretrained: str, urls: list[str
     log(f"--pretrained {pretrained}: {len(fitting)} entries of {source} loaded")
 
 
-def _download(arch: str, urls: list[str]) -> dict:
+def _download(arch: str, urls: list[str]) -> tuple[str, dict]:
+    """The first address that answers, and its weights."""
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     reasons = []
     for url in urls:
         try:
-            return torch.hub.load_state_dict_from_url(
+            return url, torch.hub.load_state_dict_from_url(
                 url, map_location="cpu", check_hash=True, weights_only=True, progress=False
             )
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
