@@ -1,6 +1,7 @@
 """Train a detector: ``python src/main.py ctdet --dataset pascal ...``; in several processes through ``torchrun``."""
 
 import datetime
+import math
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
 from centernet.engine import processes as engine_processes
+from centernet.engine.precision import check_amp
 from centernet.engine.run_folder import RunFolder
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
@@ -26,22 +28,24 @@ def main(parser: opts, opt) -> None:
     say = processes.print
     for note in parser.notes(opt):
         say(note)
+    check_amp(opt.amp, processes.device)
     torch.manual_seed(opt.seed)
     torch.backends.cudnn.allow_tf32 = False  # float32 convolutions are float32, or loss curves would differ by device
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
 
     # Data set and network.
     task, dataset = get_task(opt.task), get_dataset(opt.dataset)
-    folder = dataset.locate(Path(opt.data_dir))
-    processes.one_first(lambda: dataset.prepare(folder, log=say))
+    processes.one_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=say))
     pretrained = None if opt.resume else opt.pretrained
     model = processes.one_first(lambda: create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say))
     validates = opt.test or 0 < opt.val_intervals < NEVER
-    val_set = dataset(folder, "val", task) if validates else None
-    train_set = dataset(folder, "train", task) if not opt.test else None
+    val_set = dataset(opt, "val") if validates else None
+    train_set = dataset(opt, "train") if not opt.test else None
+    if "metric" not in opt.given:
+        opt.metric = opt.main_score  # "loss" of the reference's options says little about detections
     lower_is_better = opt.metric in (*task.Loss.names, "time")
-    if validates and not lower_is_better and opt.metric != val_set.main_score:
-        known = ", ".join((*task.Loss.names, "time", val_set.main_score))
+    if validates and not lower_is_better and opt.metric not in val_set.score_names:
+        known = ", ".join((*task.Loss.names, "time", *val_set.score_names))
         raise UserError(f"--metric {opt.metric}: choose from {known}")
     if train_set is not None:
         shares = process_shares(opt, processes.count)
@@ -93,7 +97,8 @@ def main(parser: opts, opt) -> None:
         if due:
             val_log = trainer.evaluate(epoch, val_set)
             value = val_log[opt.metric]
-            if best is None or (value < best if lower_is_better else value > best):
+            # A score of data without any object is not a number.
+            if best is None or math.isnan(best) or (value < best if lower_is_better else value > best):
                 best = value
                 save("model_best.pth", epoch, with_optimizer=False)
                 save(last, epoch)  # once more, with the new best
@@ -105,7 +110,7 @@ def main(parser: opts, opt) -> None:
 
     if run is not None:
         run.close()
-        score = f"{val_set.main_score}: {val_log[val_set.main_score]:.4f}" if val_log else "score: not validated"
+        score = f"{opt.main_score}: {val_log[opt.main_score]:.4f}" if val_log else "score: not validated"
         print(f"images per second: {trainer.images_per_second:.1f}")
         print(f"final loss: {train_log['loss']:.4f}" if train_log else "final loss: no epoch was left to train")
         print(f"final {score}")

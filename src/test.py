@@ -1,19 +1,20 @@
 """Score a detector: ``python src/test.py ctdet --load_model FILE ...``; in several processes through ``torchrun``."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from progress.bar import Bar
 
 from centernet.datasets import get_dataset
 from centernet.datasets.base import CocoStyleDataset
-from centernet.detector import TIMES, Detector, create_detector, paths, prefetch
+from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
 from centernet.engine import processes as engine_processes
 from centernet.engine.run_folder import RunFolder
 from centernet.errors import UserError
-from centernet.opts import opts
-from centernet.tasks import get_task
+from centernet.opts import opts, process_shares
 from centernet.visualization import show_or_save
 
 
@@ -28,10 +29,9 @@ def main(parser: opts, opt) -> None:
     opt = detector.opt
 
     dataset = get_dataset(opt.dataset)
-    folder = dataset.locate(Path(opt.data_dir))
-    processes.one_first(lambda: dataset.prepare(folder, log=say))
-    pictures = dataset(folder, "val" if not opt.trainval else "test", get_task(opt.task))
-    if opt.trainval and pictures.annotation_file == pictures.find_annotations(folder, "val"):
+    processes.one_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=say))
+    pictures = dataset(opt, "val" if not opt.trainval else "test")
+    if opt.trainval and pictures.annotation_file == pictures.find_annotations(pictures.folder, "val"):
         raise UserError(f"--trainval: the data set {opt.dataset} has no test split; without it the val split is tested")
     run = None
     if processes.is_main:
@@ -45,7 +45,11 @@ def main(parser: opts, opt) -> None:
     )
 
     indices = list(range(len(pictures)))[processes.rank :: processes.count]
-    results, sums = detect(detector, pictures, indices, processes.is_main)
+    # The default of --batch_size is one for training.
+    batch_size = max(process_shares(opt, processes.count)) if "batch_size" in opt.given else 1
+    if batch_size > 1 and opt.not_prefetch_test:
+        raise UserError("--batch_size: with --not_prefetch_test pictures are read and tested one by one; leave one out")
+    results, sums = detect(detector, pictures, indices, batch_size, processes.is_main)
     parts = processes.gather((results, sums))
     if run is None:
         return
@@ -62,38 +66,55 @@ def main(parser: opts, opt) -> None:
 
 
 def detect(
-    detector: Detector, dataset: CocoStyleDataset, indices: list[int], active: bool
+    detector: Detector, dataset: CocoStyleDataset, indices: list[int], batch_size: int, active: bool
 ) -> tuple[dict[int, dict], dict[str, float]]:
     """Run the detector over the pictures ``indices`` of a data set.
 
-    Returns ``{image id: {class from 1: rows}}``, and the seconds of each stage added up over the pictures. ``active``
-    says whether this process shows its progress.
+    ``batch_size`` pictures of one size go through the network together. ``active`` says whether this process shows its
+    progress. Returns ``{image id: {class from 1: rows}}``, and the seconds of each stage added up over the pictures.
     """
     opt = detector.opt
     prefetched = not opt.not_prefetch_test
-    inputs = prefetch(dataset, indices, opt) if prefetched else paths(dataset, indices)
+    inputs = batches(prefetch(dataset, indices, opt), batch_size) if prefetched else read_one_by_one(dataset, indices)
     bar = Bar(opt.exp_id, max=max(len(indices), 1), check_tty=True) if active else None
     results, sums = {}, dict.fromkeys(TIMES, 0.0)
-    for i, (image_id, picture) in enumerate(inputs):
-        found = detector.run(picture)
-        results[image_id] = found["results"]
-        for name in TIMES:
-            sums[name] += found[name]
-        if opt.debug > 0:
-            show_or_save(found["pictures"], opt.debug_dir, f"{image_id}_", show=opt.debug < 4)
-        if bar is not None:
-            text = f"[{i}/{len(indices)}]|Tot: {bar.elapsed_td} |ETA: {bar.eta_td} "
+    for batch in inputs:
+        image_ids, pictures, *infos = zip(*batch, strict=True)
+        for image_id, found in zip(image_ids, detector.run(pictures, *infos), strict=True):
+            i = len(results)
+            results[image_id] = found["results"]
             for name in TIMES:
-                mean = sums[name] / (i + 1)
-                text += f"|{name} {found[name]:.3f}s ({mean:.3f}s) " if prefetched else f"|{name} {mean:.3f} "
-            if opt.print_iter == 0:
-                bar.suffix = text.replace("%", "%%")
-                bar.next()
-            elif i % opt.print_iter == 0:
-                print(f"{opt.exp_id}| {text}", flush=True)
+                sums[name] += found[name]
+            if opt.debug > 0:
+                found["pictures"].update(true_pictures(detector, dataset, image_id))
+                name = str(image_id).replace("/", "_")  # own data may have paths for ids
+                show_or_save(found["pictures"], opt.debug_dir, f"{name}_", show=opt.debug < 4)
+            if bar is not None:
+                text = f"[{i}/{len(indices)}]|Tot: {bar.elapsed_td} |ETA: {bar.eta_td} "
+                for name in TIMES:
+                    mean = sums[name] / (i + 1)
+                    text += f"|{name} {found[name]:.3f}s ({mean:.3f}s) " if prefetched else f"|{name} {mean:.3f} "
+                if opt.print_iter == 0:
+                    bar.suffix = text.replace("%", "%%")
+                    bar.next()
+                elif i % opt.print_iter == 0:
+                    print(f"{opt.exp_id}| {text}", flush=True)
     if bar is not None and opt.print_iter == 0:
         bar.finish()
     return results, sums
+
+
+def read_one_by_one(dataset: CocoStyleDataset, indices: list[int]) -> Iterator[list[tuple]]:
+    """(image id, file, what the task needs besides) of each picture, for a detector that reads it itself."""
+    for index in indices:
+        path = Path(dataset.image_folder, dataset.file_names[index])
+        yield [(dataset.image_ids[index], path, dataset.picture_info(index))]
+
+
+def true_pictures(detector: Detector, dataset: CocoStyleDataset, image_id: int | str) -> dict[str, np.ndarray]:
+    """The picture with its objects, to be looked at beside the detections."""
+    index = dataset.image_ids.index(image_id)
+    return detector.task.true_pictures(dataset.read_image(index), dataset.read_objects(index), detector.opt)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.models.conformance import CONFORMANCE, needs_conformance
 from torch import nn
 
-from centernet.detector import TIMES, Detector, create_detector, prepare
+from centernet.detector import TIMES, Detector, batches, create_detector, prepare
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
 from centernet.opts import model_card, opts, use_model_card
@@ -54,7 +55,7 @@ def test_pre_processing(k):
     np.testing.assert_array_equal(meta["c"], case["c"])
     np.testing.assert_array_equal(meta["s"], case["s"])
     assert meta["output_size"] == tuple(case["out_hw"][::-1])
-    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][scale])
+    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][scale][None])
     assert batch.shape == tuple(case["shape"]) and batch.dtype == torch.float32
     exact = int(cv2.__version__.split(".")[0]) >= 5
     expected, tolerance = (case["images_sub_opencv5"], 2e-5) if exact else (case["images_sub_opencv3"], 0.09)
@@ -86,7 +87,7 @@ def test_a_small_scale_lies_in_a_black_frame():
     """A grey picture of 90 x 120 at scale 0.5 takes the middle 48 rows and 64 columns of an input of 128 x 128."""
     opt = options("--input_res", "128", "--test_scales", "0.5", "--flip_test")
     prepared = prepare(np.full((90, 120, 3), (10, 100, 200), np.uint8), opt)
-    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][0.5]).numpy()
+    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][0.5][None]).numpy()
     mean, std = opt.mean.reshape(3, 1, 1), opt.std.reshape(3, 1, 1)
     inside = (np.array([10, 100, 200]).reshape(3, 1, 1) / 255 - mean) / std
     np.testing.assert_allclose(batch[0, :, 43:85, 35:93], np.broadcast_to(inside, (3, 42, 58)), atol=1e-5)
@@ -100,7 +101,7 @@ def test_a_small_scale_lies_in_a_black_frame():
     "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.float32), None]
 )
 def test_odd_pictures_are_refused(image):
-    with pytest.raises(UserError, match="must be an array"):
+    with pytest.raises(UserError, match="must be a path or an array"):
         prepare(image, options())
 
 
@@ -255,6 +256,46 @@ def test_the_flip_test_is_symmetric():
     np.testing.assert_allclose(best(image, False), best(image[:, ::-1].copy(), True), atol=1e-3)
     detector.opt.flip_test = False
     assert not np.allclose(best(image, False), best(image[:, ::-1].copy(), True), atol=1e-3)
+
+
+@pytest.mark.parametrize("args", [[], ["--keep_res", "--flip_test"], ["--test_scales", "0.5,1"]])
+def test_several_pictures_at_once(args, tmp_path):
+    """An array, a path, a PIL image, and what was prepared, of two sizes: each gives what it gives alone."""
+    opt = options(*args, "--debug", "2")
+    torch.manual_seed(0)
+    detector = Detector(opt, Patches(opt.heads), CPU)
+    rng = np.random.default_rng(0)
+    images = [
+        rng.integers(0, 256, size, dtype=np.uint8) for size in ((64, 80, 3), (64, 64, 3), (64, 80, 3), (64, 80, 3))
+    ]
+    path = tmp_path / "a.png"
+    assert cv2.imwrite(str(path), images[2])
+    pil = Image.fromarray(images[3][:, :, ::-1])
+    together = detector.run([images[0], prepare(images[1], opt), path, pil])
+    assert len(together) == 4 and detector.run([]) == []
+    for picture, found in zip(images, together, strict=True):
+        alone = detector.run(picture)
+        np.testing.assert_allclose(rows_of(found["results"]), rows_of(alone["results"]), atol=1e-4)
+        assert found["pictures"].keys() == alone["pictures"].keys()
+        for name, drawing in alone["pictures"].items():
+            assert np.abs(found["pictures"][name].astype(int) - drawing).mean() < 1, name
+        assert all(found[name] >= 0 for name in TIMES)
+
+
+def test_batches_have_pictures_of_one_size():
+    opt = options("--keep_res")
+    sizes = [(64, 64), (64, 128), (64, 64), (128, 64), (64, 64), (64, 128), (32, 32)]
+    pictures = [(k, prepare(np.zeros((h - 1, w - 1, 3), np.uint8), opt)) for k, (h, w) in enumerate(sizes)]
+    dealt = [[k for k, _ in batch] for batch in batches(pictures, 2)]
+    assert dealt == [[0, 2], [1, 5], [3], [4], [6]]
+    # Never more than four batches' worth waits.
+    many = [(k, prepare(np.zeros((32 * k + 31, 31, 3), np.uint8), opt)) for k in range(12)]
+    came = []
+    pulled = []
+    for batch in batches((pulled.append(k) or (k, picture) for k, picture in many), 2):
+        came += [k for k, _ in batch]
+        assert len(pulled) - len(came) <= 8
+    assert sorted(came) == list(range(12))
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def small(tmp_path: Path, data: Path, *more: str) -> list[str]:
 def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
     arguments = small(tmp_path, tiny_voc, "--num_epochs", "2", "--val_intervals", "1", "--lr_step", "1")
     # From the folder src, as the reference is run.
-    command = [sys.executable, "main.py", "ctdet", *arguments, "--metric", "mAP"]
+    command = [sys.executable, "main.py", "ctdet", *arguments]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT / "src", capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp/ctdet/default"
@@ -75,6 +75,10 @@ def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
     number = r"\s*\d+\.\d{6} \| "
     part = f"loss {number}hm_loss {number}wh_loss {number}off_loss {number}time {number}"
     assert re.match(rf"\d{{4}}(-\d\d){{4}}: epoch: 1 \|{part}{part}mAP {number}", lines[0]), lines[0]
+    with open(folder / "val_log.csv", newline="") as file:
+        header, *scores = csv.reader(file)
+    assert header[:7] == ["epoch", "loss", "hm_loss", "wh_loss", "off_loss", "time", "mAP"] and len(header) == 27
+    assert [row[0] for row in scores] == ["1", "2"] and all(0 <= float(row[6]) <= 1 for row in scores)
     options = (folder / "opt.txt").read_text()
     assert options == (logs / "opt.txt").read_text()
     assert "==> Cmd:" in options and "\n  batch_size: 2\n" in options and "\n  heads: {'hm': 20" in options
@@ -84,6 +88,7 @@ def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
     last = torch.load(folder / "model_last.pth", weights_only=True)
     assert last["epoch"] == 2 and last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1.25e-5)
     assert last["model"]["class_names"][14] == "person"
+    assert list(last["best"]) == ["mAP"]  # a data set that can be scored is judged by its score
     assert "optimizer" not in torch.load(folder / "model_best.pth", weights_only=True)
     assert torch.load(folder / "model_1.pth", weights_only=True)["epoch"] == 1
     results = json.loads((folder / "results.json").read_text())
@@ -107,6 +112,20 @@ def test_resume_continues_the_same_curve(main, tmp_path, tiny_voc):
     resumed = main(*halves, "--num_epochs", "3", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert losses(tmp_path / "exp/ctdet/halves") == losses(tmp_path / "exp/ctdet/whole")
+
+
+def test_the_log_of_validations_is_continued(main, tmp_path, tiny_voc):
+    arguments = small(tmp_path, tiny_voc, "--val_intervals", "1", "--num_iters", "1")
+    log = tmp_path / "exp/ctdet/default/val_log.csv"
+    assert main(*arguments, "--num_epochs", "2").returncode == 0
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, lines[2].replace("2,", "3,", 1)]) + "\n")  # of an epoch that was broken off
+    assert main(*arguments, "--num_epochs", "4", "--resume").returncode == 0
+    resumed = log.read_text().splitlines()
+    assert resumed[:3] == lines and [line.split(",")[0] for line in resumed] == ["epoch", "1", "2", "3", "4"]
+    assert main(*arguments, "--num_epochs", "1").returncode == 0  # anew
+    assert len(log.read_text().splitlines()) == 2
+    assert len(list(log.parent.glob("val_log_before_*.csv"))) == 1
 
 
 def test_a_new_run_in_an_old_folder_keeps_the_old_losses(main, tmp_path, tiny_voc):

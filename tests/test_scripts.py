@@ -129,6 +129,26 @@ def test_two_processes_give_the_results_of_one(score, checkpoint, tiny_voc, tmp_
     [
         ["--flip_test"],
         ["--keep_res"],
+        ["--test_scales", "0.75,1", "--keep_res", "--flip_test"],
+    ],
+    ids=" ".join,
+)
+def test_a_batch_gives_the_results_of_single_pictures(score, tmp_path, arguments):
+    """Pictures of two sizes alternate, so with --keep_res those of a batch are not neighbours."""
+    assert score("--exp_id", "one", *arguments).returncode == 0
+    done = score("--exp_id", "batch", "--batch_size", "3", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "has no effect" not in done.stdout
+    for cls_one, cls_batch in zip(results_of(tmp_path, "one"), results_of(tmp_path, "batch"), strict=True):
+        for rows_one, rows_batch in zip(cls_one, cls_batch, strict=True):
+            np.testing.assert_allclose(np.reshape(rows_one, (-1, 5)), np.reshape(rows_batch, (-1, 5)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--flip_test"],
+        ["--keep_res"],
         ["--nms"],
         ["--K", "20"],
         ["--input_res", "96"],
@@ -169,7 +189,7 @@ def test_pictures_of_a_test(score, tmp_path):
     done = score("--debug", "4")
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "exp/ctdet/default/debug").iterdir()}
-    assert names == {f"{k}_{name}.png" for k in range(7, 11) for name in ("ctdet", "pred_hm_1.0", "out_pred_1.0")}
+    assert names == {f"{k}_{name}.png" for k in range(7, 11) for name in ("ctdet", "gt", "pred_hm_1.0", "out_pred_1.0")}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +201,7 @@ def test_pictures_of_a_test(score, tmp_path):
         (["--data_path", "no/such"], "error: --data_path no/such: this folder does not exist"),
         (["--trainval"], "error: --trainval: the data set pascal has no test split"),
         (["--arch", "dla_34"], "error: --arch dla_34: the network in "),
+        (["--batch_size", "2", "--not_prefetch_test"], "error: --batch_size: with --not_prefetch_test "),
         (["--test_scales", "1,0.001"], "error: --test_scales 0.001: nothing is left of a picture of "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -259,14 +280,21 @@ def test_demo_of_a_video(demo, tmp_path):
     done = demo("--demo", path, "--output_dir", str(tmp_path / "out"), "--debug", "2", "--flip_test")
     assert done.returncode == 0, done.stderr
     kinds = ("ctdet", "out_pred_1.0", "pred_hm_1.0")
-    assert names_in(tmp_path / "out") == [f"clip_{k:06d}_{kind}.png" for k in (1, 2, 3) for kind in kinds]
+    assert names_in(tmp_path / "out") == [f"clip_{kind}.mp4" for kind in kinds]
+    for kind in kinds:
+        capture = cv2.VideoCapture(str(tmp_path / "out" / f"clip_{kind}.mp4"))
+        assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and capture.get(cv2.CAP_PROP_FPS) == 5
+    # The frames come in their order: they get brighter.
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_ctdet.mp4"))
+    brightness = [capture.read()[1].mean() for _ in range(3)]
+    assert brightness == sorted(brightness) and brightness[2] - brightness[0] > 60
     assert len(TIME_LINE.findall(done.stdout)) == 3
 
 
 def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
     shown = []
 
-    def show(pictures, folder, prefix, show, delay):
+    def show(pictures, folder, prefix, show, delay=0):
         shown.append((list(pictures), show, delay))
         return 27
 

@@ -2,8 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -14,8 +13,10 @@ from .datasets.augmentation import View, color_matrix
 from .datasets.base import CocoStyleDataset, read_image
 from .datasets.loader import apply_color, start_worker
 from .engine import processes
+from .engine.precision import Precision
 from .errors import UserError
 from .models import create_model, load_model, read_checkpoint
+from .models.fuse import fuse
 from .opts import use_model_card
 from .tasks import get_task
 
@@ -45,7 +46,7 @@ def create_detector(opt, device: torch.device | None = None, log=print) -> "Dete
         opt = use_model_card(opt, card)
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     load_model(model, opt.load_model, log=log)
-    return Detector(opt, model, device)
+    return Detector(opt, fuse(model.to(device)), device)
 
 
 class Detector:
@@ -57,24 +58,37 @@ class Detector:
     """
 
     def __init__(self, opt, model: torch.nn.Module, device: torch.device) -> None:
-        self.opt, self.device, self.task = opt, device, get_task(opt.task)
+        self.device, self.task = device, get_task(opt.task)
+        self.opt = self.task.test_options(opt) if hasattr(self.task, "test_options") else opt
+        self.precision = Precision(opt.amp, device)
         self.model = model.to(device, memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
-    def run(self, picture: np.ndarray | str | os.PathLike | dict) -> dict:
-        """Detect.
+    def run(self, pictures, info=None) -> dict | list[dict]:
+        """Detect in a picture, or in several at once.
 
         Args:
-            picture: (H, W, 3) uint8 in B, G, R order, the path of a picture, or what ``prepare`` gives for one.
+            pictures: a picture: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, or what ``prepare``
+                gives for one; or a list of pictures. Those whose cuts have one size go through the network together.
+            info: what the task needs to know of the picture besides its pixels (``picture_info`` of its data set), or
+                a list of it. Prepared pictures have it already.
 
         Returns:
-            ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in picture pixels, and
-            the seconds that it took by ``TIMES``: ``net`` is the network alone, ``dec`` decodes and averages the flip
-            test. With ``--debug`` also ``pictures``, drawings by name, whose time is not counted.
+            For each picture ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in
+            picture pixels (tasks other than ctdet have longer rows), and the seconds that it took by ``TIMES``: ``net``
+            is the network alone, ``dec`` decodes and averages the flip test; of several pictures each has its share.
+            With ``--debug`` also ``pictures``, drawings by name, whose time is not counted. A list for a list.
 
         Raises:
             UserError: a picture that cannot be read or has another form.
         """
+        if not isinstance(pictures, (list, tuple)):
+            return self._run([pictures], [info])[0]
+        if not pictures:
+            return []
+        return self._run(pictures, info if info is not None else [None] * len(pictures))
+
+    def _run(self, pictures: Sequence, infos: Sequence[dict | None]) -> list[dict]:
         seconds = dict.fromkeys(TIMES, 0.0)
         started = last = time.perf_counter()
 
@@ -86,64 +100,99 @@ class Detector:
             seconds[name] += now - last
             last = now
 
-        prepared = picture if isinstance(picture, dict) else None
-        if isinstance(picture, (str, os.PathLike)):
-            picture = read_image(os.fspath(picture))
+        arrays = [picture if isinstance(picture, dict) else as_array(picture) for picture in pictures]
         lap("load")
-        if prepared is None:
-            prepared = prepare(picture, self.opt)
-        detections, views = [], []
-        for scale, view in prepared["images"].items():
-            view = np.asarray(view)
-            batch = self.normalised(view)
-            lap("pre")
-            output = self.model(batch)[-1]
-            lap("net")
-            dets = self.task.decode(output, self.opt, mirrored=self.opt.flip_test)
-            lap("dec")
-            detections += self.task.to_picture(dets, [prepared["meta"][scale]], self.opt)
-            lap("post")
-            if self.opt.debug >= 2:
-                views.append((scale, view, output, dets))
-        results = self.task.merge_outputs(detections, self.opt)
+        prepared = [
+            array if isinstance(array, dict) else prepare(array, self.opt, info)
+            for array, info in zip(arrays, infos, strict=True)
+        ]
+        detections: list[list] = [[] for _ in prepared]
+        views: list[list] = [[] for _ in prepared]
+        for scale in prepared[0]["images"]:
+            for members in _same_size([one["images"][scale] for one in prepared]):
+                cuts = np.stack([np.asarray(prepared[k]["images"][scale]) for k in members])
+                batch = self.normalised(cuts)
+                lap("pre")
+                output = self.precision.forward(self.model, batch)[-1]
+                lap("net")
+                dets = self.task.decode(output, self.opt, mirrored=self.opt.flip_test)
+                lap("dec")
+                metas = [prepared[k]["meta"][scale] for k in members]
+                for k, found in zip(members, self.task.to_picture(dets, metas, self.opt), strict=True):
+                    detections[k].append(found)
+                lap("post")
+                if self.opt.debug >= 2:
+                    for i, k in enumerate(members):
+                        of_one = {name: values[i : i + 1] for name, values in output.items()}
+                        views[k].append((scale, cuts[i], of_one, dets[i : i + 1]))
+        results = [self.task.merge_outputs(of_scales, self.opt) for of_scales in detections]
         lap("merge")
         seconds["tot"] = last - started
-        found = {"results": results, **seconds}
+        shares = {name: value / len(prepared) for name, value in seconds.items()}
+        found = [{"results": result, **shares} for result in results]
         if self.opt.debug > 0:
-            found["pictures"] = self._draw(np.asarray(prepared["image"]), results, views)
+            for k, one in enumerate(prepared):
+                meta = next(iter(one["meta"].values()))
+                found[k]["pictures"] = self._draw(np.asarray(one["image"]), results[k], views[k], meta)
         return found
 
-    def normalised(self, view: np.ndarray) -> torch.Tensor:
-        """(h, w, 3) uint8 to the network's input (1, 3, h, w) float32; with ``--flip_test`` (2, ...), mirrored last."""
-        color = color_matrix(view, None, self.opt.mean, self.opt.std)
-        batch = apply_color(*(torch.from_numpy(array).to(self.device)[None] for array in (view, color)))
+    def normalised(self, cuts: np.ndarray) -> torch.Tensor:
+        """Cuts (B, h, w, 3) uint8 to the network's input (B, 3, h, w) float32; with ``--flip_test`` (2B, ...).
+
+        The mirror images come after the pictures.
+        """
+        colors = np.stack([color_matrix(cut, None, self.opt.mean, self.opt.std) for cut in cuts])
+        batch = apply_color(*(torch.from_numpy(array).to(self.device) for array in (cuts, colors)))
         return torch.cat([batch, batch.flip(3)]) if self.opt.flip_test else batch
 
-    def _draw(self, image: np.ndarray, results: dict, views: list[tuple]) -> dict[str, np.ndarray]:
+    def _draw(self, image: np.ndarray, results: dict, views: list[tuple], meta: dict) -> dict[str, np.ndarray]:
         pictures = {}
         for scale, view, output, dets in views:
             drawn = self.task.network_pictures(view, output, dets, self.opt)
             pictures.update({f"{name}_{scale:.1f}": drawing for name, drawing in drawn.items()})
-        return {**pictures, **self.task.result_pictures(image, results, self.opt)}
+        known = {"meta": meta} if getattr(self.task, "NEEDS_META", False) else {}
+        return {**pictures, **self.task.result_pictures(image, results, self.opt, **known)}
 
 
-def prepare(image: np.ndarray, opt) -> dict:
+def as_array(picture) -> np.ndarray:
+    """A path, a PIL image or an array as (H, W, 3) uint8 in B, G, R order. Raises UserError for anything else."""
+    if isinstance(picture, (str, os.PathLike)):
+        return read_image(os.fspath(picture))
+    if hasattr(picture, "convert") and hasattr(picture, "size"):  # PIL's pictures are R, G, B or can be made so
+        return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return picture
+    form = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    raise UserError(
+        f"a picture must be a path or an array (height, width, 3) of uint8 in BGR order, this one is {form}"
+    )
+
+
+def _same_size(cuts: list) -> list[list[int]]:
+    """The indices of pictures, grouped by their height and width."""
+    groups: dict = {}
+    for k, picture in enumerate(cuts):
+        groups.setdefault(tuple(picture.shape[:2]), []).append(k)
+    return list(groups.values())
+
+
+def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
     """A picture as ``Detector.run`` takes it, at all test scales, made without the network.
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
         opt: finished options (the detector's).
+        info: what goes into ``meta`` besides, for the task.
 
     Returns:
         ``image``; ``images``, scale to (h, w, 3) uint8, the cut that the network sees; ``meta``, scale to its ``c``,
         ``s``, ``output_size`` (width, height) and ``scale``.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        form = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"a picture must be an array (height, width, 3) of uint8, this one is {form}")
+    image = as_array(image)
     prepared = {"image": image, "images": {}, "meta": {}}
     for scale in opt.test_scales:
-        prepared["images"][scale], prepared["meta"][scale] = cut(image, scale, opt)
+        prepared["images"][scale], meta = cut(image, scale, opt)
+        prepared["meta"][scale] = {**meta, **(info or {})}
     return prepared
 
 
@@ -152,8 +201,14 @@ def cut(image: np.ndarray, scale: float, opt) -> tuple[np.ndarray, dict]:
 
     At a fixed resolution the extent of the cut is that of the unscaled picture, as in the reference: a scale below 1
     shows the picture smaller in a black frame, one above 1 loses its borders. ``--keep_res`` shows all of it.
+    A task with a view of its own (``test_view``) has that one at every scale.
     """
     height, width = image.shape[:2]
+    task = get_task(opt.task)
+    if hasattr(task, "test_view"):
+        view = task.test_view(height, width, opt)
+        meta = {"c": view.center, "s": view.scale, "output_size": view.output_size, "size": (width, height)}
+        return view.warp(image), {**meta, "scale": scale}
     new_height, new_width = int(height * scale), int(width * scale)
     if min(new_height, new_width) < 1:
         raise UserError(f"--test_scales {scale:g}: nothing is left of a picture of {width} x {height}")
@@ -183,18 +238,40 @@ class PreparedPictures(Dataset):
 
     def __getitem__(self, k: int) -> tuple[int, dict]:
         index = self.indices[k]
-        return self.dataset.image_ids[index], prepare(self.dataset.read_image(index), self.opt)
+        picture = prepare(self.dataset.read_image(index), self.opt, self.dataset.picture_info(index))
+        return self.dataset.image_ids[index], picture
 
 
 def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoader:
-    """(image id, prepared picture) of the pictures ``indices``, from a process that reads ahead."""
-    pictures = PreparedPictures(dataset, indices, opt)
-    return DataLoader(pictures, batch_size=None, num_workers=1, collate_fn=_shared, worker_init_fn=start_worker)
+    """(image id, prepared picture) of the pictures ``indices`` in order, from ``--num_workers`` that read ahead."""
+    return DataLoader(
+        PreparedPictures(dataset, indices, opt),
+        batch_size=None,
+        num_workers=min(opt.num_workers, len(indices), os.cpu_count() or 1),
+        collate_fn=_shared,
+        worker_init_fn=start_worker,
+    )
 
 
-def paths(dataset: CocoStyleDataset, indices: Sequence[int]) -> Iterator[tuple[int, Path]]:
-    """(image id, file) of the pictures ``indices``, for a detector that reads and prepares them itself."""
-    return ((dataset.image_ids[index], Path(dataset.image_folder, dataset.file_names[index])) for index in indices)
+def batches(pictures: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
+    """Lists of at most ``size`` of the (image id, prepared picture), those of one list with cuts of the same sizes.
+
+    At most four such lists wait until they are full; pictures come out in another order then.
+    """
+    waiting: dict[tuple, list] = {}
+    count = 0
+    for image_id, picture in pictures:
+        key = tuple(tuple(view.shape) for view in picture["images"].values())
+        waiting.setdefault(key, []).append((image_id, picture))
+        count += 1
+        full = key if len(waiting[key]) == size else None
+        if full is None and count > 4 * size:
+            full = max(waiting, key=lambda k: len(waiting[k]))
+        if full is not None:
+            ready = waiting.pop(full)
+            count -= len(ready)
+            yield ready
+    yield from waiting.values()
 
 
 def _shared(sample: tuple[int, dict]) -> tuple[int, dict]:

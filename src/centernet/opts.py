@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import get_dataset
+from .datasets import DATASETS, get_dataset
 from .errors import UserError
 from .models import describe
 from .tasks import TASKS, get_task
 
+# The repository; an installed package, which is in none, works in the current folder.
 ROOT = Path(__file__).resolve().parents[2]
+if not (ROOT / "src" / "main.py").is_file():
+    ROOT = Path.cwd()
 NEVER = 100_000_000  # the validation interval of --trainval
 
 # Options that only some tasks look at; given with another task they deserve a word.
@@ -56,20 +59,26 @@ LOSS_WEIGHTS = (
 # What makes two trainings comparable: loss curves of runs that differ in one of these are different curves.
 RECIPE = (
     *("task", "dataset", "arch", "head_conv", "heads", "input_h", "input_w", "batch_size", "lr", "lr_step"),
-    *("num_epochs", "num_iters", "seed", "pretrained", "load_model", "sync_bn"),
+    *("num_epochs", "num_iters", "seed", "pretrained", "load_model", "sync_bn", "amp"),
     *("not_rand_crop", "shift", "scale", "rotate", "flip", "no_color_aug", "aug_rot", "aug_ddd"),
     *("mse_loss", "hm_gauss", "reg_loss", *LOSS_WEIGHTS, "norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset"),
     *("agnostic_ex", "dense_hp", "not_hm_hp", "not_reg_hp_offset", "not_reg_bbox", "rect_mask", "kitti_split"),
 )
 
 
-# What a checkpoint says about its network, besides mean and std.
+# Where the annotations and pictures of --dataset custom are, if not where they are looked for.
+CUSTOM_OPTIONS = ("train_annotations", "val_annotations", "train_images", "val_images")
+
+# Where the data of a checkpoint were, for testing it without being told.
+DATA_OPTIONS = ("data_path", "kitti_split", *CUSTOM_OPTIONS)
+
+# What a checkpoint says about its network, besides mean, std and DATA_OPTIONS.
 CARD = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "category_ids", "input_h", "input_w")
 
 # Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
 NEW_OPTIONS = {
     *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
-    *("rounded_results", "sync_bn"),
+    *("amp", "rounded_results", "sync_bn", *CUSTOM_OPTIONS),
 }
 
 
@@ -136,7 +145,8 @@ class opts:
 
         g = parser.add_argument_group("basic")
         g.add_argument("task", help=" | ".join(TASKS))
-        add(g, "dataset", "coco", str, "coco | pascal | sample (drawn by code, needs no download)")
+        text = f"{' | '.join(DATASETS)}; custom: your own; sample and sample_*: drawn by code, need no download"
+        add(g, "dataset", "coco", str, text)
         add(g, "exp_id", "default", str, "name of the run folder <exp_dir>/<task>/<exp_id>")
         flag(g, "test", "do not train: validate once, write the results and score them")
         add(
@@ -148,6 +158,9 @@ class opts:
         flag(g, "resume", "also restore optimiser, epoch and rate; without --load_model from the run's model_last.pth")
         add(g, "exp_dir", "", str, "folder of the run folders; default: exp/")
         add(g, "data_path", "", str, "folder that holds voc/, coco/, ..., or is one of them; default: data/")
+        for split in ("train", "val"):
+            add(g, f"{split}_annotations", "", str, f"custom: JSON file, list of pictures or labels folder, to {split}")
+            add(g, f"{split}_images", "", str, f"custom: folder of the pictures to {split}")
 
         g = parser.add_argument_group("system")
         add(g, "device", "auto", str, "auto (an accelerator if there is one), cpu, cuda, mps, npu, sdaa, ...")
@@ -155,6 +168,8 @@ class opts:
         add(g, "num_workers", 4, _number(int, low=0), "loader processes of the training set of each process")
         flag(g, "not_cuda_benchmark", "do not let cuDNN choose the fastest algorithms by trying them")
         add(g, "seed", 317, _number(int, low=0), "of everything random")
+        amp = "16 bits in the network: off (float32) | bf16 | fp16 (not on a CPU)"
+        add(g, "amp", "off", str, amp, choices=["off", "bf16", "fp16"])
         flag(g, "sync_bn", "batch statistics over all processes (accelerators only)")
         flag(g, "prepare_only", "check the options, prepare the data set and the weights, and stop")
 
@@ -162,7 +177,10 @@ class opts:
         add(g, "print_iter", 0, _number(int, low=0), "n > 0: print a line every n iterations instead of the bar")
         flag(g, "hide_data_time", "leave the times out of that line")
         flag(g, "save_all", "keep the checkpoint of every validation: model_<epoch>.pth")
-        add(g, "metric", "loss", str, "what selects model_best.pth: a loss of the validation (lowest), or its score")
+        text = (
+            "what selects model_best.pth: loss or a part of it, or a score (mAP, AP, ...); main.py's default: the score"
+        )
+        add(g, "metric", "loss", str, text)
         add(g, "vis_thresh", 0.3, fraction, "score from which a detection is drawn")
         add(g, "debugger_theme", "white", str, "colours of the pictures", choices=["white", "black"])
 
@@ -288,6 +306,9 @@ class opts:
             ("eval_oracle_wh", "dense_wh"),
             ("eval_oracle_wh", "cat_spec_wh"),
             ("eval_oracle_offset", "not_reg_offset"),
+            ("eval_oracle_hmhp", "not_hm_hp"),
+            ("eval_oracle_hp_offset", "not_hm_hp"),
+            ("eval_oracle_hp_offset", "not_reg_hp_offset"),
             ("fix_res", "keep_res"),
         ]
         for one, other in conflicts:
@@ -335,7 +356,7 @@ class opts:
         opt.master_batch_size = opt.chunk_sizes[0]
 
         opt.root_dir = str(ROOT)
-        opt.data_dir = str(Path(opt.data_path or ROOT / "data").expanduser())
+        opt.data_dir = _data_dir(opt)
         opt.exp_dir = str(Path(opt.exp_dir or ROOT / "exp").expanduser() / opt.task)
         opt.save_dir = str(Path(opt.exp_dir) / opt.exp_id)
         opt.debug_dir = str(Path(opt.save_dir) / "debug")
@@ -348,24 +369,38 @@ class opts:
         opt.heads = get_task(opt.task).heads(opt)
 
     def _take_from_dataset(self, opt: argparse.Namespace) -> None:
+        if "dataset" not in opt.given:
+            opt.dataset = get_task(opt.task).DEFAULT_DATASET
         dataset = get_dataset(opt.dataset)
-        opt.mean = np.array(dataset.mean, dtype=np.float32).reshape(1, 1, 3)
-        opt.std = np.array(dataset.std, dtype=np.float32).reshape(1, 1, 3)
-        opt.class_names = list(dataset.class_names)
-        opt.category_ids = list(dataset.category_ids)
-        opt.num_classes = len(dataset.class_names)
-        opt.max_objs = dataset.max_objs
+        if opt.task not in dataset.tasks:
+            raise UserError(f"--dataset {opt.dataset}: its annotations do not fit the task {opt.task}")
+        own = [f"--{name}" for name in opt.given if name in CUSTOM_OPTIONS]
+        if dataset.class_names and own:
+            raise UserError(f"{', '.join(own)}: only for --dataset custom; {opt.dataset} has a layout of its own")
+        data = dataset.describe(opt)
+        opt.main_score = data["main_score"]
+        opt.mean, opt.std = (np.array(data[name], dtype=np.float32).reshape(1, 1, 3) for name in ("mean", "std"))
+        opt.class_names = list(data["class_names"])
+        opt.category_ids = list(data["category_ids"])
+        opt.num_classes = len(opt.class_names)
+        opt.max_objs = data["max_objs"]
         if not opt.pretrained:
             # A resumed training keeps the word of its start, for it is part of the recipe.
             from_scratch = (opt.resume or not opt.load_model) and not opt.test and describe(opt.arch)[0].imagenet
             opt.pretrained = dataset.pretrained if from_scratch else "none"
 
-        height, width = dataset.default_resolution
+        height, width = data["default_resolution"]
+        if not dataset.class_names:  # of its pictures, whatever the network needs
+            height, width = (side + -side % (opt.pad + 1) for side in (height, width))
         if opt.input_res > 0:
             height = width = opt.input_res
         opt.input_h = opt.input_h if opt.input_h > 0 else height
         opt.input_w = opt.input_w if opt.input_w > 0 else width
         _derive_sizes(opt)
+
+
+def _data_dir(opt: argparse.Namespace) -> str:
+    return str(Path(opt.data_path or ROOT / "data").expanduser())
 
 
 def _derive_heads(opt: argparse.Namespace) -> None:
@@ -406,7 +441,9 @@ def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
 
 def model_card(opt: argparse.Namespace) -> dict:
     """What inference needs to know of a network and its data, for the checkpoint; plain values only."""
-    card = {name: getattr(opt, name) for name in CARD}
+    card = {name: getattr(opt, name) for name in (*CARD, *DATA_OPTIONS, "mse_loss")}
+    if opt.data_path:
+        card["data_path"] = os.path.abspath(opt.data_dir)  # to be found from any folder
     card.update(mean=opt.mean.reshape(-1).tolist(), std=opt.std.reshape(-1).tolist())
     return card
 
@@ -433,13 +470,20 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
     opt.pad, opt.num_stacks = architecture.pad, architecture.num_stacks
 
     if "dataset" in given:
-        if opt.class_names != list(card["class_names"]):
+        known = list(card["class_names"])
+        # Own data, which is read by class names, may have fewer of them, in any order.
+        fits = opt.class_names == known if get_dataset(opt.dataset).class_names else set(opt.class_names) <= set(known)
+        if not fits:
             raise UserError(
                 f"--dataset {opt.dataset}: its classes are not those of the network in {path}, which was trained on "
                 f"{card['dataset']}"
             )
     else:
         opt.dataset, opt.category_ids = card["dataset"], list(card["category_ids"])
+        if not given & set(DATA_OPTIONS):
+            for name in DATA_OPTIONS:
+                setattr(opt, name, card.get(name, getattr(opt, name)))
+            opt.data_dir = _data_dir(opt)
     opt.class_names = list(card["class_names"])
     opt.num_classes = len(opt.class_names)
     opt.mean, opt.std = (np.array(card[name], dtype=np.float32).reshape(1, 1, 3) for name in ("mean", "std"))
@@ -449,6 +493,8 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
             setattr(opt, name, card[name])
     _derive_sizes(opt)
 
+    if "mse_loss" not in given:  # joints were learned without a sigmoid then; cards of before do not say
+        opt.mse_loss = card.get("mse_loss", opt.mse_loss)
     task = get_task(opt.task)
     for name, value in task.options_of_heads(card["heads"]).items():
         if name not in given:
@@ -463,6 +509,10 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
 def recipe(opt: argparse.Namespace) -> dict:
     """The options that two runs must share for their loss curves to be comparable."""
     values = {name: getattr(opt, name) for name in RECIPE}
+    if opt.amp == "off":
+        del values["amp"]  # curves recorded before there was a choice do not name it
+    if not get_dataset(opt.dataset).class_names:
+        values["dataset"] = f"{opt.dataset}/{Path(opt.data_dir).resolve().name}"  # own data differ from own data
     if opt.resume:
         values["load_model"] = ""  # the file that a run goes on from is not what it started from
     for name in ("load_model", "pretrained"):

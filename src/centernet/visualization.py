@@ -122,7 +122,7 @@ def show_or_save(
 
     Raises ``UserError`` if a file cannot be written.
     """
-    if show and _has_display():
+    if show and has_display():
         try:
             for name, picture in pictures.items():
                 cv2.imshow(name, picture)
@@ -141,6 +141,11 @@ def show_or_save(
     return -1
 
 
+def has_display() -> bool:
+    """Whether windows can be opened. Asked beforehand: some builds of OpenCV end the process where they cannot."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _draw_label(picture: np.ndarray, text: str, x: int, y: int, color: list[int]) -> None:
     """``text`` on a filled rectangle above (x, y), or as near to there as the picture has room for it."""
     height, width = picture.shape[:2]
@@ -157,11 +162,6 @@ def _draw_label(picture: np.ndarray, text: str, x: int, y: int, color: list[int]
     baseline = (left + LABEL_MARGIN, top + LABEL_MARGIN + text_height)
     dark = np.dot(color, (0.114, 0.587, 0.299)) < DARK
     cv2.putText(picture, text, baseline, FONT, scale, (255, 255, 255) if dark else (0, 0, 0), 1, cv2.LINE_AA)
-
-
-def _has_display() -> bool:
-    """Whether windows can be opened. Asked beforehand: some builds of OpenCV end the process where they cannot."""
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 @functools.cache

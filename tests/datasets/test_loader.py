@@ -28,7 +28,7 @@ def options(*args):
 def samples_of(data_path, train, *args):
     dataset = get_dataset("pascal")
     split = "train" if train else "val"
-    return Samples(dataset(dataset.locate(data_path), split, ctdet), options(*args), train)
+    return Samples(dataset(options(*args, "--data_path", str(data_path)), split), options(*args), train)
 
 
 def same(one, other):

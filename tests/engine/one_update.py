@@ -4,7 +4,6 @@ The last argument but the options is the file to write; the options are those of
 """
 
 import sys
-from pathlib import Path
 
 import torch
 
@@ -25,7 +24,7 @@ def main(parser: opts, opt) -> None:
     model = create_model(opt.arch, opt.heads, opt.head_conv).double()
     trainer = Trainer(opt, task, model, torch.optim.SGD(model.parameters(), opt.lr), processes, None)
     trainer.model.eval()  # batch statistics belong to a process, so they are left out of the comparison
-    samples = Samples(dataset(dataset.locate(Path(opt.data_dir)), "train", task), opt, train=True)
+    samples = Samples(dataset(opt, "train"), opt, train=True)
     batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
     batch = finish_batch(collate([samples[key] for key in next(iter(batches))]), task, opt)
     # In float64, so that nothing but the arithmetic itself could differ.

@@ -8,7 +8,6 @@ import torch
 
 from centernet.errors import UserError
 from centernet.models import create_model, load_model, save_model
-from centernet.models.pretrained import load_pretrained
 from centernet.models.weights import read_checkpoint
 
 HEADS = {"hm": 3, "wh": 2, "reg": 2}
@@ -126,22 +125,3 @@ def test_other_mistakes_are_told(tmp_path, trained):
         load_model(model, tmp_path / "missing.pth")
     with pytest.raises(UserError, match="could not be written"):
         save_model(tmp_path / "no" / "folder.pth", 1, model)
-
-
-def test_backbone_weights_from_a_file_and_from_a_server(tmp_path, monkeypatch, trained):
-    model, _ = trained
-    backbone = {k: v for k, v in model.state_dict().items() if not k.startswith(("deconv", "hm", "wh", "reg"))}
-    backbone["fc.weight"] = torch.zeros(1000, 512)
-    path = tmp_path / "resnet18.pth"
-    torch.save(backbone, path)
-    lines = []
-    fresh = create_model("res_18", HEADS, 64, str(path), log=lines.append)
-    assert torch.equal(fresh.layer4[1].conv2.weight, model.layer4[1].conv2.weight) and len(lines) == 1
-    # A file address stands for the server; its name carries the start of the SHA-256, as PyTorch checks it.
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    wrong = tmp_path / "resnet18-00000000.pth"
-    wrong.write_bytes(path.read_bytes())
-    with pytest.raises(UserError, match="put resnet18-00000000.pth into .*home/hub/checkpoints, or name a file"):
-        load_pretrained(fresh, "res_18", "imagenet", [wrong.as_uri()])
-    with pytest.raises(UserError, match="there are no ImageNet weights for hourglass"):
-        load_pretrained(fresh, "hourglass", "imagenet", [])

@@ -7,11 +7,12 @@ from ..errors import UserError
 from .augmentation import replayed_draws
 from .base import CocoStyleDataset
 from .coco import COCO
+from .custom import Custom
 from .pascal import PascalVOC
 from .sample import Sample
 
 # One line a data set.
-DATASETS: dict[str, type[CocoStyleDataset]] = {dataset.name: dataset for dataset in (COCO, PascalVOC, Sample)}
+DATASETS: dict[str, type[CocoStyleDataset]] = {dataset.name: dataset for dataset in (COCO, PascalVOC, Custom, Sample)}
 
 
 def get_dataset(name: str) -> type[CocoStyleDataset]:
@@ -50,7 +51,8 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
     meta = sample.get("meta")
     with torch.no_grad():
         batch = finish_batch(collate([sample]), task, opt)
-    inner = {"image", "color", "cls", "radius", "meta"}  # what the worker sends instead of input and maps
+    # What the worker sends instead of input and maps.
+    inner = {"image", "color", "cls", "radius", "cells", "joints", "turned", "cell", "rect", "peak", "meta"}
     finished = {name: value[0].numpy() for name, value in batch.items() if name not in inner}
     if meta is not None:
         finished["meta"] = meta

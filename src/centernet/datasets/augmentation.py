@@ -92,6 +92,7 @@ class View:
         scale: a number, or (width, height) with ``--keep_res``.
         flipped: the picture is mirrored first.
         input_size, output_size: (width, height) of the network's input and of its output maps.
+        rot: degrees by which the picture is turned around ``center``.
     """
 
     center: np.ndarray
@@ -99,17 +100,18 @@ class View:
     flipped: bool
     input_size: tuple[int, int]
     output_size: tuple[int, int]
+    rot: float = 0.0
 
     def warp(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to the input's size; bilinear, black outside."""
         if self.flipped:
             image = image[:, ::-1]
-        matrix = get_affine_transform(self.center, self.scale, 0, self.input_size)
+        matrix = get_affine_transform(self.center, self.scale, self.rot, self.input_size)
         return cv2.warpAffine(image, matrix, self.input_size, flags=cv2.INTER_LINEAR)
 
-    def output_matrix(self) -> np.ndarray:
-        """The 2x3 map from the (mirrored) picture to output pixels."""
-        return get_affine_transform(self.center, self.scale, 0, self.output_size)
+    def output_matrix(self, turned: bool = False) -> np.ndarray:
+        """The 2x3 map from the (mirrored) picture to output pixels; ``turned``: with the rotation, for points."""
+        return get_affine_transform(self.center, self.scale, self.rot if turned else 0, self.output_size)
 
 
 def border(size: int) -> int:
@@ -120,13 +122,16 @@ def border(size: int) -> int:
     return 128 // i
 
 
-def full_view(height: int, width: int, opt) -> View:
-    """The whole picture, as validation sees it: scaled to the input, or with ``--keep_res`` padded at its own size."""
+def full_view(height: int, width: int, opt, square: bool = False) -> View:
+    """The whole picture, as validation sees it: scaled to the input, or with ``--keep_res`` padded at its own size.
+
+    ``square``: the input is ``input_res`` wide and high, whatever ``input_w`` and ``input_h`` are.
+    """
     if opt.keep_res:
         input_w, input_h = (width | opt.pad) + 1, (height | opt.pad) + 1
         scale = np.array([input_w, input_h], dtype=np.float32)
     else:
-        input_w, input_h = opt.input_w, opt.input_h
+        input_w, input_h = (opt.input_res, opt.input_res) if square else (opt.input_w, opt.input_h)
         scale = max(height, width) * 1.0
     return View(
         center=np.array([width / 2.0, height / 2.0], dtype=np.float32),
@@ -137,9 +142,12 @@ def full_view(height: int, width: int, opt) -> View:
     )
 
 
-def random_view(height: int, width: int, opt, draws: Draws) -> View:
-    """A random cut: by default one of eight scales around a random centre, with ``--not_rand_crop`` a jittered one."""
-    view = full_view(height, width, opt)
+def random_view(height: int, width: int, opt, draws: Draws, square: bool = False, turns: bool = False) -> View:
+    """A random cut: by default one of eight scales around a random centre, with ``--not_rand_crop`` a jittered one.
+
+    ``turns``: the task takes part in the rotation that ``--aug_rot`` and ``--rotate`` describe.
+    """
+    view = full_view(height, width, opt, square)
     if not opt.not_rand_crop:
         view.scale = view.scale * draws.choice(CROP_SCALES)
         view.center[0] = draws.randint(border(width), width - border(width))
@@ -149,6 +157,8 @@ def random_view(height: int, width: int, opt, draws: Draws) -> View:
         view.center[0] += view.scale * np.clip(draws.randn() * shift, -2 * shift, 2 * shift)
         view.center[1] += view.scale * np.clip(draws.randn() * shift, -2 * shift, 2 * shift)
         view.scale = view.scale * np.clip(draws.randn() * scale + 1, 1 - scale, 1 + scale)
+    if turns and draws.random() < opt.aug_rot:
+        view.rot = float(np.clip(draws.randn() * opt.rotate, -2 * opt.rotate, 2 * opt.rotate))
     if draws.random() < opt.flip:
         view.flipped = True
         view.center[0] = width - view.center[0] - 1

@@ -3,13 +3,15 @@
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pycocotools.coco
 
 from ..evaluation import coco as coco_evaluation
-from .base import CocoStyleDataset
+from . import coco_extreme
+from .base import CocoStyleDataset, refuse
 
 # Of pixels in B, G, R order, like the pictures.
 COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
@@ -21,6 +23,7 @@ class COCO(CocoStyleDataset):
 
     name = "coco"
     folder_names = ("coco",)
+    tasks = ("ctdet", "exdet")
     # fmt: off
     class_names = (
         "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -40,13 +43,19 @@ class COCO(CocoStyleDataset):
     mean, std = COCO_MEAN, COCO_STD
     default_resolution = (512, 512)
     max_objs = 128
-    main_score = "AP"
+    score_names = coco_evaluation.BOX_SCORES
 
     def find_annotations(self, folder: Path, split: str) -> Path:
-        return folder / "annotations" / f"instances_{split}2017.json"
+        instances = folder / "annotations" / f"instances_{split}2017.json"
+        return coco_extreme.extreme_file(instances) if self.opt.task == "exdet" else instances
 
     def find_images(self, folder: Path, split: str) -> Path:
         return folder / f"{split}2017"
+
+    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+        if self.opt.task == "exdet":  # its points are found once, in the segmentations
+            coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
+        return super().read_content(complain)
 
     def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
         path.write_text(json.dumps(self._to_results(results)))

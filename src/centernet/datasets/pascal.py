@@ -31,7 +31,7 @@ class PascalVOC(CocoStyleDataset):
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     default_resolution = (384, 384)
     max_objs = 50
-    main_score = "mAP"
+    score_names = ("mAP",)
 
     train_file = "pascal_trainval0712.json"
     # Documents of the reference call the second file by the second name.
@@ -69,30 +69,14 @@ class PascalVOC(CocoStyleDataset):
         path.write_text(json.dumps(voc.to_results(results, self.image_ids, len(self.class_names))))
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
-        scores = voc.evaluate(self.ground_truth(), self._by_class(results), self.class_names)
+        truth, found = self.ground_truth(), voc.by_class(results, self.image_ids, len(self.class_names))
+        scores = voc.evaluate(truth, found, self.class_names)
         return {"mAP": scores["mean_ap"], **{f"AP/{name}": value for name, value in scores["ap"].items()}}
 
     def ground_truth(self) -> list[list[dict]]:
         """The objects of each picture as the official evaluation wants them, with the 1-based corners of the XML."""
-        by_image: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
         names = dict(zip(self.category_ids, self.class_names, strict=True))
-        for annotation in read_annotation_file(self.annotation_file)["annotations"]:
-            if annotation["image_id"] not in by_image:
-                continue
-            x, y, w, h = annotation["bbox"]
-            by_image[annotation["image_id"]].append(
-                {
-                    "name": names[annotation["category_id"]],
-                    "bbox": [x + 1, y + 1, x + w, y + h],
-                    "difficult": int(annotation.get("ignore", 0)),
-                }
-            )
-        return [by_image[image_id] for image_id in self.image_ids]
-
-    def _by_class(self, results: dict[int, dict[int, np.ndarray]]) -> list[list[np.ndarray]]:
-        empty = np.zeros((0, 5), dtype=np.float32)
-        classes = range(1, len(self.class_names) + 1)
-        return [[results.get(i, {}).get(cls, empty) for i in self.image_ids] for cls in classes]
+        return voc.ground_truth(read_annotation_file(self.annotation_file)["annotations"], self.image_ids, names)
 
 
 def _devkit(folder: Path) -> Path | None:

@@ -65,7 +65,7 @@ def _integer(node: ElementTree.Element, tag: str, path: Path, default: str | Non
         raise UserError(f"{path}: <{tag}> is {text[:40]!r}, not a number") from None
 
 
-def read_annotation(path: str | Path) -> dict:
+def read_annotation(path: str | Path, needs_size: bool = True) -> dict:
     """One annotation file of VOC.
 
     Returns ``{"filename", "width", "height", "objects"}``; an object is ``{"name", "pose", "truncated", "difficult",
@@ -75,16 +75,19 @@ def read_annotation(path: str | Path) -> dict:
     file name that of the XML file with .jpg.
 
     Raises UserError, naming the file, when it cannot be read, is not well-formed, declares a document type or entities,
-    or lacks its size or the name or box of an object, and when a size or box is empty.
+    or lacks its size or the name or box of an object, and when a size or box is empty. With ``needs_size`` False a
+    missing or empty size, which some labelling tools write, is None.
     """
     path = Path(path)
     root = _parse_xml(path)
     size = root.find("size")
-    if size is None:
+    if size is None and needs_size:
         raise UserError(f"{path}: has no <size>")
-    width, height = _integer(size, "width", path), _integer(size, "height", path)
+    width, height = (0, 0) if size is None else (_integer(size, "width", path), _integer(size, "height", path))
     if width < 1 or height < 1:
-        raise UserError(f"{path}: <size> is {width} x {height}")
+        if needs_size:
+            raise UserError(f"{path}: <size> is {width} x {height}")
+        width = height = None
 
     objects = []
     for node in root.findall("object"):

@@ -30,8 +30,8 @@ class RunFolder:
     def __init__(self, opt, processes, loss_names: tuple[str, ...], start_epoch: int = 0) -> None:
         """Make the folder and write the options.
 
-        A resumed run goes on with the ``train_log.csv`` of its folder, or with the one beside its checkpoint, up to
-        ``start_epoch``; a new run in an old folder puts the old file aside.
+        A resumed run goes on with the ``train_log.csv`` and ``val_log.csv`` of its folder, or with those beside its
+        checkpoint, up to ``start_epoch``; a new run in an old folder puts the old files aside.
         """
         self.path = Path(opt.save_dir)
         self.loss_names = loss_names
@@ -44,29 +44,30 @@ class RunFolder:
             if not opt.test:  # a test in the folder of a training leaves the training's options alone
                 (self.path / "opt.txt").write_text(text)
                 (self.path / "opt.json").write_text(json.dumps(_description(opt, processes), indent=1))
-                self._start_losses(opt, start_epoch)
+                self._start_logs(opt, start_epoch)
         except OSError as error:
             raise UserError(f"{self.path}: the run folder cannot be written ({error})") from error
 
-    def _start_losses(self, opt, start_epoch: int) -> None:
-        path = self.path / "train_log.csv"
-        kept = []
-        if start_epoch:
-            earlier = path if path.is_file() else Path(opt.load_model).with_name("train_log.csv")
-            if earlier.is_file():
-                with open(earlier, newline="") as file:
-                    kept = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= start_epoch]
-        elif path.is_file():
-            aside = time.strftime("train_log_before_%Y-%m-%d-%H-%M-%S.csv")
-            path.rename(self.path / aside)
-            print(f"{path}: from an earlier run, kept as {aside}")
-        # Written aside, so that a resumed run that is stopped here still has its earlier losses.
-        part = path.with_name(path.name + ".part")
-        with open(part, "w", newline="") as file:
-            header = ["epoch", "iteration", *self.loss_names, "lr", "images/s"]
-            csv.writer(file, lineterminator="\n").writerows([header, *kept])
-        part.replace(path)
-        self._losses = open(path, "a", newline="")  # noqa: SIM115 (open for the whole run)
+    def _start_logs(self, opt, start_epoch: int) -> None:
+        for name, header in (
+            ("train_log.csv", ["epoch", "iteration", *self.loss_names, "lr", "images/s"]),
+            ("val_log.csv", []),
+        ):
+            path = self.path / name
+            earlier = []
+            if start_epoch:
+                source = path if path.is_file() else Path(opt.load_model).with_name(name)
+                earlier = _read_rows(source)
+            elif path.is_file():
+                aside = time.strftime(f"{path.stem}_before_%Y-%m-%d-%H-%M-%S.csv")
+                path.rename(self.path / aside)
+                print(f"{path}: from an earlier run, kept as {aside}")
+            kept = [row for row in earlier[1:] if row and int(row[0]) <= start_epoch]
+            if header or kept:
+                _write_rows(path, [header or earlier[0], *kept])
+            else:
+                path.unlink(missing_ok=True)
+        self._losses = open(self.path / "train_log.csv", "a", newline="")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
 
     def write_losses(self, rows: list[tuple[int, int, list[float], float, float]]) -> None:
@@ -76,18 +77,40 @@ class RunFolder:
         self._losses.flush()
 
     def write_epoch(self, epoch: int, train: dict[str, float], val: dict[str, float] | None) -> None:
-        """One line in log.txt, in the reference's format."""
+        """One line in log.txt, in the reference's format, and one in val_log.csv if there was a validation."""
         stamp = time.strftime("%Y-%m-%d-%H-%M")
         line = f"{stamp}: epoch: {epoch} |" + "".join(f"{name} {value:8f} | " for name, value in train.items())
         if val:
             line += "".join(f"{name} {value:8f} | " for name, value in val.items())
         with open(self.logs / "log.txt", "a") as file:
             file.write(line + "\n")
+        if val:
+            path = self.path / "val_log.csv"
+            header, *rows = _read_rows(path) or [["epoch"]]
+            header += [name for name in val if name not in header]  # classes that had no objects before
+            rows.append([str(epoch), *(f"{val[name]:.9g}" if name in val else "" for name in header[1:])])
+            _write_rows(path, [header, *(row + [""] * (len(header) - len(row)) for row in rows)])
 
     def close(self) -> None:
         """Close the file of losses."""
         if hasattr(self, "_losses"):
             self._losses.close()
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV file, none when it is not there."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def _write_rows(path: Path, rows: list[list[str]]) -> None:
+    # Written aside, so that a run that is stopped here still has its earlier rows.
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    part.replace(path)
 
 
 def _options_text(opt) -> str:

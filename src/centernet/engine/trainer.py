@@ -14,6 +14,7 @@ from ..datasets.loader import EvalBatches, Samples, finish_batch, make_loader, t
 from ..errors import UserError
 from ..opts import LOSS_WEIGHTS, process_shares
 from ..visualization import show_or_save
+from .precision import Precision
 from .processes import Processes
 from .run_folder import RunFolder
 
@@ -34,6 +35,7 @@ class Trainer:
     ) -> None:
         self.opt, self.task, self.optimizer, self.processes, self.run = opt, task, optimizer, processes, run
         self.network = model
+        self.precision = Precision(opt.amp, processes.device)
         self.model = distribute(model, opt, processes)
         self.loss = task.Loss(opt)
         self.loss.total = processes.sum
@@ -48,12 +50,11 @@ class Trainer:
 
     def step(self, batch: dict) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """One update from a finished batch. Returns the network's outputs and this process's share of the losses."""
-        outputs = self.model(batch["input"])
+        outputs = self.precision.forward(self.model, batch["input"])
         loss, parts = self.loss(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # The wrapper averages the gradients over the processes; the shares have to be added up instead.
-        (loss * self.processes.count).backward()
-        self.optimizer.step()
+        self.precision.update(loss * self.processes.count, self.optimizer)
         return outputs, parts
 
     def train(self, epoch: int, loader: DataLoader) -> dict[str, float]:
@@ -61,6 +62,7 @@ class Trainer:
         self.model.train()
         progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main)
         names, sums, done = self.loss.names, torch.zeros(len(self.loss.names), dtype=torch.float64), 0
+        updates_before = self.precision.updates(self.optimizer)
         waiting: list[Tensor] = []
         flushed = started = time.perf_counter()
         for i, batch in enumerate(loader):
@@ -80,6 +82,12 @@ class Trainer:
                 waiting, flushed = [], now
             progress.step(i, {name: value / max(done, 1) for name, value in zip(names, sums.tolist(), strict=True)})
         progress.finish()
+        updates = self.precision.updates(self.optimizer)
+        if updates is not None and (left_out := len(loader) - (updates - updates_before)):
+            self.processes.print(
+                f"epoch {epoch}: {left_out} of {len(loader)} updates were left out, their gradients were not finite in "
+                f"16 bits (--amp {self.opt.amp}); a few at the start are normal"
+            )
         seconds = time.perf_counter() - started
         self.trained_images += self.opt.batch_size * len(loader)
         self.trained_seconds += seconds
@@ -137,7 +145,7 @@ class Trainer:
         for i, batch in enumerate(loader):
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
-            outputs = self.network(batch["input"])
+            outputs = self.precision.forward(self.network, batch["input"])
             values = torch.stack([self._picture_loss(outputs, batch, k) for k in range(len(batch["input"]))])
             sums += values.sum(0).cpu().double()
             count += len(values)

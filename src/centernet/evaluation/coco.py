@@ -92,6 +92,44 @@ def evaluate(coco_gt: COCO, results: Sequence[Mapping], iou_type: str = "bbox") 
     return scores
 
 
+def evaluate_content(content: Mapping, results: Sequence[Mapping], iou_type: str = "bbox") -> dict:
+    """Score ``results`` on annotations that may have any ids, strings too; what :func:`evaluate` returns.
+
+    ``content`` has the lists ``images``, ``annotations`` and ``categories`` of a COCO file. Results of a category that
+    it lacks are left out, as are classes without objects.
+    """
+    # pycocotools sorts ids, and takes an annotation with the id 0 for none.
+    images = {image["id"]: k for k, image in enumerate(content["images"], start=1)}
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    present = [category for category in content["categories"] if category["id"] in used]
+    categories = {category["id"]: k for k, category in enumerate(present, start=1)}
+    strangers = [result["image_id"] for result in results if result["image_id"] not in images]
+    if strangers:
+        raise UserError(f"results have picture {strangers[0]}, which the annotation file does not have")
+
+    def numbered(entries) -> list[dict]:
+        return [
+            {
+                **entry,
+                "id": k,
+                "image_id": images[entry["image_id"]],
+                "category_id": categories[entry["category_id"]],
+            }
+            for k, entry in enumerate(entries, start=1)
+            if entry["category_id"] in categories
+        ]
+
+    coco_gt = COCO()
+    coco_gt.dataset = {
+        "images": [{**image, "id": images[image["id"]]} for image in content["images"]],
+        "categories": [{**category, "id": categories[category["id"]]} for category in present],
+        "annotations": numbered(a for a in content["annotations"] if a["image_id"] in images),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco_gt.createIndex()
+    return evaluate(coco_gt, numbered(results), iou_type)
+
+
 def _convert(rows, rounded: bool) -> list[list[float]]:
     """Rows as lists of floats, with width and height in place of the second corner."""
     # The reference subtracts in float32; the second decimal can depend on it.
@@ -103,7 +141,12 @@ def _convert(rows, rounded: bool) -> list[list[float]]:
 
 
 def _entry(image_id, category_id: int, numbers: list[float]) -> dict:
-    return {"image_id": int(image_id), "category_id": int(category_id), "bbox": numbers[:4], "score": numbers[4]}
+    return {"image_id": _plain(image_id), "category_id": _plain(category_id), "bbox": numbers[:4], "score": numbers[4]}
+
+
+def _plain(value):
+    """An id as JSON can have it."""
+    return value if isinstance(value, str) else int(value)
 
 
 def _as_coco(coco_gt: COCO, results: Sequence[Mapping]) -> COCO:

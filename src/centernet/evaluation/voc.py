@@ -124,6 +124,32 @@ def to_results(detections: Mapping, image_ids: Sequence[int], num_classes: int) 
     return results
 
 
+def ground_truth(annotations: Sequence[Mapping], image_ids: Sequence, names: Mapping) -> list[list[dict]]:
+    """COCO-style annotations as :func:`evaluate` wants them, with the 1-based corners of VOC's XML files.
+
+    ``names`` is category id to class name; ``ignore`` of an annotation is VOC's *difficult*. Objects of other pictures
+    than ``image_ids`` are left out.
+    """
+    by_image: dict = {image_id: [] for image_id in image_ids}
+    for annotation in annotations:
+        if annotation["image_id"] in by_image:
+            x, y, w, h = annotation["bbox"]
+            by_image[annotation["image_id"]].append(
+                {
+                    "name": names[annotation["category_id"]],
+                    "bbox": [x + 1, y + 1, x + w, y + h],
+                    "difficult": int(annotation.get("ignore", 0)),
+                }
+            )
+    return [by_image[image_id] for image_id in image_ids]
+
+
+def by_class(detections: Mapping, image_ids: Sequence, num_classes: int) -> list[list[np.ndarray]]:
+    """``{image id: {class from 1: rows}}`` as :func:`evaluate` wants it: ``[class from 0][picture]``."""
+    empty = np.zeros((0, 5), dtype=np.float32)
+    return [[detections.get(i, {}).get(cls, empty) for i in image_ids] for cls in range(1, num_classes + 1)]
+
+
 def round_as_text(values, decimals: int) -> np.ndarray:
     """What ``float(f"{value:.{decimals}f}")`` gives, for a whole array; float64, same shape.
 

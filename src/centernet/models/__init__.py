@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ..errors import UserError
-from .dla import DLA_URLS, DLASeg, DLAv0Seg
+from .dla import DLA_WEIGHTS, DLASeg, DLAv0Seg
 from .hourglass import StackedHourglass
-from .pretrained import load_pretrained
-from .resnet import IMAGENET_URLS, ResNetDCN, ResNetDeconv
+from .pretrained import Download, load_pretrained
+from .resnet import IMAGENET_WEIGHTS, ResNetDCN, ResNetDeconv
 from .weights import load_model, read_checkpoint, save_model
 
 __all__ = ["ARCHITECTURES", "Architecture", "create_model", "describe", "load_model", "read_checkpoint", "save_model"]
@@ -25,8 +25,9 @@ class Architecture:
         head_conv: default width of the heads' 3x3 convolution.
         num_stacks: how many dicts ``forward`` returns.
         pad: with ``--keep_res`` a side becomes ``(side | pad) + 1``; pad + 1 is the network's largest stride.
-        imagenet: depth to the addresses of ImageNet weights, tried in order; none: no such weights exist.
+        imagenet: depth to the files of ImageNet weights, tried in order; none: no such weights exist.
         imagenet_prefix: where in the network those weights belong (``base.``), empty for the top.
+        backbone: starts of the names of what such weights must have.
     """
 
     build: Callable[[int, dict[str, int], int], nn.Module]
@@ -34,18 +35,20 @@ class Architecture:
     head_conv: int = 64
     num_stacks: int = 1
     pad: int = 31
-    imagenet: dict[int, list[str]] = field(default_factory=dict)
+    imagenet: dict[int, list[Download]] = field(default_factory=dict)
     imagenet_prefix: str = ""
+    backbone: tuple[str, ...] = ()
 
 
-_RESNET_URLS = {depth: [url] for depth, url in IMAGENET_URLS.items()}
+_RESNET = {"depths": tuple(IMAGENET_WEIGHTS), "imagenet": IMAGENET_WEIGHTS, "backbone": ("conv1.", "bn1.", "layer")}
+_DLA = {"depths": (34,), "head_conv": 256, "imagenet": DLA_WEIGHTS, "imagenet_prefix": "base.", "backbone": ("base.",)}
 
 # One line a family: the part of ``--arch`` before the underscore.
 ARCHITECTURES = {
-    "res": Architecture(ResNetDeconv, depths=tuple(IMAGENET_URLS), imagenet=_RESNET_URLS),
-    "resdcn": Architecture(ResNetDCN, depths=tuple(IMAGENET_URLS), imagenet=_RESNET_URLS),
-    "dla": Architecture(DLASeg, depths=(34,), head_conv=256, imagenet=DLA_URLS, imagenet_prefix="base."),
-    "dlav0": Architecture(DLAv0Seg, depths=(34,), head_conv=256, imagenet=DLA_URLS, imagenet_prefix="base."),
+    "res": Architecture(ResNetDeconv, **_RESNET),
+    "resdcn": Architecture(ResNetDCN, **_RESNET),
+    "dla": Architecture(DLASeg, **_DLA),
+    "dlav0": Architecture(DLAv0Seg, **_DLA),
     "hourglass": Architecture(StackedHourglass, num_stacks=2, pad=127),
 }
 
@@ -84,6 +87,6 @@ def create_model(
     architecture, depth = describe(arch)
     model = architecture.build(depth, heads, head_conv)
     if pretrained not in (None, "", "none"):
-        urls = architecture.imagenet.get(depth, [])
-        load_pretrained(model, arch, pretrained, urls, architecture.imagenet_prefix, log)
+        downloads, prefix = architecture.imagenet.get(depth, []), architecture.imagenet_prefix
+        load_pretrained(model, arch, pretrained, downloads, prefix, architecture.backbone, log)
     return model

@@ -11,12 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from .deform_conv import DCN, fill_bilinear
-from .heads import make_head, normal_001, zero_bias
+from .heads import make_head, normal_001, run_heads, zero_bias
+from .pretrained import Download
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 
-# The reference's address, which no longer answers.
-DLA_URLS = {34: ["http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"]}
+# The reference's address, which no longer answers, and timm's copy of the same weights. The check sum of the latter is
+# that of https://huggingface.co/timm/dla34.in1k/blob/3c5412bdfb75c944cec025e822e7d1b055faeb46/pytorch_model.bin.
+DLA_WEIGHTS = {
+    34: [
+        Download.of("http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"),
+        Download(
+            "https://huggingface.co/timm/dla34.in1k/resolve/3c5412bdfb75c944cec025e822e7d1b055faeb46/pytorch_model.bin",
+            sha256="c05e55b2530de061fba26484a73f765979c19217cff5f3b2748b3103415948a6",
+            name="timm_dla34.in1k.bin",
+        ),
+    ]
+}
 
 
 class Block(nn.Module):
@@ -247,7 +258,7 @@ class DLASeg(nn.Module):
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
         x = self.ida_up(self.dla_up(self.base(x))[:3])[-1]
-        return [{name: getattr(self, name)(x) for name in self.heads}]
+        return [run_heads(self, x)]
 
 
 class DLAv0Seg(nn.Module):
@@ -270,7 +281,7 @@ class DLAv0Seg(nn.Module):
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
         x = self.dla_up(self.base(x))
-        return [{name: getattr(self, name)(x) for name in self.heads}]
+        return [run_heads(self, x)]
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

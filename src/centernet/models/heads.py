@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 HEAT_MAP_BIAS = -2.19  # sigmoid(-2.19) = 0.1: the prior of RetinaNet, section 4 of the CenterNet paper
 
@@ -42,3 +44,46 @@ def make_head(
         if last_init:
             last_init(last)
     return nn.Sequential(first, nn.ReLU(inplace=True), last) if first is not None else last
+
+
+def run_heads(model: nn.Module, x: Tensor, stack: int | None = None) -> dict[str, Tensor]:
+    """A network's heads, those of one stack if it has several: (N, C, H, W) to raw maps (N, channels, H, W) by name."""
+    if hasattr(model, "batched_heads"):  # of ``fuse``
+        return model.batched_heads[stack or 0](x)
+    heads = {name: getattr(model, name) for name in model.heads}
+    return {name: head(x) if stack is None else head[stack](x) for name, head in heads.items()}
+
+
+class BatchedHeads(nn.Module):
+    """Heads that read the same map, with their 3x3 convolutions as one; for inference.
+
+    Made of heads of one form, as ``make_head`` gives them; gives what they give, by name and in their order.
+    """
+
+    def __init__(self, heads: dict[str, nn.Module]) -> None:
+        super().__init__()
+        convs = {name: [m for m in head.modules() if isinstance(m, nn.Conv2d)] for name, head in heads.items()}
+        self.first = _concatenated([layers[0] for layers in convs.values()])
+        self.widths = [layers[0].out_channels for layers in convs.values()]
+        self.last = nn.ModuleDict({f"_{name}": layers[1] for name, layers in convs.items() if len(layers) == 2})
+        self.names = list(heads)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) to the heads' maps (N, channels, H, W)."""
+        x = self.first(x)
+        if not self.last:
+            return dict(zip(self.names, x.split(self.widths, dim=1), strict=True))
+        parts = F.relu(x, inplace=True).split(self.widths, dim=1)
+        return {name: self.last[f"_{name}"](part) for name, part in zip(self.names, parts, strict=True)}
+
+
+def _concatenated(convs: list[nn.Conv2d]) -> nn.Conv2d:
+    """One convolution that gives the channels of all of them; they differ in nothing but their weights."""
+    one = convs[0]
+    width = sum(conv.out_channels for conv in convs)
+    # On the device "meta" first: its start values are not needed.
+    conv = nn.Conv2d(one.in_channels, width, one.kernel_size, padding=one.padding, device="meta")
+    for name in ("weight", "bias"):
+        value = torch.cat([getattr(part, name).detach() for part in convs])
+        setattr(conv, name, nn.Parameter(value, requires_grad=False))
+    return conv

@@ -7,7 +7,7 @@ and Deng, arXiv 1808.01244): strided residuals instead of pooling. Parameter nam
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import HEAT_MAP_BIAS
+from .heads import HEAT_MAP_BIAS, run_heads
 
 WIDTHS = (256, 256, 384, 384, 384, 512)  # channels at strides 4, 8, 16, 32, 64, 128
 COUNTS = (2, 2, 2, 2, 2, 4)  # residuals there
@@ -93,7 +93,7 @@ class StackedHourglass(nn.Module):
         outputs = []
         for stack in range(STACKS):
             features = self.cnvs[stack](self.kps[stack](x))
-            outputs.append({name: getattr(self, name)[stack](features) for name in self.heads})
+            outputs.append(run_heads(self, features, stack))
             if stack < STACKS - 1:
                 x = self.inters[stack](F.relu(self.inters_[stack](x) + self.cnvs_[stack](features)))
         return outputs

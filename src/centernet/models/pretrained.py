@@ -1,59 +1,199 @@
 """Backbone weights to start from: ImageNet's, through PyTorch's download cache, or a local file."""
 
+import hashlib
+import json
+import math
 import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from .weights import read_checkpoint, strip_module
 
+TIMEOUT = 30  # seconds without an answer after which an address counts as dead
 
-def load_pretrained(model: nn.Module, arch: str, pretrained: str, urls: list[str], prefix: str = "", log=print) -> None:
+
+@dataclass(frozen=True)
+class Download:
+    """A published file of weights.
+
+    Attributes:
+        url: its address.
+        sha256: the check sum of the file, or its first digits.
+        name: what the file is called in the cache; empty: what the address calls it.
+    """
+
+    url: str
+    sha256: str
+    name: str = ""
+
+    @property
+    def cached(self) -> Path:
+        """Where PyTorch's download cache (``torch.hub``) has the file."""
+        return Path(torch.hub.get_dir(), "checkpoints", self.name or self.named)
+
+    @property
+    def named(self) -> str:
+        """What the address calls the file."""
+        return os.path.basename(urlparse(self.url).path)
+
+    @classmethod
+    def of(cls, url: str) -> "Download":
+        """A file whose name ends in the first digits of its check sum, as PyTorch's own do."""
+        return cls(url, os.path.splitext(url)[0].rpartition("-")[2])
+
+
+def load_pretrained(
+    model: nn.Module,
+    arch: str,
+    pretrained: str,
+    downloads: Sequence[Download],
+    prefix: str = "",
+    backbone: Sequence[str] = (),
+    log=print,
+) -> None:
     """Load backbone weights into ``model``.
+
+    Files may be those of DLA's authors, of timm (``pytorch_model.bin`` or ``model.safetensors``), of torchvision, and
+    whole checkpoints of this project or of the reference.
 
     Args:
         model: the network; entries that are not in the file (neck, heads) keep their values.
         arch: its name, for messages.
         pretrained: ``imagenet`` or the path of a file.
-        urls: addresses of the ImageNet weights, tried in order; file names end in the start of their SHA-256.
+        downloads: where the ImageNet weights are, tried in order; a file in the cache comes before any download.
         prefix: put before the names of the file when they lack it.
+        backbone: starts of the names of the entries that the file must have.
 
     Raises:
-        UserError: no network and no cached file (the text says which file to put where), or nothing fits.
+        UserError: no network and no cached file (the text says which file to put where), another check sum, entries of
+            the backbone that are missing, have another shape or are not finite, or nothing fits.
     """
     if pretrained == "imagenet":
-        if not urls:
+        if not downloads:
             raise UserError(f"--pretrained imagenet: there are no ImageNet weights for {arch}; use --pretrained none")
-        source, state = _download(arch, urls)
+        origin, path = _fetch(arch, downloads, log)
     else:
-        checkpoint = read_checkpoint(pretrained)
-        source, state = pretrained, checkpoint.get("state_dict", checkpoint)
-    state = strip_module(state)
+        origin, path = pretrained, pretrained
     own = model.state_dict()
-    state = {name if name in own else prefix + name: value for name, value in state.items()}
+    state = {name if name in own else prefix + name: value for name, value in read_weights(path).items()}
     # Only what the backbone takes: a classifier is left out without a word, as every ImageNet file has one.
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise UserError(f"--pretrained {pretrained}: none of its {len(state)} entries fits {arch}")
+    _check_backbone(model, own, fitting, backbone, f"--pretrained {pretrained}: {path}", arch)
     model.load_state_dict(fitting, strict=False)
-    log(f"--pretrained {pretrained}: {len(fitting)} entries of {source} loaded")
+    log(f"--pretrained {pretrained}: {len(fitting)} entries of {origin} loaded")
 
 
-def _download(arch: str, urls: list[str]) -> tuple[str, dict]:
-    """The first address that answers, and its weights."""
-    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The entries of a file of weights, by name, on the CPU, read as data only. Raises UserError if that fails."""
+    if str(path).endswith(".safetensors") and os.path.isfile(path):
+        return read_safetensors(path)
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: its state_dict is a {type(state).__name__}, not a table of weights")
+    return strip_module({name: value for name, value in state.items() if isinstance(value, Tensor)})
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read a ``.safetensors`` file: 8 bytes of length, a JSON header, and the values, little-endian, in its order.
+
+    Raises UserError when the header and the file do not belong together.
+    """
+    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    dtypes |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
+    content = bytearray(Path(path).read_bytes())
+    try:
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        tensors = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                dtype, (first, last) = dtypes[entry["dtype"]], entry["data_offsets"]
+                count = math.prod(entry["shape"])
+                if last - first != count * dtype.itemsize or not 0 <= first <= last <= len(content) - start:
+                    raise ValueError(name)
+                flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + first) if count else []
+                tensors[name] = torch.as_tensor(flat, dtype=dtype).reshape(entry["shape"]).clone()
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path}: this file cannot be read, it is damaged or of another kind") from error
+    return tensors
+
+
+def _check_backbone(
+    model: nn.Module,
+    own: dict[str, Tensor],
+    fitting: dict[str, Tensor],
+    backbone: Sequence[str],
+    source: str,
+    arch: str,
+) -> None:
+    """Raise UserError unless ``fitting`` has all of the backbone that matters, and only numbers."""
+    # A module whose parameters have no influence needs no statistics either; timm's files do without.
+    unused = {name.rpartition(".")[0] for name in getattr(model, "unused_parameters", ())}
+    needed = [
+        name
+        for name in own
+        if name.startswith(tuple(backbone))
+        and name.rpartition(".")[0] not in unused
+        and not name.endswith("num_batches_tracked")  # newer than some of the files
+    ]
+    missing = [name for name in needed if name not in fitting]
+    if missing:
+        raise UserError(
+            f"{source} lacks {len(missing)} of the {len(needed)} entries of the backbone of {arch} "
+            f"(in this shape), such as {missing[0]}"
+        )
+    for name, value in fitting.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{source}: {name} holds values that are not finite")
+
+
+def _fetch(arch: str, downloads: Sequence[Download], log) -> tuple[str, Path]:
+    """Address and path of the first file that is in the cache, or else that its address gives."""
+    for download in downloads:
+        if download.cached.is_file():
+            digest = _sha256(download.cached)
+            if not digest.startswith(download.sha256):
+                raise UserError(
+                    f"--pretrained imagenet: {download.cached} is damaged or another file (its SHA-256 is "
+                    f"{digest[:8]}..., not {download.sha256[:8]}...); remove it"
+                )
+            return str(download.cached), download.cached
     reasons = []
-    for url in urls:
+    for download in downloads:
+        log(f"--pretrained imagenet: downloading {download.url}")
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(TIMEOUT)
         try:
-            return url, torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=True, weights_only=True, progress=False
-            )
+            download.cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(download.url, str(download.cached), download.sha256, progress=False)
+            return download.url, download.cached
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-            reasons.append(f"{url} ({error})")
-    name = os.path.basename(urlparse(urls[0]).path)
+            reasons.append(f"{download.url} ({error})")
+        finally:
+            socket.setdefaulttimeout(timeout)
+    names = " or ".join(
+        d.named if d.cached.name == d.named else f"{d.named} under the name {d.cached.name}" for d in downloads
+    )
     raise UserError(
         f"--pretrained imagenet: the weights of {arch} could not be had from {'; '.join(reasons)}; "
-        f"put {name} into {folder}, or name a file with --pretrained FILE, or start with --pretrained none"
+        f"put {names} into {downloads[0].cached.parent}, or name a file with --pretrained FILE, or start with "
+        "--pretrained none"
     )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

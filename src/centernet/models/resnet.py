@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .deform_conv import DCN, fill_bilinear
-from .heads import make_head, normal_001
+from .heads import make_head, normal_001, run_heads
+from .pretrained import Download
 
 BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),
@@ -19,12 +20,15 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     152: (Bottleneck, [3, 8, 36, 3]),
 }
 
-IMAGENET_URLS = {
-    18: "https://download.pytorch.org/models/resnet18-5c106cde.pth",
-    34: "https://download.pytorch.org/models/resnet34-333f7ec4.pth",
-    50: "https://download.pytorch.org/models/resnet50-19c8e357.pth",
-    101: "https://download.pytorch.org/models/resnet101-5d3b4d8f.pth",
-    152: "https://download.pytorch.org/models/resnet152-b121ed2d.pth",
+IMAGENET_WEIGHTS = {
+    depth: [Download.of(f"https://download.pytorch.org/models/resnet{depth}-{digest}.pth")]
+    for depth, digest in (
+        (18, "5c106cde"),
+        (34, "333f7ec4"),
+        (50, "19c8e357"),
+        (101, "5d3b4d8f"),
+        (152, "b121ed2d"),
+    )
 }
 
 
@@ -50,7 +54,7 @@ class PoseResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.deconv_layers(x)
-        return [{name: getattr(self, name)(x) for name in self.heads}]
+        return [run_heads(self, x)]
 
 
 class ResNetDeconv(PoseResNet):

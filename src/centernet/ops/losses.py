@@ -6,6 +6,8 @@ gradient, does not depend on how the batch was split. Without it the number in t
 reference.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,34 +88,40 @@ class RegWeightedL1Loss(nn.Module):
 
 
 class L1Loss(nn.Module):
-    """L1 at the objects as the 3D task has it: the mean over all N slots, empty ones included."""
+    """L1 at the objects as the 3D task has it: the mean over all N slots, empty ones included.
 
-    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor) -> Tensor:
+    forward(output, mask, ind, target, num=None): as ``RegLoss``, but ``num`` is the number of slots.
+    """
+
+    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
         pred, mask = gather_feat(output, ind), mask.to(output.dtype).unsqueeze(2)
-        return F.l1_loss(pred * mask, target * mask)
+        num = ind.numel() if num is None else num
+        return F.l1_loss(pred * mask, target * mask, reduction="sum") / (num * pred.shape[2])
 
 
 class BinRotLoss(nn.Module):
     """Orientation in two overlapping bins (Mousavian et al., arXiv 1612.00496; equations in appendix of the paper).
 
-    forward(output, mask, ind, rotbin, rotres): output (B, 8, H, W) with channels
+    forward(output, mask, ind, rotbin, rotres, num=None): output (B, 8, H, W) with channels
     [bin 1 no, bin 1 yes, sin, cos, bin 2 no, bin 2 yes, sin, cos]; mask, ind (B, N); rotbin (B, N, 2) membership;
-    rotres (B, N, 2) residual angles in radians. The bin terms are means over all slots, empty ones included.
+    rotres (B, N, 2) residual angles in radians. The bin terms are means over all slots, empty ones included, the
+    residual terms over the members of each bin; ``num``: how many slots, members of bin 1 and of bin 2 there are.
     """
 
-    def forward(self, output: Tensor, mask: Tensor, ind: Tensor, rotbin: Tensor, rotres: Tensor) -> Tensor:
+    def forward(
+        self, output: Tensor, mask: Tensor, ind: Tensor, rotbin: Tensor, rotres: Tensor, num: Sequence | None = None
+    ) -> Tensor:
         pred = gather_feat(output, ind).reshape(-1, 8)
         mask = mask.reshape(-1, 1).to(output.dtype)
         rotbin, rotres = rotbin.reshape(-1, 2), rotres.reshape(-1, 2)
+        member = rotbin != 0
+        slots, *members = (len(pred), *member.sum(0)) if num is None else num
         loss = pred.new_zeros(())
         for k in range(2):
-            part = pred[:, 4 * k : 4 * k + 4]
-            loss = loss + F.cross_entropy(part[:, :2] * mask, rotbin[:, k].long())
-            member = rotbin[:, k] != 0
-            if member.any():
-                angle = rotres[member, k]
-                loss = loss + F.smooth_l1_loss(part[member, 2], angle.sin())
-                loss = loss + F.smooth_l1_loss(part[member, 3], angle.cos())
+            part, angle = pred[:, 4 * k : 4 * k + 4], rotres[:, k]
+            loss = loss + F.cross_entropy(part[:, :2] * mask, rotbin[:, k].long(), reduction="sum") / slots
+            residual = F.smooth_l1_loss(part[:, 2:], torch.stack([angle.sin(), angle.cos()], dim=1), reduction="none")
+            loss = loss + torch.where(member[:, k, None], residual, 0).sum() / members[k].clamp(min=1)
         return loss
 
 

@@ -1,13 +1,27 @@
 """Finding objects in heat maps."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def peak_filter(heat: Tensor, kernel: int = 3) -> Tensor:
     """Keep the values of (B, C, H, W) that are the highest of their 3x3 neighbourhood, 0 elsewhere (``_nms``)."""
-    highest = F.max_pool2d(heat, kernel, stride=1, padding=(kernel - 1) // 2)
-    return heat * (highest == heat).to(heat.dtype)
+    if heat.device.type == "cpu" and kernel == 3:
+        heat = heat.contiguous()
+        highest = _highest_of_nine(heat)
+    else:
+        highest = F.max_pool2d(heat, kernel, stride=1, padding=(kernel - 1) // 2)
+    return torch.where(highest == heat, heat, 0)
+
+
+def _highest_of_nine(heat: Tensor) -> Tensor:
+    """``max_pool2d`` of size 3 and stride 1, by columns and then by rows: on a CPU many times as fast, and equal."""
+    padded = F.pad(heat, (1, 1, 1, 1), value=-math.inf)
+    column = torch.maximum(torch.maximum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
+    return torch.maximum(torch.maximum(column[..., :-2], column[..., 1:-1]), column[..., 2:])
 
 
 def topk(heat: Tensor, K: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

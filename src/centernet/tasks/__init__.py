@@ -1,5 +1,7 @@
 """What is predicted. A task is a module; this is the list of them and what each must have.
 
+DEFAULT_DATASET
+    What ``--dataset`` is when it is not given.
 heads(opt) -> dict[str, int]
     Head name to channels, in the order of the reference.
 options_of_heads(heads) -> dict[str, bool]
@@ -25,9 +27,20 @@ merge_outputs(detections, opt) -> dict[int, ndarray]
 post_process(dets, metas, opt) -> list[dict[int, ndarray]]
     ``to_picture`` and ``merge_outputs`` for pictures of one scale.
 debug_pictures(batch, output, opt) -> dict[str, ndarray]
-    What ``--debug`` shows in training, by name.
+    What ``--debug`` shows in training, by name; what is true alone when ``output`` is None.
+true_pictures(image, objects, opt) -> dict[str, ndarray]
+    What ``--debug`` shows in tests of the objects of a picture, by name.
 network_pictures(picture, output, dets, opt), result_pictures(image, results, opt) -> dict[str, ndarray]
     What ``--debug`` shows in tests, by name: of one test scale, and in the end.
+
+A task may also have:
+
+test_view(height, width, opt) -> View
+    What a detector sees of a picture, where it differs from ``detector.cut``; the same at every test scale.
+test_options(opt) -> Namespace
+    The options of a detector, where the task does without some kinds of tests.
+NEEDS_META
+    ``result_pictures`` also gets ``meta``, which holds what ``picture_info`` of the data set says.
 """
 
 from types import ModuleType

@@ -29,6 +29,7 @@ from ..ops.losses import (
 from ..ops.nms import soft_nms
 from ..ops.peaks import peak_filter, topk
 
+DEFAULT_DATASET = "coco"
 MAX_PER_IMAGE = 100  # detections that a result keeps
 
 
@@ -49,7 +50,7 @@ def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
 # Targets
 
 
-def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str, np.ndarray]:
+def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
     """``boxes`` (n, 4) float32 [x1, y1, x2, y2] in picture pixels and ``cls`` (n,) int64 of COCO-style annotations."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
     if boxes.size == 0:
@@ -57,7 +58,7 @@ def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str,
     if boxes.shape != (len(annotations), 4):
         raise ValueError("a bbox is not [x, y, width, height]")
     boxes[:, 2:] += boxes[:, :2]
-    cls = np.array([class_of[int(annotation["category_id"])] for annotation in annotations], dtype=np.int64)
+    cls = np.array([class_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64)
     return {"boxes": boxes.astype(np.float32), "cls": cls}
 
 
@@ -338,17 +339,23 @@ def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndar
     return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
 
 
-def debug_pictures(batch: dict, output: dict[str, Tensor], opt) -> dict[str, np.ndarray]:
-    """What ``--debug`` shows of the first picture of a batch: heat maps and boxes, predicted and true."""
+def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
+    """What ``--debug`` shows of the first picture of a batch: heat maps and boxes, predicted and true.
+
+    Without ``output`` there is only what is true.
+    """
     picture = visualization.restore_picture(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
     theme, size = opt.debugger_theme, picture.shape[:2]
-    boxes = decode(output, opt)[0].detach().cpu().numpy()
-    true_boxes = batch["meta"][0]["gt_det"].copy()
+    maps = {"gt_hm": batch["hm"][0]}
+    boxes = {"out_gt": batch["meta"][0]["gt_det"].copy()}
+    if output is not None:
+        maps["pred_hm"] = output["hm"][0].detach().float().sigmoid()
+        boxes["out_pred"] = decode(output, opt)[0].detach().cpu().numpy()
     pictures = {}
-    for name, hm in (("pred_hm", output["hm"][0].detach().float().sigmoid()), ("gt_hm", batch["hm"][0])):
+    for name, hm in maps.items():
         colored = visualization.heat_map_picture(hm.cpu().numpy(), theme, size)
         pictures[name] = visualization.blend(picture, colored, theme)
-    for name, rows in (("out_pred", boxes), ("out_gt", true_boxes)):
+    for name, rows in boxes.items():
         rows[:, :4] *= opt.down_ratio
         pictures[name] = visualization.draw_boxes(picture, rows, opt.class_names, opt.center_thresh, theme)
     return pictures
@@ -375,6 +382,12 @@ def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt) -> d
     rows = [np.hstack([rows, np.full((len(rows), 1), cls - 1)]) for cls, rows in results.items()]
     boxes = np.concatenate(rows)
     return {"ctdet": visualization.draw_boxes(image, boxes, opt.class_names, opt.vis_thresh, opt.debugger_theme)}
+
+
+def true_pictures(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
+    """The picture (H, W, 3) uint8 with the boxes of ``objects`` (as ``read_objects`` gives them)."""
+    rows = np.hstack([objects["boxes"], np.ones((len(objects["cls"]), 1)), objects["cls"][:, None]])
+    return {"gt": visualization.draw_boxes(image, rows, opt.class_names, opt.vis_thresh, opt.debugger_theme)}
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:

@@ -1,0 +1,255 @@
+"""A look at a data set before training: what is wrong with it, what is in it, and what the network will see."""
+
+import math
+import os
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from . import get_dataset
+from .base import CocoStyleDataset, read_image
+from .loader import Samples, collate, finish_batch
+
+EXAMPLES = 5  # of a kind of problem that are shown
+SIZES = (0, 8, 16, 32, 64, 128, 256, math.inf)  # square roots of areas in the network's input
+BAR, LONGEST = 40, 200  # characters
+CELL = 256  # pixels of a picture in the grid
+
+
+@dataclass
+class Report:
+    """What was found in one split.
+
+    Attributes:
+        problems: kind of mistake to its places. They would stop a training or teach it something wrong.
+        remarks: kind of peculiarity to its places. They are allowed.
+        pictures, objects: how many there are.
+        classes: class name to number of objects.
+        sizes: number of objects in each interval of ``SIZES``.
+    """
+
+    split: str
+    annotation_file: Path
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    pictures: int = 0
+    objects: int = 0
+    classes: Counter = field(default_factory=Counter)
+    sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) - 1))
+
+    def problem(self, kind: str, place: str) -> None:
+        """Note a mistake."""
+        self.problems.setdefault(kind, []).append(_short(place))
+
+    def remark(self, kind: str, place: str) -> None:
+        """Note a peculiarity."""
+        self.remarks.setdefault(kind, []).append(_short(place))
+
+    def lines(self) -> Iterator[str]:
+        """The report as text."""
+        yield f"{self.split}: {self.annotation_file}"
+        yield f"  {self.pictures} pictures, {self.objects} objects of {len(+self.classes)} classes"
+        for title, found in (("PROBLEM", self.problems), ("note", self.remarks)):
+            for kind, places in found.items():
+                more = f", ... {len(places)} in all" if len(places) > EXAMPLES else ""
+                yield f"  {title}: {kind}: {'; '.join(places[:EXAMPLES])}{more}"
+        occurring = +self.classes
+        width = max((len(name) for name in occurring), default=0)
+        highest = max(self.classes.values(), default=0)
+        yield "  objects of each class:"
+        for name, count in occurring.items():
+            yield f"    {name:{width}}  {count:7d} {_bar(count, highest)}"
+        yield "  size of the objects in the network's input (square root of the area, pixels):"
+        for low, high, count in zip(SIZES, SIZES[1:], self.sizes, strict=False):
+            interval = f"{low:g} to {high:g}" if math.isfinite(high) else f"from {low:g}"
+            yield f"    {interval:>10}  {count:7d} {_bar(count, max(self.sizes))}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _bar(count: int, highest: int) -> str:
+    return "#" * math.ceil(BAR * count / max(highest, 1))
+
+
+def check_split(opt, split: str, progress: Callable[[Iterable, int], Iterable] = lambda items, _: items) -> Report:
+    """Read all annotations and all pictures of one split, and report.
+
+    ``progress`` wraps the pictures, of which it is told the number. Raises UserError when there is nothing to check.
+    """
+    dataset = get_dataset(opt.dataset).unread(opt, split)
+    report = Report(split, dataset.annotation_file)
+    content = dataset.read_content(lambda text: report.problem("annotations that cannot be read", text))
+    pictures = _check_pictures(content["images"], report)
+    for image_id, size in _read_pictures(dataset, pictures, progress, report):
+        pictures[image_id]["size"] = size
+    _check_objects(dataset, content, pictures, report)
+    return report
+
+
+def _check_pictures(images: list, report: Report) -> dict:
+    """The pictures by id, without those that have none or an old one."""
+    pictures: dict = {}
+    files: Counter = Counter()
+    for k, image in enumerate(images, start=1):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
+            report.problem("pictures without id or file_name", f"number {k}: {str(image)[:60]}")
+        elif not isinstance(image["id"], (int, str)):
+            report.problem("ids that are neither numbers nor words", f"picture {image['file_name']}: {image['id']}")
+        elif image["id"] in pictures:
+            report.problem("picture ids that are there twice", f"{image['id']} ({image['file_name']})")
+        else:
+            pictures[image["id"]] = dict(image)
+            files[image["file_name"]] += 1
+    for name, count in files.items():
+        if count > 1:
+            report.remark("files that several pictures share", f"{name} ({count} times)")
+    report.pictures = len(pictures)
+    return pictures
+
+
+def _read_pictures(dataset: CocoStyleDataset, pictures: dict, progress, report: Report) -> Iterator[tuple]:
+    """(id, (width, height)) of each picture that can be read; the others are reported."""
+
+    def read(item: tuple) -> tuple:
+        image_id, image = item
+        try:
+            height, width = read_image(os.path.join(dataset.image_folder, image["file_name"])).shape[:2]
+        except UserError as error:
+            return image_id, None, str(error)
+        return image_id, (width, height), ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for image_id, size, error in progress(pool.map(read, pictures.items()), len(pictures)):
+            image = pictures[image_id]
+            if size is None:
+                missing = "no such file" in error
+                report.problem("missing pictures" if missing else "pictures that cannot be read", image["file_name"])
+                continue
+            stated = (image.get("width"), image.get("height"))
+            if None not in stated and stated != size:
+                text = f"{image['file_name']} is {size[0]} x {size[1]}, not {stated[0]} x {stated[1]}"
+                report.problem("pictures of another size than stated", text)
+            yield image_id, size
+
+
+def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, report: Report) -> None:
+    opt = dataset.opt
+    try:
+        class_of = dataset.classes_of(content)
+    except UserError as error:
+        report.problem("classes", str(error))
+        class_of = {}
+    report.classes = Counter(dict.fromkeys(dataset.class_names, 0))
+    used = {str(category) for category in class_of}
+    annotation_ids: set = set()
+    boxes_of: dict = {}
+    for k, annotation in enumerate(content["annotations"], start=1):
+        if not isinstance(annotation, dict):
+            report.problem("annotations that cannot be read", f"number {k}: {str(annotation)[:60]}")
+            continue
+        where = f"annotation {annotation.get('id', f'number {k}')}"
+        report.objects += 1
+        number = annotation.get("id")
+        if isinstance(number, (int, str)):
+            if number in annotation_ids:
+                report.remark("annotation ids that are there twice", str(number))
+            annotation_ids.add(number)
+        image_id, category = annotation.get("image_id"), annotation.get("category_id")
+        if not isinstance(image_id, (int, str)) or image_id not in pictures:
+            report.problem("objects of pictures that are not listed", f"{where} (picture {image_id})")
+            continue
+        if not isinstance(category, (int, str)) or category not in class_of:
+            hint = " (as text and as number)" if str(category) in used else ""
+            report.problem("unknown categories", f"{where}: {category}{hint}")
+            continue
+        report.classes[dataset.class_names[class_of[category]]] += 1
+        image = pictures[image_id]
+        where += f" in {image['file_name']}"
+        box = _box(annotation.get("bbox"))
+        if box is None:
+            report.problem("boxes that are not four numbers", f"{where}: {annotation.get('bbox')}")
+            continue
+        if not all(math.isfinite(value) for value in box):
+            report.problem("boxes that are not finite", f"{where}: {box}")
+            continue
+        x, y, w, h = box
+        if w <= 0 or h <= 0:
+            report.problem("empty boxes", f"{where}: {box}")
+            continue
+        same = boxes_of.setdefault(image_id, Counter())
+        same[(category, *box)] += 1
+        if same[(category, *box)] == 2:
+            report.remark("objects that are there twice", f"{where}: {box}")
+        size = image.get("size")
+        if size is not None:
+            width, height = size
+            if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+                report.problem("boxes outside of their picture", f"{where}: {box} in {width} x {height}")
+                continue
+            if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+                report.remark("boxes that reach over the border", f"{where}: {box} in {width} x {height}")
+            shrink = max(opt.input_h, opt.input_w) / max(width, height)
+            side = math.sqrt(w * h) * shrink
+            report.sizes[bisect_right(SIZES, side) - 1 if math.isfinite(side) else -1] += 1
+    if not boxes_of:
+        report.problem("no objects", f"none in {report.pictures} pictures to {report.split} with")
+    empty = [image["file_name"] for image_id, image in pictures.items() if image_id not in boxes_of]
+    for name in empty:
+        report.remark("pictures without objects", name)
+    for image_id, boxes in boxes_of.items():
+        if boxes.total() > opt.max_objs:
+            text = f"{pictures[image_id]['file_name']} ({boxes.total()})"
+            report.remark(f"pictures with more objects than the {opt.max_objs} that are used", text)
+    for name, count in report.classes.items():
+        if count == 0:
+            report.remark("classes without objects", name)
+
+
+def _box(values) -> list[float] | None:
+    try:
+        box = [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return box if len(box) == 4 else None
+
+
+def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
+    """Augmented training samples with their targets as the network will see them, as grids of pictures by name.
+
+    Raises UserError when the data set cannot be trained on; pictures that cannot be read are left out.
+    """
+    opt.debug = 1  # so that samples carry what is drawn of them
+    samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
+    found: dict[str, list[np.ndarray]] = {}
+    # The samples of the first epoch, from all over the data set.
+    for index in np.linspace(0, len(samples.dataset) - 1, min(count, len(samples.dataset))).astype(int):
+        try:
+            batch = finish_batch(collate([samples[1, int(index)]]), task, opt)
+        except UserError:
+            continue
+        for name, picture in task.debug_pictures(batch, None, opt).items():
+            found.setdefault(name, []).append(picture)
+    return {name: _grid(pictures) for name, pictures in found.items()}
+
+
+def _grid(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures side by side in a square of cells, no larger than ``CELL`` pixels each."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    height, width = pictures[0].shape[:2]
+    shrink = min(1.0, CELL / max(height, width))
+    height, width = round(height * shrink), round(width * shrink)
+    grid = np.full((rows * (height + 2), columns * (width + 2), 3), 255, np.uint8)
+    for k, picture in enumerate(pictures):
+        y, x = (k // columns) * (height + 2), (k % columns) * (width + 2)
+        grid[y : y + height, x : x + width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return grid

@@ -1,0 +1,85 @@
+"""Networks for inference: BatchNorm is folded into the convolution before it."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .deform_conv import DCN
+from .heads import BatchedHeads
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DCN)
+
+
+def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
+    """A copy of a network for inference, which gives the same maps with less work.
+
+    At inference BatchNorm is one factor and one summand a channel, which the weights and the bias of the convolution
+    before it can take over. The copy is in evaluation mode and cannot be trained; its state dict has other names than
+    the network's, so checkpoints are written from the network and not from the copy.
+
+    Args:
+        model: any network of ``create_model``, on any device and of any floating type; it stays as it is.
+        batch_heads: compute the 3x3 convolutions of the heads of a stack as one. None: everywhere but on a CPU, where
+            it is no faster (``benchmarks/README.md``).
+
+    Raises:
+        ValueError: a BatchNorm is not behind a convolution.
+    """
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    for conv, owner, name in list(_pairs(fused)):
+        _fold(conv, getattr(owner, name))
+        setattr(owner, name, nn.Identity())
+    left = [name for name, module in fused.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if left:
+        raise ValueError(f"fuse: there is no convolution before {', '.join(left)}")
+    if batch_heads is None:
+        batch_heads = next(fused.parameters()).device.type != "cpu"
+    if batch_heads:
+        _batch_heads(fused)
+    return fused
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
+    """(convolution, owner of its BatchNorm, name there), by the names and places that the networks give them."""
+    for module in model.modules():
+        previous = None
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                # bn2 follows conv2; in a sequence what comes before; and in DLA's neck, conv comes before actf.0.
+                conv = getattr(module, name.replace("bn", "conv"), None)
+                conv = previous if isinstance(module, nn.Sequential) else conv
+                if isinstance(conv, CONVOLUTIONS):
+                    yield conv, module, name
+            elif name == "actf" and isinstance(child, nn.Sequential):
+                yield module.conv, child, "0"
+            previous = child
+
+
+@torch.no_grad()
+def _fold(conv: nn.Module, bn: nn.BatchNorm2d) -> None:
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    if transposed and conv.groups > 1:
+        raise ValueError("fuse: a transposed convolution with groups before a BatchNorm")
+    # In double precision, so that nothing is lost but the rounding of the result; not every device has it.
+    exact = {"device": "cpu", "dtype": torch.float64}
+    values = [None if value is None else value.to(**exact) for value in (conv.bias, bn.running_mean, bn.running_var)]
+    factors = [None if value is None else value.to(**exact) for value in (bn.weight, bn.bias)]
+    weight, bias = fuse_conv_bn_weights(conv.weight.to(**exact), *values, bn.eps, *factors, transpose=transposed)
+    for name, value in (("weight", weight), ("bias", bias)):
+        # With the strides of the old weight, which may be those of channels_last.
+        place = torch.empty_like(conv.weight) if name == "weight" else conv.weight.new_empty(value.shape)
+        setattr(conv, name, nn.Parameter(place.copy_(value), requires_grad=False))
+
+
+def _batch_heads(model: nn.Module) -> None:
+    """Put ``BatchedHeads`` in the place of a network's heads, one for every stack."""
+    heads = {name: getattr(model, name) for name in model.heads}
+    stacks = [head if isinstance(head, nn.ModuleList) else [head] for head in heads.values()]
+    model.batched_heads = nn.ModuleList(
+        BatchedHeads(dict(zip(heads, stack, strict=True))) for stack in zip(*stacks, strict=True)
+    )
+    for name in heads:
+        delattr(model, name)

@@ -1,0 +1,158 @@
+"""Moving pictures: frames are read ahead of the network and written behind it, each in a thread of its own."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from .errors import UserError
+
+T = TypeVar("T")
+AHEAD = 4  # frames that wait for the network, and pictures that wait to be written
+RATE = 25.0  # frames a second where the source does not tell
+END = object()
+
+
+def open_video(source: str) -> cv2.VideoCapture:
+    """A video file, or the first camera for ``webcam``. Raises UserError when it cannot be opened."""
+    camera = source == "webcam"
+    if not camera and not Path(source).is_file():
+        raise UserError(f"--demo {source}: there is no such file")
+    # OpenCV warns of every reader that does not fit; where the level is set differs between its versions 4 and 5.
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    set_log_level(0)
+    capture = cv2.VideoCapture(0 if camera else source)
+    if not capture.isOpened():
+        raise UserError(f"--demo {source}: " + ("no camera was found" if camera else "this video cannot be read"))
+    return capture
+
+
+def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The frames, (H, W, 3) uint8, until there are no more; then the source is closed."""
+    try:
+        while True:
+            there, frame = capture.read()
+            if not there:
+                return
+            yield frame
+    finally:
+        capture.release()
+
+
+def frame_rate(capture: cv2.VideoCapture) -> float:
+    """Frames a second."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if 1 <= rate <= 1000 else RATE
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, made by a thread that is at most ``AHEAD`` of them ahead.
+
+    What goes wrong in the making is raised here. When this is not iterated to its end, the thread ends with it.
+    """
+    waiting: queue.Queue = queue.Queue(AHEAD)
+    stopped = threading.Event()
+
+    def put(item) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def make() -> None:
+        source = None
+        try:
+            source = iter(items)
+            for item in source:
+                if not put((item, None)):
+                    break
+            else:
+                put((END, None))
+        except BaseException as error:  # told to whoever waits
+            put((END, error))
+        finally:
+            if hasattr(source, "close"):
+                source.close()
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is END:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class VideoWriter:
+    """Writes pictures of several names, one video a name: ``<folder>/<prefix><name>.mp4``.
+
+    Used in a ``with`` block; at its end everything is written. Raises UserError when a file cannot be written.
+
+    Attributes:
+        paths: the files that were begun, by name.
+    """
+
+    def __init__(self, folder: str | Path, prefix: str, rate: float) -> None:
+        self.folder, self.prefix, self.rate = Path(folder), prefix, rate
+        self.paths: dict[str, Path] = {}
+        self._writers: dict[str, tuple[cv2.VideoWriter, tuple[int, int]]] = {}
+        self._waiting: queue.Queue = queue.Queue(AHEAD)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> "VideoWriter":
+        self._thread.start()
+        return self
+
+    def write(self, pictures: Mapping[str, np.ndarray]) -> None:
+        """The next frame of each video, (H, W, 3) uint8."""
+        if self._error is not None:
+            raise self._error
+        self._waiting.put(pictures)
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+        for writer, _ in self._writers.values():
+            writer.release()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (pictures := self._waiting.get()) is not None:
+            if self._error is None:
+                try:
+                    for name, picture in pictures.items():
+                        self._write(name, picture)
+                except Exception as error:  # raised by the next write or at the end
+                    self._error = error
+
+    def _write(self, name: str, picture: np.ndarray) -> None:
+        height, width = picture.shape[:2]
+        if name not in self._writers:
+            path = self.folder / f"{self.prefix}{name}.mp4"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"")  # OpenCV does not say why it cannot
+            except OSError as error:
+                raise UserError(f"cannot write video {path}: {error.strerror}") from error
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, (width, height))
+            if not writer.isOpened():
+                path.unlink(missing_ok=True)
+                raise UserError(f"cannot write video {path}: this OpenCV has no encoder for it")
+            self._writers[name], self.paths[name] = (writer, (width, height)), path
+        writer, size = self._writers[name]
+        writer.write(picture if (width, height) == size else cv2.resize(picture, size))

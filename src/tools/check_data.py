@@ -1,0 +1,66 @@
+"""Look at a data set before training: python src/tools/check_data.py ctdet --dataset custom --data_path DIR
+
+Takes the options of main.py. Prints what is wrong and what is there, and writes grids of training samples as the
+network will see them into --output_dir (the run folder's check_data/ by default). Status 0: no problem, 1: problems,
+2: there is nothing to check.
+"""
+
+import sys
+from pathlib import Path
+
+from progress.bar import Bar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from centernet.datasets import get_dataset
+from centernet.datasets.check import check_split, sample_grids
+from centernet.errors import UserError
+from centernet.opts import NEVER, opts
+from centernet.tasks import get_task
+from centernet.visualization import show_or_save
+
+SAMPLES = 16  # pictures of a grid
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the data set that the options name; returns the exit status."""
+    opt = opts().parse(sys.argv[1:] if argv is None else argv)
+    try:
+        dataset = get_dataset(opt.dataset)
+        dataset.prepare(dataset.locate(Path(opt.data_dir)))
+        splits = ["train", "val"] if 0 < opt.val_intervals < NEVER else ["train"]
+        reports = [check_split(opt, split, read_with_bar) for split in splits]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for report in reports:
+        print("\n".join(report.lines()))
+    folder = opt.output_dir or str(Path(opt.save_dir) / "check_data")
+    try:
+        grids = sample_grids(opt, get_task(opt.task), SAMPLES)
+    except UserError as error:
+        grids = {}
+        print(f"no training samples: {error}")
+    try:
+        show_or_save(grids, folder, "samples_", show=False)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name in grids:
+        print(f"training samples: {Path(folder) / f'samples_{name}.png'}")
+    problems = sum(len(places) for report in reports for places in report.problems.values())
+    print(f"{problems} problem(s)" if problems else "no problems")
+    return 1 if problems else 0
+
+
+def read_with_bar(pictures, count: int):
+    """The pictures, with a bar that shows how many have been read."""
+    bar = Bar("reading pictures", max=max(count, 1), check_tty=True)
+    for picture in pictures:
+        yield picture
+        bar.next()
+    bar.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Score the results of a PASCAL VOC test once more: python src/tools/reval.py exp/ctdet/RUN/results.json
+
+Prints AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files of
+the devkit where there is one, else from the annotation file of the data set.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from centernet.datasets.base import read_annotation_file
+from centernet.datasets.pascal import PascalVOC
+from centernet.datasets.voc_devkit import annotation_file, read_annotation
+from centernet.errors import UserError
+from centernet.evaluation import voc
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NMS_OVERLAP = 0.3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read, score, print; returns the exit status: 0, 1 without arguments, 2 after a line that says what is wrong."""
+    parser = argparse.ArgumentParser(description="Score results.json of a PASCAL VOC test.")
+    parser.add_argument("results", type=Path, help="results.json, or the run folder that holds it")
+    parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit, if it is there)")
+    parser.add_argument("--annotations", type=Path, help="JSON file with the objects, instead of a devkit")
+    parser.add_argument("--imdb", default="voc_2007_test", help="image set of the devkit (%(default)s)")
+    parser.add_argument(
+        "--nms", action="store_true", help=f"first drop boxes that overlap a better one by {NMS_OVERLAP}"
+    )
+    parser.add_argument("--area", action="store_true", help="area under the curve also for 2007, not eleven points")
+    parser.add_argument("--comp", action="store_true", help="keep the official result files comp4_det_test_<class>.txt")
+    parser.add_argument("--output_dir", type=Path, help="where --comp writes them (beside the results)")
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help()
+        return 1
+    args = parser.parse_args(argv)
+    try:
+        score(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def score(args: argparse.Namespace) -> None:
+    """Do what the arguments say. Raises UserError."""
+    path = args.results / "results.json" if args.results.is_dir() else args.results
+    names = PascalVOC.class_names
+    found = re.fullmatch(r"voc_(\d{4})_(\w+)", args.imdb)
+    if found is None:
+        raise UserError(f"--imdb {args.imdb}: needs the form voc_<year>_<image set>, such as voc_2007_test")
+    year, image_set = found.groups()
+    devkit = args.devkit or ROOT / "data" / "voc" / "VOCdevkit"
+    if args.annotations is None and (args.devkit or (devkit / f"VOC{year}" / "Annotations").is_dir()):
+        source, image_ids, truth = from_devkit(devkit, year, image_set)
+    else:
+        source = args.annotations or ROOT / "data" / "voc" / "annotations" / annotation_file(year, image_set)
+        image_ids, truth = from_json(source)
+    detections = read_results(path, len(names), len(truth), source)
+    if args.nms:
+        detections = [[drop_overlapping(rows) for rows in pictures] for pictures in detections]
+    by_2007 = int(year) < 2010 and not args.area
+    scores = voc.evaluate(truth, detections, names, use_07_metric=by_2007)
+    print(f"VOC{year} metric, {'eleven points' if by_2007 else 'area'}; {len(truth)} pictures of {source}")
+    for name, value in scores["ap"].items():
+        print(f"AP for {name} = {value:.4f}")
+    print(f"Mean AP = {scores['mean_ap']:.4f}")
+    if args.comp:
+        folder = args.output_dir or path.parent
+        write_comp(folder, names, image_ids, detections)
+        print(f"{folder / 'comp4_det_test_<class>.txt'}: {len(names)} files")
+
+
+def from_devkit(devkit: Path, year: str, image_set: str) -> tuple[Path, list[str], list[list[dict]]]:
+    """The image set file, the names of its pictures in order, and their objects with 1-based corners."""
+    path = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt"
+    try:
+        image_ids = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the image set cannot be read ({error})") from None
+    truth = []
+    for name in image_ids:
+        objects = read_annotation(devkit / f"VOC{year}" / "Annotations" / f"{name}.xml")["objects"]
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        truth.append(
+            [{"name": o["name"], "bbox": [o[c] for c in corners], "difficult": o["difficult"]} for o in objects]
+        )
+    return path, image_ids, truth
+
+
+def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
+    """The names of the pictures in the ascending order of their ids, and their objects."""
+    content = read_annotation_file(path)
+    try:
+        files = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
+        image_ids = sorted(files)
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        return [files[i] for i in image_ids], voc.ground_truth(content["annotations"], image_ids, names)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not an annotation file of VOC ({error!r})") from None
+
+
+def read_results(path: Path, classes: int, pictures: int, source: Path) -> list[list[np.ndarray]]:
+    """``[class][picture]`` rows of a results.json, without the background. Raises UserError when they do not fit."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise UserError(f"{path}: not a JSON file (pickled results are not read)") from None
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        raise UserError(f"{path}: results in COCO's form; use src/tools/eval_coco.py")
+    if not isinstance(content, list) or len(content) != classes + 1:
+        raise UserError(
+            f"{path}: not the results of a VOC test, which are lists of {classes} classes and the background"
+        )
+    try:
+        detections = [[_rows(rows) for rows in of_class] for of_class in content[1:]]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: a detection is not [x1, y1, x2, y2, score] ({error})") from None
+    if any(len(of_class) != pictures for of_class in detections):
+        raise UserError(f"{path}: results of {len(detections[0])} pictures, {source} has {pictures}")
+    return detections
+
+
+def _rows(rows: list) -> np.ndarray:
+    array = np.array(rows, dtype=np.float64)
+    if len(rows) and array.shape != (len(rows), 5):
+        raise ValueError(f"shape {array.shape}")
+    return array.reshape(-1, 5)
+
+
+def drop_overlapping(rows: np.ndarray) -> np.ndarray:
+    """Rows without those that overlap a better one of the same picture and class."""
+    boxes = torch.from_numpy(rows[:, :4] + [0, 0, 1, 1])  # VOC's corners are pixels, both inside
+    return rows[torchvision.ops.nms(boxes, torch.from_numpy(rows[:, 4]), NMS_OVERLAP).numpy()]
+
+
+def write_comp(folder: Path, names, image_ids: list[str], detections: list[list[np.ndarray]]) -> None:
+    """The files that the official MATLAB evaluation reads: picture, score, 1-based corners, a line a detection."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, pictures in zip(names, detections, strict=True):
+            with open(folder / f"comp4_det_test_{name}.txt", "w", encoding="utf-8") as file:
+                for image_id, rows in zip(image_ids, pictures, strict=True):
+                    for *box, score in rows:
+                        corners = " ".join(f"{value + 1:.1f}" for value in box)
+                        file.write(f"{image_id} {score:.3f} {corners}\n")
+    except OSError as error:
+        raise UserError(f"{folder}: the files cannot be written ({error.strerror})") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

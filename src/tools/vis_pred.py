@@ -1,0 +1,76 @@
+"""Look at results beside the truth: python src/tools/vis_pred.py exp/ctdet/RUN/results.json [OTHER.json ...]
+
+For each picture windows `gt`, `pred0`, `pred1`, ...; a key goes on, Esc ends. Without a display, or with --output_dir,
+the pictures are saved.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from eval_coco import DEFAULT, read_results
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from centernet.datasets.base import read_annotation_file, read_image
+from centernet.errors import UserError
+from centernet.visualization import draw_boxes, show_or_save
+
+ESCAPE = 27
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Show or save; returns the exit status: 0, or 2 after one line that says what is wrong."""
+    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's form beside the true ones.")
+    parser.add_argument("results", type=Path, nargs="+", help="result files")
+    parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
+    parser.add_argument("--images", type=Path, help="folder of the pictures (coco/val2017 beside the annotations)")
+    parser.add_argument("--threshold", type=float, default=0.2, help="score from which a box is drawn (%(default)s)")
+    parser.add_argument("--count", type=int, help="only the first COUNT pictures")
+    parser.add_argument("--output_dir", type=Path, help="save the pictures in this folder instead of showing them")
+    args = parser.parse_args(argv)
+    try:
+        show(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(args: argparse.Namespace) -> None:
+    """Do what the arguments say. Raises UserError."""
+    content = read_annotation_file(args.annotations)
+    folder = args.images or args.annotations.parent.parent / "val2017"
+    output_dir = args.output_dir or Path("vis_pred")
+    try:
+        classes = {category["id"]: k for k, category in enumerate(content["categories"])}
+        names = [str(category["name"]) for category in content["categories"]]
+        truth = rows_by_picture(content["annotations"], classes)
+        predictions = [rows_by_picture(read_results(path), classes) for path in args.results]
+        for image in content["images"][: args.count]:
+            picture = read_image(str(folder / image["file_name"]))
+            drawings = {"gt": draw_boxes(picture, np.array(truth.get(image["id"], [])), names, args.threshold, "white")}
+            for k, found in enumerate(predictions):
+                rows = np.array(found.get(image["id"], []))
+                drawings[f"pred{k}"] = draw_boxes(picture, rows, names, args.threshold, "white")
+            prefix = f"{Path(str(image['file_name'])).stem}_"
+            if show_or_save(drawings, output_dir, prefix, show=args.output_dir is None) == ESCAPE:
+                return
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{args.annotations}: a picture, an object or a result is malformed ({error!r})") from None
+
+
+def rows_by_picture(entries: list[dict], classes: dict) -> dict:
+    """Rows [x1, y1, x2, y2, score, class from 0] of annotations (score 1) or results by picture."""
+    rows: dict = {}
+    for entry in entries:
+        if entry["category_id"] in classes:
+            x, y, w, h = entry["bbox"]
+            row = [x, y, x + w, y + h, entry.get("score", 1.0), classes[entry["category_id"]]]
+            rows.setdefault(entry["image_id"], []).append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,867 @@
+"""Your own data set: every layout is found and read into the same objects, is scored, and is told its mistakes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from centernet.datasets.custom import Custom
+from centernet.datasets.custom_formats import Source, class_names, find_source, picture_size, read_source
+from centernet.errors import UserError
+from centernet.opts import model_card, opts, use_model_card
+
+NAMES = ("hen house", "fox")
+# Three pictures of a split: name, (width, height), objects (class, x, y, width, height), whole pixels from 0.
+PICTURES = {
+    "train": [
+        ("t1", (64, 48), [(0, 4, 6, 20, 10), (1, 30, 10, 16, 16)]),
+        ("t2", (40, 96), [(1, 8, 40, 12, 30)]),
+        ("t3", (64, 48), []),
+    ],
+    "val": [("v1", (64, 48), [(1, 2, 2, 30, 20), (1, 34, 22, 20, 24)]), ("v2", (48, 64), [(0, 8, 8, 24, 32)])],
+}
+
+
+def parse(root, *arguments, task="ctdet"):
+    return opts().parse([task, "--dataset", "custom", "--data_path", str(root), "--arch", "res_18", *arguments])
+
+
+def refused(capsys, root, *arguments) -> str:
+    """The one line with which the options end."""
+    with pytest.raises(SystemExit) as ended:
+        parse(root, *arguments)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "error: " in message
+    return message
+
+
+def put(path: Path, content) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def draw(folder: Path, split: str, ending: str = ".jpg") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (width, height), objects in PICTURES[split]:
+        picture = np.full((height, width, 3), 40, np.uint8)
+        for cls, x, y, w, h in objects:
+            picture[y : y + h, x : x + w] = (250, 120 + 100 * cls, 30)
+        assert cv2.imwrite(str(folder / (name + ending)), picture)
+
+
+def coco(split: str, ids=(1, 2), first=1, text_ids=False, number=1) -> dict:
+    """The annotation file; ``ids`` are of the two classes, pictures count from ``first``."""
+    images, annotations = [], []
+    for k, (name, (width, height), objects) in enumerate(PICTURES[split]):
+        image_id = f"picture {name}" if text_ids else first + 7 * k
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
+        for cls, *box in objects:
+            annotations.append(
+                {"id": number + len(annotations), "image_id": image_id, "category_id": ids[cls], "bbox": box}
+            )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in zip(ids, NAMES, strict=True)],
+    }
+
+
+def voc_files(folder: Path, split: str, difficult: int = 0) -> None:
+    for name, (width, height), objects in PICTURES[split]:
+        text = f"<annotation><filename>x.jpg</filename><size><width>{width}</width><height>{height}</height></size>"
+        for k, (cls, x, y, w, h) in enumerate(objects):
+            box = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
+            text += f"<object><name>{NAMES[cls]}</name><difficult>{difficult if k == 0 else 0}</difficult>"
+            text += f"<bndbox>{box}</bndbox></object>"
+        put(folder / f"{name}.xml", text + "</annotation>")
+
+
+def yolo_labels(folder: Path, split: str, outlines: bool = False) -> None:
+    for name, (width, height), objects in PICTURES[split]:
+        lines = []
+        for cls, x, y, w, h in objects:
+            if outlines:
+                corners = [(x, y), (x + w, y), (x + w, y + h), (x + w / 2, y + h), (x, y + h)]
+                numbers = [value for px, py in corners for value in (px / width, py / height)]
+            else:
+                numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+            lines.append(" ".join([str(cls), *(f"{value:.9f}" for value in numbers)]))
+        if lines:  # a picture without objects has no label file
+            put(folder / f"{name}.txt", "\n".join(lines) + "\n")
+
+
+# Layouts
+
+
+def coco_like_coco(root):
+    for split in ("train", "val"):
+        draw(root / f"{split}2017", split)
+        put(root / f"annotations/instances_{split}2017.json", coco(split))
+        for other in ("captions", "person_keypoints", "stuff", "panoptic"):
+            put(root / f"annotations/{other}_{split}2017.json", {"images": []})
+    put(root / "annotations/image_info_test2017.json", {"images": []})
+
+
+def coco_at_the_root(root):
+    for split in ("train", "val"):
+        draw(root / "images", split)
+        put(root / f"{split}.json", coco(split))
+
+
+def coco_of_roboflow(root):
+    for split, folder in (("train", "train"), ("val", "valid")):
+        draw(root / folder, split)
+        content = coco(split)
+        for category in content["categories"]:
+            category["supercategory"] = "animals"
+        content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+        put(root / folder / "_annotations.coco.json", content)
+    put(root / "README.roboflow.txt", "train it")
+
+
+def coco_with_one_folder_a_split(root):
+    for split in ("train", "val"):
+        draw(root / "images" / split, split)
+        put(root / f"annotations/{split}.json", coco(split))
+
+
+def voc_devkit_form(root):
+    for split in ("train", "val"):
+        draw(root / "JPEGImages", split)
+        voc_files(root / "Annotations", split)
+        put(root / f"ImageSets/Main/{split}.txt", "".join(f"{name}\n" for name, *_ in PICTURES[split]))
+
+
+def voc_in_a_devkit(root):
+    voc_devkit_form(root / "VOCdevkit/VOC2007")
+    put(root / "VOCdevkit/VOC2007/ImageSets/Main/fox_train.txt", "t1  1\nt2 -1\n")
+
+
+def voc_with_test_and_trainval(root):
+    voc_devkit_form(root)
+    (root / "ImageSets/Main/train.txt").rename(root / "ImageSets/Main/trainval.txt")
+    (root / "ImageSets/Main/val.txt").rename(root / "ImageSets/Main/test.txt")
+
+
+def voc_with_lists_at_the_root(root):
+    voc_devkit_form(root)
+    for split in ("train", "val"):
+        (root / f"ImageSets/Main/{split}.txt").rename(root / f"{split}.txt")
+
+
+def voc_with_one_folder_a_split(root):
+    for split in ("train", "val"):
+        draw(root / "images" / split, split, ".png")
+        voc_files(root / "Annotations" / split, split)
+
+
+def voc_of_roboflow(root):
+    for split, folder in (("train", "train"), ("val", "valid")):
+        draw(root / folder, split)
+        voc_files(root / folder, split)
+
+
+def yolo_images_first(root, outlines=False):
+    put(root / "classes.txt", "".join(f"{name}\n" for name in NAMES))
+    for split in ("train", "val"):
+        draw(root / "images" / split, split)
+        yolo_labels(root / "labels" / split, split, outlines)
+
+
+def yolo_outlines(root):
+    yolo_images_first(root, outlines=True)
+
+
+def yolo_split_first(root):
+    put(root / "obj.names", "".join(f"{name}\n" for name in NAMES))
+    for split, folder in (("train", "train"), ("val", "valid")):
+        draw(root / folder / "images", split, ".PNG")
+        yolo_labels(root / folder / "labels", split)
+
+
+def yolo_labels_beside(root):
+    put(root / "my.names", "".join(f"{name}\r\n" for name in NAMES))
+    for split, folder in (("train", "train"), ("val", "test")):
+        draw(root / folder, split)
+        yolo_labels(root / folder, split)
+
+
+def yolo_lists(root, prefix="./"):
+    put(root / "classes.txt", "".join(f"{name}\n" for name in NAMES))
+    for split in ("train", "val"):
+        draw(root / "images", split)
+        yolo_labels(root / "labels", split)
+        put(root / f"{split}.txt", "".join(f"{prefix}images/{name}.jpg\n" for name, *_ in PICTURES[split]))
+
+
+def yolo_lists_of_another_place(root):
+    yolo_lists(root, prefix="/content/data/")
+
+
+COCO_LAYOUTS = (coco_like_coco, coco_at_the_root, coco_of_roboflow, coco_with_one_folder_a_split)
+VOC_LAYOUTS = (
+    *(voc_devkit_form, voc_in_a_devkit, voc_with_test_and_trainval, voc_with_lists_at_the_root),
+    *(voc_with_one_folder_a_split, voc_of_roboflow),
+)
+YOLO_LAYOUTS = (
+    *(yolo_images_first, yolo_outlines, yolo_split_first, yolo_labels_beside, yolo_lists, yolo_lists_of_another_place),
+)
+STYLES = {"coco": coco_at_the_root, "voc": voc_devkit_form, "yolo": yolo_images_first}
+
+
+def check_objects(dataset, split, names=NAMES) -> None:
+    """The pictures and objects of a split are those of ``PICTURES``."""
+    assert len(dataset) == len(PICTURES[split])
+    found = {Path(name).stem: k for k, name in enumerate(dataset.file_names)}
+    for name, (width, height), objects in PICTURES[split]:
+        index = found[name]
+        assert dataset.read_image(index).shape == (height, width, 3)
+        rows = dataset.read_objects(index)
+        assert [dataset.class_names[cls] for cls in rows["cls"]] == [names[cls] for cls, *_ in objects]
+        boxes = [[x, y, x + w, y + h] for _, x, y, w, h in objects]
+        np.testing.assert_allclose(rows["boxes"].reshape(-1, 4), np.reshape(boxes, (-1, 4)), atol=1e-3)
+
+
+def perfect(dataset, score=1.0) -> dict:
+    """Every object found."""
+    results = {}
+    for index, image_id in enumerate(dataset.image_ids):
+        rows = dataset.read_objects(index)
+        found = {cls + 1: np.zeros((0, 5), np.float32) for cls in range(len(dataset.class_names))}
+        for cls in set(rows["cls"].tolist()):
+            boxes = rows["boxes"][rows["cls"] == cls]
+            found[cls + 1] = np.hstack([boxes, np.full((len(boxes), 1), score, np.float32)])
+        results[image_id] = found
+    return results
+
+
+@pytest.mark.parametrize("layout", COCO_LAYOUTS + VOC_LAYOUTS + YOLO_LAYOUTS, ids=lambda layout: layout.__name__)
+def test_layouts(tmp_path, layout):
+    layout(tmp_path)
+    opt = parse(tmp_path)
+    style = layout.__name__.split("_")[0]
+    assert opt.class_names == (sorted(NAMES) if style == "voc" else list(NAMES))
+    assert (opt.input_h, opt.input_w) == (64, 64) and opt.max_objs == 2
+    assert opt.main_score == ("mAP" if style == "voc" else "AP")
+    for split in ("train", "val"):
+        check_objects(Custom(opt, split), split)
+    dataset = Custom(opt, "val")
+    scores = dataset.evaluate(perfect(dataset))
+    assert list(scores)[: len(dataset.score_names)] == list(dataset.score_names)
+    assert opt.main_score in dataset.score_names
+    for name in ("mAP", "mAP_area", opt.main_score, "AP/fox", "AP/hen house"):
+        assert scores[name] == pytest.approx(1)
+    nothing = {image_id: {} for image_id in dataset.image_ids}
+    assert dataset.evaluate(nothing)[opt.main_score] == 0
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_test_needs_the_validation_part_only(tmp_path, style):
+    STYLES[style](tmp_path)
+    for path in sorted(tmp_path.rglob("t[123].*")):
+        path.unlink()
+    dataset = Custom(parse(tmp_path), "val")
+    assert len(dataset) == 2
+    with pytest.raises(UserError):
+        Custom(dataset.opt, "train")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_parts_that_are_named(tmp_path, style):
+    """The folder says nothing; the options do, as paths or relative to it."""
+    STYLES[style](tmp_path / "a")
+    root = tmp_path / "a"
+    moved = {
+        "coco": [("train.json", "one.json"), ("val.json", "two.json"), ("images", "pics")],
+        "voc": [("ImageSets/Main/train.txt", "one.txt"), ("ImageSets/Main/val.txt", "two.txt"), ("JPEGImages", "pics")],
+        "yolo": [("images/train", "pics/one"), ("images/val", "pics/two"), ("labels/train", "one")]
+        + [("labels/val", "two")],
+    }[style]
+    for old, new in moved:
+        (root / new).parent.mkdir(exist_ok=True)
+        (root / old).rename(root / new)
+    one, two = {"coco": ("one.json", "two.json"), "voc": ("one.txt", "two.txt"), "yolo": ("one", "two")}[style]
+    pictures = ("pics/one", "pics/two") if style == "yolo" else ("pics", "pics")
+    opt = parse(
+        root,
+        *("--train_annotations", one, "--val_annotations", str(root / two)),
+        *("--train_images", pictures[0], "--val_images", str(root / pictures[1])),
+    )
+    for split in ("train", "val"):
+        check_objects(Custom(opt, split), split)
+
+
+def test_yolo_pictures_that_are_named(tmp_path):
+    """Where the labels are follows from the pictures' folder."""
+    yolo_images_first(tmp_path)
+    (tmp_path / "images/train").rename(tmp_path / "images/a")
+    (tmp_path / "labels/train").rename(tmp_path / "labels/a")
+    check_objects(Custom(parse(tmp_path, "--train_images", "images/a"), "train"), "train")
+
+
+def test_folders_of_xml_files_and_of_pictures_that_are_named(tmp_path):
+    draw(tmp_path / "images", "train")
+    voc_files(tmp_path / "xml", "train")
+    draw(tmp_path / "mixed", "val")
+    voc_files(tmp_path / "mixed", "val")
+    opt = parse(tmp_path, "--train_annotations", "xml", "--val_annotations", "mixed")
+    for split in ("train", "val"):
+        check_objects(Custom(opt, split), split)
+
+
+def test_styles_of_two_parts_may_differ(tmp_path):
+    coco_at_the_root(tmp_path / "a")
+    voc_of_roboflow(tmp_path / "b")
+    opt = parse(tmp_path / "a", "--val_annotations", str(tmp_path / "b/valid"))
+    assert opt.main_score == "mAP"
+    for split in ("train", "val"):
+        check_objects(Custom(opt, split), split)
+
+
+# data.yaml
+
+
+def yaml_data(root, text):
+    for split in ("train", "val"):
+        draw(root / "images" / split, split)
+        yolo_labels(root / "labels" / split, split)
+    put(root / "data.yaml", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: ../images/train\nval: ../images/val\nnc: 2\nnames: ['hen house', 'fox']\n",
+        "path: /content/somewhere\ntrain: images/train\nval: images/val\nnames:\n  0: hen house\n  1: fox\n",
+        "path: .\ntrain: [images/train]\nvalid: ./images/val\nnames: [hen house, fox]\n",
+        "names: {'1': fox, '0': hen house}\n",
+    ],
+)
+def test_data_yaml(tmp_path, text):
+    pytest.importorskip("yaml")
+    yaml_data(tmp_path, text)
+    opt = parse(tmp_path)
+    assert opt.class_names == list(NAMES)
+    for split in ("train", "val"):
+        check_objects(Custom(opt, split), split)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: nowhere\nnames: [a, b]\n", "data.yaml names the pictures nowhere for train, which are not there"),
+        ("names: {0: a, 2: b}\n", "names in its data.yaml are not numbered from 0 without gaps"),
+        ("train: [images/train, images/val]\nnames: [a, b]\n", "names several places for train"),
+        ("names: [a, b\n", "data.yaml: not a readable YAML file"),
+        ("nc: 2\n", "needs the names of the classes"),
+    ],
+)
+def test_mistakes_in_data_yaml(tmp_path, text, message):
+    pytest.importorskip("yaml")
+    yaml_data(tmp_path, text)
+    with pytest.raises(UserError, match=message) as caught:
+        source = find_source(tmp_path, "train")
+        class_names(source, read_source(source))
+    assert "\n" not in str(caught.value)
+
+
+def test_data_yaml_without_its_reader(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    yaml_data(tmp_path, "names: [a, b]\n")
+    assert "data.yaml: reading it needs `pip install pyyaml`; or write the class names" in refused(capsys, tmp_path)
+    put(tmp_path / "classes.txt", "hen house\nfox\n")
+    check_objects(Custom(parse(tmp_path), "train"), "train")
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ({"ids": (0, 1), "first": 0, "number": 0}, {"ids": (0, 1), "first": 0, "number": 0}),
+        ({"ids": (90, 7)}, {"ids": (3, 44), "first": 123_456_789_012}),
+        ({"text_ids": True, "ids": ("h", "f")}, {"text_ids": True, "ids": ("f", "h")}),
+    ],
+    ids=["from zero", "numbered differently", "words"],
+)
+def test_ids(tmp_path, train, val):
+    draw(tmp_path / "images", "train")
+    draw(tmp_path / "images", "val")
+    put(tmp_path / "train.json", coco("train", **train))
+    content = coco("val", **val)
+    content["categories"].reverse()
+    put(tmp_path / "val.json", content)
+    opt = parse(tmp_path)
+    assert opt.class_names == list(NAMES) and opt.category_ids == list(train["ids"])
+    for split in ("train", "val"):
+        check_objects(Custom(opt, split), split)
+    dataset = Custom(opt, "val")
+    scores = dataset.evaluate(perfect(dataset))
+    assert scores["AP"] == scores["mAP"] == scores["AP/fox"] == pytest.approx(1)
+    dataset.save_results(perfect(dataset), tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    expected = [(a["image_id"], a["category_id"], a["bbox"]) for a in content["annotations"]]
+    assert [(r["image_id"], r["category_id"], r["bbox"]) for r in results] == expected
+    assert all(r["score"] == 1 for r in results)
+
+
+@pytest.mark.parametrize("style", ["voc", "yolo"])
+def test_ids_of_results(tmp_path, style):
+    STYLES[style](tmp_path)
+    dataset = Custom(parse(tmp_path), "val")
+    dataset.save_results(perfect(dataset), tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    ids = {(r["image_id"], r["category_id"]) for r in results}
+    if style == "voc":
+        assert ids == {("v1", "fox"), ("v2", "hen house")}
+    else:
+        assert ids == {("v1.jpg", 1), ("v2.jpg", 0)}
+
+
+def test_a_class_that_only_one_part_has(tmp_path):
+    """VOC: the names of both parts, those of the training first; COCO: listed is enough."""
+    voc_devkit_form(tmp_path)
+    path = tmp_path / "Annotations/v1.xml"
+    path.write_text(path.read_text().replace("fox", "bear", 1))
+    opt = parse(tmp_path)
+    assert opt.class_names == ["fox", "hen house", "bear"]
+    dataset = Custom(opt, "val")
+    scores = dataset.evaluate(perfect(dataset))
+    assert scores["mAP"] == pytest.approx(1) and scores["AP/bear"] == pytest.approx(1)
+    assert Custom(opt, "train").class_names == opt.class_names
+
+
+def test_classes_without_objects_do_not_count(tmp_path):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        content = coco(split)
+        content["categories"].append({"id": 9, "name": "bear"})
+        put(tmp_path / f"{split}.json", content)
+    dataset = Custom(parse(tmp_path), "val")
+    assert dataset.class_names == [*NAMES, "bear"]
+    results = perfect(dataset)
+    for rows in results.values():
+        rows[3] = np.array([[1, 1, 20, 20, 0.9]], np.float32)
+    scores = dataset.evaluate(results)
+    assert scores["AP"] == scores["mAP"] == pytest.approx(1) and "AP/bear" not in scores
+
+
+def test_names_of_voc_classes_may_be_given(tmp_path):
+    voc_devkit_form(tmp_path)
+    put(tmp_path / "classes.txt", "hen house\nwolf\nfox\n")
+    opt = parse(tmp_path)
+    assert opt.class_names == ["hen house", "wolf", "fox"]
+    check_objects(Custom(opt, "train"), "train")
+
+
+def test_a_heading_with_objects_is_a_class(tmp_path):
+    coco_of_roboflow(tmp_path)
+    path = tmp_path / "train/_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 0
+    put(path, content)
+    assert parse(tmp_path).class_names == ["animals", *NAMES]
+
+
+def test_a_class_of_the_name_of_its_heading(tmp_path):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        content = coco(split)
+        for category in content["categories"]:
+            category["supercategory"] = "fox"
+        content["categories"].insert(0, {"id": 0, "name": "fox", "supercategory": "none"})
+        put(tmp_path / f"{split}.json", content)
+    assert parse(tmp_path).class_names == list(NAMES)
+
+
+def test_numbers_as_names(tmp_path):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        content = coco(split)
+        for category in content["categories"]:
+            category["name"] = 10 * category["id"]
+        put(tmp_path / f"{split}.json", content)
+    dataset = Custom(parse(tmp_path), "val")
+    assert dataset.class_names == ["10", "20"]
+    assert dataset.evaluate(perfect(dataset))["AP/20"] == pytest.approx(1)
+
+
+def test_names_of_voc_pictures_may_have_spaces_and_points(tmp_path):
+    voc_devkit_form(tmp_path)
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (tmp_path / folder / f"t1.{ending}").rename(tmp_path / folder / f"my t.1.{ending}")
+    put(tmp_path / "ImageSets/Main/train.txt", "my t.1\nt2 -1\n")
+    dataset = Custom(parse(tmp_path), "train")
+    assert dataset.image_ids == ["my t.1", "t2"]
+    assert dataset.read_image(0).shape == (48, 64, 3)
+
+
+# Scores
+
+
+def test_difficult_objects(tmp_path):
+    """They are trained, need not be found, and what is found there is not wrong."""
+    voc_devkit_form(tmp_path)
+    voc_files(tmp_path / "Annotations", "val", difficult=1)
+    dataset = Custom(parse(tmp_path), "val")
+    assert [len(dataset.read_objects(k)["cls"]) for k in range(2)] == [2, 1]
+    fox = dataset.class_names.index("fox") + 1
+    results = {"v1": {fox: np.array([[34, 22, 54, 46, 0.9], [2, 2, 32, 22, 0.95]], np.float32)}, "v2": {}}
+    scores = dataset.evaluate(results)
+    assert scores["mAP"] == scores["mAP_area"] == pytest.approx(1)
+    assert "AP/hen house" not in scores  # its only object is difficult
+    results["v1"][fox] = results["v1"][fox][1:]
+    assert dataset.evaluate(results)["mAP"] == 0
+
+
+def test_a_box_beside_is_worth_half(tmp_path):
+    coco_at_the_root(tmp_path)
+    dataset = Custom(parse(tmp_path), "val")
+    results = perfect(dataset)
+    results[1][2] = np.vstack([results[1][2][:1], [[0, 30, 10, 40, 0.5]]]).astype(np.float32)
+    scores = dataset.evaluate(results)
+    # One of two foxes: eleven points, six of them reached; area 1/2. COCO's 101 recalls, 51 reached.
+    assert scores["AP/fox"] == pytest.approx(51 / 101) and scores["AP"] == pytest.approx((1 + 51 / 101) / 2)
+    assert scores["mAP"] == pytest.approx((1 + 6 / 11) / 2) and scores["mAP_area"] == pytest.approx(0.75)
+
+
+def test_crowds_and_fields_that_are_left_out(tmp_path):
+    coco_at_the_root(tmp_path)
+    content = coco("val")
+    content["annotations"][0].update(iscrowd=1, area=None)
+    content["annotations"][1].update(bbox=["34", "22", "20", "24"])
+    put(tmp_path / "val.json", content)
+    dataset = Custom(parse(tmp_path), "val")
+    check_objects(dataset, "val")
+    results = perfect(dataset)
+    results[1][2] = results[1][2][1:]
+    assert dataset.evaluate(results)["AP"] == pytest.approx(1)  # the crowd need not be found
+
+
+# What follows from the data
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [([30], 64), ([65], 96), ([100, 200, 2000], 224), ([640, 512, 4000], 512), ([320], 320)],
+)
+def test_the_resolution_follows_from_the_pictures(tmp_path, sides, expected):
+    coco_at_the_root(tmp_path)
+    content = coco("train")
+    content["images"] = [
+        {"id": k, "file_name": "t1.jpg", "width": side, "height": 20} for k, side in enumerate(sides, start=1)
+    ]
+    content["annotations"] = content["annotations"][:1]
+    put(tmp_path / "train.json", content)
+    opt = parse(tmp_path)
+    assert (opt.input_h, opt.input_w) == (expected, expected)
+    assert parse(tmp_path, "--input_res", "128").input_h == 128
+    # A network with a coarser grid gets the next size that fits it.
+    assert parse(tmp_path, "--arch", "hourglass").input_h == -(-expected // 128) * 128
+
+
+def test_the_resolution_of_pictures_whose_size_is_not_stated(tmp_path):
+    coco_at_the_root(tmp_path)
+    content = coco("train")
+    for image in content["images"]:
+        del image["width"], image["height"]
+    put(tmp_path / "train.json", content)
+    assert parse(tmp_path).input_h == 64
+
+
+def test_all_objects_of_a_picture_are_used(tmp_path):
+    coco_at_the_root(tmp_path)
+    content = coco("train")
+    content["annotations"] = [{**content["annotations"][0], "id": k} for k in range(150)]
+    put(tmp_path / "train.json", content)
+    assert parse(tmp_path).max_objs == 150
+    content["annotations"] = []
+    put(tmp_path / "train.json", content)
+    assert parse(tmp_path).max_objs == 1
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_turned_pictures(tmp_path, orientation, ending):
+    """YOLO boxes are shares of the picture as it is seen, which is how OpenCV reads it."""
+    picture = np.zeros((32, 64, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    (tmp_path / "images/train").mkdir(parents=True)
+    path = tmp_path / f"images/train/a.{ending}"
+    Image.fromarray(picture).save(path, exif=exif)
+    put(tmp_path / "labels/train/a.txt", "0 0.5 0.25 0.5 0.5\n")
+    put(tmp_path / "classes.txt", "fox\n")
+    height, width = cv2.imread(str(path)).shape[:2]
+    assert picture_size(path) == (width, height)
+    if ending == "jpg":
+        assert (width, height) == ((32, 64) if orientation in (6, 8) else (64, 32))
+    dataset = Custom(parse(tmp_path, "--val_intervals", "0"), "train")
+    np.testing.assert_allclose(dataset.read_objects(0)["boxes"], [[width / 4, 0, 3 * width / 4, height / 2]])
+
+
+# The description in a checkpoint
+
+
+def test_the_card_knows_where_the_data_are(tmp_path):
+    coco_at_the_root(tmp_path)
+    (tmp_path / "val.json").rename(tmp_path / "other.json")
+    opt = parse(tmp_path, "--val_annotations", "other.json")
+    card = json.loads(json.dumps(model_card(opt)))
+    plain = opts().parse(["ctdet", "--load_model", "x.pth"])
+    again = use_model_card(plain, card)
+    assert again.dataset == "custom" and again.class_names == list(NAMES)
+    assert (again.input_h, again.input_w) == (64, 64)
+    check_objects(Custom(again, "val"), "val")
+
+
+def test_the_card_is_tested_on_other_data_of_the_same_classes(tmp_path):
+    coco_at_the_root(tmp_path / "a")
+    card = model_card(parse(tmp_path / "a"))
+    yolo_images_first(tmp_path / "b")
+    again = use_model_card(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+    check_objects(Custom(again, "val"), "val")
+    # In another order and fewer: classes are told apart by name.
+    put(tmp_path / "b/classes.txt", "fox\nhen house\n")
+    again = use_model_card(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+    dataset = Custom(again, "val")
+    assert dataset.class_names == list(NAMES)
+    check_objects(dataset, "val", names=NAMES[::-1])
+    assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
+    put(tmp_path / "b/classes.txt", "fox\nhen\n")
+    with pytest.raises(UserError, match="--dataset custom: its classes are not those of the network in x.pth"):
+        use_model_card(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+
+
+# Mistakes
+
+
+def test_nothing_is_there(tmp_path, capsys):
+    assert f"--data_path {tmp_path}: no annotations were found there" in refused(capsys, tmp_path)
+    assert "does not exist" in refused(capsys, tmp_path / "none")
+
+
+def test_no_validation_part(tmp_path):
+    coco_at_the_root(tmp_path)
+    (tmp_path / "val.json").unlink()
+    opt = parse(tmp_path)
+    assert len(Custom(opt, "train")) == 3
+    with pytest.raises(UserError, match="no annotations to test on; name them with --val_annotations, or use --val_in"):
+        Custom(opt, "val")
+
+
+def test_options_of_custom_with_another_data_set(capsys):
+    with pytest.raises(SystemExit):
+        opts().parse(["ctdet", "--dataset", "pascal", "--train_images", "a", "--val_annotations", "b"])
+    message = capsys.readouterr().err
+    assert "--train_images, --val_annotations: only for --dataset custom" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["train_annotations", "val_annotations", "train_images", "val_images"])
+def test_a_named_path_that_is_not_there(tmp_path, option):
+    coco_at_the_root(tmp_path)
+    split = option.split("_")[0]
+    opt = parse(tmp_path, f"--{option}", "nowhere")
+    with pytest.raises(UserError, match=f"^--{option} nowhere: there is no such file or folder"):
+        Custom(opt, split)
+
+
+def change_json(root, change, split="train"):
+    path = root / f"{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    put(path, content)
+
+
+COCO_MISTAKES = [
+    (lambda c: c["categories"].append({"id": 3, "name": "fox"}), "the class fox is there more than once"),
+    (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "the category id 2 is there more than once"),
+    (lambda c: c["categories"].append({"name": "bear"}), "a category has no id or no name"),
+    (lambda c: c["categories"].append(["bear"]), "a category has no id or no name"),
+    (lambda c: c["images"].append(c["images"][0]), "the picture id 1 is there more than once"),
+    (lambda c: c["images"].append({"id": 5}), "lacks 'file_name'"),
+    (lambda c: c["images"].append(7), "malformed"),
+    (lambda c: c["annotations"].append({"image_id": 1, "category_id": 1}), "annotation 4 has no bbox"),
+    (lambda c: c["annotations"].append(7), "annotation 4 has no bbox"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 has a bbox that is no box"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "x"]), "annotation 1 has a bbox that is no box"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "annotation 1 has a bbox that is no box"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "annotation 1 has a bbox that is no box"),
+    (lambda c: c["annotations"][0].update(image_id=[1]), "annotation 1 has the image_id"),
+    (lambda c: c["annotations"][0].update(category_id=None), "annotation 1 has the category_id None"),
+    (lambda c: c["annotations"][0].update(category_id=77), "has the unknown category_id 77"),
+    (lambda c: c.update(images=[]), "it lists no pictures"),
+    (lambda c: c.pop("categories"), "it has no list 'categories'"),
+    (lambda c: c.update(categories=[], annotations=[]), "there are no classes"),
+    (lambda c: c["images"].__setitem__(slice(None), [{"id": 1, "file_name": "q" * 9000}]), "were not found in"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), COCO_MISTAKES, ids=[message for _, message in COCO_MISTAKES])
+def test_mistakes_in_json(tmp_path, capsys, change, message):
+    coco_at_the_root(tmp_path)
+    change_json(tmp_path, change)
+    try:
+        opt = parse(tmp_path)
+    except SystemExit:
+        text = capsys.readouterr().err.strip()
+    else:
+        with pytest.raises(UserError) as caught:
+            Custom(opt, "train")
+        text = str(caught.value)
+    assert message in text and str(tmp_path / "train.json") in text and "\n" not in text and len(text) < 400
+
+
+def test_a_class_that_the_training_does_not_have(tmp_path):
+    coco_at_the_root(tmp_path)
+    change_json(tmp_path, lambda c: c["categories"].append({"id": 3, "name": "bear"}), "val")
+    opt = parse(tmp_path)
+    check_objects(Custom(opt, "val"), "val")  # a class without objects does no harm
+    change_json(tmp_path, lambda c: c["annotations"][0].update(category_id=3), "val")
+    message = r"val.json: has objects of the class bear, which is not one of the 2 known ones \(hen house, fox\)"
+    with pytest.raises(UserError, match=message):
+        Custom(opt, "val")
+
+
+def test_several_files_that_could_be_meant(tmp_path, capsys):
+    coco_at_the_root(tmp_path)
+    shutil.copy(tmp_path / "train.json", tmp_path / "old_train.json")
+    opt = parse(tmp_path)
+    with pytest.raises(UserError, match="^--train_annotations: several files could be meant: .*old_train.json, .*nam"):
+        Custom(opt, "train")
+    check_objects(Custom(parse(tmp_path, "--train_annotations", "train.json"), "train"), "train")
+    for k in range(100):
+        shutil.copy(tmp_path / "train.json", tmp_path / f"train_{k}.json")
+    with pytest.raises(UserError, match="102 in all; name one") as caught:
+        Custom(opt, "train")
+    assert len(str(caught.value)) < 1000
+
+
+def test_pictures_that_are_not_there(tmp_path, capsys):
+    coco_at_the_root(tmp_path)
+    shutil.rmtree(tmp_path / "images")
+    message = r"train.json: its pictures (t1.jpg) were not found in .* name their folder with --train_images"
+    assert message.split(" in ")[0] in refused(capsys, tmp_path)
+    voc_devkit_form(tmp_path / "voc")
+    shutil.rmtree(tmp_path / "voc/JPEGImages")
+    assert "the pictures of its XML files were not found; name their folder with" in refused(capsys, tmp_path / "voc")
+
+
+VOC_MISTAKES = [
+    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt9\n"), r"t9\.xml: no such annotation file"),
+    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt1\n"), "the picture id t1 is there more than once"),
+    (lambda root: put(root / "ImageSets/Main/train.txt", ""), "it lists no pictures"),
+    (lambda root: put(root / "Annotations/t1.xml", "<annotation>"), r"t1\.xml: not well-formed XML"),
+    (
+        lambda root: put(root / "classes.txt", "fox\n"),
+        "objects of the class hen house, which is not one of the 1 known",
+    ),
+    (lambda root: put(root / "classes.txt", "fox\nhen house\nfox\n"), "the class fox is there more than once"),
+    (lambda root: shutil.rmtree(root / "ImageSets"), "nothing says which pictures are for the split train"),
+    (lambda root: shutil.copytree(root / "Annotations", root / "b/Annotations"), "holds several VOC folders"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), VOC_MISTAKES, ids=[message for _, message in VOC_MISTAKES])
+def test_mistakes_in_xml(tmp_path, spoil, message):
+    voc_devkit_form(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises((UserError, SystemExit), match=f"{message}|^2$") as caught:
+        Custom(parse(tmp_path), "train")
+    if caught.type is SystemExit:  # found by the options
+        with pytest.raises(UserError, match=message) as caught:
+            source = find_source(tmp_path, "train")
+            class_names(source, read_source(source))
+    assert "\n" not in str(caught.value)
+
+
+LABEL_MISTAKES = [
+    ("0 320 200 64 48", r"coordinates are shares of the picture, from 0 to 1"),
+    ("2 0.5 0.5 0.1 0.1", r"line 2 has the class 2, there are 2 names"),
+    ("-1 0.5 0.5 0.1 0.1", r"line 2 has the class -1, there are 2 names"),
+    ("0 0.5 0.5 -0.1 0.1", r"a negative size"),
+    ("0 0.5 0.5 nan 0.1", r"not finite"),
+    ("0.5 0.5 0.5 0.1 0.1", r"the class is not a whole number"),
+    ("nan 0.5 0.5 0.1 0.1", r"line 2 is no label"),
+    ("inf 0.5 0.5 0.1 0.1", r"line 2 is no label"),
+    ("fox 0.5 0.5 0.1 0.1", r"line 2 is no label \(could not convert string to float"),
+    ("0 0.5 0.5 0.1", r"needs a class and x, y, width, height"),
+    ("0 0.5 0.5 0.1 0.1 0.9", r"needs a class and x, y, width, height"),
+    ("0", r"needs a class and x, y, width, height"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), LABEL_MISTAKES, ids=[line for line, _ in LABEL_MISTAKES])
+def test_mistakes_in_labels(tmp_path, line, message):
+    yolo_images_first(tmp_path)
+    put(tmp_path / "labels/train/t2.txt", f"1 0.5 0.5 0.1 0.1\n{line}\n")
+    opt = parse(tmp_path)
+    with pytest.raises(UserError, match=rf"labels/train/t2\.txt: line 2 .*{message.removeprefix('line 2 ')}") as caught:
+        Custom(opt, "train")
+    assert "\n" not in str(caught.value)
+    complaints = []
+    content = read_source(find_source(tmp_path, "train"), complaints.append)
+    assert len(complaints) == 1 and len(content["annotations"]) == 3  # the others are kept
+
+
+def test_other_mistakes_in_yolo_folders(tmp_path, capsys):
+    yolo_images_first(tmp_path)
+    (tmp_path / "images/train/t2.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"t2\.jpg: this picture cannot be read"):
+        Custom(parse(tmp_path), "train")
+    (tmp_path / "images/train/t2.jpg").unlink()
+    shutil.rmtree(tmp_path / "labels/train")
+    message = f"none of the 2 pictures has labels; looked for {tmp_path / 'images/train/t3.txt'}"
+    with pytest.raises(UserError) as caught:
+        Custom(parse(tmp_path), "train")
+    assert message in str(caught.value)
+    put(tmp_path / "classes.txt", "\n")
+    assert "needs the names of the classes, one a line in classes.txt, or in data.yaml" in refused(capsys, tmp_path)
+    put(tmp_path / "classes.txt", "fox\nfox\n")
+    yolo_labels(tmp_path / "labels/train", "train")
+    assert "the class fox is there more than once" in refused(capsys, tmp_path)
+
+
+def test_a_list_that_names_a_missing_picture(tmp_path):
+    yolo_lists(tmp_path)
+    with open(tmp_path / "train.txt", "a") as file:
+        file.write("images/t9.jpg\n")
+    with pytest.raises(UserError, match=r"images/t9\.jpg: there is no such picture"):
+        Custom(parse(tmp_path), "train")
+
+
+def test_annotations_that_are_none(tmp_path):
+    coco_at_the_root(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe\x00" * 9)
+    put(tmp_path / "words.txt", "one\ntwo\n")
+    for name, message in (
+        ("empty", "this folder holds neither XML files nor labels"),
+        ("bytes.bin", r"bytes\.bin: cannot be read as text"),
+        ("words.txt", "there is no folder .*Annotations with the XML files of its pictures"),
+    ):
+        opt = parse(tmp_path, "--train_annotations", name)
+        with pytest.raises(UserError, match=message):
+            Custom(opt, "train")
+
+
+def test_large_files_are_read_once_to_find_their_pictures(tmp_path, monkeypatch):
+    from centernet.datasets import custom_formats
+
+    coco_at_the_root(tmp_path)
+    count = []
+    read = custom_formats.read_annotation_file
+    monkeypatch.setattr(custom_formats, "read_annotation_file", lambda path: count.append(path) or read(path))
+    for _ in range(5):
+        assert find_source(tmp_path, "train") == Source(
+            "coco", "train", tmp_path, tmp_path / "train.json", tmp_path / "images"
+        )
+    assert len(count) == 1

@@ -1,0 +1,160 @@
+"""Own data from end to end: train, test with nothing but the checkpoint, and look, in each of the three styles."""
+
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import demo as demo_script
+import main as main_script
+from centernet.engine.processes import run_script
+from centernet.opts import opts
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# By its path, because Python has a package of the name test.
+specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
+score_script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(score_script)
+
+
+def run(script, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script in this process, which saves its start; gives its exit status and what it printed."""
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(sys, "argv", [Path(script.__file__).name, "ctdet", "--device", "cpu", *arguments])
+        patch.delenv("DISPLAY", raising=False)
+        patch.delenv("WAYLAND_DISPLAY", raising=False)
+        try:
+            run_script(script.main, opts())
+        except SystemExit as ended:
+            status = ended.code
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+
+def make_pictures(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int, int]]]:
+    """Write ``0.png``, ``1.png``, ..., dark noise with one or two bright rectangles; gives their x, y, w, h."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    boxes = []
+    for k in range(count):
+        picture = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        here = []
+        for left in (2, 34)[: 1 + k % 2]:  # they do not touch
+            x, y = left + int(rng.integers(0, 6)), int(rng.integers(2, 28))
+            w, h = (int(side) for side in rng.integers(12, 24, 2))
+            picture[y : y + h, x : x + w] = (60, 200, 250)
+            here.append((x, y, w, h))
+        boxes.append(here)
+        assert cv2.imwrite(str(folder / f"{k}.png"), picture)
+    return boxes
+
+
+def coco_data(root: Path, counts: dict[str, int]) -> None:
+    for seed, (split, count) in enumerate(counts.items()):
+        content = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "thing"}]}
+        for k, boxes in enumerate(make_pictures(root / split, count, seed)):
+            content["images"].append({"id": k, "file_name": f"{k}.png", "width": 64, "height": 64})
+            for box in boxes:
+                number = len(content["annotations"])
+                content["annotations"].append({"id": number, "image_id": k, "category_id": 5, "bbox": box})
+        (root / f"{split}.json").write_text(json.dumps(content))
+
+
+def voc_data(root: Path, counts: dict[str, int]) -> None:
+    for seed, (split, count) in enumerate(counts.items()):
+        for k, boxes in enumerate(make_pictures(root / split, count, seed)):
+            text = "<annotation><size><width>64</width><height>64</height></size>"
+            for x, y, w, h in boxes:
+                text += f"<object><name>thing</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+                text += f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+            (root / split / f"{k}.xml").write_text(text + "</annotation>")
+
+
+def yolo_data(root: Path, counts: dict[str, int]) -> None:
+    for seed, (split, count) in enumerate(counts.items()):
+        (root / "labels" / split).mkdir(parents=True)
+        for k, boxes in enumerate(make_pictures(root / "images" / split, count, seed)):
+            lines = [f"0 {(x + w / 2) / 64} {(y + h / 2) / 64} {w / 64} {h / 64}\n" for x, y, w, h in boxes]
+            (root / "labels" / split / f"{k}.txt").write_text("".join(lines))
+    (root / "classes.txt").write_text("thing\n")
+
+
+STYLES = {
+    "coco": (coco_data, "train/0.png", 0),
+    "voc": (voc_data, "train/0.png", "0"),
+    "yolo": (yolo_data, "images/train/0.png", "0.png"),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_train_test_and_look(tmp_path, style):
+    make, picture, first_id = STYLES[style]
+    make(tmp_path / "data", {"train": 4, "val": 2})
+    exp = ["--exp_dir", str(tmp_path / "exp")]
+    sizes = ["--arch", "res_18", "--head_conv", "8", "--batch_size", "2", "--num_workers", "0", "--pretrained", "none"]
+    epochs = ["--num_epochs", "2", "--num_iters", "1", "--val_intervals", "1", "--lr_step", "5"]
+    data = ["--dataset", "custom", "--data_path", str(tmp_path / "data")]
+    done = run(main_script, *data, *sizes, *epochs, *exp, "--exp_id", "run")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "exp/ctdet/run"
+    assert "input 64 x 64" in done.stdout
+    with open(folder / "val_log.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    scores = ["mAP", "mAP_area", "AP/thing"]
+    if style != "voc":
+        scores += ["AP", "AP50", "AP75"]
+    assert header[:5] == ["epoch", "loss", "hm_loss", "wh_loss", "off_loss"] and set(scores) <= set(header)
+    assert [row[0] for row in rows] == ["1", "2"] and all(len(row) == len(header) for row in rows)
+    assert (folder / "model_best.pth").is_file()
+
+    model = ["--load_model", str(folder / "model_last.pth")]
+    done = run(score_script, *model, *exp, "--exp_id", "score")
+    assert done.returncode == 0, done.stderr
+    assert "custom, 2 pictures at 64 x 64" in done.stdout and "AP/thing " in done.stdout
+    assert ("\nAP " in done.stdout) == (style != "voc")
+    results = json.loads((tmp_path / "exp/ctdet/score/results.json").read_text())
+    assert {type(r["image_id"]) for r in results} == {type(first_id)} and len(results) == 2 * 100
+    assert min(r["image_id"] for r in results) == first_id
+    assert {r["category_id"] for r in results} == {{"coco": 5, "voc": "thing", "yolo": 0}[style]}
+
+    output = tmp_path / "seen"
+    shown = str(tmp_path / "data" / picture)
+    done = run(demo_script, *model, "--demo", shown, "--output_dir", str(output), "--vis_thresh", "0")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in output.iterdir()] == ["0_ctdet.png"]
+    assert cv2.imread(str(output / "0_ctdet.png")).shape == (64, 64, 3)
+
+
+def test_one_class_is_learned_from_ten_pictures(tmp_path):
+    """And found in them again: mAP above 0.9 by both rules."""
+    coco_data(tmp_path / "data", {"train": 10})
+    # Each picture is listed six times for training, which makes epochs longer and checkpoints fewer.
+    content = json.loads((tmp_path / "data/train.json").read_text())
+    images, annotations = content["images"], content["annotations"]
+    content["images"] = [{**image, "id": f"{image['id']}/{k}"} for k in range(6) for image in images]
+    content["annotations"] = [
+        {**annotation, "image_id": f"{annotation['image_id']}/{k}"} for k in range(6) for annotation in annotations
+    ]
+    (tmp_path / "data/six_times.json").write_text(json.dumps(content))
+
+    exp = ["--exp_dir", str(tmp_path / "exp")]
+    data = ["--dataset", "custom", "--data_path", str(tmp_path / "data"), "--val_annotations", "train.json"]
+    data += ["--train_annotations", "six_times.json", "--train_images", "train", "--val_images", "train"]
+    plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug"]
+    network = ["--arch", "dlav0_34", "--head_conv", "64", "--pretrained", "none", "--num_workers", "0"]
+    steps = ["--batch_size", "5", "--lr", "1e-3", "--num_epochs", "10", "--lr_step", "8", "--val_intervals", "0"]
+    done = run(main_script, *data, *plain, *network, *steps, *exp, "--exp_id", "ten")
+    assert done.returncode == 0, done.stderr
+    done = run(score_script, "--load_model", str(tmp_path / "exp/ctdet/ten/model_last.pth"), *exp, "--exp_id", "score")
+    assert done.returncode == 0, done.stderr
+    scores = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("mAP", "AP")))
+    assert float(scores["mAP"]) > 0.9 and float(scores["mAP_area"]) > 0.9 and float(scores["AP50"]) > 0.9, scores

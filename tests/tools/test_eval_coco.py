@@ -1,0 +1,81 @@
+"""eval_coco.py: COCO's box scores of a result file."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+specification = importlib.util.spec_from_file_location("eval_coco", ROOT / "src/tools/eval_coco.py")
+eval_coco = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(eval_coco)
+
+BOXES = [(7, "a", [10, 5, 25, 35]), (8, "a", [1, 2, 20, 20]), (8, "b", [30, 30, 40, 40])]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Results that are perfect but for one missing object of class a, and annotations without area and iscrowd."""
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 80, "height": 80} for i in (7, 8)],
+        "annotations": [
+            {"id": k, "image_id": image, "category_id": category, "bbox": box}
+            for k, (image, category, box) in enumerate(BOXES)
+        ],
+        "categories": [{"id": "a", "name": "apple"}, {"id": "b", "name": "bean"}, {"id": "c", "name": "corn"}],
+    }
+    results = [
+        {"image_id": image, "category_id": category, "bbox": box, "score": 0.5} for image, category, box in BOXES[1:]
+    ]
+    annotations, path = tmp_path / "val.json", tmp_path / "results.json"
+    annotations.write_text(json.dumps(content))
+    path.write_text(json.dumps(results))
+    return path, annotations
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    status = eval_coco.main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def test_scores(capsys, files):
+    path, annotations = files
+    half = 51 / 101
+    for given in (path, path.parent):
+        status, output, errors = run(capsys, given, "--annotations", annotations, "--per_class")
+        assert (status, errors) == (0, "")
+        lines = output.splitlines()
+        assert len(lines) == 14
+        assert lines[0].startswith(" Average Precision  (AP) @[ IoU=0.50:0.95") and lines[0].endswith(
+            f"= {(1 + half) / 2:.3f}"
+        )
+        assert lines[12:] == [f"AP/apple {half:.4f}", "AP/bean 1.0000"]
+    assert len(run(capsys, path, "--annotations", annotations)[1].splitlines()) == 12
+
+
+def test_mistakes_are_one_line(capsys, tmp_path, files):
+    path, annotations = files
+    text, voc, lacking, stranger, short = (
+        tmp_path / f"{name}.json" for name in ("text", "voc", "lack", "pic", "short")
+    )
+    text.write_text("hello")
+    voc.write_text("[[[]], [[]]]")
+    lacking.write_text('[{"image_id": 7}]')
+    entry = {"image_id": 7, "category_id": "a", "bbox": [1, 2, 3, 4], "score": 0.5}
+    stranger.write_text(json.dumps([{**entry, "image_id": 99}]))
+    short.write_text(json.dumps([{**entry, "bbox": [1, 2]}]))
+    for arguments, message in (
+        ((tmp_path / "none.json", "--annotations", annotations), "none.json: cannot be read"),
+        ((text, "--annotations", annotations), "text.json: not a JSON file"),
+        ((voc, "--annotations", annotations), "results of a VOC test; use src/tools/reval.py"),
+        ((lacking, "--annotations", annotations), "not a list of detections with bbox, category_id, image_id, score"),
+        ((stranger, "--annotations", annotations), "results have picture 99"),
+        ((short, "--annotations", annotations), "is malformed"),
+        ((path, "--annotations", tmp_path / "none.json"), "there is no such annotation file"),
+        ((path, "--annotations", path), "not a COCO-style annotation file"),
+    ):
+        status, _, errors = run(capsys, *arguments)
+        assert status == 2 and message in errors, (arguments, errors)
+        assert errors.startswith("error: ") and errors.count("\n") == 1
