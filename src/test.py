@@ -55,9 +55,8 @@ def main(parser: opts, opt) -> None:
         return
     found = {image_id: rows for part, _ in parts for image_id, rows in part.items()}
     results = {image_id: found[image_id] for image_id in pictures.image_ids}  # in order, however they were dealt
-    path = run.path / "results.json"
     pictures.rounded_results = opt.rounded_results
-    pictures.save_results(results, path)
+    path = pictures.save_results(results, run.path / "results.json")
     means = {name: sum(sums[name] for _, sums in parts) / len(pictures) for name in TIMES}
     print("seconds a picture: " + " |".join(f"{name} {value:.4f}" for name, value in means.items()))
     for name, value in pictures.evaluate(results).items():

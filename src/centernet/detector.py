@@ -150,8 +150,7 @@ class Detector:
         for scale, view, output, dets in views:
             drawn = self.task.network_pictures(view, output, dets, self.opt)
             pictures.update({f"{name}_{scale:.1f}": drawing for name, drawing in drawn.items()})
-        known = {"meta": meta} if getattr(self.task, "NEEDS_META", False) else {}
-        return {**pictures, **self.task.result_pictures(image, results, self.opt, **known)}
+        return {**pictures, **self.task.result_pictures(image, results, self.opt, meta)}
 
 
 def as_array(picture) -> np.ndarray:

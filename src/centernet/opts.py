@@ -217,7 +217,7 @@ class opts:
         add(g, "test_scales", "1", _numbers(float), "sizes at which a picture is tested")
         flag(g, "nms", "soft-NMS also for a single scale")
         flag(g, "keep_discarded", "soft-NMS leaves copies in place of the boxes that it discards, as in the reference")
-        add(g, "K", 100, _number(int, low=1), "peaks kept of a picture")
+        add(g, "K", 100, _number(int, low=1), "peaks kept of a picture; exdet: 40 of each kind")
         flag(g, "not_prefetch_test", "read pictures in the main process")
         flag(g, "rounded_results", "coco: results with two decimals, as the reference writes and scores them")
         flag(g, "fix_res", "test at the training resolution (what happens without --keep_res)")
@@ -290,7 +290,7 @@ class opts:
     def notes(self, opt: argparse.Namespace, script: str = "main.py") -> list[str]:
         """One line for each option that was given and that nothing in ``script`` will look at."""
         own = TASK_OPTIONS[opt.task]
-        others = set().union(*TASK_OPTIONS.values()) - own
+        others = (set().union(*TASK_OPTIONS.values()) - own) | set(get_task(opt.task).NO_EFFECT)
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
         notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in UNUSED_OPTIONS[script]]
         if opt.test and not opt.load_model:

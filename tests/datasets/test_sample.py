@@ -8,7 +8,7 @@ import pytest
 from centernet.datasets import sample
 from centernet.datasets.sample import SEED, Sample, draw_picture, draw_split
 from centernet.errors import UserError
-from centernet.tasks import ctdet
+from centernet.opts import opts
 
 # Shape, objects (class from 0, box) and mean brightness of the first three pictures.
 FIRST = [
@@ -90,6 +90,10 @@ def test_annotations(tmp_path):
     assert json.loads(json.dumps(content)) == content
 
 
+def open_split(folder, split):
+    return Sample(opts().parse(["ctdet", "--dataset", "sample", "--data_path", str(folder)]), split)
+
+
 def test_prepared_once(tmp_path, small, monkeypatch):
     folder = Sample.locate(tmp_path)
     assert folder == tmp_path / "sample" and not folder.exists()
@@ -97,7 +101,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     Sample.prepare(folder, log=lines.append)
     assert len(lines) == 1
     assert Sample.locate(folder) == folder
-    train, val = (Sample(folder, split, ctdet) for split in ("train", "val"))
+    train, val = (open_split(folder, split) for split in ("train", "val"))
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8])
     shape, objects, _ = FIRST[0]
     assert train.read_image(0).shape == shape
@@ -134,7 +138,7 @@ def test_data_path_that_is_a_file(tmp_path):
 def test_perfect_detections(tmp_path, small):
     folder = tmp_path / "sample"
     Sample.prepare(folder, log=lambda line: None)
-    dataset = Sample(folder, "val", ctdet)
+    dataset = open_split(folder, "val")
     results = {}
     for index, image_id in enumerate(dataset.image_ids):
         objects = dataset.read_objects(index)

@@ -7,12 +7,19 @@ from ..errors import UserError
 from .augmentation import replayed_draws
 from .base import CocoStyleDataset
 from .coco import COCO
+from .coco_hp import COCOHP
 from .custom import Custom
+from .kitti import KITTI
 from .pascal import PascalVOC
 from .sample import Sample
+from .sample_ddd import SampleDDD
+from .sample_ex import SampleEx
+from .sample_hp import SampleHP
 
 # One line a data set.
-DATASETS: dict[str, type[CocoStyleDataset]] = {dataset.name: dataset for dataset in (COCO, PascalVOC, Custom, Sample)}
+DATASETS: dict[str, type[CocoStyleDataset]] = {
+    dataset.name: dataset for dataset in (COCO, PascalVOC, Custom, Sample, COCOHP, SampleHP, SampleEx, KITTI, SampleDDD)
+}
 
 
 def get_dataset(name: str) -> type[CocoStyleDataset]:
@@ -51,8 +58,7 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
     meta = sample.get("meta")
     with torch.no_grad():
         batch = finish_batch(collate([sample]), task, opt)
-    # What the worker sends instead of input and maps.
-    inner = {"image", "color", "cls", "radius", "cells", "joints", "turned", "cell", "rect", "peak", "meta"}
+    inner = {"image", "color", "meta", *task.FOR_TARGETS}  # what the worker sends instead of input and maps
     finished = {name: value[0].numpy() for name, value in batch.items() if name not in inner}
     if meta is not None:
         finished["meta"] = meta

@@ -39,6 +39,7 @@ class CocoStyleDataset:
         max_objs: annotations of a picture that are used.
         score_names: the keys of ``evaluate`` that say how good a detector is, the usual one first.
         rounded_results: write and score results with two decimals, where the reference does so.
+        ignored_categories: category ids that belong to no class and are no mistake.
         pretrained: default of ``--pretrained`` for a training from scratch.
 
     An instance has ``opt``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids`` and
@@ -56,6 +57,7 @@ class CocoStyleDataset:
     max_objs: int
     score_names: tuple[str, ...]
     rounded_results = False
+    ignored_categories: tuple[int, ...] = ()
     pretrained = "imagenet"
 
     @classmethod
@@ -174,8 +176,11 @@ class CocoStyleDataset:
         """What a detector needs to know of a picture besides its pixels, such as the camera. Nothing by default."""
         return {}
 
-    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> None:
-        """Write ``{image id: {class from 1: rows}}`` in the reference's format."""
+    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
+        """Write ``{image id: {class from 1: rows}}`` in the reference's format to ``path``, or where it has its place.
+
+        Returns the file or folder.
+        """
         raise NotImplementedError
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:

@@ -167,6 +167,8 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
         if not isinstance(image_id, (int, str)) or image_id not in pictures:
             report.problem("objects of pictures that are not listed", f"{where} (picture {image_id})")
             continue
+        if isinstance(category, int) and category in dataset.ignored_categories:
+            continue
         if not isinstance(category, (int, str)) or category not in class_of:
             hint = " (as text and as number)" if str(category) in used else ""
             report.problem("unknown categories", f"{where}: {category}{hint}")

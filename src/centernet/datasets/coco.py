@@ -57,8 +57,9 @@ class COCO(CocoStyleDataset):
             coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
         return super().read_content(complain)
 
-    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
+    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
         path.write_text(json.dumps(self._to_results(results)))
+        return path
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step

@@ -116,9 +116,10 @@ class Custom(CocoStyleDataset):
                 )
         return class_of
 
-    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> None:
+    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         """COCO's list of detections, with the ids of the data: VOC's are names of pictures and of classes."""
         path.write_text(json.dumps(self._to_results(results)))
+        return path
 
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         """Scores of COCO and of VOC. The means are over the classes that have objects to be found.

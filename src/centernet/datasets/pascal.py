@@ -65,8 +65,9 @@ class PascalVOC(CocoStyleDataset):
     def order(self, images: list[dict]) -> list[dict]:
         return sorted(images, key=lambda image: image["id"])
 
-    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> None:
+    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
         path.write_text(json.dumps(voc.to_results(results, self.image_ids, len(self.class_names))))
+        return path
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
         truth, found = self.ground_truth(), voc.by_class(results, self.image_ids, len(self.class_names))

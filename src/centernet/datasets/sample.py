@@ -5,14 +5,13 @@ by the picture's edge. The drawing depends on nothing but the constants below.
 """
 
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..errors import UserError
 from .base import IMAGENET_MEAN, IMAGENET_STD
+from .generated import Generated, smooth_noise, striped_ground, write_file, write_picture
 from .pascal import PascalVOC
 
 SEED = 2019
@@ -23,7 +22,7 @@ FINE = 4  # objects are drawn this much larger and scaled down, for smooth edges
 MAX_HIDDEN = 0.5  # of an object, by the objects drawn over it
 
 
-class Sample(PascalVOC):
+class Sample(Generated, PascalVOC):
     """Five classes of drawn objects."""
 
     name = "sample"
@@ -33,33 +32,16 @@ class Sample(PascalVOC):
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     default_resolution = (96, 96)
     max_objs = 16
-    pretrained = "none"
+    version = VERSION
 
     @classmethod
-    def locate(cls, data_path: Path) -> Path:
-        """``sample/`` below the data path; it need not exist yet."""
-        if data_path.exists() and not data_path.is_dir():
-            raise UserError(f"--data_path {data_path}: not a folder")
-        return data_path if (data_path / "sample_version").is_file() else data_path / "sample"
-
-    @classmethod
-    def prepare(cls, folder: Path, log=print) -> None:
-        """Draw the pictures on first use."""
-        marker = folder / "sample_version"
-        if marker.is_file() and marker.read_text().strip() == str(VERSION):
-            return
-        log(f"{folder}: drawing the sample, {sum(SPLITS.values())} pictures (once)")
-        try:
-            (folder / "images").mkdir(parents=True, exist_ok=True)
-            (folder / "annotations").mkdir(exist_ok=True)
-            first = 1
-            for file_name, count in SPLITS.items():
-                content = draw_split(range(first, first + count), folder / "images", cls.class_names)
-                _write(folder / "annotations" / file_name, json.dumps(content).encode())
-                first += count
-            _write(marker, f"{VERSION}\n".encode())
-        except OSError as error:
-            raise UserError(f"{folder}: the sample cannot be written there ({error})") from error
+    def draw(cls, folder: Path) -> None:
+        (folder / "images").mkdir(exist_ok=True)
+        first = 1
+        for file_name, count in SPLITS.items():
+            content = draw_split(range(first, first + count), folder / "images", cls.class_names)
+            write_file(folder / "annotations" / file_name, json.dumps(content).encode())
+            first += count
 
 
 def draw_split(image_ids: range, image_folder: Path, class_names: tuple[str, ...]) -> dict:
@@ -68,7 +50,7 @@ def draw_split(image_ids: range, image_folder: Path, class_names: tuple[str, ...
     for image_id in image_ids:
         picture, objects = draw_picture(np.random.default_rng((SEED, image_id)))
         name = f"{image_id:06d}.jpg"
-        _write(image_folder / name, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        write_picture(image_folder / name, picture)
         height, width = picture.shape[:2]
         images.append({"file_name": name, "height": height, "width": width, "id": image_id})
         for cls, (x, y, w, h) in objects:
@@ -91,7 +73,7 @@ def draw_split(image_ids: range, image_folder: Path, class_names: tuple[str, ...
 def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
     """One picture (H, W, 3) uint8 and its objects: (class from 0, (x, y, w, h) in whole pixels), back to front."""
     height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
-    picture = _ground(rng, height, width)
+    picture = striped_ground(rng, height, width)
     masks, objects = [], []
     for _ in range(rng.integers(1, 6)):
         for _attempt in range(10):
@@ -108,23 +90,6 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, 
                 break
     picture = picture + rng.normal(0, 4, picture.shape)
     return picture.clip(0, 255).astype(np.uint8), [(cls, box) for cls, box, _ in objects]
-
-
-def _noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """Smooth random values around 0 with about ``cells`` spots along a side."""
-    coarse = rng.normal(size=(cells, cells)).astype(np.float32)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A dull ground: two scales of noise, sometimes stripes."""
-    texture = 18 * _noise(rng, height, width, 4) + 10 * _noise(rng, height, width, 24)
-    if rng.random() < 0.5:
-        angle, wave = rng.uniform(0, np.pi), rng.uniform(5, 16)
-        y, x = np.mgrid[:height, :width]
-        texture += rng.uniform(6, 18) * np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / wave)
-    tint = rng.uniform(60, 190) + rng.uniform(-18, 18, 3)
-    return tint + texture[:, :, None]
 
 
 def _shape(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
@@ -166,11 +131,4 @@ def _paint(rng: np.random.Generator, cls: int, height: int, width: int) -> np.nd
     y, x = np.mgrid[:height, :width]
     angle = rng.uniform(0, 2 * np.pi)
     light = 1 + 0.25 * ((x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle))
-    return color * light[:, :, None] + (8 * _noise(rng, height, width, 16))[:, :, None]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write aside, then rename: several processes may do the same at once."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    return color * light[:, :, None] + (8 * smooth_noise(rng, height, width, 16))[:, :, None]

@@ -2,6 +2,10 @@
 
 DEFAULT_DATASET
     What ``--dataset`` is when it is not given.
+FOR_TARGETS
+    What of a sample only ``draw_targets`` needs, by name.
+NO_EFFECT
+    Options of training and tests in general that this task does not look at.
 heads(opt) -> dict[str, int]
     Head name to channels, in the order of the reference.
 options_of_heads(heads) -> dict[str, bool]
@@ -30,8 +34,9 @@ debug_pictures(batch, output, opt) -> dict[str, ndarray]
     What ``--debug`` shows in training, by name; what is true alone when ``output`` is None.
 true_pictures(image, objects, opt) -> dict[str, ndarray]
     What ``--debug`` shows in tests of the objects of a picture, by name.
-network_pictures(picture, output, dets, opt), result_pictures(image, results, opt) -> dict[str, ndarray]
-    What ``--debug`` shows in tests, by name: of one test scale, and in the end.
+network_pictures(picture, output, dets, opt), result_pictures(image, results, opt, meta) -> dict[str, ndarray]
+    What ``--debug`` shows in tests, by name: of one test scale, and in the end; ``meta`` holds what ``picture_info`` of
+    the data set says.
 
 A task may also have:
 
@@ -39,16 +44,14 @@ test_view(height, width, opt) -> View
     What a detector sees of a picture, where it differs from ``detector.cut``; the same at every test scale.
 test_options(opt) -> Namespace
     The options of a detector, where the task does without some kinds of tests.
-NEEDS_META
-    ``result_pictures`` also gets ``meta``, which holds what ``picture_info`` of the data set says.
 """
 
 from types import ModuleType
 
 from ..errors import UserError
-from . import ctdet
+from . import ctdet, ddd, exdet, multi_pose
 
-TASKS = {"ctdet": ctdet}
+TASKS = {"ctdet": ctdet, "multi_pose": multi_pose, "exdet": exdet, "ddd": ddd}
 
 
 def get_task(name: str) -> ModuleType:

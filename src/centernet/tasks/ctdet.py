@@ -1,7 +1,5 @@
 """Object detection: a box is the centre point of an object and its size (sections 3 and 4 of the paper)."""
 
-from collections import deque
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,9 +25,12 @@ from ..ops.losses import (
     gather_feat,
 )
 from ..ops.nms import soft_nms
+from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
 
 DEFAULT_DATASET = "coco"
+FOR_TARGETS = ("cls", "radius")  # of a sample: what only ``draw_targets`` needs
+NO_EFFECT = ()
 MAX_PER_IMAGE = 100  # detections that a result keeps
 
 
@@ -222,37 +223,6 @@ def with_oracle(output: dict[str, Tensor], batch: dict, opt) -> dict[str, Tensor
     return output
 
 
-def oracle_map(values: Tensor, ind: Tensor, mask: Tensor, size) -> Tensor:
-    """Spread the vectors of objects over a whole map: each cell gets that of the nearest object (``gen_oracle_map``).
-
-    Args:
-        values: (B, N, D); ind: (B, N) cells; mask: (B, N), 0 in empty slots; size: (B, D, H, W) of the result.
-
-    A breadth-first flood from all objects at once. On one cell the later object counts; between objects at the same
-    distance the one that comes first in the queue.
-    """
-    _, channels, height, width = size
-    maps = np.zeros((len(ind), channels, height * width), dtype=np.float32)
-    for b, (vectors, cells, valid) in enumerate(
-        zip(values.cpu().numpy(), ind.cpu().numpy(), mask.cpu().numpy() > 0, strict=True)
-    ):
-        owner = np.full(height * width, -1)
-        for k in np.flatnonzero(valid):
-            owner[cells[k]] = k
-        queue = deque(int(cell) for cell in cells[valid])
-        while queue:
-            cell = queue.popleft()
-            y, x = divmod(cell, width)
-            for ny, nx in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
-                near = ny * width + nx
-                if 0 <= ny < height and 0 <= nx < width and owner[near] < 0:
-                    owner[near] = owner[cell]
-                    queue.append(near)
-        if valid.any():
-            maps[b] = vectors[owner].T
-    return torch.from_numpy(maps.reshape(-1, channels, height, width)).to(values.device)
-
-
 # Detections
 
 
@@ -377,7 +347,7 @@ def network_pictures(picture: np.ndarray, output: dict[str, Tensor], dets: Tenso
     }
 
 
-def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt) -> dict[str, np.ndarray]:
+def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
     """The picture (H, W, 3) uint8 with the boxes of ``results`` whose score exceeds ``--vis_thresh``."""
     rows = [np.hstack([rows, np.full((len(rows), 1), cls - 1)]) for cls, rows in results.items()]
     boxes = np.concatenate(rows)

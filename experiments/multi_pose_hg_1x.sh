@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# COCO poses, hourglass. Published keypoint AP on val2017 with flip test: 58.7 (5 devices).
+# It starts from a detector, models/ctdet_coco_hg.pth.
+source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
+
+recipe=(multi_pose --dataset coco_hp --exp_id hg_1x --arch hourglass)
+devices 5 --master_batch_size 4
+train "${recipe[@]}" --batch_size 24 --lr 2.5e-4 --num_epochs 50 --lr_step 40 \
+    --load_model models/ctdet_coco_hg.pth
+evaluate "${recipe[@]}" --keep_res
+evaluate "${recipe[@]}" --keep_res --flip_test

@@ -1,0 +1,130 @@
+"""KITTI object detection with 3D boxes, seen by one camera: ``kitti/annotations/kitti_{3dop,subcnn}_{train,val}.json``.
+
+The JSON files are made from ``kitti/training/{label_2,calib}`` and the lists in ``kitti/ImageSets_{3dop,subcnn}`` on
+first use. Pictures are in ``kitti/images/trainval``, or where KITTI has them, in ``kitti/training/image_2``. With
+``--trainval`` the training reads ``kitti_trainval.json``, and ``test.py`` ``kitti_test.json``.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..evaluation import kitti as kitti_evaluation
+from ..evaluation.kitti_text import CLASS_NAMES, picture_name, write_results
+from . import kitti_devkit
+from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset, read_annotation_file, refuse
+
+RESULTS = "results"  # the folder of the result files in a run folder
+
+
+class KITTI(CocoStyleDataset):
+    """Pedestrians, cars and cyclists, in the split that ``--kitti_split`` names."""
+
+    name = "kitti"
+    folder_names = ("kitti", "KITTI")
+    tasks = ("ddd",)
+    class_names = CLASS_NAMES[:3]
+    category_ids = (1, 2, 3)
+    ignored_categories = (4, 5, 6, 7, 8, 9)  # vans, sitting persons, DontCare and so on
+    # RGB statistics, applied to B, G, R pictures: what the reference does and what its weights expect.
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    default_resolution = (384, 1280)
+    max_objs = 50
+    score_names = ("AP3D", "APBEV", "AP2D", "AOS")  # of cars, moderate, as the reference's program has them
+
+    @classmethod
+    def is_root(cls, folder: Path) -> bool:
+        return (folder / "annotations").is_dir() or (folder / "training" / "label_2").is_dir()
+
+    @classmethod
+    def prepare(cls, folder: Path, log=print) -> None:
+        """Make the JSON files from KITTI's own when there are none."""
+        annotations = folder / "annotations"
+        if annotations.is_dir() and any(annotations.glob("kitti_*.json")):
+            return
+        if not (folder / "training" / "label_2").is_dir():
+            raise UserError(f"{folder}: no annotations/kitti_*.json and no training/label_2; see docs/DATA.md")
+        log(f"{folder}: no kitti_*.json yet, converting the label files (once)")
+        if (folder / "training" / "image_2").is_dir():
+            kitti_devkit.arrange(folder, log=log)
+        kitti_devkit.convert_devkit(folder, annotations, log=log)
+
+    def find_annotations(self, folder: Path, split: str) -> Path:
+        part = "trainval" if split == "train" and self.opt.trainval else split
+        return folder / "annotations" / kitti_devkit.annotation_file(self.opt.kitti_split, part)
+
+    def find_images(self, folder: Path, split: str) -> Path:
+        part, home = ("test", "testing") if split == "test" else ("trainval", "training")
+        arranged = folder / "images" / part
+        return arranged if arranged.is_dir() else folder / home / "image_2"
+
+    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+        """As for any data set; the camera of each picture is put aside."""
+        content = super().read_content(complain)
+        self.calib = {image.get("id"): self._camera(image) for image in content["images"] if isinstance(image, dict)}
+        return content
+
+    def _camera(self, image: dict) -> np.ndarray:
+        try:
+            calib = np.array(image["calib"], dtype=np.float32)
+        except (KeyError, TypeError, ValueError):
+            calib = np.zeros(0)
+        if calib.shape != (3, 4) or not np.isfinite(calib).all():
+            raise UserError(f"{self.annotation_file}: the picture {image.get('id')} has no 'calib' of 3 x 4 numbers")
+        return calib
+
+    def read_objects(self, index: int) -> dict[str, np.ndarray]:
+        return {**super().read_objects(index), **self.picture_info(index)}
+
+    def picture_info(self, index: int) -> dict:
+        """``calib`` (3, 4) float32, what takes metres in front of the camera to pixels."""
+        return {"calib": self.calib[self.image_ids[index]]}
+
+    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
+        """Write ``results/000000.txt`` and so on beside ``path``, in KITTI's form; those of other pictures go."""
+        folder = path.parent / RESULTS
+        current = {picture_name(image_id) for image_id in results}
+        for old in folder.glob("[0-9]*.txt"):
+            if old.stem not in current:
+                old.unlink()
+        write_results(results, folder, self.class_names)
+        return folder
+
+    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+        """KITTI's scores of the pictures in ``results``, with the two decimals that their files have.
+
+        First those of cars at the moderate level as the reference's program gives them: overlaps of 0.5 on the ground
+        and in 3D, mean over 11 recalls. Then of every class and level, and ``official/...``: the benchmark's overlaps
+        of 0.7 and 40 recalls. Pictures without labels, those of the test split, have no scores.
+        """
+        if self.split == "test":
+            return {}
+        ids = [image_id for image_id in self.image_ids if image_id in results]
+        truth = self.ground_truth(ids)
+        found = [kitti_evaluation.from_rows(results[image_id], self.class_names, decimals=2) for image_id in ids]
+        reference = kitti_evaluation.evaluate(truth, found, overlaps="reference", recall_points=(11,))
+        official = kitti_evaluation.evaluate(truth, found, overlaps="official", recall_points=(40,))
+        scores = kitti_evaluation.named_scores(reference, 11)
+        main = {name: scores.get(f"{name}/Car_moderate", 0.0) for name in self.score_names}
+        others = {f"official/{name}": value for name, value in kitti_evaluation.named_scores(official, 40).items()}
+        return {**main, **scores, **others}
+
+    def ground_truth(self, ids: list[int]) -> list[kitti_evaluation.Labels]:
+        """The objects of the pictures ``ids``: of their label files if they are there, else of the annotation file."""
+        labels = self.folder / "training" / "label_2"
+        if all((labels / f"{picture_name(image_id)}.txt").is_file() for image_id in ids):
+            return kitti_evaluation.read_folder(labels, ids)
+        by_image: dict[int, list[dict]] = {image_id: [] for image_id in ids}
+        for annotation in read_annotation_file(self.annotation_file)["annotations"]:
+            if annotation["image_id"] in by_image:
+                by_image[annotation["image_id"]].append(annotation)
+        names = dict(enumerate(CLASS_NAMES, start=1))
+        try:
+            return [kitti_evaluation.from_annotations(by_image[image_id], names) for image_id in ids]
+        except KeyError as error:
+            raise UserError(
+                f"{self.annotation_file}: an annotation lacks {error} and cannot be scored against; "
+                f"{labels} would do instead"
+            ) from error

@@ -1,0 +1,170 @@
+"""KITTI's text files of the object benchmark: label files, result files, camera files.
+
+Needs the standard library only, so that the data can be prepared before anything is installed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from centernet.errors import UserError
+
+CLASS_NAMES = ("Pedestrian", "Car", "Cyclist", "Van", "Truck", "Person_sitting", "Tram", "Misc", "DontCare")
+_BY_LOWER_CASE = {name.lower(): name for name in CLASS_NAMES}
+
+LABEL_FIELDS = 15  # type, truncated, occluded, alpha, bbox 4, dimensions 3, location 3, rotation_y
+DECIMALS = 2  # of the numbers in the reference's result files, the score's too
+NO_ALPHA = -10.0  # what stands for an unknown observation angle
+
+
+class LabelLine(NamedTuple):
+    """One line of a label or result file; lengths in metres, angles in radians, box in 0-based pixels.
+
+    ``numbers`` are the 12 from alpha to rotation_y: alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y.
+    ``score`` is NaN in a label file.
+    """
+
+    name: str
+    truncated: float
+    occluded: int
+    numbers: tuple[float, ...]
+    score: float
+    line: int
+
+
+def read_text(path: str | Path, what: str) -> list[str]:
+    """The lines of a text file. Raises UserError naming the file and ``what`` it should be when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: this {what} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: this {what} is not a text file") from None
+
+
+def read_label_lines(path: str | Path, with_scores: bool = False) -> list[LabelLine]:
+    """A label file of KITTI (15 fields a line) or, ``with_scores``, a result file (16 fields); empty lines count not.
+
+    Class names are recognised in upper and lower case, as KITTI's evaluation does. Raises UserError naming file and
+    line for a line with another number of fields, an unknown class, a field that is no finite number, a degree of
+    occlusion that is no whole number, and in a label file a box that ends before it begins.
+    """
+    what, fields = ("result file", LABEL_FIELDS + 1) if with_scores else ("label file", LABEL_FIELDS)
+    lines = []
+    for number, text in enumerate(read_text(path, what), start=1):
+        parts = text.split()
+        if parts:
+            try:
+                lines.append(_label_line(parts, fields, number))
+            except ValueError as error:
+                raise UserError(f"{path}: line {number} is no line of a KITTI {what}: {error}") from None
+    return lines
+
+
+def _label_line(parts: list[str], fields: int, line: int) -> LabelLine:
+    if len(parts) != fields:
+        raise ValueError(f"it has {len(parts)} fields instead of {fields}")
+    name = _BY_LOWER_CASE.get(parts[0].lower())
+    if name is None:
+        raise ValueError(f"{parts[0][:40]!r} is none of the classes {', '.join(CLASS_NAMES)}")
+    try:
+        values = [float(part) for part in parts[1:]]
+    except ValueError:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        bad = next(part for part in parts[1:] if not _is_finite(part))
+        raise ValueError(f"{bad[:40]!r} (field {parts.index(bad, 1) + 1}) is no finite number")
+    if values[1] != int(values[1]):
+        raise ValueError(f"the degree of occlusion {parts[2][:40]!r} (field 3) is no whole number")
+    if fields == LABEL_FIELDS and (values[5] < values[3] or values[6] < values[4]):
+        raise ValueError(f"its box ends before it begins: {' '.join(parts[4:8])}")
+    score = values[14] if fields > LABEL_FIELDS else math.nan
+    return LabelLine(name, values[0], int(values[1]), tuple(values[2:14]), score, line)
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def read_calib(path: str | Path) -> list[list[float]]:
+    """The matrix P2 (3 rows of 4) of a camera file: camera coordinates in metres to pixels of the left colour camera.
+
+    Raises UserError when the file cannot be read, has no line ``P2:``, when that has not 12 finite numbers, or when
+    the focal lengths in it are not above zero.
+    """
+    for number, text in enumerate(read_text(path, "camera file"), start=1):
+        key, _, rest = text.partition(":")
+        if key.strip() != "P2":
+            continue
+        parts = rest.split()
+        if len(parts) != 12 or not all(map(_is_finite, parts)):
+            raise UserError(f"{path}: line {number}: P2 has to be 12 finite numbers, it has {len(parts)} fields")
+        values = [float(part) for part in parts]
+        if values[0] <= 0 or values[5] <= 0:
+            raise UserError(f"{path}: line {number}: the focal lengths in P2 are {values[0]:g} and {values[5]:g}")
+        return [values[0:4], values[4:8], values[8:12]]
+    raise UserError(f"{path}: it has no line P2, which is the matrix of the left colour camera")
+
+
+def result_text(rows: Mapping[int, Sequence], class_names: Sequence[str]) -> str:
+    """The result file of one picture as the reference writes it (``save_results`` of its KITTI data set).
+
+    ``rows`` is ``{class from 1: rows of 13 numbers}``: alpha, x1, y1, x2, y2, height, width, length, x, y, z,
+    rotation_y, score. A line is the class, ``0.0 0`` in place of truncation and occlusion, and the 13 numbers with two
+    decimals; classes in the order of ``rows``; no text for no detections. Raises UserError for other rows.
+    """
+    lines = []
+    for category, of_class in rows.items():
+        for row in of_class:
+            if len(row) != 13:
+                raise UserError(f"a detection of KITTI has 13 numbers, not {len(row)}")
+            numbers = " ".join(f"{float(value):.{DECIMALS}f}" for value in row)
+            lines.append(f"{class_names[category - 1]} 0.0 0 {numbers}\n")
+    return "".join(lines)
+
+
+def picture_name(image_id: int | str) -> str:
+    """The name of a picture's files without ending: six digits."""
+    return f"{int(image_id):06d}"
+
+
+def write_results(
+    results: Mapping[int, Mapping[int, Sequence]], folder: str | Path, class_names: Sequence[str]
+) -> None:
+    """Write ``{image id: {class from 1: rows}}`` as ``folder/000007.txt`` and so on, empty files included.
+
+    Raises UserError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for image_id, rows in results.items():
+            (folder / f"{picture_name(image_id)}.txt").write_text(result_text(rows, class_names), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: the results cannot be written there ({error.strerror})") from None
+
+
+def read_picture_names(path: str | Path) -> list[str]:
+    """The names of an image set (``ImageSets_3dop/val.txt``), one a line. Raises UserError for what is no such name.
+
+    A name is digits, as many as the files of KITTI have (six); one that is there twice is refused too.
+    """
+    names: list[str] = []
+    seen = set()
+    for number, text in enumerate(read_text(path, "image set"), start=1):
+        name = text.strip()
+        if not name:
+            continue
+        if not (name.isascii() and name.isdigit()):
+            raise UserError(f"{path}: line {number}: {name[:40]!r} is not the name of a KITTI picture (000007)")
+        if name in seen:
+            raise UserError(f"{path}: line {number}: the picture {name} is named twice")
+        seen.add(name)
+        names.append(name)
+    return names

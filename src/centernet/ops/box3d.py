@@ -1,0 +1,96 @@
+"""Boxes in front of a camera: corners, projection and back, in numpy.
+
+Camera coordinates are those of KITTI: x right, y down, z forward, in metres. A box stands on its location, the middle
+of its bottom face, and is turned by ``rotation_y`` around the vertical; ``dim`` is (height, width, length), and the
+length lies along x at ``rotation_y`` 0. ``calib`` is the (3, 4) matrix that takes camera coordinates to pixels.
+"""
+
+import numpy as np
+
+# Of a box of length, height and width 1: four corners of the bottom, then those above them.
+CORNERS = np.array([[0.5, 0.5, -0.5, -0.5] * 2, [0.0] * 4 + [-1.0] * 4, [0.5, -0.5, -0.5, 0.5] * 2], dtype=np.float64)
+
+
+def rotation_matrix(rotation_y: float) -> np.ndarray:
+    """(3, 3) float32, the turn by ``rotation_y`` radians around the vertical."""
+    c, s = np.cos(rotation_y), np.sin(rotation_y)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=np.float32)
+
+
+def compute_box_3d(dim, location, rotation_y: float) -> np.ndarray:
+    """The corners (8, 3) float32 of a box: front right, back right, back left, front left below, then above them.
+
+    Args:
+        dim: (height, width, length) in metres.
+        location: (3,) the middle of the bottom face.
+        rotation_y: radians.
+    """
+    height, width, length = (float(side) for side in dim)
+    corners = (CORNERS * np.array([[length], [height], [width]])).astype(np.float32)
+    return (rotation_matrix(rotation_y) @ corners).T + np.asarray(location, dtype=np.float32)
+
+
+def compute_orientation_3d(dim, location, rotation_y: float) -> np.ndarray:
+    """Two points (2, 3) float32: the location, and the one a length of the box ahead of it."""
+    ahead = np.array([[0.0, float(dim[2])], [0.0, 0.0], [0.0, 0.0]], dtype=np.float32)
+    return (rotation_matrix(rotation_y) @ ahead).T + np.asarray(location, dtype=np.float32)
+
+
+def project_to_image(points, calib) -> np.ndarray:
+    """Points (n, 3) in camera coordinates to pixels (n, 2); points in the camera's own plane are not finite."""
+    points = np.asarray(points)
+    homogeneous = np.concatenate([points, np.ones_like(points[:, :1])], axis=1) @ np.asarray(calib).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return homogeneous[:, :2] / homogeneous[:, 2:]
+
+
+def project_3d_bbox(location, dim, rotation_y: float, calib) -> np.ndarray:
+    """The corners of a box in pixels, (8, 2)."""
+    return project_to_image(compute_box_3d(dim, location, rotation_y), calib)
+
+
+def unproject_2d_to_3d(point, depth, calib) -> np.ndarray:
+    """The points (..., 3) float32 that project to pixels (..., 2) and lie at ``depth`` (...), the third homogeneous."""
+    point, depth = np.asarray(point), np.asarray(depth)
+    calib = np.asarray(calib)
+    z = depth - calib[2, 3]
+    x = (point[..., 0] * depth - calib[0, 3] - calib[0, 2] * z) / calib[0, 0]
+    y = (point[..., 1] * depth - calib[1, 3] - calib[1, 2] * z) / calib[1, 1]
+    return np.stack([x, y, z], axis=-1).astype(np.float32)
+
+
+def alpha2rot_y(alpha, x, cx, fx):
+    """The turn in the world of what is seen at column ``x`` under the angle ``alpha``, brought once into [-pi, pi].
+
+    ``cx`` and ``fx`` are the principal point and the focal length in pixels; arrays work too.
+    """
+    return _wrapped(alpha + np.arctan2(x - cx, fx))
+
+
+def rot_y2alpha(rot_y, x, cx, fx):
+    """The angle under which a camera sees at column ``x`` what is turned by ``rot_y``; the inverse of the above."""
+    return _wrapped(rot_y - np.arctan2(x - cx, fx))
+
+
+def _wrapped(angle):
+    angle = np.where(angle > np.pi, angle - 2 * np.pi, angle)
+    return np.where(angle < -np.pi, angle + 2 * np.pi, angle)[()]
+
+
+def ddd2locrot(center, alpha, dim, depth, calib) -> tuple[np.ndarray, np.ndarray]:
+    """What a 3D box needs besides its size, from what a picture shows of it (reference function ``ddd2locrot``).
+
+    Args:
+        center: (..., 2) pixels, taken for the projection of the box's middle.
+        alpha: (...) the angle under which it is seen, in radians.
+        dim: (..., 3) height, width, length in metres.
+        depth: (...) metres.
+        calib: (3, 4).
+
+    Returns:
+        location (..., 3) float32, the middle of the bottom face, and rotation_y (...).
+    """
+    center, dim, calib = np.asarray(center), np.asarray(dim), np.asarray(calib)
+    location = unproject_2d_to_3d(center, depth, calib)
+    location[..., 1] += dim[..., 0] / 2
+    return location, alpha2rot_y(alpha, center[..., 0], calib[0, 2], calib[0, 0])

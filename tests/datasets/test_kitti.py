@@ -1,0 +1,237 @@
+"""KITTI as a data set: where its files are, its cameras, its result files and its scores."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.models.conformance import CONFORMANCE
+
+from centernet.datasets.kitti import KITTI
+from centernet.datasets.sample_ddd import SEED, draw_picture
+from centernet.errors import UserError
+from centernet.evaluation.kitti_text import CLASS_NAMES
+from centernet.opts import opts
+
+FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())["results"]
+GENUINE = CONFORMANCE.parent / "data" / "kitti_sample"
+SETS = {"3dop": {"train": [1, 2, 3], "val": [4, 5]}, "subcnn": {"train": [2, 4, 5], "val": [1, 3]}}
+
+
+@pytest.fixture
+def kitti_folder(tmp_path):
+    """A data path with ``kitti/`` as it is when it has been unpacked: five drawn scenes and their text files."""
+    root = tmp_path / "data" / "kitti"
+    for name in ("image_2", "label_2", "calib"):
+        (root / "training" / name).mkdir(parents=True)
+    for k in range(1, 6):
+        _, calib, objects = draw_picture(np.random.default_rng((SEED, k)))
+        (root / "training" / "image_2" / f"{k:06d}.png").write_bytes(b"")
+        camera = " ".join(f"{value:.6e}" for value in calib.ravel())
+        text = "".join(f"P{i}: {camera if i == 2 else ' '.join(['1'] * 12)}\n" for i in range(4))
+        (root / "training" / "calib" / f"{k:06d}.txt").write_text(text + "R0_rect: 1 0 0 0 1 0 0 0 1\n")
+        lines = []
+        for entry in objects:
+            x, y, w, h = entry["bbox"]
+            numbers = [entry["alpha"], x, y, x + w, y + h, *entry["dim"], *entry["location"], entry["rotation_y"]]
+            name = CLASS_NAMES[entry["category_id"] - 1]
+            text = " ".join(f"{value:.2f}" for value in numbers)
+            lines.append(f"{name} {entry['truncated']:.2f} {entry['occluded']} {text}\n")
+        (root / "training" / "label_2" / f"{k:06d}.txt").write_text("".join(lines))
+    for split, parts in SETS.items():
+        (root / f"ImageSets_{split}").mkdir()
+        for part, numbers in {**parts, "trainval": [1, 2, 3, 4, 5]}.items():
+            text = "".join(f"{k:06d}\n" for k in numbers)
+            (root / f"ImageSets_{split}" / f"{part}.txt").write_text(text)
+    return root.parent
+
+
+def dataset(data_path, split, *args, cls=KITTI):
+    return cls(opts().parse(["ddd", "--dataset", "kitti", "--data_path", str(data_path), *args]), split)
+
+
+def prepared(data_path):
+    KITTI.prepare(KITTI.locate(data_path), log=lambda line: None)
+
+
+def test_description():
+    opt = opts().parse(["ddd"])
+    assert opt.dataset == "kitti" and opt.class_names == ["Pedestrian", "Car", "Cyclist"]
+    assert (opt.input_h, opt.input_w, opt.output_h, opt.output_w, opt.max_objs) == (384, 1280, 96, 320, 50)
+    np.testing.assert_allclose(opt.mean.ravel(), [0.485, 0.456, 0.406])
+    assert opt.main_score == "AP3D" and opt.kitti_split == "3dop"
+    with pytest.raises(SystemExit):
+        opts().parse(["ctdet", "--dataset", "kitti"])
+
+
+@pytest.mark.parametrize("split", ["3dop", "subcnn"])
+def test_converted_on_first_use(kitti_folder, split):
+    lines = []
+    folder = KITTI.locate(kitti_folder)
+    assert folder == kitti_folder / "kitti" == KITTI.locate(folder)
+    KITTI.prepare(folder, log=lines.append)
+    assert lines
+    for part, numbers in SETS[split].items():
+        pictures = dataset(kitti_folder, part, "--kitti_split", split)
+        assert pictures.annotation_file.name == f"kitti_{split}_{part}.json"
+        assert pictures.image_ids == numbers
+        assert pictures.file_names == [f"{k:06d}.png" for k in numbers]
+        assert pictures.image_folder == folder / "images" / "trainval"
+        assert all((pictures.image_folder / name).is_file() for name in pictures.file_names)
+        for index, k in enumerate(numbers):
+            _, calib, objects = draw_picture(np.random.default_rng((SEED, k)))
+            arrays = pictures.read_objects(index)
+            np.testing.assert_allclose(arrays["calib"], calib, rtol=1e-5)
+            assert np.array_equal(pictures.picture_info(index)["calib"], arrays["calib"])
+            codes = {1: 0, 2: 1, 3: 2, 4: -3, 9: -1}
+            assert arrays["cls"].tolist() == [codes[entry["category_id"]] for entry in objects]
+            np.testing.assert_allclose(arrays["dep"][:, 0], [entry["depth"] for entry in objects], atol=0.006)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+    again = []
+    KITTI.prepare(folder, log=again.append)
+    assert not again and {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")} == before
+
+
+def test_trainval(kitti_folder):
+    prepared(kitti_folder)
+    pictures = dataset(kitti_folder, "train", "--trainval")
+    assert pictures.annotation_file.name == "kitti_trainval.json" and pictures.image_ids == [1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match="kitti_test.json: there is no such annotation file"):
+        dataset(kitti_folder, "test", "--trainval")
+
+
+def test_pictures_where_kitti_has_them(kitti_folder):
+    prepared(kitti_folder)
+    (kitti_folder / "kitti" / "images" / "trainval").unlink()
+    assert dataset(kitti_folder, "val").image_folder == kitti_folder / "kitti" / "training" / "image_2"
+
+
+def test_folders_without_data(tmp_path):
+    with pytest.raises(UserError, match="--data_path"):
+        KITTI.locate(tmp_path)
+    (tmp_path / "kitti" / "annotations").mkdir(parents=True)
+    with pytest.raises(UserError, match="training/label_2; see docs/DATA.md"):
+        KITTI.prepare(KITTI.locate(tmp_path))
+
+
+@pytest.mark.parametrize("calib", [None, [[1, 2, 3, 4]], [[1, 2, 3, "x"]] * 3, [[1, 2, 3, float("nan")]] * 3])
+def test_cameras_that_cannot_be_used(kitti_folder, calib):
+    prepared(kitti_folder)
+    path = kitti_folder / "kitti" / "annotations" / "kitti_3dop_val.json"
+    content = json.loads(path.read_text())
+    content["images"][1]["calib"] = calib
+    if calib is None:
+        del content["images"][1]["calib"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="kitti_3dop_val.json: the picture 5 has no 'calib' of 3 x 4 numbers"):
+        dataset(kitti_folder, "val")
+
+
+def test_annotations_that_lack_something(kitti_folder):
+    prepared(kitti_folder)
+    path = kitti_folder / "kitti" / "annotations" / "kitti_3dop_val.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["depth"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="kitti_3dop_val.json: .*no 'depth'"):
+        dataset(kitti_folder, "val")
+
+
+def test_result_files(kitti_folder, tmp_path):
+    """The text of the reference, one file a picture, and nothing of an earlier test."""
+    prepared(kitti_folder)
+    pictures = dataset(kitti_folder, "val")
+    results = {
+        int(image_id): {int(cls): np.float32(rows).reshape(-1, 13) for cls, rows in by_class.items()}
+        for image_id, by_class in FIGURES["detections"].items()
+    }
+    folder = tmp_path / "run" / "results"
+    folder.mkdir(parents=True)
+    (folder / "000099.txt").write_text("old")
+    (folder / "notes.txt").write_text("mine")
+    pictures.save_results(results, tmp_path / "run" / "results.json")
+    texts = {path.name: path.read_text() for path in folder.iterdir() if path.name != "notes.txt"}
+    assert texts == FIGURES["files"]
+    assert (folder / "notes.txt").is_file()
+
+
+def perfect(pictures):
+    """Detections equal to the label files of the data set's pictures, with scores that differ."""
+    results, score = {}, 1.0
+    for image_id, labels in zip(pictures.image_ids, pictures.ground_truth(pictures.image_ids), strict=True):
+        rows = labels.rows
+        rows[:, 12] = score + np.arange(len(rows))
+        score += len(rows)
+        results[image_id] = {
+            cls + 1: rows[labels.names == name].astype(np.float32) for cls, name in enumerate(pictures.class_names)
+        }
+    return results
+
+
+def reachable(pictures, name):
+    """The AP over 11 recalls that detections equal to the objects get: with few objects KITTI's rules give less."""
+    labels = pictures.ground_truth(pictures.image_ids)
+    count = sum(
+        int(np.sum((one.names == name) & (one.occluded <= 1) & (one.truncated <= 0.3) & _high(one))) for one in labels
+    )
+    return len(range(0, min(count, 41), 4)) / 11
+
+
+def _high(labels):
+    return labels.bbox[:, 3] - labels.bbox[:, 1] >= 25
+
+
+def test_scores(kitti_folder):
+    prepared(kitti_folder)
+    pictures = dataset(kitti_folder, "train", "--trainval")
+    scores = pictures.evaluate(perfect(pictures))
+    assert list(scores)[:4] == ["AP3D", "APBEV", "AP2D", "AOS"]
+    expected = reachable(pictures, "Car")
+    assert expected > 0.05
+    for name in ("AP3D", "APBEV", "AP2D", "AOS"):
+        assert scores[name] == pytest.approx(expected) == scores[f"{name}/Car_moderate"]
+    assert scores["AP3D/Pedestrian_moderate"] == pytest.approx(reachable(pictures, "Pedestrian"))
+    # Only the pictures that were tested count.
+    few = dict(list(perfect(pictures).items())[:1])
+    assert pictures.evaluate(few)["AP2D/Car_easy"] <= scores["AP2D/Car_easy"]
+    pictures.split = "test"
+    assert pictures.evaluate(few) == {}
+
+
+def test_scores_without_label_files(kitti_folder):
+    """The annotation file has the same objects."""
+    prepared(kitti_folder)
+    pictures = dataset(kitti_folder, "train", "--trainval")
+    results = perfect(pictures)
+    scores = pictures.evaluate(results)
+    shutil.rmtree(kitti_folder / "kitti" / "training" / "label_2")
+    assert pictures.evaluate(results) == scores
+    content = json.loads(pictures.annotation_file.read_text())
+    for entry in content["annotations"]:
+        entry.pop("location")
+    pictures.annotation_file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="lacks 'location'"):
+        pictures.evaluate(results)
+
+
+@pytest.mark.skipif(not GENUINE.is_dir(), reason="../shared/data is not there")
+def test_genuine_frames(tmp_path):
+    root = tmp_path / "kitti"
+    root.mkdir()
+    for name in ("training", "testing", "ImageSets_3dop", "ImageSets_subcnn"):
+        shutil.copytree(GENUINE / name, root / name, symlinks=True)
+    prepared(tmp_path)
+    counts = {}
+    for split in ("3dop", "subcnn"):
+        for part in ("train", "val"):
+            pictures = dataset(tmp_path, part, "--kitti_split", split)
+            counts[split, part] = (len(pictures), len(pictures.objects["cls"]))
+    assert counts == {("3dop", "train"): (6, 37), ("3dop", "val"): (7, 44), ("subcnn", "train"): (7, 46)} | {
+        ("subcnn", "val"): (6, 35)
+    }
+    pictures = dataset(tmp_path, "val")
+    assert pictures.read_image(0).shape == (375, 1242, 3)
+    assert pictures.evaluate(perfect(pictures))["AP3D"] == pytest.approx(reachable(pictures, "Car"))
+    test = dataset(tmp_path, "test", "--trainval")
+    assert test.image_ids == [6] and test.read_image(0).shape == (374, 1238, 3)

@@ -1,0 +1,255 @@
+"""KITTI's files as COCO-style JSON: form, folders, and what bad files lead to."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from centernet.datasets import kitti_devkit
+from centernet.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+HARD_CASES = SHARED / "hard_cases" / "kitti"
+needs_sample = pytest.mark.skipif(not (SHARED / "kitti_sample").is_dir(), reason="the shared test data is not here")
+
+P2 = "P2: 720 0 610 45 0 720 173 0.25 0 0 1 0.005"
+CAR = "Car 0.25 1 -1.50 10.00 11.00 30.50 24.00 1.50 1.75 4.00 -0.50 1.75 25.00 -1.25"
+PERSON = "Pedestrian 0.00 0 0.50 1.00 2.00 4.00 9.00 1.75 0.50 0.75 3.00 1.75 12.00 0.75"
+SITTING = "Person_sitting 0.00 2 0.50 1.00 2.00 4.00 9.00 1.25 0.50 0.75 3.00 1.75 12.00 0.75"
+AREA = "DontCare -1 -1 -10 20.00 5.00 25.00 9.00 -1 -1 -1 -1000 -1000 -1000 -10"
+
+# Picture to lines; the first three are for training, the last has no labels.
+LABELS = {"000000": [PERSON], "000001": [CAR, SITTING, AREA], "000002": [], "000005": None}
+IMAGE_SETS = {
+    "3dop": {"train": ["000001", "000000"], "val": ["000002"], "trainval": ["000000", "000001", "000002"]},
+    "subcnn": {"train": ["000002"], "val": ["000000", "000001"], "trainval": ["000000", "000001", "000002"]},
+}
+
+
+def make_kitti(root, image_sets=IMAGE_SETS):
+    """Write a tiny KITTI with pictures of 40 x 30; returns ``root``."""
+    for name, lines in LABELS.items():
+        home = root / ("testing" if lines is None else "training")
+        for folder in ("image_2", "calib", *(() if lines is None else ("label_2",))):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(home / "image_2" / f"{name}.png"), np.full((30, 40, 3), 9 * int(name), np.uint8))
+        (home / "calib" / f"{name}.txt").write_text(f"P0: 1\nP1: 2\n{P2}\nP3: 3\n\n")
+        if lines is not None:
+            (home / "label_2" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    for split, parts in image_sets.items():
+        (root / f"ImageSets_{split}").mkdir()
+        for part, names in {**parts, "test": ["000005"]}.items():
+            (root / f"ImageSets_{split}" / f"{part}.txt").write_text("".join(f"{name}\n" for name in names))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_kitti(tmp_path / "kitti")
+
+
+def silent(_):
+    pass
+
+
+def test_converted_form(root):
+    data = kitti_devkit.convert_pictures(root, ["000001"])
+    calib = [[720, 0, 610, 45], [0, 720, 173, 0.25], [0, 0, 1, 0.005]]
+    assert data["images"] == [{"file_name": "000001.png", "id": 1, "calib": calib}]
+    assert data["annotations"][0] == {
+        "image_id": 1,
+        "id": 1,
+        "category_id": 2,
+        "dim": [1.5, 1.75, 4.0],
+        "bbox": [10.0, 11.0, 20.5, 13.0],
+        "depth": 25.0,
+        "alpha": -1.5,
+        "truncated": 0.25,
+        "occluded": 1,
+        "location": [-0.5, 1.75, 25.0],
+        "rotation_y": -1.25,
+    }
+    sitting, area = data["annotations"][1:]
+    assert (sitting["category_id"], area["category_id"]) == (6, 9)
+    assert (sitting["id"], area["id"]) == (2, 3)
+    assert (area["bbox"], area["depth"], area["alpha"], area["occluded"]) == ([20, 5, 5, 4], -1000, -10, -1)
+    names = ["Pedestrian", "Car", "Cyclist", "Van", "Truck", "Person_sitting", "Tram", "Misc", "DontCare"]
+    assert data["categories"] == [{"name": name, "id": k} for k, name in enumerate(names, start=1)]
+
+
+def test_convert_devkit(root):
+    said = []
+    written = kitti_devkit.convert_devkit(root, log=said.append)
+    counts = {}
+    for path in written:
+        data = json.loads(path.read_text())
+        counts[path.name] = ([image["id"] for image in data["images"]], len(data["annotations"]))
+        assert [annotation["id"] for annotation in data["annotations"]] == list(range(1, counts[path.name][1] + 1))
+    assert counts == {
+        "kitti_3dop_train.json": ([1, 0], 4),
+        "kitti_3dop_val.json": ([2], 0),
+        "kitti_subcnn_train.json": ([2], 0),
+        "kitti_subcnn_val.json": ([0, 1], 4),
+        "kitti_trainval.json": ([0, 1, 2], 4),
+        "kitti_test.json": ([5], 0),
+    }
+    assert {path.name for path in (root / "annotations").iterdir()} == set(counts)
+    assert said[0] == f"{root / 'annotations' / 'kitti_3dop_train.json'}: 2 images, 4 annotations"
+
+
+def test_what_is_missing_is_said(root, tmp_path):
+    shutil.rmtree(root / "testing")
+    shutil.rmtree(root / "ImageSets_3dop")
+    (root / "ImageSets_subcnn" / "val.txt").unlink()
+    said = []
+    written = kitti_devkit.convert_devkit(root, tmp_path / "out", log=said.append)
+    assert [path.name for path in written] == ["kitti_subcnn_train.json", "kitti_trainval.json"]
+    assert f"{root / 'ImageSets_3dop' / 'train.txt'} is missing: no kitti_3dop_train.json" in said
+    assert f"{root / 'ImageSets_subcnn' / 'val.txt'} is missing: no kitti_subcnn_val.json" in said
+    assert f"{root / 'testing' / 'calib'} is missing: no kitti_test.json" in said
+    shutil.rmtree(root / "ImageSets_subcnn")
+    with pytest.raises(UserError, match="kitti: holds no image set of KITTI"):
+        kitti_devkit.convert_devkit(root, tmp_path / "out", log=silent)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_arrange(root, monkeypatch, links):
+    if not links:
+
+        def refused(*_, **__):
+            raise OSError("no links here")
+
+        monkeypatch.setattr(os, "link", refused)
+        monkeypatch.setattr(Path, "symlink_to", refused)
+    said = []
+    kitti_devkit.arrange(root, log=said.append)
+    for part, names in (("trainval", ["000000", "000001", "000002"]), ("test", ["000005"])):
+        folder = root / "images" / part
+        assert folder.is_symlink() == links
+        assert sorted(path.name for path in folder.iterdir()) == [f"{name}.png" for name in names]
+        assert cv2.imread(str(folder / f"{names[-1]}.png"))[0, 0, 0] == 9 * int(names[-1])
+    label_val = root / "training" / "label_val"  # what either split validates on
+    assert sorted(path.name for path in label_val.iterdir()) == ["000000.txt", "000001.txt", "000002.txt"]
+    assert (label_val / "000001.txt").read_text() == f"{CAR}\n{SITTING}\n{AREA}\n"
+    assert said[-1] == f"{label_val}: 3 label files (3 new)"
+
+    (label_val / "000000.txt").write_text("half a li")
+    before = (label_val / "000001.txt").stat().st_mtime_ns
+    kitti_devkit.arrange(root, log=said.append)
+    assert said[-1].endswith("(1 new)") and (label_val / "000001.txt").stat().st_mtime_ns == before
+    if links:  # the folder can be moved
+        moved = root.rename(root.with_name("moved"))
+        assert (moved / "images" / "trainval" / "000001.png").is_file()
+
+
+def test_arrange_names_what_is_missing(root):
+    (root / "training" / "image_2" / "000000.png").unlink()
+    with pytest.raises(UserError, match=r"ImageSets_3dop/train.txt: pictures .*image_2: 000000.png, 1 in all"):
+        kitti_devkit.arrange(root, log=silent)
+    shutil.rmtree(root / "training" / "image_2")
+    with pytest.raises(UserError, match="image_2: there is no such folder"):
+        kitti_devkit.arrange(root, log=silent)
+
+
+def test_arrange_names_a_missing_label(root):
+    (root / "training" / "label_2" / "000002.txt").unlink()
+    with pytest.raises(UserError, match="label_2/000002.txt: there is no such label file"):
+        kitti_devkit.arrange(root, log=silent)
+
+
+def test_arrange_mends_a_link_to_nowhere(root, tmp_path):
+    (root / "images").mkdir()
+    (root / "images" / "trainval").symlink_to(tmp_path / "gone")
+    kitti_devkit.arrange(root, log=silent)
+    assert (root / "images" / "trainval" / "000000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("training/label_2/000001.txt", f"{CAR}\nCar 0.25 1\n", "line 2 is no line of a KITTI label file: it has 3"),
+        ("training/label_2/000001.txt", None, "there is no such label file"),
+        ("training/calib/000000.txt", "P0: 1\n", "it has no line P2"),
+        ("training/calib/000000.txt", None, "there is no such camera file"),
+        ("testing/calib/000005.txt", None, "there is no such camera file"),
+        ("ImageSets_3dop/val.txt", "000002\n7.png\n", "line 2: '7.png' is not the name of a KITTI picture"),
+        ("ImageSets_subcnn/val.txt", "000002\n000002\n", "line 2: the picture 000002 is named twice"),
+    ],
+)
+def test_bad_file(root, file, text, reason):
+    path = root / file
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(f"{path}: {reason}")):
+        kitti_devkit.convert_devkit(root, log=silent)
+    assert not list((root / "annotations").glob("*.tmp")) if (root / "annotations").exists() else True
+
+
+def test_folder_that_cannot_be_written(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/kitti_3dop_train.json: cannot be written"):
+        kitti_devkit.convert_devkit(root, tmp_path / "file", log=silent)
+
+
+@pytest.mark.skipif(not HARD_CASES.is_dir(), reason="the shared test data is not here")
+@pytest.mark.parametrize(
+    ("case", "count", "words"),
+    [
+        ("label_valid", 6, None),
+        ("label_empty", 0, None),
+        ("label_crlf", 6, None),
+        ("label_no_final_newline", 6, None),
+        ("label_behind_camera", 6, "line 1: this Car lies behind the camera (z = -25.01 m); kept as it is"),
+        ("label_short_line", None, "line 1 is no line of a KITTI label file: it has 9 fields instead of 15"),
+        ("label_unknown_class", None, "line 1 is no line of a KITTI label file: 'Spaceship' is none of the classes"),
+        ("label_nan", None, "line 1 is no line of a KITTI label file: 'nan' (field 14) is no finite number"),
+        ("calib_empty", None, "it has no line P2"),
+        ("calib_missing_p2", None, "it has no line P2"),
+        ("calib_short_p2", None, "line 3: P2 has to be 12 finite numbers, it has 7 fields"),
+        ("calib_zero_p2", None, "line 3: the focal lengths in P2 are 0 and 0"),
+    ],
+)
+def test_hard_cases(tmp_path, case, count, words):
+    files = {"label_2": "label_valid", "calib": "calib_valid"}
+    files["label_2" if case.startswith("label") else "calib"] = case
+    for folder, name in files.items():
+        (tmp_path / "training" / folder).mkdir(parents=True)
+        shutil.copyfile(HARD_CASES / f"{name}.txt", tmp_path / "training" / folder / "000007.txt")
+    path = tmp_path / "training" / ("label_2" if case.startswith("label") else "calib") / "000007.txt"
+    said = []
+    if count is None:
+        with pytest.raises(UserError, match=re.escape(f"{path}: {words}")):
+            kitti_devkit.convert_pictures(tmp_path, ["000007"], log=said.append)
+    else:
+        data = kitti_devkit.convert_pictures(tmp_path, ["000007"], log=said.append)
+        assert len(data["annotations"]) == count
+        assert said == ([f"{path}: {words}"] if words else [])
+        if count:
+            assert data["annotations"][-1]["rotation_y"] == -10
+            assert data["images"][0]["calib"][0] == [721.5377, 0, 609.5593, 44.85728]
+
+
+@needs_sample
+def test_sample(tmp_path):
+    written = kitti_devkit.convert_devkit(SHARED / "kitti_sample", tmp_path, log=silent)
+    counts = {}
+    for path in written:
+        data = json.loads(path.read_text())
+        counts[path.name] = (len(data["images"]), len(data["annotations"]))
+    assert counts == {
+        "kitti_3dop_train.json": (6, 37),
+        "kitti_3dop_val.json": (7, 44),
+        "kitti_subcnn_train.json": (7, 46),
+        "kitti_subcnn_val.json": (6, 35),
+        "kitti_trainval.json": (13, 81),
+        "kitti_test.json": (1, 0),
+    }
+    data = json.loads((tmp_path / "kitti_3dop_train.json").read_text())
+    of_class = np.bincount([annotation["category_id"] for annotation in data["annotations"]], minlength=10)
+    assert of_class.tolist() == [0, 2, 22, 1, 0, 0, 0, 0, 0, 12]

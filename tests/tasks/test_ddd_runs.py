@@ -1,0 +1,296 @@
+"""3D boxes from end to end: the detector, train, test, look, learn the sample, learn frames of KITTI by heart."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tests.models.conformance import CONFORMANCE, needs_conformance
+from torch import nn
+
+import demo as demo_script
+import main as main_script
+from centernet.datasets import sample_ddd
+from centernet.detector import Detector, prepare
+from centernet.engine.processes import run_script
+from centernet.opts import opts
+from centernet.tasks import ddd
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data" / "kitti_sample"
+CPU = torch.device("cpu")
+
+# By its path, because Python has a package of the name test.
+specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
+score_script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(score_script)
+
+
+# The detector
+
+
+@needs_conformance
+@pytest.mark.parametrize("k", range(2))
+def test_pre_processing(k):
+    with np.load(CONFORMANCE / "detector.npz", allow_pickle=False) as file:
+        case = {name[len(f"pred{k}_") :]: file[name] for name in file.files if name.startswith(f"pred{k}_")}
+    args = ["--input_h", "96", "--input_w", "320", *(["--keep_res"] if case["keep_res"] else [])]
+    opt = opts().parse(["ddd", "--dataset", "kitti", *args])
+    prepared = prepare(case["image"], opt, {"calib": ddd.DEFAULT_CALIB})
+    meta = prepared["meta"][1.0]
+    np.testing.assert_array_equal(meta["c"], case["c"])
+    np.testing.assert_array_equal(meta["s"], case["s"])
+    assert meta["output_size"] == (80, 24) and meta["size"] == (310, 94) and meta["calib"] is ddd.DEFAULT_CALIB
+    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][1.0][None])
+    exact = int(cv2.__version__.split(".")[0]) >= 5
+    expected = case[f"images_sub_{'opencv5' if exact else 'opencv3'}"]
+    np.testing.assert_allclose(batch[:, :, ::3, ::3], expected, rtol=0, atol=2e-5 if exact else 0.09)
+
+
+class BrightBox(nn.Module):
+    """Finds the bright rectangle of its input: a car of fixed depth, size and direction at its centre."""
+
+    def forward(self, batch):
+        bright = batch.sum(1) > 0
+        size = (len(batch), 3, batch.shape[2] // 4, batch.shape[3] // 4)
+        output = {"hm": torch.full(size, -9.0), "dep": torch.full((size[0], 1, *size[2:]), -2.0)}
+        output |= {"rot": torch.zeros(size[0], 8, *size[2:]), "dim": torch.ones(size)}
+        output |= {"wh": torch.ones(size[0], 2, *size[2:]), "reg": torch.ones(size[0], 2, *size[2:])}
+        output["rot"][:, [1, 2]] = 1.0  # alpha 0: a quarter of a turn from the middle of bin 1
+        for k in range(size[0]):
+            rows, columns = bright[k].any(1).nonzero(), bright[k].any(0).nonzero()
+            start = torch.stack([columns.min(), rows.min()]) / 4
+            end = torch.stack([columns.max() + 1, rows.max() + 1]) / 4
+            cell = ((start + end) / 2).long()
+            output["hm"][k, 1, cell[1], cell[0]] = 3.0
+            output["wh"][k] *= (end - start)[:, None, None]
+            output["reg"][k] *= ((start + end) / 2 - cell)[:, None, None]
+        return [output]
+
+
+@pytest.mark.parametrize("args", [[], ["--keep_res"], ["--flip_test", "--test_scales", "0.5,1", "--nms"]])
+def test_a_box_comes_back_where_it_is(args):
+    """In the picture and in front of the camera, alone or with others; flips and scales change nothing in 3D."""
+    opt = opts().parse(["ddd", "--dataset", "kitti", "--input_h", "96", "--input_w", "320", *args])
+    detector = Detector(opt, BrightBox(), CPU)
+    boxes = [(90, 30, 150, 66), (200, 20, 240, 60), (30, 40, 90, 70)]
+    cameras = [np.float32([[300 + 9 * k, 0, 150, 0], [0, 300 + 9 * k, 47, 0], [0, 0, 1, 0]]) for k in range(3)]
+    pictures = []
+    for (x1, y1, x2, y2), size in zip(boxes, [(94, 310), (98, 306), (94, 310)], strict=True):
+        pictures.append(np.zeros((*size, 3), np.uint8))
+        pictures[-1][y1:y2, x1:x2] = 255
+    together = detector.run(pictures, [{"calib": calib} for calib in cameras])
+    for picture, box, calib, found in zip(pictures, boxes, cameras, together, strict=True):
+        rows = found["results"]
+        assert list(rows) == [1, 2, 3] and len(rows[1]) == len(rows[3]) == 0 and rows[2].shape == (1, 13)
+        alpha, *corners = rows[2][0, :5]
+        assert alpha == pytest.approx(0, abs=1e-6)
+        np.testing.assert_allclose(corners, box, atol=2)
+        depth = np.exp(2)
+        centre = (np.add(box[:2], box[2:]) - 1) / 2
+        location = [*((centre - calib[:2, 2]) * depth / calib[0, 0]), depth]
+        np.testing.assert_allclose(rows[2][0, 8:11], np.add(location, [0, 0.5, 0]), atol=0.05)
+        assert rows[2][0, 11] == pytest.approx(np.arctan2(centre[0] - calib[0, 2], calib[0, 0]), abs=0.01)
+        alone = detector.run(picture, {"calib": calib})["results"]
+        np.testing.assert_allclose(alone[2], rows[2], rtol=1e-5, atol=1e-5)
+    default = detector.run(pictures[0])["results"][2]
+    with_default = detector.run(pictures[0], {"calib": ddd.DEFAULT_CALIB})["results"][2]
+    assert np.array_equal(default, with_default) and not np.allclose(default, together[0]["results"][2])
+
+
+def test_pictures_of_debug():
+    image = np.zeros((94, 310, 3), np.uint8)
+    image[30:66, 90:150] = 255
+    calib = np.float32([[300, 0, 150, 0], [0, 300, 47, 0], [0, 0, 1, 0]])
+    drawn = {}
+    for name, info in (("own", {"calib": calib}), ("default", None)):
+        opt = opts().parse(["ddd", "--input_h", "96", "--input_w", "320", "--debug", "2", "--vis_thresh", "0.5"])
+        drawn[name] = Detector(opt, BrightBox(), CPU).run(image, info)["pictures"]
+        assert set(drawn[name]) == {"pred_hm_1.0", "det_pred_1.0", "add_pred", "bird_pred"}
+        assert drawn[name]["add_pred"].shape == image.shape
+    # With the right camera the drawn box is where the object is seen.
+    rows, columns = np.nonzero((drawn["own"]["add_pred"] != image).any(2))
+    assert abs(columns.mean() - 120) < 6 and abs(rows.mean() - 48) < 6
+    assert not np.array_equal(drawn["own"]["add_pred"], drawn["default"]["add_pred"])
+
+
+# The scripts
+
+
+def run(script, *arguments: str) -> str:
+    """Run a script in this process, which saves its start; what it printed. It must end well."""
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(sys, "argv", [Path(script.__file__).name, "ddd", *arguments])
+        patch.delenv("DISPLAY", raising=False)
+        patch.delenv("WAYLAND_DISPLAY", raising=False)
+        try:
+            run_script(script.main, opts())
+        except SystemExit as ended:
+            status = ended.code
+    assert not status, errors.getvalue()
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a sample of few pictures in ``data/`` and a short training in ``exp/``, and what it printed."""
+    folder = tmp_path_factory.mktemp("ddd")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_ddd, "SPLITS", {"train": 8, "val": 3})
+        sample_ddd.SampleDDD.prepare(sample_ddd.SampleDDD.locate(folder / "data"), log=lambda line: None)
+    more = ["--num_epochs", "2", "--val_intervals", "2", "--lr", "1e-3", "--peak_thresh", "0.01"]
+    return folder, run(main_script, *small(folder), *more)
+
+
+def small(folder: Path) -> list[str]:
+    return [
+        *("--dataset", "sample_ddd", "--data_path", str(folder / "data"), "--exp_dir", str(folder / "exp")),
+        *("--arch", "res_18", "--head_conv", "8", "--batch_size", "4", "--num_workers", "0", "--device", "cpu"),
+    ]
+
+
+def result_files(folder: Path) -> dict[str, list[list[str]]]:
+    return {
+        path.stem: [line.split() for line in path.read_text().splitlines()]
+        for path in sorted((folder / "results").iterdir())
+    }
+
+
+def test_training(trained):
+    folder, output = trained
+    run_folder = folder / "exp/ddd/default"
+    assert re.search(r"final AP3D: \d\.\d{4}", output)
+    header = (run_folder / "train_log.csv").read_text().splitlines()[0]
+    assert header.startswith("epoch,iteration,loss,hm_loss,dep_loss,dim_loss,rot_loss,wh_loss,off_loss,lr")
+    files = result_files(run_folder)
+    assert list(files) == ["000009", "000010", "000011"] and any(files.values())
+    assert all(len(line) == 16 for lines in files.values() for line in lines)
+    card = torch.load(run_folder / "model_last.pth", weights_only=True)["model"]
+    assert card["task"] == "ddd" and card["heads"]["rot"] == 8 and card["dataset"] == "sample_ddd"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--batch_size", "2"], ["--not_prefetch_test"], ["--keep_res"]])
+def test_scoring_needs_the_checkpoint_alone(trained, arguments):
+    folder, _ = trained
+    paths = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--exp_dir", str(folder / "exp")]
+    more = ["--exp_id", "scored", "--num_workers", "0", "--device", "cpu", "--peak_thresh", "0.01"]
+    output = run(score_script, *paths, *more, *arguments)
+    assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
+    assert re.search(r"^official/AP3D/Car_moderate \d\.\d{4}$", output, re.M)
+    # The same network, pictures and arithmetic as in the validation of the training: one path, one result. The input
+    # has the pictures' own size here, so --keep_res shows the same.
+    before, after = (result_files(folder / "exp/ddd" / name) for name in ("default", "scored"))
+    assert list(before) == list(after)
+    for name in before:
+        assert [line[0] for line in before[name]] == [line[0] for line in after[name]]
+        numbers = [np.array([line[3:] for line in lines[name]], dtype=float) for lines in (before, after)]
+        np.testing.assert_allclose(*numbers, atol=0.1, rtol=1e-3)
+
+
+def test_demo_saves_boxes(trained):
+    folder, _ = trained
+    picture = folder / "data/sample_ddd/images/000009.jpg"
+    model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu"]
+    run(demo_script, *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
+    names = {path.name for path in (folder / "shown").iterdir()}
+    assert names == {f"{picture.stem}_{name}.png" for name in ("add_pred", "bird_pred", "pred_hm_1.0", "det_pred_1.0")}
+
+
+def test_pictures_of_a_training(trained, tmp_path):
+    folder, _ = trained
+    arguments = ["--exp_dir", str(tmp_path), "--debug", "4", "--num_epochs", "1", "--num_iters", "1"]
+    run(main_script, *small(folder), *arguments, "--val_intervals", "0")
+    names = {path.name for path in (tmp_path / "ddd/default/debug").iterdir()}
+    kinds = ("hm_pred", "hm_gt", "det_pred", "det_gt", "add_pred", "add_gt", "bird_pred_gt")
+    assert names == {f"1_0_{name}.png" for name in kinds}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--not_reg_bbox", "--rect_mask"],
+        ["--mse_loss", "--not_reg_offset", "--dep_weight", "0"],
+        ["--eval_oracle_hm", "--eval_oracle_dep"],
+    ],
+)
+def test_options_run_through(trained, tmp_path, arguments):
+    """Training, and a test that knows from the checkpoint which heads there are."""
+    folder, _ = trained
+    more = ["--exp_dir", str(tmp_path), "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1"]
+    run(main_script, *small(folder), *more, *arguments)
+    path = tmp_path / "ddd/default/model_last.pth"
+    output = run(
+        score_script, "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
+    )
+    assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
+
+
+def subprocess_run(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / script), "ddd", "--device", "cpu", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def score(output: str, name: str) -> float:
+    return float(re.search(rf"^{name} (\d\.\d+)$", output, re.M)[1])
+
+
+@pytest.mark.slow
+def test_the_sample_is_learned(tmp_path):
+    """Twelve epochs of dlav0_34: many objects are found where they stand, to a tenth of their distance."""
+    paths = ["--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
+    recipe = ["--dataset", "sample_ddd", "--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "8", "--lr", "1e-3"]
+    recipe += ["--lr_step", "10", "--num_epochs", "12", "--val_intervals", "12", "--num_workers", "1", "--aug_ddd", "0"]
+    subprocess_run("main.py", *paths, *recipe)
+    model = ["--load_model", str(tmp_path / "exp/ddd/default/model_last.pth"), "--exp_id", "test"]
+    output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"), "--peak_thresh", "0.05")
+    assert score(output, "AP2D") > 0.5 and score(output, "APBEV") > 0.25
+    assert score(output, "AP3D/Pedestrian_moderate") > 0.2 and score(output, "AP3D/Cyclist_moderate") > 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+def test_frames_of_kitti_are_learned_by_heart(tmp_path):
+    """300 steps on six genuine frames without augmentation, and their cars are found again."""
+    root = tmp_path / "data/kitti"
+    shutil.copytree(SHARED / "training", root / "training")
+    shutil.copytree(SHARED / "ImageSets_3dop", root / "ImageSets_3dop")
+    data = ["--dataset", "kitti", "--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
+    subprocess_run("main.py", *data, "--prepare_only", "--pretrained", "none", "--arch", "res_18")
+    # Trained and tested on the same frames, each so often that an epoch is worth its start and the score can reach 1.
+    path = root / "annotations/kitti_3dop_train.json"
+    content = json.loads(path.read_text())
+    for part, count in (("train", 10), ("val", 5)):
+        images = [{**image, "id": image["id"] + 10**6 * k} for k in range(count) for image in content["images"]]
+        annotations = [
+            {**entry, "image_id": entry["image_id"] + 10**6 * k}
+            for k in range(count)
+            for entry in content["annotations"]
+        ]
+        repeated = json.dumps({**content, "images": images, "annotations": annotations})
+        (root / f"annotations/kitti_3dop_{part}.json").write_text(repeated)
+    steps = ["--arch", "dlav0_34", "--head_conv", "64", "--input_h", "192", "--input_w", "640", "--batch_size", "6"]
+    steps += ["--lr", "5e-4", "--num_epochs", "30", "--lr_step", "24", "--val_intervals", "30", "--num_workers", "1"]
+    subprocess_run("main.py", *data, *steps, "--aug_ddd", "0", "--pretrained", "none")
+    model = ["--load_model", str(tmp_path / "exp/ddd/default/model_last.pth"), "--exp_id", "test"]
+    output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"))
+    # Right 2D centres give an AP3D of 0.86: that of a near or cut-off car is not where the middle in 3D projects to.
+    assert score(output, "AP2D") > 0.9 and score(output, "AOS") > 0.9
+    assert score(output, "APBEV") > 0.7 and score(output, "AP3D") > 0.7

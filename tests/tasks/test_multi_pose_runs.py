@@ -1,0 +1,215 @@
+"""Human pose from end to end: train, test, look, go on from a detector, learn the sample, learn pictures by heart."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import demo as demo_script
+import main as main_script
+from centernet.datasets import sample_hp
+from centernet.engine.processes import run_script
+from centernet.models import create_model, save_model
+from centernet.opts import model_card, opts
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data" / "coco_hp_sample"
+
+# By its path, because Python has a package of the name test.
+specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
+score_script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(score_script)
+
+
+def run(script, *arguments: str, task: str = "multi_pose") -> str:
+    """Run a script in this process, which saves its start; what it printed. It must end well."""
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(sys, "argv", [Path(script.__file__).name, task, *arguments])
+        patch.delenv("DISPLAY", raising=False)
+        patch.delenv("WAYLAND_DISPLAY", raising=False)
+        try:
+            run_script(script.main, opts())
+        except SystemExit as ended:
+            status = ended.code
+    assert not status, errors.getvalue()
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a sample of few pictures in ``data/`` and a short training in ``exp/``, and what it printed."""
+    folder = tmp_path_factory.mktemp("pose")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_hp, "SPLITS", {"train": 8, "val": 3})
+        sample_hp.SampleHP.prepare(sample_hp.SampleHP.locate(folder / "data"), log=lambda line: None)
+    return folder, run(main_script, *small(folder), "--num_epochs", "2", "--val_intervals", "2", "--rotate", "20")
+
+
+def small(folder: Path) -> list[str]:
+    return [
+        *("--dataset", "sample_hp", "--data_path", str(folder / "data"), "--exp_dir", str(folder / "exp")),
+        *("--arch", "res_18", "--input_res", "64", "--batch_size", "4", "--num_workers", "0", "--pretrained", "none"),
+        *("--aug_rot", "0.5", "--device", "cpu"),
+    ]
+
+
+def test_training(trained):
+    folder, output = trained
+    run_folder = folder / "exp/multi_pose/default"
+    assert re.search(r"final AP: -?\d\.\d{4}", output)
+    header = (run_folder / "train_log.csv").read_text().splitlines()[0]
+    assert header.startswith("epoch,iteration,loss,hm_loss,hp_loss,hm_hp_loss,hp_offset_loss,wh_loss,off_loss,lr")
+    entries = json.loads((run_folder / "results.json").read_text())
+    assert len(entries) == 300 and all(len(entry["keypoints"]) == 51 for entry in entries)
+    card = torch.load(run_folder / "model_last.pth", weights_only=True)["model"]
+    assert card["task"] == "multi_pose" and card["heads"]["hps"] == 34 and card["dataset"] == "sample_hp"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--flip_test"], ["--test_scales", "0.75,1", "--nms"], ["--keep_res"]])
+def test_scoring_needs_the_checkpoint_alone(trained, arguments):
+    folder, _ = trained
+    paths = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--exp_dir", str(folder / "exp")]
+    output = run(score_script, *paths, *arguments, "--exp_id", "scored", "--num_workers", "0", "--device", "cpu")
+    assert re.search(r"^AP \d\.\d{4}$", output, re.M) and re.search(r"^box_AP50 \d\.\d{4}$", output, re.M)
+    entries = json.loads((folder / "exp/multi_pose/scored/results.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {9, 10, 11}
+    if not arguments:
+        # The same network, pictures and arithmetic as in the validation of the training.
+        before = json.loads((folder / "exp/multi_pose/default/results.json").read_text())
+        for one, other in zip(entries, before, strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            np.testing.assert_allclose(one["keypoints"], other["keypoints"], atol=0.05)
+
+
+def test_demo_saves_skeletons(trained):
+    folder, _ = trained
+    picture = folder / "data/sample_hp/val2017/000000000009.jpg"
+    model = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--device", "cpu"]
+    run(demo_script, *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
+    names = {path.name for path in (folder / "shown").iterdir()}
+    assert names == {f"{picture.stem}_{name}.png" for name in ("multi_pose", "pred_hm_1.0", "pred_hmhp_1.0")}
+
+
+def test_pictures_of_a_training(trained, tmp_path):
+    folder, _ = trained
+    arguments = ["--exp_dir", str(tmp_path), "--debug", "4", "--num_epochs", "1", "--num_iters", "1"]
+    run(main_script, *small(folder), *arguments, "--val_intervals", "0")
+    names = {path.name for path in (tmp_path / "multi_pose/default/debug").iterdir()}
+    kinds = ("pred_hm", "gt_hm", "out_pred", "out_gt", "pred_hmhp", "gt_hmhp")
+    assert names == {f"1_0_{name}.png" for name in kinds}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--dense_hp", "--not_hm_hp"],
+        ["--mse_loss", "--not_reg_hp_offset", "--not_reg_offset", "--reg_loss", "sl1"],
+    ],
+)
+def test_options_run_through(trained, tmp_path, arguments):
+    """Training, and a test that knows from the checkpoint which heads there are."""
+    folder, _ = trained
+    more = ["--exp_dir", str(tmp_path), "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1"]
+    run(main_script, *small(folder), *more, *arguments)
+    path = tmp_path / "multi_pose/default/model_last.pth"
+    card = torch.load(path, weights_only=True)["model"]
+    assert card["mse_loss"] == ("--mse_loss" in arguments)
+    output = run(
+        score_script, "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
+    )
+    assert re.search(r"^AP \d\.\d{4}$", output, re.M)
+
+
+def test_true_heads_give_a_perfect_score(trained):
+    """Targets, decoding and scoring agree: with the truth in place of the heads of joints all poses are found."""
+    folder, _ = trained
+    model = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--exp_id", "true"]
+    heads = ["--eval_oracle_hm", "--eval_oracle_kps", "--eval_oracle_hmhp", "--eval_oracle_hp_offset"]
+    output = run(main_script, *small(folder), "--test", *model, "--input_res", "128", *heads)
+    assert float(re.search(r"\| AP (-?\d\.\d{4})", output)[1]) > 0.99
+
+
+def test_a_detector_is_a_starting_point(trained, tmp_path):
+    """What fits of a ctdet network is kept, the heads of joints are new, and the rest is told."""
+    folder, _ = trained
+    opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", "res_18"])
+    torch.manual_seed(5)
+    detector = create_model("res_18", opt.heads, opt.head_conv)
+    save_model(tmp_path / "detector.pth", 7, detector, extra={"model": model_card(opt)})
+    more = ["--load_model", str(tmp_path / "detector.pth"), "--exp_dir", str(tmp_path), "--lr", "1e-9"]
+    output = run(main_script, *small(folder), *more, "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "0")
+    assert "loaded" in output and "epoch 7" in output
+    assert re.search(r"other shape, own values kept: .*hm\.2\.weight", output)
+    assert re.search(r"not in the file, own values kept: .*hm_hp\.", output)
+    state = torch.load(tmp_path / "multi_pose/default/model_last.pth", weights_only=True)
+    assert state["epoch"] == 1 and state["state_dict"]["hm.2.weight"].shape[0] == 1
+    for name, value in detector.state_dict().items():
+        if not name.startswith("hm.2") and "running" not in name and "num_batches" not in name:
+            assert torch.allclose(state["state_dict"][name], value, atol=1e-6), name
+
+
+def subprocess_run(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / script), "multi_pose", "--device", "cpu", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def score(output: str, name: str) -> float:
+    return float(re.search(rf"^{name} (-?\d\.\d+)$", output, re.M)[1])
+
+
+@pytest.mark.slow
+def test_the_sample_of_poses_is_learned(tmp_path):
+    """Twelve epochs of dlav0_34: most figures are found with their joints, and their sides are not mixed up."""
+    paths = ["--exp_dir", str(tmp_path)]
+    recipe = ["--dataset", "sample_hp", "--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "8", "--lr", "1e-3"]
+    recipe += ["--lr_step", "9", "--num_epochs", "12", "--val_intervals", "12", "--num_workers", "1"]
+    subprocess_run("main.py", *paths, *recipe, "--not_rand_crop", "--shift", "0.05", "--scale", "0.2")
+    model = ["--load_model", str(tmp_path / "multi_pose/default/model_last.pth")]
+    output = subprocess_run("test.py", *paths, *model, "--exp_id", "test", "--flip_test")
+    assert score(output, "AP50") > 0.6 and score(output, "AP") > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+def test_four_pictures_are_learned_by_heart(tmp_path):
+    """800 steps on four real pictures without augmentation, and all persons with joints are found again."""
+    content = json.loads((SHARED / "annotations/person_keypoints_train2017.json").read_text())
+    # Each picture so often that an epoch is worth its start. Persons without joints go: they would count as wrong.
+    images = [{**image, "id": image["id"] + 10**7 * k} for k in range(40) for image in content["images"]]
+    people = [
+        {**person, "id": person["id"] + 10**13 * k, "image_id": person["image_id"] + 10**7 * k}
+        for k in range(40)
+        for person in content["annotations"]
+        if person["num_keypoints"] > 0
+    ]
+    folder = tmp_path / "data/coco"
+    (folder / "annotations").mkdir(parents=True)
+    for split, part in (("train", {"images": images, "annotations": people}), ("val", {})):
+        path = folder / "annotations" / f"person_keypoints_{split}2017.json"
+        path.write_text(json.dumps({**content, **part}))
+        (folder / f"{split}2017").symlink_to(SHARED / "val2017")
+    data = ["--dataset", "coco_hp", "--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
+    plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug", "--pretrained", "none"]
+    steps = ["--arch", "res_18", "--input_res", "256", "--batch_size", "4", "--lr", "5e-4", "--num_epochs", "20"]
+    steps += ["--lr_step", "16", "--val_intervals", "20", "--num_workers", "1"]
+    subprocess_run("main.py", *data, *plain, *steps)
+    model = ["--load_model", str(tmp_path / "exp/multi_pose/default/model_last.pth")]
+    output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"), "--exp_id", "test")
+    assert score(output, "AP50") > 0.95 and score(output, "AP") > 0.85
