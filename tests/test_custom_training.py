@@ -151,7 +151,7 @@ def test_one_class_is_learned_from_ten_pictures(tmp_path):
     data += ["--train_annotations", "six_times.json", "--train_images", "train", "--val_images", "train"]
     plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug"]
     network = ["--arch", "dlav0_34", "--head_conv", "64", "--pretrained", "none", "--num_workers", "0"]
-    steps = ["--batch_size", "5", "--lr", "1e-3", "--num_epochs", "10", "--lr_step", "8", "--val_intervals", "0"]
+    steps = ["--batch_size", "5", "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "6", "--val_intervals", "0"]
     done = run(main_script, *data, *plain, *network, *steps, *exp, "--exp_id", "ten")
     assert done.returncode == 0, done.stderr
     done = run(score_script, "--load_model", str(tmp_path / "exp/ctdet/ten/model_last.pth"), *exp, "--exp_id", "score")

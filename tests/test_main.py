@@ -218,7 +218,10 @@ def test_train_full_4p_dry_run_shows_the_recipe():
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
-@pytest.mark.parametrize(("dataset", "folder", "score"), [("pascal", "voc128", "mAP"), ("coco", "coco128", "AP")])
+@pytest.mark.parametrize(
+    ("dataset", "folder", "score"),
+    [("pascal", "voc128", "mAP"), pytest.param("coco", "coco128", "AP", marks=pytest.mark.slow)],
+)
 def test_train_full_4p_on_real_pictures(tmp_path, dataset, folder, score):
     arguments = [f"--data_path={SHARED_DATA / folder}", f"--dataset={dataset}", f"--exp_dir={tmp_path}"]
     arguments += ["--num_epochs=1", "--num_iters=2", "--pretrained=none", "--input_res=64", "--batch_size=8"]

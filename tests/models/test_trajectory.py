@@ -217,7 +217,7 @@ def test_carried_batches_are_the_reference_s():
 
 
 @needs_conformance
-@pytest.mark.parametrize("arch", sweep(list(LOSSES), slow=("res_18", "dla_34")))
+@pytest.mark.parametrize("arch", sweep(list(LOSSES), slow=("res_18", "resdcn_18", "dla_34")))
 def test_thirty_steps(arch):
     file = np.load(CONFORMANCE / "trajectory.npz")
     targets = [stored_targets(file, index) for index in range(6)]

@@ -273,7 +273,7 @@ def test_frames_of_kitti_are_learned_by_heart(tmp_path):
     shutil.copytree(SHARED / "training", root / "training")
     shutil.copytree(SHARED / "ImageSets_3dop", root / "ImageSets_3dop")
     data = ["--dataset", "kitti", "--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
-    subprocess_run("main.py", *data, "--prepare_only", "--pretrained", "none", "--arch", "res_18")
+    subprocess_run("main.py", *data, "--prepare_only", "--pretrained", "none", "--arch", "res_18", "--batch_size", "6")
     # Trained and tested on the same frames, each so often that an epoch is worth its start and the score can reach 1.
     path = root / "annotations/kitti_3dop_train.json"
     content = json.loads(path.read_text())

@@ -52,7 +52,9 @@ def point_distances(annotations, results):
     return np.array(distances)
 
 
-@pytest.mark.parametrize("args", [[], ["--agnostic_ex", "--not_reg_offset"]])
+@pytest.mark.parametrize(
+    "args", [pytest.param([], marks=pytest.mark.slow), ["--agnostic_ex", "--not_reg_offset"]], ids=["plain", "agnostic"]
+)
 def test_from_training_to_pictures(tmp_path, monkeypatch, args):
     """main.py, test.py and demo.py on a handful of pictures; a checkpoint says which heads it has."""
     monkeypatch.setattr(sample_ex, "SPLITS", {"train": 4, "val": 2})
