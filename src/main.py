@@ -10,12 +10,15 @@ import torch
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
 from centernet.engine import processes as engine_processes
+from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.precision import check_amp
 from centernet.engine.run_folder import RunFolder
+from centernet.engine.run_state import check_plan, check_recipe, follow_restart
+from centernet.engine.signals import Requests
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
-from centernet.models import create_model, load_model, read_checkpoint, save_model
-from centernet.opts import NEVER, model_card, opts, process_shares
+from centernet.models import create_model
+from centernet.opts import NEVER, opts, process_shares
 from centernet.tasks import get_task
 
 
@@ -26,6 +29,7 @@ def main(parser: opts, opt) -> None:
         raise UserError("--keep_res: training needs pictures of one size; it is for --test")
     processes = engine_processes.start(opt)
     say = processes.print
+    follow_restart(opt, processes, log=say)
     for note in parser.notes(opt):
         say(note)
     check_amp(opt.amp, processes.device)
@@ -61,53 +65,65 @@ def main(parser: opts, opt) -> None:
     # Optimiser, checkpoint, run folder. Convolutions are faster when the channels of a pixel lie together.
     model.to(processes.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=processes.device.type in ("cpu", "cuda"))
-    start_epoch, best = 0, None
-    if opt.load_model:
-        _, _, start_epoch = load_model(model, opt.load_model, optimizer, opt.resume, opt.lr, opt.lr_step, log=say)
-        best = read_checkpoint(opt.load_model).get("best", {}).get(opt.metric) if start_epoch else None
-    run = RunFolder(opt, processes, task.Loss.names, start_epoch) if processes.is_main else None
-    trainer = Trainer(opt, task, model, optimizer, processes, run)
+    state = load(opt, model, optimizer, processes, log=say)
     if opt.test:
-        say(lines(trainer.evaluate(start_epoch, val_set)))
+        run = RunFolder(opt, processes, task.Loss.names) if processes.is_main else None
+        say(lines(Trainer(opt, task, model, optimizer, processes, run).evaluate(state.epoch, val_set)))
         return
+    check_plan(state, [len(train_set), opt.batch_size, opt.seed, opt.num_iters], len(batches), log=say)
+    check_recipe(state, opt, log=say)
+    processes.check_equal({"options": state.recipe, "training data": train_set.summary()})
+    run = RunFolder(opt, processes, task.Loss.names, state) if processes.is_main else None
+    requests = Requests()
+    trainer = Trainer(opt, task, model, optimizer, processes, run, state, requests)
+    checkpoints = Checkpoints(opt, trainer, processes, run)
+    trainer.save = checkpoints.save
+    trainer.resume()
 
     loader = make_loader(Samples(train_set, opt, train=True), batches, opt.num_workers, trainer.pin_memory)
-    trainer.iteration = start_epoch * len(batches)
     say(
         f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(train_set)} pictures, input {opt.input_w} x "
         f"{opt.input_h}, {opt.num_epochs} epochs of {len(batches)} iterations of {opt.batch_size} pictures, "
         f"{processes.count} process(es) on {processes.device.type}"
     )
 
-    def save(name: str, epoch: int, with_optimizer: bool = True) -> None:
-        if run is not None:
-            extra = {"best": {} if best is None else {opt.metric: best}, "model": model_card(opt)}
-            save_model(run.path / name, epoch, model, optimizer if with_optimizer else None, extra)
+    def due(epoch: int) -> bool:
+        return validates and (epoch % opt.val_intervals == 0 or epoch == opt.num_epochs)
 
-    train_log, val_log = {}, None
-    for epoch in range(start_epoch + 1, opt.num_epochs + 1):
-        # The rate falls after the epochs of --lr_step: the epoch after is the first with the lower one.
-        for group in optimizer.param_groups:
-            group["lr"] = opt.lr * 0.1 ** sum(step < epoch for step in opt.lr_step)
-        batches.epoch = epoch
-        train_log, val_log = trainer.train(epoch, loader), None
-        last = f"model_{epoch}.pth" if opt.save_all else "model_last.pth"
-        due = validates and (epoch % opt.val_intervals == 0 or epoch == opt.num_epochs)
-        save(last if due else "model_last.pth", epoch)
-        if due:
+    def finish_epoch() -> None:
+        """Validation, logs and checkpoint of an epoch that has been trained."""
+        epoch, train_log, val_log = state.epoch, state.unlogged, None
+        if due(epoch):
             val_log = trainer.evaluate(epoch, val_set)
-            value = val_log[opt.metric]
+            value, best = val_log[opt.metric], state.best.get(opt.metric)
             # A score of data without any object is not a number.
             if best is None or math.isnan(best) or (value < best if lower_is_better else value > best):
-                best = value
-                save("model_best.pth", epoch, with_optimizer=False)
-                save(last, epoch)  # once more, with the new best
-        if epoch in opt.lr_step:
-            save(f"model_{epoch}.pth", epoch)
+                state.best = {opt.metric: value}
+                checkpoints.save_best()
         if run is not None:
             run.write_epoch(epoch, train_log, val_log)
+        state.unlogged = None
+        checkpoints.save()
+        if epoch in opt.lr_step or (opt.save_all and val_log):
+            checkpoints.save(f"model_{epoch}.pth")
+        finals.update(train_log=train_log, val_log=val_log)
         say(f"epoch {epoch}: {line(train_log)}" + (f" | val {line(val_log)}" if val_log else ""))
 
+    finals = {"train_log": None, "val_log": None}
+    with requests.listening():
+        if state.unlogged is not None:  # it was left in its validation
+            finish_epoch()
+        for epoch in range(state.epoch + 1, opt.num_epochs + 1):
+            # The rate falls after the epochs of --lr_step: the epoch after is the first with the lower one.
+            for group in optimizer.param_groups:
+                group["lr"] = opt.lr * 0.1 ** sum(step < epoch for step in opt.lr_step)
+            with requests.waiting():
+                state.end_epoch(trainer.train(epoch, loader))
+                checkpoints.save() if due(epoch) else finish_epoch()
+            if due(epoch):
+                finish_epoch()
+
+    train_log, val_log = finals["train_log"], finals["val_log"]
     if run is not None:
         run.close()
         score = f"{opt.main_score}: {val_log[opt.main_score]:.4f}" if val_log else "score: not validated"

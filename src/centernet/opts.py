@@ -78,7 +78,7 @@ CARD = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "categor
 # Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
 NEW_OPTIONS = {
     *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
-    *("amp", "rounded_results", "sync_bn", *CUSTOM_OPTIONS),
+    *("amp", "rounded_results", "sync_bn", "save_minutes", "on_nan", "dist_timeout", *CUSTOM_OPTIONS),
 }
 
 
@@ -171,12 +171,16 @@ class opts:
         amp = "16 bits in the network: off (float32) | bf16 | fp16 (not on a CPU)"
         add(g, "amp", "off", str, amp, choices=["off", "bf16", "fp16"])
         flag(g, "sync_bn", "batch statistics over all processes (accelerators only)")
+        text = "seconds after which a process that does not answer, or is that late, ends the run"
+        add(g, "dist_timeout", 600, _number(float, low=1), text)
         flag(g, "prepare_only", "check the options, prepare the data set and the weights, and stop")
 
         g = parser.add_argument_group("log")
         add(g, "print_iter", 0, _number(int, low=0), "n > 0: print a line every n iterations instead of the bar")
         flag(g, "hide_data_time", "leave the times out of that line")
         flag(g, "save_all", "keep the checkpoint of every validation: model_<epoch>.pth")
+        text = "minutes between two checkpoints within an epoch; 0: only at its end"
+        add(g, "save_minutes", 30, _number(float, low=0), text)
         text = (
             "what selects model_best.pth: loss or a part of it, or a score (mAP, AP, ...); main.py's default: the score"
         )
@@ -209,6 +213,8 @@ class opts:
         add(g, "batch_size", 32, _number(int, low=1), "of all processes together")
         add(g, "master_batch_size", -1, _number(int, low=-1), "share of the first process; -1: equal shares")
         add(g, "num_iters", -1, int, "iterations of an epoch, of training and of validation; -1: the whole data set")
+        text = "a loss that is not finite: stop the run, or skip the update"
+        add(g, "on_nan", "stop", str, text, choices=["stop", "skip"])
         add(g, "val_intervals", 5, int, "validate every n epochs; 0: never")
         flag(g, "trainval", "train without validation")
 

@@ -1,5 +1,6 @@
 """What a data set is, and the reading of COCO-style annotation files."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -162,6 +163,15 @@ class CocoStyleDataset:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def summary(self) -> str:
+        """What tells these pictures and objects from others, in a few words."""
+        digest = hashlib.sha256()
+        for names in (self.image_ids, self.file_names):
+            digest.update("\n".join(map(str, names)).encode(errors="replace"))
+        for name in sorted(self.objects):
+            digest.update(np.ascontiguousarray(self.objects[name]).tobytes())
+        return f"{len(self)} pictures with {self.start[-1]} objects (digest {digest.hexdigest()[:12]})"
 
     def read_image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8, B, G, R. Raises UserError with the file's name when it cannot be read."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..engine.signals import quiet_worker
 from ..tasks import get_task
 from .augmentation import random_draws
 from .base import CocoStyleDataset
@@ -39,6 +40,7 @@ class TrainBatches(Sampler):
 
     Attributes:
         epoch: set before each epoch; it travels with the indices, so workers can live on through all epochs.
+        start: iterations of that epoch to leave out, because a run that is resumed has done them already.
     """
 
     def __init__(self, length: int, shares: list[int], rank: int, seed: int, num_iters: int = -1) -> None:
@@ -48,16 +50,25 @@ class TrainBatches(Sampler):
         self.iterations = length // self.batch_size
         if num_iters >= 0:
             self.iterations = min(self.iterations, num_iters)
-        self.epoch = 1
+        self.epoch, self.start = 1, 0
 
     def __len__(self) -> int:
         return self.iterations
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for i in range(self.iterations):
-            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in batch[self.share]]
+        order = self._order()
+        for i in range(self.start, self.iterations):
+            yield self._keys(order, i)[self.share]
+
+    def whole(self, i: int) -> list[tuple[int, int]]:
+        """The global batch of iteration ``i``, from 0, of the epoch."""
+        return self._keys(self._order(), i)
+
+    def _order(self) -> np.ndarray:
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+
+    def _keys(self, order: np.ndarray, i: int) -> list[tuple[int, int]]:
+        return [(self.epoch, int(index)) for index in order[i * self.batch_size : (i + 1) * self.batch_size]]
 
 
 class EvalBatches(Sampler):
@@ -84,6 +95,7 @@ def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0 and samples.train,
         worker_init_fn=start_worker,
+        generator=torch.Generator(),  # for the seeds of the workers, which use none; the network's own is left alone
     )
 
 
@@ -92,6 +104,7 @@ def start_worker(worker: int) -> None:
     # The workers share the cores among each other; OpenCV's and PyTorch's own threads would only get in the way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    quiet_worker()
     # When the process that reads is killed, the thread that hands it tensors would print a traceback over the report of
     # the launcher.
     show = sys.excepthook

@@ -1,5 +1,8 @@
 """Mixed precision (``--amp``): the network in 16 bits where that is safe, everything after it in float32."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -26,12 +29,15 @@ class Precision:
     Attributes:
         dtype: the 16-bit type, or None for float32 throughout.
         scaler: scales the loss in ``fp16``, whose smallest numbers are larger than many gradients; else idle.
+        skip_bad: leave an update out when a gradient is not finite, and undo what its batch did to the network's
+            buffers (the batch statistics). Needs no waiting for the device where the optimiser is a fused one.
     """
 
-    def __init__(self, amp: str, device: torch.device) -> None:
+    def __init__(self, amp: str, device: torch.device, skip_bad: bool = False) -> None:
         check_amp(amp, device)
         self.device, self.dtype = device, DTYPES[amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.skip_bad, self.bad = skip_bad, None
 
     def forward(self, network: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
         """A network's maps of ``x``, float32; without ``--amp`` whatever the network gives."""
@@ -41,17 +47,45 @@ class Precision:
             outputs = network(x)
         return [{name: value.float() for name, value in output.items()} for output in outputs]
 
+    @contextlib.contextmanager
+    def keeping(self, network: nn.Module) -> Iterator[None]:
+        """Around forward pass and update of a step: with ``skip_bad`` a bad one leaves the network as it was."""
+        if not self.skip_bad:
+            yield
+            return
+        buffers = list(network.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        yield
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(torch.where(self.bad > 0, value, buffer))
+
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Gradients and step. With ``fp16`` a step whose gradients are not finite is left out (``updates``)."""
         self.scaler.scale(loss).backward()
+        if self.skip_bad:
+            # Of the gradients, which are the same on all processes, not of the loss, which is a share.
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self.bad = 1 - torch.nn.utils.get_total_norm(gradients).isfinite().float()
+            if not self.scaler.is_enabled():
+                self._step_unless_bad(optimizer)
+                return
         self.scaler.step(optimizer)
         self.scaler.update()
+
+    def _step_unless_bad(self, optimizer: torch.optim.Optimizer) -> None:
+        if optimizer.param_groups[0].get("fused"):
+            optimizer.grad_scale, optimizer.found_inf = None, self.bad  # as GradScaler tells it
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf
+        elif not self.bad:
+            optimizer.step()
 
     def updates(self, optimizer: torch.optim.Optimizer) -> int | None:
         """How many steps an Adam optimiser has really done, which it counts itself; None where none is left out.
 
         Asking waits for the device.
         """
-        if not self.scaler.is_enabled():
+        if not self.scaler.is_enabled() and not self.skip_bad:
             return None
-        return max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        return int(next(iter(optimizer.state.values()))["step"]) if optimizer.state else 0

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import datetime
+import errno
 import os
 import signal
 import sys
@@ -17,9 +19,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..opts import process_shares
+from .companions import Companions
+from .signals import Stopped
 
 GRACE = 10  # seconds that a process waits for the launcher after it has lost a companion
-_store: dist.Store | None = None  # what the processes of a run tell each other outside the collective calls
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_companions: Companions | None = None  # of the processes of a run, if there are several
 
 
 @dataclass
@@ -50,14 +55,15 @@ class Processes:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes; the tensor itself when there is one. Not differentiable."""
         if self.count > 1:
+            _companions.step()
             tensor = tensor.detach().clone()
             dist.all_reduce(tensor)
         return tensor
 
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Wait for all processes, however long one of them works, as long as it lives."""
         if self.count > 1:
-            self.gather(None)
+            _companions.meet()
 
     def one_first(self, prepare: Callable[[], Any]) -> Any:
         """What ``prepare`` gives: one process of each machine runs it first and the others when it is done.
@@ -74,6 +80,7 @@ class Processes:
         """The values of all processes on rank 0, None on the others. Any picklable object."""
         if self.count == 1:
             return [value]
+        self.barrier()
         values = [None] * self.count if self.is_main else None
         dist.gather_object(value, values)
         return values
@@ -82,8 +89,21 @@ class Processes:
         """Rank 0's value on all processes."""
         values = [value]
         if self.count > 1:
+            self.barrier()
             dist.broadcast_object_list(values)
         return values[0]
+
+    def check_equal(self, facts: dict[str, Any]) -> None:
+        """Raise UserError on all processes when one of them has other ``facts``, plain values by what they are."""
+        gathered = self.share(self.gather(facts))
+        for name, value in gathered[0].items():
+            others = [rank for rank, theirs in enumerate(gathered) if theirs[name] != value]
+            if others:
+                raise UserError(
+                    f"the processes do not agree on {name}: rank 0 has {value}, rank {others[0]} has "
+                    f"{gathered[others[0]][name]} (differing: {', '.join(map(str, others))}); start all of them with "
+                    "the same command and the same data"
+                )
 
     def share_buffers(self, model: torch.nn.Module) -> None:
         """Give all processes rank 0's buffers (the batch statistics, which each gathers from its own pictures)."""
@@ -98,11 +118,10 @@ def start(opt) -> Processes:
     Every process with an accelerator of its own talks through the accelerator's own library (NCCL on CUDA); processes
     that share one, and processes on the CPU, talk through gloo.
 
-    Raises UserError when the device does not exist or the options ask for what the processes cannot do.
+    Raises UserError when the device does not exist, the options ask for what the processes cannot do, or not all
+    processes come within ``--dist_timeout``.
     """
-    rank, count, local_rank = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    rank, count, local_rank = _places()
     if count == 1 and len(opt.gpus) > 1 and not opt.prepare_only:
         raise UserError(
             f"--gpus {opt.gpus_str}: one process was started for {len(opt.gpus)} devices; start one a device with "
@@ -119,11 +138,50 @@ def start(opt) -> Processes:
         if device.type != "cpu":
             own = dist.get_default_backend_for_device(device) if exclusive else "gloo"
             backend += f",{device.type}:{own}"
-        global _store
-        store, _, _ = next(dist.rendezvous("env://"))
-        _store = dist.PrefixStore("centernet", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+        _meet(backend, rank, count, opt.dist_timeout)
     return Processes(rank, count, local_rank, device)
+
+
+def _places() -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine, as the launcher says. Raises UserError where it cannot be."""
+    values = []
+    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name, str(default))
+        if not text.isascii() or not text.isdigit():
+            raise UserError(f"the environment variable {name} is {text!r}, not a number; start processes with torchrun")
+        values.append(int(text))
+    rank, count, local_rank = values
+    if rank >= max(count, 1):
+        raise UserError(f"RANK is {rank}, but WORLD_SIZE is {count}: ranks are numbered from 0; start with torchrun")
+    return rank, max(count, 1), local_rank
+
+
+def _meet(backend: str, rank: int, count: int, timeout: float) -> None:
+    """Join the process group. Raises UserError, naming who is missing, when that does not succeed in time."""
+    global _companions
+    limit = datetime.timedelta(seconds=timeout)
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=limit))
+        store.set_timeout(limit)
+        # A connection of its own where there is such a thing: PyTorch may wait on the other one.
+        own = store.clone() if hasattr(store, "clone") else store
+        _companions = Companions(dist.PrefixStore("centernet", own), rank, count, timeout)
+        _companions.all_here()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
+    except UserError:
+        raise
+    except (ValueError, RuntimeError) as error:  # DistError is one
+        text = str(error).splitlines()[0]
+        if "EADDRINUSE" in text or "address already in use" in text.lower():
+            raise UserError(f"{place}: this port is in use already; choose another MASTER_PORT") from error
+        if "imed out" in text or "imeout" in text or "joined" in text:
+            raise UserError(
+                f"rank {rank} did not meet the others at {place} within {timeout:g} s (--dist_timeout): were "
+                f"WORLD_SIZE = {count} processes started, and can they reach this address?"
+            ) from error
+        raise UserError(f"the {count} processes could not meet at {place} ({text})") from error
+    _companions.start()
 
 
 def _choose_device(opt, local_rank: int) -> tuple[torch.device, bool]:
@@ -158,28 +216,35 @@ def _die_with_parent() -> None:
 def run_script(main, parser) -> None:
     """Parse the command line, run ``main(parser, opt)``, and end with a clear line and status where it fails.
 
-    What the user can mend ends with ``error: ...`` and status 2; anything else is a defect and shows its traceback,
-    status 1. Of several processes only the first to fail reports: the others find the same mistake, or have lost a
-    companion, and would bury the reason.
+    What the user can mend ends with ``error: ...`` and status 2, a signal with 128 and its number; anything else is a
+    defect and shows its traceback, status 1. Of several processes only the first to fail reports: the others find the
+    same mistake, or have lost a companion, and would bury the reason.
     """
     opt = parser.parse()
     try:
         main(parser, opt)
         if dist.is_initialized():
+            _companions.leave()
             dist.destroy_process_group()
         return
+    except Stopped as stopped:
+        report, status = str(stopped), stopped.status
     except KeyboardInterrupt:
         report, status = "interrupted", 130
     except UserError as error:
         # From a loader's worker it comes wrapped in that worker's traceback.
         report, status = f"error: {str(error).rpartition('UserError: ')[2].strip()}", 2
     except Exception as error:
-        if dist.is_initialized() and _lost_companion(error):
+        if dist.is_initialized() and (late := _companions.late(error)):
+            report, status = late, 3
+        elif dist.is_initialized() and _lost_companion(error):
             time.sleep(GRACE)  # the launcher ends this process meanwhile, and reports the one that failed
             report, status = "stopped, because another process has ended", 3
+        elif isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            report, status = f"error: {error.filename or 'a file'} could not be written: {error.strerror}", 2
         else:
             report, status = traceback.format_exc(), 1
-    if _first_to_fail():
+    if _companions.first_to_fail() if _companions else os.environ.get("RANK", "0") == "0":
         rank = os.environ.get("RANK")
         print((f"[rank {rank}] " if rank is not None else "") + report, file=sys.stderr, flush=True)
     if dist.is_initialized():
@@ -193,12 +258,3 @@ def _lost_companion(error: Exception) -> bool:
     """Whether an error says that another process cannot be reached any more."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "Socket")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
-
-
-def _first_to_fail() -> bool:
-    if _store is None:  # before they have met, all find the same
-        return os.environ.get("RANK", "0") == "0"
-    try:
-        return _store.add("failed", 1) == 1
-    except (RuntimeError, OSError):  # the process that kept the store is gone
-        return True

@@ -1,13 +1,18 @@
 """The folder ``exp/<task>/<exp_id>``: options, logs, losses, checkpoints and results of a run."""
 
+import contextlib
 import csv
+import io
 import json
 import os
+import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,12 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..opts import recipe
+from .run_state import RunState, launch_name
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two runs apart there
+    fcntl = None
 
 
 class RunFolder:
@@ -27,42 +37,78 @@ class RunFolder:
         logs: ``logs_<time>`` in it, one for each start.
     """
 
-    def __init__(self, opt, processes, loss_names: tuple[str, ...], start_epoch: int = 0) -> None:
+    def __init__(self, opt, processes, loss_names: tuple[str, ...], state: RunState | None = None) -> None:
         """Make the folder and write the options.
 
-        A resumed run goes on with the ``train_log.csv`` and ``val_log.csv`` of its folder, or with those beside its
-        checkpoint, up to ``start_epoch``; a new run in an old folder puts the old files aside.
+        A training has a ``state`` and the folder for itself. If it is resumed it goes on with the ``train_log.csv`` and
+        ``val_log.csv`` of its folder, or with those beside its checkpoint, up to that state; a new run in an old folder
+        puts the old files aside.
+
+        Raises UserError when the folder cannot be written, or when another training has it.
         """
         self.path = Path(opt.save_dir)
         self.loss_names = loss_names
         try:
             self.logs = self.path / time.strftime("logs_%Y-%m-%d-%H-%M")
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            if state is not None:
+                self._lock()
+            self.logs.mkdir(exist_ok=True)
             (self.path / "debug").mkdir(exist_ok=True)
             text = _options_text(opt)
             (self.logs / "opt.txt").write_text(text)
-            if not opt.test:  # a test in the folder of a training leaves the training's options alone
+            if state is not None:  # a test in the folder of a training leaves the training's options alone
                 (self.path / "opt.txt").write_text(text)
-                (self.path / "opt.json").write_text(json.dumps(_description(opt, processes), indent=1))
-                self._start_logs(opt, start_epoch)
+                _write_text(self.path / "opt.json", json.dumps(_description(opt, processes, state), indent=1))
+                self._start_logs(opt, state)
         except OSError as error:
             raise UserError(f"{self.path}: the run folder cannot be written ({error})") from error
 
-    def _start_logs(self, opt, start_epoch: int) -> None:
+    def _lock(self) -> None:
+        """Have the folder alone. The system takes the lock away when the process ends, however that happens."""
+        self._lock_file = open(self.path / ".lock", "a+")  # noqa: SIM115 (open for the whole run)
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process, not of its loaders
+        except BlockingIOError as error:
+            self._lock_file.seek(0)
+            owner = self._lock_file.read().strip() or "no longer known which"
+            self._lock_file.close()
+            raise UserError(
+                f"{self.path}: another training ({owner}) writes into this folder; wait for it, or choose another "
+                "--exp_id"
+            ) from error
+        self._lock_file.truncate(0)
+        self._lock_file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        self._lock_file.flush()
+
+    def _start_logs(self, opt, state: RunState) -> None:
+        if Path(opt.load_model).parent != self.path:
+            state.logs = []  # of another folder
+        self._trim_logs(state)
+        state.logs = [*state.logs, *([self.logs.name] if self.logs.name not in state.logs else [])]
         for name, header in (
             ("train_log.csv", ["epoch", "iteration", *self.loss_names, "lr", "images/s"]),
             ("val_log.csv", []),
         ):
             path = self.path / name
             earlier = []
-            if start_epoch:
+            if state.iteration:
                 source = path if path.is_file() else Path(opt.load_model).with_name(name)
                 earlier = _read_rows(source)
             elif path.is_file():
                 aside = time.strftime(f"{path.stem}_before_%Y-%m-%d-%H-%M-%S.csv")
                 path.rename(self.path / aside)
                 print(f"{path}: from an earlier run, kept as {aside}")
-            kept = [row for row in earlier[1:] if row and int(row[0]) <= start_epoch]
+            kept = []
+            for row in earlier[1:]:
+                # A run that was killed may have left half a line.
+                if len(row) == len(earlier[0]) and row[0].isdigit() and (not header or row[1].isdigit()):
+                    if int(row[1]) <= state.iteration if header else int(row[0]) <= state.logged:
+                        kept.append(row)
+            if header and len(kept) < state.iteration:
+                print(f"{path}: {len(kept)} of the {state.iteration} lines before this start are there")
             if header or kept:
                 _write_rows(path, [header or earlier[0], *kept])
             else:
@@ -70,11 +116,31 @@ class RunFolder:
         self._losses = open(self.path / "train_log.csv", "a", newline="")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
 
+    def _trim_logs(self, state: RunState) -> None:
+        """Take away the lines of epochs that are to be done once more from the ``log.txt`` files of this run."""
+        for name in state.logs:
+            path = self.path / name / "log.txt"
+            if Path(name).name != name or not path.is_file():
+                continue
+            lines = path.read_text().splitlines(keepends=True)
+            found = [re.search(r": epoch: (\d+) \|.*\n", line) for line in lines]
+            kept = [line for line, match in zip(lines, found, strict=True) if match and int(match[1]) <= state.logged]
+            if kept != lines:
+                _write_text(path, "".join(kept))
+
     def write_losses(self, rows: list[tuple[int, int, list[float], float, float]]) -> None:
         """One line an iteration: epoch, iteration from 1 over the whole run, loss parts, rate, images a second."""
-        for epoch, iteration, losses, lr, speed in rows:
-            self._csv.writerow([epoch, iteration, *(f"{value:.9g}" for value in losses), f"{lr:g}", f"{speed:.1f}"])
-        self._losses.flush()
+        with self._writing("train_log.csv"):
+            for epoch, iteration, losses, lr, speed in rows:
+                losses = [f"{value:.9g}" for value in losses]
+                self._csv.writerow([epoch, iteration, *losses, f"{lr:g}", f"{speed:.1f}"])
+            self._losses.flush()
+
+    def sync(self) -> None:
+        """Make sure that the losses are on the disk: a checkpoint is to count on them."""
+        with self._writing("train_log.csv"):
+            self._losses.flush()
+            os.fsync(self._losses.fileno())
 
     def write_epoch(self, epoch: int, train: dict[str, float], val: dict[str, float] | None) -> None:
         """One line in log.txt, in the reference's format, and one in val_log.csv if there was a validation."""
@@ -82,19 +148,29 @@ class RunFolder:
         line = f"{stamp}: epoch: {epoch} |" + "".join(f"{name} {value:8f} | " for name, value in train.items())
         if val:
             line += "".join(f"{name} {value:8f} | " for name, value in val.items())
-        with open(self.logs / "log.txt", "a") as file:
+        with self._writing("log.txt"), open(self.logs / "log.txt", "a") as file:
             file.write(line + "\n")
         if val:
             path = self.path / "val_log.csv"
             header, *rows = _read_rows(path) or [["epoch"]]
             header += [name for name in val if name not in header]  # classes that had no objects before
             rows.append([str(epoch), *(f"{val[name]:.9g}" if name in val else "" for name in header[1:])])
-            _write_rows(path, [header, *(row + [""] * (len(header) - len(row)) for row in rows)])
+            with self._writing("val_log.csv"):
+                _write_rows(path, [header, *(row + [""] * (len(header) - len(row)) for row in rows)])
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.path}: {name} cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
-        """Close the file of losses."""
-        if hasattr(self, "_losses"):
-            self._losses.close()
+        """Close the files and give the folder up."""
+        for name in ("_losses", "_lock_file"):
+            if hasattr(self, name):
+                with contextlib.suppress(OSError):  # what could not be written was told when it was tried
+                    getattr(self, name).close()
 
 
 def _read_rows(path: Path) -> list[list[str]]:
@@ -106,10 +182,15 @@ def _read_rows(path: Path) -> list[list[str]]:
 
 
 def _write_rows(path: Path, rows: list[list[str]]) -> None:
-    # Written aside, so that a run that is stopped here still has its earlier rows.
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    _write_text(path, text.getvalue())
+
+
+def _write_text(path: Path, text: str) -> None:
+    # Written aside, so that a run that is stopped here still has the earlier content.
     part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    part.write_text(text)
     part.replace(path)
 
 
@@ -126,11 +207,13 @@ def _options_text(opt) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _description(opt, processes) -> dict[str, Any]:
+def _description(opt, processes, state: RunState) -> dict[str, Any]:
     """The same for programs: options, recipe, and what ran them."""
     return {
         "options": _plain(vars(opt)),
-        "recipe": _plain(recipe(opt)),
+        "recipe": _plain(state.recipe),
+        "run": state.name,
+        "launch": launch_name(),
         "processes": processes.count,
         "device": device_name(processes.device),
         "versions": {"centernet": __version__, "torch": torch.__version__, "numpy": np.__version__},

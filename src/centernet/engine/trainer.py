@@ -1,7 +1,10 @@
 """The training step, the epoch, and validation. The same for every task."""
 
+import signal
 import time
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from progress.bar import Bar
@@ -12,13 +15,19 @@ from torch.utils.data import DataLoader
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import EvalBatches, Samples, finish_batch, make_loader, to_device
 from ..errors import UserError
+from ..models.weights import write_checkpoint
 from ..opts import LOSS_WEIGHTS, process_shares
 from ..visualization import show_or_save
 from .precision import Precision
 from .processes import Processes
 from .run_folder import RunFolder
+from .run_state import RunState, random_state, set_random_state
+from .signals import STOP, Requests, Stopped
 
 FLUSH = 10  # iterations between two looks at the losses: the device is not waited for in between
+PATIENCE = 1.0  # seconds between two looks, where iterations are slower than that
+MAX_SKIPPED = 50  # updates in a row that --on_nan skip leaves out before it gives up
+GO_ON, SAVE = 0, -1  # what a look at the losses asks for, besides the number of a signal
 
 
 class Trainer:
@@ -26,87 +35,188 @@ class Trainer:
 
     Attributes:
         model: the network, in a distributed wrapper if there are several processes.
-        iteration: training iterations done so far, over all epochs.
+        state: where the training stands.
+        save: called on all processes when a checkpoint is due within an epoch.
         images_per_second: of all epochs of training so far, validation left out.
     """
 
     def __init__(
-        self, opt, task, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, run: RunFolder | None
+        self,
+        opt,
+        task,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        processes: Processes,
+        run: RunFolder | None,
+        state: RunState | None = None,
+        requests: Requests | None = None,
     ) -> None:
         self.opt, self.task, self.optimizer, self.processes, self.run = opt, task, optimizer, processes, run
+        self.state, self.requests = state or RunState(), requests or Requests()
+        self.save: Callable[[], None] = lambda: None
         self.network = model
-        self.precision = Precision(opt.amp, processes.device)
+        self.precision = Precision(opt.amp, processes.device, skip_bad=opt.on_nan == "skip")
         self.model = distribute(model, opt, processes)
         self.loss = task.Loss(opt)
         self.loss.total = processes.sum
         self.local_loss = task.Loss(opt)
-        self.iteration = 0
         self.pin_memory = processes.device.type != "cpu"
         self.trained_images, self.trained_seconds = 0, 0.0
+        self.saved = time.monotonic()
+        self.bad_in_a_row = 0
 
     @property
     def images_per_second(self) -> float:
         return self.trained_images / max(self.trained_seconds, 1e-9)
 
+    def snapshot(self) -> dict:
+        """The state of the training for a checkpoint. Called on all processes."""
+        self.state.random = self.processes.gather(random_state(self.processes.device)) or []
+        self.state.scaler = self.precision.scaler.state_dict()
+        return self.state.to_dict()
+
+    def resume(self) -> None:
+        """Give the generators and the loss scale what a resumed state says of them."""
+        state = self.state
+        if len(state.random) == self.processes.count:  # with other processes there is no right continuation
+            set_random_state(state.random[self.processes.rank], self.processes.device)
+        if state.scaler and self.precision.scaler.is_enabled():
+            self.precision.scaler.load_state_dict(state.scaler)
+
     def step(self, batch: dict) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """One update from a finished batch. Returns the network's outputs and this process's share of the losses."""
-        outputs = self.precision.forward(self.model, batch["input"])
-        loss, parts = self.loss(outputs, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        # The wrapper averages the gradients over the processes; the shares have to be added up instead.
-        self.precision.update(loss * self.processes.count, self.optimizer)
+        with self.precision.keeping(self.network):
+            outputs = self.precision.forward(self.model, batch["input"])
+            loss, parts = self.loss(outputs, batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            # The wrapper averages the gradients over the processes; the shares have to be added up instead.
+            self.precision.update(loss * self.processes.count, self.optimizer)
         return outputs, parts
 
     def train(self, epoch: int, loader: DataLoader) -> dict[str, float]:
-        """One epoch. Returns the averages of the loss parts, and ``time`` in minutes."""
+        """One epoch, or what is left of it. Returns the averages of the loss parts, and ``time`` in minutes.
+
+        Raises Stopped when a signal has ended the run, after a checkpoint, and UserError when a loss is not finite.
+        """
         self.model.train()
-        progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main)
-        names, sums, done = self.loss.names, torch.zeros(len(self.loss.names), dtype=torch.float64), 0
-        updates_before = self.precision.updates(self.optimizer)
+        state, self.loader = self.state, loader
+        loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, state.done
+        state.begin_epoch(len(self.loss.names))
+        progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main, state.done)
+        skipped, updates_before = state.skipped, self.precision.updates(self.optimizer)
         waiting: list[Tensor] = []
-        flushed = started = time.perf_counter()
-        for i, batch in enumerate(loader):
+        every, flushed, begun = 1, time.perf_counter(), state.done
+        for i, batch in enumerate(loader, state.done):
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
             outputs, parts = self.step(batch)
-            waiting.append(torch.stack([parts[name].detach().float() for name in names]))
+            waiting.append(torch.stack([parts[name].detach().float() for name in self.loss.names]))
             if self.opt.debug > 0:
                 self._show(batch, outputs[-1], f"{epoch}_{i}_")
-            if len(waiting) == FLUSH or i + 1 == len(loader) or self.opt.print_iter > 0:
-                values = self.processes.sum(torch.stack(waiting)).cpu()
-                now = time.perf_counter()
-                speed = self.opt.batch_size * len(waiting) / (now - flushed)
-                self._record(epoch, values, speed)
-                sums += values.double().sum(0)
-                done += len(waiting)
-                waiting, flushed = [], now
-            progress.step(i, {name: value / max(done, 1) for name, value in zip(names, sums.tolist(), strict=True)})
+            if len(waiting) >= every or i + 1 == len(loader) or self.opt.print_iter > 0:
+                seconds = time.perf_counter() - flushed
+                values, seconds, wish = self._gather(waiting, seconds)
+                flushed, waiting = time.perf_counter(), []
+                every = max(1, min(FLUSH, round(PATIENCE * len(values) / max(seconds, 1e-9))))
+                self._record(epoch, values, self.opt.batch_size * len(values) / max(seconds, 1e-9))
+                state.seconds += seconds
+                updates = self.precision.updates(self.optimizer)
+                if updates is not None:
+                    state.skipped = skipped + (i + 1 - begun) - (updates - updates_before)
+                if wish != GO_ON and i + 1 < len(loader):
+                    self._save_within(wish, epoch, i + 1)
+            progress.step(i, self._averages())
         progress.finish()
-        updates = self.precision.updates(self.optimizer)
-        if updates is not None and (left_out := len(loader) - (updates - updates_before)):
+        if state.skipped:
+            why = " in 16 bits (--amp fp16); a few at the start are normal" if self.opt.amp == "fp16" else ""
             self.processes.print(
-                f"epoch {epoch}: {left_out} of {len(loader)} updates were left out, their gradients were not finite in "
-                f"16 bits (--amp {self.opt.amp}); a few at the start are normal"
+                f"epoch {epoch}: {state.skipped} of {len(loader)} updates were left out, their gradients were not "
+                f"finite{why}"
             )
-        seconds = time.perf_counter() - started
-        self.trained_images += self.opt.batch_size * len(loader)
-        self.trained_seconds += seconds
-        averages = {name: value / max(done, 1) for name, value in zip(names, sums.tolist(), strict=True)}
-        return {**averages, "time": seconds / 60}
+        self.trained_images += self.opt.batch_size * (len(loader) - begun)
+        self.trained_seconds += state.seconds
+        return {**self._averages(), "time": state.seconds / 60}
+
+    def _averages(self) -> dict[str, float]:
+        """Of the epoch so far."""
+        state = self.state
+        return {name: value / max(state.counted, 1) for name, value in zip(self.loss.names, state.sums, strict=True)}
+
+    def _gather(self, waiting: list[Tensor], seconds: float) -> tuple[Tensor, float, int]:
+        """The losses (iterations, parts) of all processes, the mean of their times, and what is to be done now.
+
+        All processes come to the same answer: a signal may have reached one of them before the others.
+        """
+        requests, losses = self.requests, torch.stack(waiting)
+        minutes = (time.monotonic() - self.saved) / 60
+        save = requests.save or (self.processes.is_main and 0 < self.opt.save_minutes <= minutes)
+        requests.save = False
+        more = [seconds, float(save), *(float(requests.stop == number) for number in STOP)]
+        everything = self.processes.sum(torch.cat([losses.flatten(), losses.new_tensor(more)])).cpu()
+        seconds, save, *stops = everything[losses.numel() :].tolist()
+        wish = next((int(number) for number, count in zip(STOP, stops, strict=True) if count), SAVE if save else GO_ON)
+        return everything[: losses.numel()].view(losses.shape), seconds / self.processes.count, wish
+
+    def _save_within(self, wish: int, epoch: int, done: int) -> None:
+        """A checkpoint within an epoch, after which the run ends if a signal wants it."""
+        self.save()
+        self.saved = time.monotonic()
+        if wish != SAVE:
+            self.processes.barrier()  # nobody leaves while it is being written
+            name, file = signal.Signals(wish).name, f"{self.opt.save_dir}/model_last.pth"
+            raise Stopped(
+                wish, f"stopped by {name} after iteration {done} of epoch {epoch}; --resume goes on from {file}"
+            )
+        self.processes.print(f"epoch {epoch}: checkpoint after iteration {done}")
 
     def _record(self, epoch: int, values: Tensor, speed: float) -> None:
-        """Write the losses of the last iterations; end the run when one is not a number."""
-        lr = self.optimizer.param_groups[0]["lr"]
-        rows = [(epoch, self.iteration + k + 1, row, lr, speed) for k, row in enumerate(values.tolist())]
-        self.iteration += len(rows)
+        """Write and add up the losses of the last iterations, and look for one that is not a number."""
+        state, lr = self.state, self.optimizer.param_groups[0]["lr"]
+        finite = values.isfinite().all(1).tolist()
+        rows = [(epoch, state.iteration + k + 1, row, lr, speed) for k, row in enumerate(values.tolist())]
         if self.run is not None:
             self.run.write_losses(rows)
-        for _, iteration, row, _, _ in rows:
-            if not torch.tensor(row).isfinite().all():
-                parts = ", ".join(f"{name} {value:g}" for name, value in zip(self.loss.names, row, strict=True))
-                raise UserError(
-                    f"iteration {iteration} of epoch {epoch}: the loss is not finite ({parts}); try a lower --lr"
-                )
+        for good, (_, iteration, row, _, _) in zip(finite, rows, strict=True):
+            if good:
+                state.sums = [total + value for total, value in zip(state.sums, row, strict=True)]
+                state.counted += 1
+                self.bad_in_a_row = 0
+            else:
+                self._not_finite(epoch, iteration, state.done, row)
+            state.iteration, state.done = iteration, state.done + 1
+
+    def _not_finite(self, epoch: int, iteration: int, place: int, row: list[float]) -> None:
+        """The loss of an iteration, the ``place``-th of its epoch from 0, is not a number: stop, or say so."""
+        opt = self.opt
+        parts = ", ".join(f"{name} {value:g}" for name, value in zip(self.loss.names, row, strict=True))
+        what = f"iteration {iteration} of epoch {epoch}: the loss is not finite ({parts})"
+        keys = self.loader.batch_sampler.whole(place)
+        dataset = self.loader.dataset.dataset
+        names = ", ".join(f"{dataset.image_ids[index]} ({dataset.file_names[index]})" for _, index in keys[:4])
+        pictures = f"pictures {names}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
+        self.bad_in_a_row += 1
+        if opt.on_nan == "skip" and self.bad_in_a_row < MAX_SKIPPED:
+            if self.bad_in_a_row <= 3:
+                self.processes.print(f"warning: {what}; its update is left out; {pictures}")
+            return
+        if opt.on_nan == "skip":
+            what += f", as in the {MAX_SKIPPED - 1} before it"
+        path = self._dump(iteration, place, keys)
+        self.processes.barrier()  # all have written their share
+        raise UserError(f"{what}; {pictures}; the batch is in {path}; try a lower --lr, or --on_nan skip")
+
+    def _dump(self, iteration: int, place: int, keys: list[tuple[int, int]]) -> Path:
+        """Write this process's share of a batch to the run folder: ids, names, and what the loader gives."""
+        samples, batches = self.loader.dataset, self.loader.batch_sampler
+        share = keys[batches.share]
+        path = Path(self.opt.save_dir) / f"not_finite_{iteration}_rank{self.processes.rank}.pth"
+        ids = [samples.dataset.image_ids[index] for _, index in share]
+        names = [samples.dataset.file_names[index] for _, index in share]
+        batch = self.loader.collate_fn([samples[key] for key in share])
+        batch.pop("meta", None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, {"iteration": iteration, "image_ids": ids, "file_names": names, "batch": batch})
+        return path
 
     def evaluate(self, epoch: int, dataset: CocoStyleDataset) -> dict[str, float]:
         """Validate, write results.json, and score it as the data set does.
@@ -123,7 +233,11 @@ class Trainer:
         losses, results = self.validate(epoch, loader)
         scores = {}
         if self.run is not None:
-            dataset.save_results(results, self.run.path / "results.json")
+            path = self.run.path / "results.json"
+            try:
+                dataset.save_results(results, path)
+            except OSError as error:
+                raise UserError(f"{error.filename or path}: results cannot be written ({error.strerror})") from error
             scores = dataset.evaluate(results)
         return processes.share({**losses, **scores})
 
@@ -204,10 +318,13 @@ def distribute(model: nn.Module, opt, processes: Processes) -> nn.Module:
 class Progress:
     """The moving bar, or with ``--print_iter`` a line now and then, with the reference's status text."""
 
-    def __init__(self, opt, phase: str, epoch: int, length: int, active: bool) -> None:
+    def __init__(self, opt, phase: str, epoch: int, length: int, active: bool, done: int = 0) -> None:
         self.opt, self.phase, self.epoch, self.length, self.active = opt, phase, epoch, length, active
+        self.begun = done
         self.title = f"{opt.task}/{opt.exp_id}"
         self.bar = Bar(self.title, max=max(length, 1), check_tty=True) if active else None
+        if active and done:
+            self.bar.index = done
         self.mark = time.perf_counter()
         self.data = self.data_sum = self.total = 0.0
 
@@ -226,7 +343,8 @@ class Progress:
         text = f"{self.phase}: [{self.epoch}][{i}/{self.length}]|Tot: {self.bar.elapsed_td} |ETA: {self.bar.eta_td} "
         text += "".join(f"|{name} {value:.4f} " for name, value in averages.items())
         if not self.opt.hide_data_time:
-            data, net = self.data_sum / (i + 1), self.total / (i + 1)
+            count = i + 1 - self.begun
+            data, net = self.data_sum / count, self.total / count
             text += f"|Data {self.data:.3f}s({data:.3f}s) |Net {net:.3f}s"
         if self.opt.print_iter > 0:
             if i % self.opt.print_iter == 0:

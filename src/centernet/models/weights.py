@@ -1,7 +1,9 @@
 """Checkpoint files in the reference's format: ``{"epoch", "state_dict", "optimizer"}``, read as data only."""
 
+import contextlib
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such checkpoint file")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:  # PyTorch's reader takes no notice of the check sums
+                if damaged := file.testzip():
+                    raise ValueError(f"the check sum of {damaged} is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, because it holds more than weights and plain data") from error
@@ -30,18 +36,46 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return checkpoint
 
 
-def write_checkpoint(path: str | os.PathLike, checkpoint: dict[str, Any]) -> None:
-    """Write beside the target, then rename: whoever reads ``path`` finds the old file or the new one, never a half."""
+def read_last(path: str | os.PathLike, log=print) -> tuple[dict[str, Any], str]:
+    """A checkpoint to go on from and its path; ``<path>.bak``, the one before, where the newest is missing or damaged.
+
+    Raises UserError when neither can be read.
+    """
+    before = f"{os.fspath(path)}.bak"
+    try:
+        return read_checkpoint(path), os.fspath(path)
+    except UserError as error:
+        if not os.path.isfile(before):
+            raise
+        checkpoint = read_checkpoint(before)
+        log(f"warning: {error}; going on from the checkpoint before it, {before}")
+        return checkpoint, before
+
+
+def write_checkpoint(path: str | os.PathLike, checkpoint: dict[str, Any], backup: bool = False) -> None:
+    """Write beside the target, then rename: whoever reads ``path`` finds the old file or the new one, never a half.
+
+    ``backup``: the file that was there stays as ``<path>.bak``. Raises UserError when there is no room.
+    """
     path = Path(path)
-    temporary = path.with_name(path.name + ".part")
+    temporary, before = path.with_name(path.name + ".part"), path.with_name(path.name + ".bak")
     try:
         with open(temporary, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        if backup and path.is_file():
+            link = path.with_name(path.name + ".bak.part")
+            link.unlink(missing_ok=True)
+            try:
+                os.link(path, link)  # so that ``path`` is there at every moment
+                os.replace(link, before)
+            except OSError:  # a file system without links
+                os.replace(path, before)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: the checkpoint could not be written ({error}); the last one is untouched") from error
 
 
@@ -56,12 +90,16 @@ def save_model(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     extra: dict[str, Any] | None = None,
+    backup: bool = False,
 ) -> None:
-    """Write ``{"epoch", "state_dict"}``, the optimiser's state when it is given, and the plain data in ``extra``."""
+    """Write ``{"epoch", "state_dict"}``, the optimiser's state when it is given, and the plain data in ``extra``.
+
+    ``backup``: a file that was there stays as ``<path>.bak``.
+    """
     checkpoint = {"epoch": epoch, "state_dict": bare(model).state_dict(), **(extra or {})}
     if optimizer is not None:
         checkpoint["optimizer"] = optimizer.state_dict()
-    write_checkpoint(path, checkpoint)
+    write_checkpoint(path, checkpoint, backup)
 
 
 def strip_module(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
@@ -118,7 +156,20 @@ def load_model(
     Raises:
         UserError: the file cannot be read, or nothing in it fits.
     """
-    checkpoint = read_checkpoint(path)
+    return restore(model, read_checkpoint(path), path, optimizer, resume, lr, lr_step, log)
+
+
+def restore(
+    model: nn.Module,
+    checkpoint: dict[str, Any],
+    path: str | os.PathLike,
+    optimizer: torch.optim.Optimizer | None = None,
+    resume: bool = False,
+    lr: float | None = None,
+    lr_step: list[int] | None = None,
+    log=print,
+) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
+    """``load_model`` with a checkpoint that has been read from ``path`` already."""
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: this checkpoint has no state_dict")
     log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}")

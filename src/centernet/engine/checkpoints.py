@@ -1,0 +1,53 @@
+"""The checkpoint files of a training: what ``--load_model`` and ``--resume`` read, and what a run writes."""
+
+import torch
+from torch import nn
+
+from ..models.weights import read_checkpoint, read_last, restore, save_model
+from ..opts import model_card
+from .processes import Processes
+from .run_folder import RunFolder
+from .run_state import KEY, RunState, resumed_state
+from .trainer import Trainer
+
+LAST = "model_last.pth"  # what --resume goes by; the file before it stays as model_last.pth.bak
+
+
+def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, log=print) -> RunState:
+    """Give network and optimiser what ``--load_model`` and ``--resume`` say; where the training stands then.
+
+    With ``--resume`` the checkpoint before the newest is used where that one is damaged. The file is read by one
+    process, so it need not be on every machine.
+    """
+    if not opt.load_model:
+        return RunState()
+    found = None
+    if processes.is_main:
+        found = read_last(opt.load_model, log) if opt.resume else (read_checkpoint(opt.load_model), opt.load_model)
+    checkpoint, path = processes.share(found)
+    _, _, epoch = restore(model, checkpoint, path, optimizer, opt.resume, opt.lr, opt.lr_step, log)
+    return resumed_state(checkpoint, epoch, path) if opt.resume and "optimizer" in checkpoint else RunState()
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run: the reference's entries, and what resuming and inference need besides."""
+
+    def __init__(self, opt, trainer: Trainer, processes: Processes, run: RunFolder | None) -> None:
+        self.opt, self.trainer, self.processes, self.run = opt, trainer, processes, run
+
+    def save(self, name: str = LAST) -> None:
+        """A file to go on from. Called on all processes, of which rank 0 writes."""
+        self._write(name, {KEY: self.trainer.snapshot()}, self.trainer.optimizer)
+
+    def save_best(self) -> None:
+        """``model_best.pth``, without the optimiser."""
+        self._write("model_best.pth", {}, None)
+
+    def _write(self, name: str, content: dict, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.run is None:
+            return
+        self.run.sync()
+        state = self.trainer.state
+        content = {**content, "best": state.best, "model": model_card(self.opt)}
+        path = self.run.path / name
+        save_model(path, state.epoch, self.trainer.network, optimizer, content, backup=name == LAST)
