@@ -1,4 +1,7 @@
-"""Every option, declared once. The rest of the code reads the object that ``opts().parse()`` returns."""
+"""Every option, declared once: here, or by the task whose own it is (``OPTIONS`` in ``tasks/``).
+
+The rest of the code reads the object that ``opts().parse()`` returns.
+"""
 
 import argparse
 import math
@@ -6,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -20,20 +24,6 @@ if not (ROOT / "src" / "main.py").is_file():
     ROOT = Path.cwd()
 NEVER = 100_000_000  # the validation interval of --trainval
 
-# Options that only some tasks look at; given with another task they deserve a word.
-TASK_OPTIONS = {
-    "ctdet": {"norm_wh", "dense_wh", "cat_spec_wh", "eval_oracle_wh", "eval_oracle_offset", "hm_gauss"},
-    "multi_pose": {
-        *("aug_rot", "rotate", "hp_weight", "hm_hp_weight", "dense_hp", "not_hm_hp", "not_reg_hp_offset"),
-        *("eval_oracle_kps", "eval_oracle_hmhp", "eval_oracle_hp_offset", "hm_gauss"),
-    },
-    "ddd": {
-        *("aug_ddd", "rect_mask", "kitti_split", "dep_weight", "dim_weight", "rot_weight", "peak_thresh"),
-        *("not_reg_bbox", "eval_oracle_dep"),
-    },
-    "exdet": {"agnostic_ex", "scores_thresh", "aggr_weight"},
-}
-
 # Options of test.py and demo.py, which main.py takes as the reference does but does not look at.
 DETECTOR_OPTIONS = {
     *("demo", "flip_test", "not_prefetch_test", "output_dir", "rounded_results", "test_scales", "vis_thresh"),
@@ -45,24 +35,16 @@ UNUSED_OPTIONS = {
     "demo.py": {"not_prefetch_test", "rounded_results"},
 }
 
-LOSS_WEIGHTS = (
-    "hm_weight",
-    "off_weight",
-    "wh_weight",
-    "hp_weight",
-    "hm_hp_weight",
-    "dep_weight",
-    "dim_weight",
-    "rot_weight",
-)
+# The weights of the parts of the loss that tasks have in common.
+LOSS_WEIGHTS = ("hm_weight", "off_weight", "wh_weight")
 
-# What makes two trainings comparable: loss curves of runs that differ in one of these are different curves.
+# What makes two trainings comparable, besides the options of the task that say so themselves: loss curves of runs that
+# differ in one of these are different curves.
 RECIPE = (
     *("task", "dataset", "arch", "head_conv", "heads", "input_h", "input_w", "batch_size", "lr", "lr_step"),
     *("num_epochs", "num_iters", "seed", "pretrained", "load_model", "sync_bn", "amp"),
-    *("not_rand_crop", "shift", "scale", "rotate", "flip", "no_color_aug", "aug_rot", "aug_ddd"),
-    *("mse_loss", "hm_gauss", "reg_loss", *LOSS_WEIGHTS, "norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset"),
-    *("agnostic_ex", "dense_hp", "not_hm_hp", "not_reg_hp_offset", "not_reg_bbox", "rect_mask", "kitti_split"),
+    *("not_rand_crop", "shift", "scale", "flip", "no_color_aug"),
+    *("mse_loss", "hm_gauss", "reg_loss", *LOSS_WEIGHTS, "not_reg_offset"),
 )
 
 
@@ -85,7 +67,8 @@ NEW_OPTIONS = {
 class _Parser(argparse.ArgumentParser):
     def _get_option_tuples(self, option_string: str) -> list:
         found = super()._get_option_tuples(option_string)
-        return [entry for entry in found if entry[0].dest not in NEW_OPTIONS] or found
+        new = NEW_OPTIONS | {option.name for task in TASKS.values() for option in task.OPTIONS if option.new}
+        return [entry for entry in found if entry[0].dest not in new] or found
 
     def error(self, message: str):
         if os.environ.get("RANK", "0") == "0":  # the processes of one run all find the same mistake
@@ -233,13 +216,8 @@ class opts:
         flag(g, "not_rand_crop", "jitter position and scale instead of random crops")
         add(g, "shift", 0.1, weight, "standard deviation of the position jitter, of the picture's side")
         add(g, "scale", 0.4, fraction, "standard deviation of the scale jitter")
-        add(g, "rotate", 0, weight, "multi_pose: standard deviation of the rotation in degrees")
         add(g, "flip", 0.5, fraction, "probability of mirroring")
         flag(g, "no_color_aug", "no colour jitter")
-        add(g, "aug_rot", 0, fraction, "multi_pose: probability of rotation")
-        add(g, "aug_ddd", 0.5, fraction, "ddd: probability of jitter")
-        flag(g, "rect_mask", "ddd: ignored objects blank their whole box")
-        add(g, "kitti_split", "3dop", str, "ddd: 3dop | subcnn", choices=["3dop", "subcnn"])
 
         g = parser.add_argument_group("loss")
         flag(g, "mse_loss", "squared error on heat maps instead of the focal loss")
@@ -248,30 +226,21 @@ class opts:
         add(g, "hm_weight", 1, weight, "of the centre heat map")
         add(g, "off_weight", 1, weight, "of the offsets")
         add(g, "wh_weight", 0.1, weight, "of the size")
-        add(g, "hp_weight", 1, weight, "multi_pose: of the joint displacements")
-        add(g, "hm_hp_weight", 1, weight, "multi_pose: of the joint heat maps")
-        add(g, "dep_weight", 1, weight, "ddd: of the depth")
-        add(g, "dim_weight", 1, weight, "ddd: of the 3D size")
-        add(g, "rot_weight", 1, weight, "ddd: of the orientation")
-        add(g, "peak_thresh", 0.2, fraction, "ddd: score from which an object is reported")
 
-        g = parser.add_argument_group("task")
-        flag(g, "norm_wh", "ctdet: size loss relative to the size")
-        flag(g, "dense_wh", "ctdet: size learned all over an object's Gaussian")
-        flag(g, "cat_spec_wh", "ctdet: a size of its own for every class")
+        g = parser.add_argument_group("tasks in common")
         flag(g, "not_reg_offset", "no offset head")
-        flag(g, "agnostic_ex", "exdet: extreme points without classes")
-        add(g, "scores_thresh", 0.1, fraction, "exdet: of the extreme points")
-        add(g, "center_thresh", 0.1, fraction, "exdet: of the centres; also of what debug pictures show")
-        add(g, "aggr_weight", 0.0, weight, "exdet: edge aggregation")
-        flag(g, "dense_hp", "multi_pose: joints learned all over a person's Gaussian")
-        flag(g, "not_hm_hp", "multi_pose: no joint heat maps")
-        flag(g, "not_reg_hp_offset", "multi_pose: no joint offsets")
-        flag(g, "not_reg_bbox", "ddd: no 2D size")
+        add(g, "center_thresh", 0.1, fraction, "exdet: score of the centres; also of what debug pictures show")
+        flag(g, "eval_oracle_hm", "use the ground truth for hm, to take errors apart")
 
-        g = parser.add_argument_group("ground truth in place of a head, to take errors apart")
-        for head in ("hm", "wh", "offset", "kps", "hmhp", "hp_offset", "dep"):
-            flag(g, f"eval_oracle_{head}", f"use the ground truth for {head}")
+        for name, task in TASKS.items():
+            g = parser.add_argument_group(f"task {name}")
+            for option in task.OPTIONS:
+                if option.default is False:
+                    flag(g, option.name, option.help)
+                else:
+                    kind = str if option.kind is str else _number(option.kind, option.low, option.high)
+                    more = {"choices": option.choices} if option.choices else {}
+                    add(g, option.name, option.default, kind, option.help, **more)
 
     def parse(self, args: Sequence[str] | str = "") -> argparse.Namespace:
         """Finished options: every option, and what follows from them, from the network and from the data set.
@@ -295,8 +264,9 @@ class opts:
 
     def notes(self, opt: argparse.Namespace, script: str = "main.py") -> list[str]:
         """One line for each option that was given and that nothing in ``script`` will look at."""
-        own = TASK_OPTIONS[opt.task]
-        others = (set().union(*TASK_OPTIONS.values()) - own) | set(get_task(opt.task).NO_EFFECT)
+        own = {option.name for option in get_task(opt.task).OPTIONS}
+        others = {option.name for task in TASKS.values() for option in task.OPTIONS} - own
+        others |= set(get_task(opt.task).NO_EFFECT)
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
         notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in UNUSED_OPTIONS[script]]
         if opt.test and not opt.load_model:
@@ -304,19 +274,7 @@ class opts:
         return notes
 
     def _check(self, opt: argparse.Namespace) -> None:
-        get_task(opt.task)
-        conflicts = [
-            ("dense_wh", "cat_spec_wh"),
-            ("norm_wh", "dense_wh"),
-            ("norm_wh", "cat_spec_wh"),
-            ("eval_oracle_wh", "dense_wh"),
-            ("eval_oracle_wh", "cat_spec_wh"),
-            ("eval_oracle_offset", "not_reg_offset"),
-            ("eval_oracle_hmhp", "not_hm_hp"),
-            ("eval_oracle_hp_offset", "not_hm_hp"),
-            ("eval_oracle_hp_offset", "not_reg_hp_offset"),
-            ("fix_res", "keep_res"),
-        ]
+        conflicts = (("fix_res", "keep_res"), *getattr(get_task(opt.task), "CONFLICTS", ()))
         for one, other in conflicts:
             if getattr(opt, one) and getattr(opt, other):
                 raise UserError(f"--{one} and --{other} exclude each other")
@@ -378,7 +336,8 @@ class opts:
         if "dataset" not in opt.given:
             opt.dataset = get_task(opt.task).DEFAULT_DATASET
         dataset = get_dataset(opt.dataset)
-        if opt.task not in dataset.tasks:
+        opt.annotations = getattr(get_task(opt.task), "ANNOTATIONS", opt.task)
+        if opt.annotations not in dataset.tasks:
             raise UserError(f"--dataset {opt.dataset}: its annotations do not fit the task {opt.task}")
         own = [f"--{name}" for name in opt.given if name in CUSTOM_OPTIONS]
         if dataset.class_names and own:
@@ -412,9 +371,9 @@ def _data_dir(opt: argparse.Namespace) -> str:
 def _derive_heads(opt: argparse.Namespace) -> None:
     """Which heads there are, from the options that say which there are not."""
     opt.reg_offset = not opt.not_reg_offset
-    opt.reg_bbox = not opt.not_reg_bbox
-    opt.hm_hp = not opt.not_hm_hp
-    opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
+    for task in TASKS.values():
+        if hasattr(task, "derive"):
+            task.derive(opt)
 
 
 def _derive_sizes(opt: argparse.Namespace) -> None:
@@ -512,9 +471,16 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
     return opt
 
 
+def loss_weights(task: ModuleType) -> list[str]:
+    """The options that weigh the parts of a task's loss."""
+    own = [option.name for option in task.OPTIONS if option.recipe and option.name.endswith("_weight")]
+    return [*(name for name in LOSS_WEIGHTS if name not in task.NO_EFFECT), *own]
+
+
 def recipe(opt: argparse.Namespace) -> dict:
     """The options that two runs must share for their loss curves to be comparable."""
-    values = {name: getattr(opt, name) for name in RECIPE}
+    own = [option.name for option in get_task(opt.task).OPTIONS if option.recipe]
+    values = {name: getattr(opt, name) for name in (*RECIPE, *own)}
     if opt.amp == "off":
         del values["amp"]  # curves recorded before there was a choice do not name it
     if not get_dataset(opt.dataset).class_names:

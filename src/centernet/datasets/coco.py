@@ -47,13 +47,13 @@ class COCO(CocoStyleDataset):
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         instances = folder / "annotations" / f"instances_{split}2017.json"
-        return coco_extreme.extreme_file(instances) if self.opt.task == "exdet" else instances
+        return coco_extreme.extreme_file(instances) if self.opt.annotations == "exdet" else instances
 
     def find_images(self, folder: Path, split: str) -> Path:
         return folder / f"{split}2017"
 
     def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
-        if self.opt.task == "exdet":  # its points are found once, in the segmentations
+        if self.opt.annotations == "exdet":  # its points are found once, in the segmentations
             coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
         return super().read_content(complain)
 

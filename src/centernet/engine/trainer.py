@@ -16,7 +16,8 @@ from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import EvalBatches, Samples, finish_batch, make_loader, to_device
 from ..errors import UserError
 from ..models.weights import write_checkpoint
-from ..opts import LOSS_WEIGHTS, process_shares
+from ..opts import loss_weights, process_shares
+from ..tasks import get_task
 from ..visualization import show_or_save
 from .precision import Precision
 from .processes import Processes
@@ -300,7 +301,7 @@ def distribute(model: nn.Module, opt, processes: Processes) -> nn.Module:
     if opt.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # Heads whose loss is switched off get no gradient, which the wrapper has to be told.
-    switched_off = any(getattr(opt, name) == 0 for name in LOSS_WEIGHTS) or any(
+    switched_off = any(getattr(opt, name) == 0 for name in loss_weights(get_task(opt.task))) or any(
         value for name, value in vars(opt).items() if name.startswith("eval_oracle_")
     )
     with warnings.catch_warnings():

@@ -4,8 +4,10 @@ DEFAULT_DATASET
     What ``--dataset`` is when it is not given.
 FOR_TARGETS
     What of a sample only ``draw_targets`` needs, by name.
+OPTIONS
+    The task's own options (``option.py``). They are all in ``opt``, of the other tasks too.
 NO_EFFECT
-    Options of training and tests in general that this task does not look at.
+    Options of training and tests in general (``opts.py``) that this task does not look at.
 heads(opt) -> dict[str, int]
     Head name to channels, in the order of the reference.
 options_of_heads(heads) -> dict[str, bool]
@@ -40,6 +42,13 @@ network_pictures(picture, output, dets, opt), result_pictures(image, results, op
 
 A task may also have:
 
+ANNOTATIONS
+    The task whose annotations it reads, if it is content with those of another one: the data sets for that one are
+    for this one too.
+CONFLICTS
+    Pairs of options of which only one can be given.
+derive(opt)
+    Sets in ``opt`` what follows from the task's own options; called for every task.
 test_view(height, width, opt) -> View
     What a detector sees of a picture, where it differs from ``detector.cut``; the same at every test scale.
 test_options(opt) -> Namespace

@@ -27,10 +27,26 @@ from ..ops.losses import (
 from ..ops.nms import soft_nms
 from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
+from .option import Option, oracle
 
 DEFAULT_DATASET = "coco"
 FOR_TARGETS = ("cls", "radius")  # of a sample: what only ``draw_targets`` needs
 NO_EFFECT = ()
+OPTIONS = (
+    Option("norm_wh", "size loss relative to the size", recipe=True),
+    Option("dense_wh", "size learned all over an object's Gaussian", recipe=True),
+    Option("cat_spec_wh", "a size of its own for every class", recipe=True),
+    oracle("wh"),
+    oracle("offset"),
+)
+CONFLICTS = (
+    ("dense_wh", "cat_spec_wh"),
+    ("norm_wh", "dense_wh"),
+    ("norm_wh", "cat_spec_wh"),
+    ("eval_oracle_wh", "dense_wh"),
+    ("eval_oracle_wh", "cat_spec_wh"),
+    ("eval_oracle_offset", "not_reg_offset"),
+)
 MAX_PER_IMAGE = 100  # detections that a result keeps
 
 

@@ -29,10 +29,22 @@ from ..ops.image import affine_transform, gaussian_radius, transform_preds
 from ..ops.losses import BinRotLoss, FocalLoss, L1Loss, clamped_sigmoid, gather_feat
 from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
+from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "kitti"
 FOR_TARGETS = ("cls", "radius", "cell", "rect", "peak")  # of a sample: what only ``draw_targets`` needs
-NO_EFFECT = ("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms")
+NO_EFFECT = ("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss")
+OPTIONS = (
+    Option("kitti_split", "3dop | subcnn", "3dop", str, choices=("3dop", "subcnn"), recipe=True),
+    Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True),
+    Option("rect_mask", "ignored objects blank their whole box", recipe=True),
+    loss_weight("dep_weight", "the depth"),
+    loss_weight("dim_weight", "the 3D size"),
+    loss_weight("rot_weight", "the orientation"),
+    Option("not_reg_bbox", "no 2D size", recipe=True),
+    Option("peak_thresh", "score from which an object is reported", 0.2, low=0, high=1),
+    oracle("dep"),
+)
 
 # Categories of KITTI that are no classes: the network is not told whether they are objects. -1: of any class,
 # -2 and -3: of class 0 (a sitting person) and 1 (a van, a truck). What is skipped is ground like any other.
@@ -46,6 +58,11 @@ DEFAULT_CALIB = np.array(
 )
 TRUE_THRESH = 0.5  # what exceeds it is drawn of objects, whose score is 1
 NEAREST = 0.1  # metres; corners behind the camera are drawn and measured as if they were there
+
+
+def derive(opt) -> None:
+    """Which heads there are, from the option that says which there is not."""
+    opt.reg_bbox = not opt.not_reg_bbox
 
 
 def heads(opt) -> dict[str, int]:

@@ -16,10 +16,16 @@ from ..ops.image import affine_transform, gaussian_radius, transform_preds
 from ..ops.losses import FocalLoss, RegL1Loss, clamped_sigmoid, gather_feat
 from ..ops.nms import soft_nms_39
 from ..ops.peaks import peak_filter, topk
+from .option import Option
 
 DEFAULT_DATASET = "coco"
 FOR_TARGETS = ("cls", "radius", "cells")  # of a sample: what only ``draw_targets`` needs
-NO_EFFECT = ("reg_loss", "wh_weight", "nms")
+NO_EFFECT = ("reg_loss", "wh_weight", "nms", "hm_gauss")
+OPTIONS = (
+    Option("agnostic_ex", "extreme points without classes", recipe=True),
+    Option("scores_thresh", "score of the extreme points", 0.1, low=0, high=1),
+    Option("aggr_weight", "weight of the edge aggregation", 0.0, low=0),
+)
 SIDES = "tlbr"  # top, left, bottom, right
 MAX_PER_IMAGE = 100  # detections that a result keeps
 DEFAULT_K = 40  # points of each kind, unless --K is given: what published results were made with

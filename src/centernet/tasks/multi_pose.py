@@ -32,14 +32,38 @@ from ..ops.losses import (
 from ..ops.nms import soft_nms_39
 from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
+from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "coco_hp"
 FOR_TARGETS = ("cls", "radius", "joints", "turned")  # of a sample: what only ``draw_targets`` needs
 NO_EFFECT = ()
+OPTIONS = (
+    Option("rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True),
+    Option("aug_rot", "probability of rotation", 0, low=0, high=1, recipe=True),
+    loss_weight("hp_weight", "the joint displacements"),
+    loss_weight("hm_hp_weight", "the joint heat maps"),
+    Option("dense_hp", "joints learned all over a person's Gaussian", recipe=True),
+    Option("not_hm_hp", "no joint heat maps", recipe=True),
+    Option("not_reg_hp_offset", "no joint offsets", recipe=True),
+    oracle("kps"),
+    oracle("hmhp"),
+    oracle("hp_offset"),
+)
+CONFLICTS = (
+    ("eval_oracle_hmhp", "not_hm_hp"),
+    ("eval_oracle_hp_offset", "not_hm_hp"),
+    ("eval_oracle_hp_offset", "not_reg_hp_offset"),
+)
 TURNED_HEAT = 0.9999  # of a turned picture, in which a box says nothing: no peak, and next to no penalty for one
 JOINT_THRESH = 0.1  # score from which a peak of a joint's heat map is a candidate
 SNAP_RANGE = 0.3  # how far a joint moves to a candidate, of the longer side of the person's box
 COLUMNS = 5 + 2 * NUM_JOINTS  # of a result row: [x1, y1, x2, y2, score, 17 joints (x, y)]
+
+
+def derive(opt) -> None:
+    """Which heads there are, from the options that say which there are not."""
+    opt.hm_hp = not opt.not_hm_hp
+    opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
 
 
 def heads(opt) -> dict[str, int]:

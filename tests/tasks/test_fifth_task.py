@@ -1,0 +1,85 @@
+"""A task is one file and one line in ``TASKS``: a fifth one trains, is scored and draws like the other four."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tasks import discs
+
+import demo as demo_script
+import main as main_script
+from centernet.engine.processes import run_script
+from centernet.opts import loss_weights, opts, recipe
+from centernet.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# By its path, because Python has a package of the name test.
+specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
+score_script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(score_script)
+
+
+@pytest.fixture(autouse=True)
+def one_line(monkeypatch):
+    monkeypatch.setitem(TASKS, "discs", discs)
+
+
+def run(script, *arguments: str) -> str:
+    """Run a script in this process; what it printed. It must end well."""
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(sys, "argv", [Path(script.__file__).name, "discs", *arguments])
+        try:
+            run_script(script.main, opts())
+        except SystemExit as ended:
+            status = ended.code
+    assert not status, errors.getvalue()
+    return output.getvalue()
+
+
+def test_from_training_to_pictures(tmp_path, tiny_voc):
+    paths = ["--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp")]
+    small = ["--arch", "res_18", "--head_conv", "8", "--input_res", "64", "--batch_size", "2", "--num_workers", "0"]
+    steps = ["--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1", "--disc_weight", "2", "--device", "cpu"]
+    output = run(main_script, *paths, *small, *steps, "--pretrained", "none")
+    assert "final mAP: " in output and "note:" not in output
+    folder = tmp_path / "exp/discs/default"
+    header, row = (line.split(",") for line in (folder / "train_log.csv").read_text().splitlines())
+    losses = dict(zip(header, row, strict=True))
+    total, hm, disc = (float(losses[name]) for name in ("loss", "hm_loss", "disc_loss"))
+    assert disc > 0 and total == pytest.approx(hm + 2 * disc, rel=1e-5)
+    own = json.loads((folder / "opt.json").read_text())["recipe"]
+    assert own["disc_weight"] == 2 and own["disc_reach"] == 1 and "wh_least" not in own and "aug_ddd" not in own
+
+    model = ["--load_model", str(folder / "model_last.pth"), "--device", "cpu"]
+    assert torch.load(model[1], weights_only=True)["model"]["heads"] == {"hm": 20, "disc": 1}
+    assert "mAP " in run(score_script, *model, "--exp_dir", str(tmp_path / "exp"), "--num_workers", "0", "--flip_test")
+    picture = next((tiny_voc / "voc/images").iterdir())
+    run(demo_script, *model, "--demo", str(picture), "--output_dir", str(tmp_path / "shown"))
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"{picture.stem}_discs.png"]
+
+
+def test_its_options_are_declared_by_it_alone(capsys):
+    parse = opts().parse
+    opt = parse(["discs", "--disc_reach", "3", "--wh", "0.5"])
+    assert (opt.dataset, opt.disc_weight, opt.disc_reach, opt.wh_least) == ("pascal", 1, 3, 0.0)
+    assert opt.wh_weight == 0.5  # the abbreviation's meaning in the reference
+    assert loss_weights(discs) == ["hm_weight", "disc_weight"]
+    assert recipe(parse(["discs"])) == recipe(parse(["discs", "--wh_least", "1"]))
+    assert recipe(parse(["discs"])) != recipe(parse(["discs", "--disc_reach", "3"]))
+    with pytest.raises(SystemExit):
+        parse(["discs", "--disc_reach", "0"])
+    assert "--disc_reach" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["discs", "--dataset", "kitti"])
+    assert "its annotations do not fit the task discs" in capsys.readouterr().err
+    # The other tasks know that it exists, and their loss curves do not.
+    other = parse(["ctdet", "--disc_weight", "3"])
+    assert opts().notes(other) == ["note: --disc_weight has no effect on task ctdet"]
+    assert recipe(other) == recipe(parse(["ctdet"]))
