@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,48 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training import ENVIRONMENT, LAUNCH, MAIN, ROOT, losses, small
 
-import main as main_script
-from centernet.engine.processes import run_script
-from centernet.opts import opts
-
-ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
-
-
-@pytest.fixture
-def main(monkeypatch, capsys):
-    """Run main.py in this process, which saves its start; gives its exit status and what it printed."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        monkeypatch.setattr(sys, "argv", ["main.py", "ctdet", *arguments])
-        status = 0
-        try:
-            run_script(main_script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
-
-    return run
 
 
 def train_full_4p(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     command = ["bash", str(ROOT / "train_full_4p.sh"), *arguments]
     return subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=600)
-
-
-def losses(folder: Path) -> list[list[str]]:
-    """The lines of train_log.csv without the speed."""
-    with open(folder / "train_log.csv", newline="") as file:
-        return [row[:-1] for row in csv.reader(file)]
-
-
-def small(tmp_path: Path, data: Path, *more: str) -> list[str]:
-    return [
-        *("--dataset", "pascal", "--data_path", str(data), "--exp_dir", str(tmp_path / "exp"), "--arch", "res_18"),
-        *("--input_res", "64", "--batch_size", "2", "--num_workers", "0", "--pretrained", "none", *more),
-    ]
 
 
 def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
@@ -240,8 +205,7 @@ def test_an_accelerator_gives_the_losses_of_the_cpu(tmp_path, tiny_voc, processe
     for device in ("cpu", "auto"):
         arguments = small(tmp_path, tiny_voc, "--device", device, "--exp_id", device, "--num_epochs", "1")
         arguments += ["--batch_size", "4", "--num_iters", "1", "--val_intervals", "1"]
-        command = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
-        command += [f"--nproc_per_node={processes}", str(ROOT / "src/main.py"), "ctdet", *arguments]
+        command = [*LAUNCH, f"--nproc_per_node={processes}", MAIN, "ctdet", *arguments]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         first[device] = [float(value) for value in losses(tmp_path / "exp/ctdet" / device)[1][2:6]]

@@ -47,22 +47,27 @@ class Requests:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within a ``with`` a first signal leaves its wish."""
+        """Within a ``with`` a first signal leaves its wish; one that nobody has seen to ends the run after it."""
         self.patient = True
         try:
             yield
         finally:
             self.patient = False
+        if self.stop:
+            self._end()
+
+    def _end(self) -> None:
+        name = signal.Signals(self.stop).name
+        raise Stopped(self.stop, f"stopped by {name}; --resume goes on from the last checkpoint")
 
     def _on_stop(self, number: int, frame) -> None:
-        name = signal.Signals(number).name
         # A launcher may pass on another signal than the one it received; only the same one counts as impatience.
         if self.stop == number:
-            os.write(2, f"{name} for the second time: stopped without a checkpoint\n".encode())
+            os.write(2, f"{signal.Signals(number).name} for the second time: stopped without a checkpoint\n".encode())
             os._exit(128 + number)
         self.stop = number
         if not self.patient:
-            raise Stopped(number, f"stopped by {name}; --resume goes on from the last checkpoint")
+            self._end()
 
     def _on_save(self, number: int, frame) -> None:
         self.save = True

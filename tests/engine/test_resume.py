@@ -1,0 +1,351 @@
+"""A training that is interrupted, however that happens, goes on as if nothing had happened."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training import ENVIRONMENT, MAIN, losses, rows, small
+
+import centernet.engine.trainer as trainer_module
+from centernet.engine.run_state import RunState, resumed_state
+from centernet.engine.signals import Requests, Stopped
+from centernet.engine.trainer import Trainer
+from centernet.errors import UserError
+
+RUN = "exp/ctdet/default"
+
+
+def recipe(exp: Path, data: Path, *more: str) -> list[str]:
+    """Three epochs of three iterations, a validation after the second and the third."""
+    steps = ["--num_epochs", "3", "--val_intervals", "2", "--lr_step", "1", "--save_minutes", "0"]
+    return small(exp, data, *steps, *more)
+
+
+@pytest.fixture(autouse=True)
+def every_iteration(monkeypatch):
+    """Signals are looked for after every iteration, however fast the machine is."""
+    monkeypatch.setattr(trainer_module, "FLUSH", 1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Runs the recipe once, with the first test's data: what all others must come to."""
+    folders = {}
+
+    def run(main, data: Path) -> Path:
+        if "whole" not in folders:
+            folders["whole"] = tmp_path_factory.mktemp("whole")
+            assert main(*recipe(folders["whole"], data)).returncode == 0
+        return folders["whole"] / RUN
+
+    return run
+
+
+def log_lines(folder: Path) -> list[str]:
+    """The lines of all log.txt without their times."""
+    texts = [path.read_text() for path in sorted(folder.glob("logs_*/log.txt"))]
+    lines = [re.sub(r"time +[\d.]+ \|", "", line.partition(": ")[2]) for line in "".join(texts).splitlines()]
+    assert all(line.startswith("epoch: ") for line in lines)
+    return lines
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    """All that a run leaves is that of the undisturbed one, bit by bit."""
+    assert losses(folder) == losses(whole)
+    without_time = [
+        [[cell for k, cell in enumerate(row) if header[k] != "time"] for row in table]
+        for header, table in ((rows(path / "val_log.csv")[0], rows(path / "val_log.csv")) for path in (folder, whole))
+    ]
+    assert without_time[0] == without_time[1]
+    assert log_lines(folder) == log_lines(whole)
+    for name in ("model_last.pth", "model_best.pth", "model_1.pth"):
+        one, other = (torch.load(path / name, weights_only=True) for path in (folder, whole))
+        assert one["epoch"] == other["epoch"] and one["best"] == other["best"]
+        assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+        if "optimizer" in other:
+            for key, state in other["optimizer"]["state"].items():
+                assert all(torch.equal(value, one["optimizer"]["state"][key][name]) for name, value in state.items())
+        if "run" in other:
+            assert all(
+                torch.equal(*pair) for pair in zip(one["run"]["random"][0], other["run"]["random"][0], strict=True)
+            )
+    assert (folder / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+
+
+def signal_at(monkeypatch, iteration: int, number: int, method: str = "_record") -> None:
+    """Send this process a signal once it has recorded ``iteration``, or has begun a validation of that number."""
+    original, calls = getattr(Trainer, method), []
+
+    def wrapper(self, *arguments):
+        if method == "_record":
+            result = original(self, *arguments)
+            if self.state.iteration == iteration:
+                os.kill(os.getpid(), number)
+            return result
+        calls.append(1)
+        if len(calls) == iteration:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, method, wrapper)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "method", "workers"),
+    [
+        (1, signal.SIGTERM, "_record", "0"),
+        (4, signal.SIGINT, "_record", "2"),  # and goes on with another number of workers
+        (6, signal.SIGTERM, "_record", "0"),  # at the end of an epoch
+        (1, signal.SIGTERM, "validate", "0"),  # the epoch is trained, its validation is still to come
+    ],
+)
+def test_an_interrupted_run_is_the_undisturbed_one(
+    main, tmp_path, tiny_voc, undisturbed, monkeypatch, place, number, method, workers
+):
+    whole, folder = undisturbed(main, tiny_voc), tmp_path / RUN
+    with monkeypatch.context() as patch:
+        signal_at(patch, place, number, method)
+        stopped = main(*recipe(tmp_path, tiny_voc))
+    assert stopped.returncode == 128 + number
+    assert f"stopped by {signal.Signals(number).name}" in stopped.stderr and len(stopped.stderr.splitlines()) == 1
+    resumed = main(*recipe(tmp_path, tiny_voc, "--resume", "--num_workers", workers))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(folder, whole)
+
+
+def test_a_run_may_be_interrupted_again_and_again(main, tmp_path, tiny_voc, undisturbed, monkeypatch):
+    whole = undisturbed(main, tiny_voc)
+    for start, place in enumerate((2, 4, 8)):
+        with monkeypatch.context() as patch:
+            signal_at(patch, place, signal.SIGTERM)
+            assert main(*recipe(tmp_path, tiny_voc, *(["--resume"] if start else []))).returncode == 143
+    assert main(*recipe(tmp_path, tiny_voc, "--resume")).returncode == 0
+    assert_same_run(tmp_path / RUN, whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "gone"])
+def test_the_checkpoint_before_is_used_where_the_newest_is_damaged(
+    main, tmp_path, tiny_voc, undisturbed, monkeypatch, damage
+):
+    whole, last = undisturbed(main, tiny_voc), tmp_path / RUN / "model_last.pth"
+    with monkeypatch.context() as patch:
+        signal_at(patch, 4, signal.SIGTERM)
+        assert main(*recipe(tmp_path, tiny_voc)).returncode == 143
+    content = bytearray(last.read_bytes())
+    if damage == "truncated":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "one bit":
+        content[len(content) // 2] ^= 1
+        last.write_bytes(content)
+    else:
+        last.unlink()
+    resumed = main(*recipe(tmp_path, tiny_voc, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert re.search(rf"warning: {last}: .*; going on from the checkpoint before it, {last}.bak", resumed.stdout)
+    assert "resumed after epoch 1" in resumed.stdout
+    assert_same_run(tmp_path / RUN, whole)
+
+
+def test_both_checkpoints_damaged_is_an_error(main, tmp_path, tiny_voc):
+    folder = tmp_path / RUN
+    folder.mkdir(parents=True)
+    for name in ("model_last.pth", "model_last.pth.bak"):
+        (folder / name).write_bytes(b"nothing")
+    done = main(*recipe(tmp_path, tiny_voc, "--resume"))
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: \S+model_last.pth.bak: .+\n", done.stderr)
+
+
+def test_another_plan_begins_the_epoch_anew(main, tmp_path, tiny_voc, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_at(patch, 4, signal.SIGTERM)
+        assert main(*recipe(tmp_path, tiny_voc)).returncode == 143
+    done = main(*recipe(tmp_path, tiny_voc, "--resume", "--batch_size", "3", "--val_intervals", "0"))
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2 was left after 2 iterations" in done.stdout and "it starts anew" in done.stdout
+    assert "note: this run goes on with another recipe: batch_size 3 (2 before)" in done.stdout
+    numbers = [row[:2] for row in losses(tmp_path / RUN)[1:]]
+    assert numbers == [[e, str(k + 1)] for k, e in enumerate(["1"] * 3 + ["2"] * 2 + ["3"] * 2)]
+
+
+def test_sigusr1_writes_a_checkpoint_and_goes_on(main, tmp_path, tiny_voc, undisturbed, monkeypatch):
+    signal_at(monkeypatch, 4, signal.SIGUSR1)
+    done = main(*recipe(tmp_path, tiny_voc))
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2: checkpoint after iteration 2" in done.stdout
+    assert_same_run(tmp_path / RUN, undisturbed(main, tiny_voc))
+
+
+def test_checkpoints_within_an_epoch_by_the_clock(main, tmp_path, tiny_voc):
+    done = main(*small(tmp_path, tiny_voc, "--num_epochs", "1", "--val_intervals", "0", "--save_minutes", "1e-6"))
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"epoch 1: checkpoint after iteration (\d)", done.stdout) == ["1", "2"]
+    before = torch.load(tmp_path / RUN / "model_last.pth.bak", weights_only=True)
+    assert before["epoch"] == 0 and before["run"]["done"] == before["run"]["iteration"] == 2
+
+
+def test_the_second_signal_ends_at_once():
+    code = """
+import os, signal, sys
+from centernet.engine.signals import Requests
+requests = Requests()
+with requests.listening(), requests.waiting():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)  # a launcher may send another kind
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not here", flush=True)
+"""
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(MAIN).parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM and done.stdout == "still here\n"
+    assert done.stderr == "SIGTERM for the second time: stopped without a checkpoint\n"
+
+
+def test_nobody_waits_for_a_wish_that_nobody_looks_for():
+    requests = Requests()
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, requests.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert stopped.value.status == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_file_without_a_state_resumes_as_the_reference_does(main, tmp_path, tiny_voc):
+    assert main(*recipe(tmp_path, tiny_voc, "--num_epochs", "1")).returncode == 0
+    last = tmp_path / RUN / "model_last.pth"
+    content = torch.load(last, weights_only=True)
+    torch.save({name: content[name] for name in ("epoch", "state_dict", "optimizer")}, last)
+    arguments = ["--resume", "--lr", "1e-3", "--num_epochs", "2", "--val_intervals", "0"]
+    assert main(*recipe(tmp_path, tiny_voc, *arguments)).returncode == 0
+    table = losses(tmp_path / RUN)[1:]
+    assert [row[1] for row in table] == ["1", "2", "3", "4", "5", "6"]
+    assert [row[-1] for row in table] == ["0.000125"] * 3 + ["0.0001"] * 3
+
+
+def test_a_state_of_another_kind_is_refused():
+    for content in ("text", {"iteration": "many"}, {"sums": None}):
+        with pytest.raises(UserError, match="x.pth: its entry 'run' does not describe a training"):
+            resumed_state({"run": content}, 1, "x.pth")
+    state = RunState(epoch=3, iteration=40, done=4, unlogged={"loss": 1.0})
+    assert resumed_state({"run": state.to_dict()}, 3, "x.pth") == state
+
+
+# One folder, one run
+
+
+def test_two_runs_in_one_folder(main, tmp_path, tiny_voc):
+    folder = tmp_path / RUN
+    folder.mkdir(parents=True)
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a+'); fcntl.lockf(f, fcntl.LOCK_EX); f.write('process 7 on here');"
+    )
+    code += " f.flush(); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(folder / ".lock")]
+    owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        owner.stdout.readline()
+        done = main(*recipe(tmp_path, tiny_voc))
+        assert done.returncode == 2
+        expected = f"error: {folder}: another training (process 7 on here) writes into this folder; wait for it, or "
+        assert done.stderr == f"{expected}choose another --exp_id\n"
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    finally:
+        owner.kill()
+        owner.communicate()
+    # A killed run leaves no lock behind, only a file that says whose it was.
+    assert main(*recipe(tmp_path, tiny_voc, "--num_epochs", "1", "--num_iters", "1")).returncode == 0
+
+
+# A full disk
+
+
+def with_a_small_disk(arguments: list[str], megabytes: int) -> subprocess.CompletedProcess:
+    """Run main.py where no file can be larger than this."""
+    code = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({megabytes} << 20,) * 2)\n"
+    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, MAIN, "ctdet", *arguments]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(MAIN).parent)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_full_disk_ends_with_one_line_and_leaves_the_last_checkpoint(main, tmp_path, tiny_voc, undisturbed):
+    arguments = recipe(tmp_path, tiny_voc)
+    assert main(*arguments, "--num_epochs", "1").returncode == 0
+    last = tmp_path / RUN / "model_last.pth"
+    before = last.read_bytes()
+    done = with_a_small_disk([*arguments, "--resume"], 20)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert re.match(
+        rf"error: {last}: the checkpoint could not be written \(.+\); the last one is untouched", done.stderr
+    )
+    assert last.read_bytes() == before and not list(last.parent.glob("*.part"))
+    assert main(*arguments, "--resume").returncode == 0
+    assert losses(tmp_path / RUN) == losses(undisturbed(main, tiny_voc))
+
+
+# Numbers
+
+
+def poison(monkeypatch, iterations: set[int]) -> None:
+    """Make the network's input of these iterations, from 1, not a number."""
+    original, count = trainer_module.finish_batch, [0]
+
+    def finish(batch, task, opt):
+        batch = original(batch, task, opt)
+        count[0] += 1
+        if count[0] in iterations:
+            batch["input"] = batch["input"] * float("nan")
+        return batch
+
+    monkeypatch.setattr(trainer_module, "finish_batch", finish)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_its_batch(main, tmp_path, tiny_voc, monkeypatch):
+    poison(monkeypatch, {5})
+    done = main(*recipe(tmp_path, tiny_voc))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    found = re.match(
+        r"error: iteration 5 of epoch 2: the loss is not finite \(loss nan, .*\); pictures (\d) \(00000\d.jpg\), "
+        r"(\d) \(00000\d.jpg\); the batch is in (\S+); try a lower --lr, or --on_nan skip",
+        done.stderr,
+    )
+    assert found, done.stderr
+    dump = torch.load(found[3], weights_only=True)
+    assert dump["image_ids"] == [int(found[1]), int(found[2])] and dump["iteration"] == 5
+    assert dump["batch"]["image"].shape == (2, 64, 64, 3) and dump["file_names"][0] == f"{found[1]:0>6}.jpg"
+    # Nothing of it is in the checkpoint, from which a run without the cause goes on.
+    monkeypatch.undo()
+    assert main(*recipe(tmp_path, tiny_voc, "--resume")).returncode == 0
+    assert len(losses(tmp_path / RUN)) == 10
+
+
+def test_an_update_that_is_not_a_number_can_be_skipped(main, tmp_path, tiny_voc, monkeypatch):
+    poison(monkeypatch, {2})
+    arguments = ["--on_nan", "skip", "--num_epochs", "1", "--val_intervals", "0"]
+    done = main(*small(tmp_path, tiny_voc, *arguments))
+    assert done.returncode == 0, done.stderr
+    assert "warning: iteration 2 of epoch 1: the loss is not finite (loss nan" in done.stdout
+    assert "its update is left out; pictures " in done.stdout
+    assert "epoch 1: 1 of 3 updates were left out, their gradients were not finite\n" in done.stdout
+    table = losses(tmp_path / RUN)
+    assert [row[2] == "nan" for row in table[1:]] == [False, True, False]
+    content = torch.load(tmp_path / RUN / "model_last.pth", weights_only=True)
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+    assert {int(state["step"]) for state in content["optimizer"]["state"].values()} == {2}
+    assert {int(v) for name, v in content["state_dict"].items() if name.endswith("num_batches_tracked")} == {2}
+
+
+def test_a_run_of_nothing_but_bad_updates_ends(main, tmp_path, tiny_voc, monkeypatch):
+    poison(monkeypatch, set(range(99)))
+    monkeypatch.setattr(trainer_module, "MAX_SKIPPED", 4)
+    done = main(*small(tmp_path, tiny_voc, "--on_nan", "skip", "--num_epochs", "9", "--val_intervals", "0"))
+    assert done.returncode == 2
+    assert "iteration 4 of epoch 2: the loss is not finite" in done.stderr and "as in the 3 before it" in done.stderr
