@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
         return [entry for entry in found if entry[0].dest not in new] or found
 
     def error(self, message: str):
-        if os.environ.get("RANK", "0") == "0":  # the processes of one run all find the same mistake
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a machine all find the same mistake
             print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training import ENVIRONMENT, LAUNCH, MAIN, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-LAUNCH = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+ENVIRONMENT = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")}
 
 
 def run_update(tmp_path: Path, count: int, arguments: list[str]) -> dict:
@@ -43,7 +42,7 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
 
 def start_training(tmp_path: Path, data_path: Path, *more: str) -> tuple[subprocess.Popen, Path]:
     """Four processes that would train for hours; and the folder of the run."""
-    command = [*LAUNCH, "--nproc_per_node=4", str(ROOT / "src/main.py"), "ctdet", "--dataset", "pascal"]
+    command = [*LAUNCH, "--nproc_per_node=4", MAIN, "ctdet", "--dataset", "pascal"]
     command += ["--data_path", str(data_path), "--exp_dir", str(tmp_path), "--arch", "res_18", "--input_res", "64"]
     command += ["--batch_size", "4", "--num_workers", "1", "--num_epochs", "9999", "--pretrained", "none", *more]
     started = subprocess.Popen(
@@ -52,11 +51,11 @@ def start_training(tmp_path: Path, data_path: Path, *more: str) -> tuple[subproc
     return started, tmp_path / "ctdet/default"
 
 
-def wait_for_losses(started: subprocess.Popen, folder: Path) -> None:
-    deadline = time.monotonic() + 90
+def wait_for_losses(started: subprocess.Popen, folder: Path, count: int = 3) -> None:
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and started.poll() is None:
         log = folder / "train_log.csv"
-        if log.is_file() and len(log.read_text().splitlines()) > 3:
+        if log.is_file() and len(log.read_text().splitlines()) > count:
             return
         time.sleep(0.2)
     started.kill()

@@ -166,7 +166,10 @@ def _meet(backend: str, rank: int, count: int, timeout: float) -> None:
         store.set_timeout(limit)
         # A connection of its own where there is such a thing: PyTorch may wait on the other one.
         own = store.clone() if hasattr(store, "clone") else store
-        _companions = Companions(dist.PrefixStore("centernet", own), rank, count, timeout)
+        # The launcher may keep one store for all its attempts.
+        attempt = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        store = dist.PrefixStore(attempt, store)
+        _companions = Companions(dist.PrefixStore(f"{attempt}/companions", own), rank, count, timeout)
         _companions.all_here()
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
     except UserError:
@@ -244,7 +247,8 @@ def run_script(main, parser) -> None:
             report, status = f"error: {error.filename or 'a file'} could not be written: {error.strerror}", 2
         else:
             report, status = traceback.format_exc(), 1
-    if _companions.first_to_fail() if _companions else os.environ.get("RANK", "0") == "0":
+    # Before they have met, the processes of a machine find the same.
+    if _companions.first_to_fail() if _companions else os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK")
         print((f"[rank {rank}] " if rank is not None else "") + report, file=sys.stderr, flush=True)
     if dist.is_initialized():

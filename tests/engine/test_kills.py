@@ -1,0 +1,264 @@
+"""Trainings whose processes are killed or stopped at any moment: nothing is lost, nobody waits for ever."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.engine.test_processes import needs_proc, ranks, running, wait_for_losses, wait_until_gone
+from tests.training import ENVIRONMENT, LAUNCH, MAIN, losses, rows, small
+
+RUN = "exp/ctdet/default"
+EPOCHS = 4
+
+
+def command(exp: Path, data: Path, processes: int, *more: str) -> list[str]:
+    """Twelve iterations in four epochs, with a validation after every second, and a checkpoint as often as possible."""
+    options = ["--num_epochs", str(EPOCHS), "--val_intervals", "2", "--save_minutes", "1e-6", "--num_workers", "1"]
+    start = [sys.executable, MAIN] if processes == 1 else [*LAUNCH, f"--nproc_per_node={processes}", MAIN]
+    return [*start, "ctdet", *small(exp, data, *options, *more)]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(arguments: list[str]) -> str:
+    done = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kill(victim: subprocess.Popen, pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.kill(pid, signal.SIGKILL)
+    victim.communicate(timeout=120)
+
+
+def resume(folder: Path) -> list[str]:
+    """A run that was killed before its first checkpoint begins anew."""
+    return ["--resume"] if any((folder / f"model_last.pth{end}").is_file() for end in ("", ".bak")) else []
+
+
+def undisturbed(tmp_path: Path, data: Path, processes: int) -> Path:
+    finish(command(tmp_path / "whole", data, processes))
+    return tmp_path / "whole" / RUN
+
+
+def assert_complete(folder: Path, whole: Path) -> None:
+    """Every line of the logs is there once, and each is that of the undisturbed run."""
+    assert losses(folder) == losses(whole) and len(losses(whole)) == 1 + 3 * EPOCHS
+    for row, expected in zip(rows(folder / "val_log.csv"), rows(whole / "val_log.csv"), strict=True):
+        assert row[:5] + row[6:] == expected[:5] + expected[6:]  # all but the time
+    epochs = re.findall(r": epoch: (\d+) \|", "".join(p.read_text() for p in sorted(folder.glob("logs_*/log.txt"))))
+    assert epochs == [str(k + 1) for k in range(EPOCHS)]
+
+
+def killed_again_and_again(
+    tmp_path: Path, data: Path, processes: int, kills: int, seed: int
+) -> tuple[Path, dict[str, int]]:
+    """Start, kill and resume a training until it has been killed so often, then let it end.
+
+    Every third time the moment is one in which a checkpoint is being written. The victim is all processes, or one.
+
+    Returns its folder, and how often it was killed in which way.
+    """
+    rng, count = random.Random(seed), {"all": 0, "one": 0, "while writing": 0}
+    folder = tmp_path / RUN
+    while sum(count[kind] for kind in ("all", "one")) < kills:
+        training = start(command(tmp_path, data, processes, *resume(folder)))
+        deadline = time.monotonic() + 300
+        while training.poll() is None and time.monotonic() < deadline:
+            if (folder / "train_log.csv").is_file() and running(str(tmp_path)):
+                break
+            time.sleep(0.05)
+        patience, writing = rng.uniform(0, 6), rng.random() < 0.33
+        deadline = time.monotonic() + patience
+        while training.poll() is None and (writing or time.monotonic() < deadline):
+            if writing and (folder / "model_last.pth.part").exists():
+                time.sleep(rng.uniform(0, 0.05))
+                break
+            time.sleep(0.002)
+        if training.poll() is not None:
+            training.communicate()
+            if training.returncode == 0:  # it had been quicker: once more from the start
+                for path in folder.glob("model_*"):
+                    path.unlink()
+                continue
+        pids = list(ranks(str(tmp_path)).values()) if processes > 1 else [training.pid]
+        one = processes > 1 and rng.random() < 0.5 and pids
+        kill(training, [rng.choice(pids)] if one else [training.pid, *pids])
+        assert wait_until_gone(str(tmp_path), 60) == []
+        count["one" if one else "all"] += 1
+        count["while writing"] += writing
+    finish(command(tmp_path, data, processes, *resume(folder)))
+    return folder, count
+
+
+@needs_proc
+def test_a_killed_run_is_the_undisturbed_one(tmp_path, tiny_voc):
+    whole = undisturbed(tmp_path, tiny_voc, 1)
+    folder, _ = killed_again_and_again(tmp_path, tiny_voc, 1, 3, seed=1)
+    assert_complete(folder, whole)
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(1, 30), (4, 20)])
+def test_dozens_of_kills(tmp_path, tiny_voc, processes, kills):
+    """SIGKILL to one process or to all, at random moments and while a checkpoint is written."""
+    whole = undisturbed(tmp_path, tiny_voc, processes)
+    folder, count = killed_again_and_again(tmp_path, tiny_voc, processes, kills, seed=processes)
+    print(f"{processes} process(es): {count}")
+    assert_complete(folder, whole)
+
+
+@needs_proc
+def test_the_launcher_restarts_from_the_last_checkpoint(tmp_path, tiny_voc):
+    """``--max-restarts``: killed twice, and the curve is that of the undisturbed run."""
+    whole, folder = undisturbed(tmp_path, tiny_voc, 2), tmp_path / RUN
+    arguments = command(tmp_path, tiny_voc, 2)
+    training = start([*arguments[:3], "--max_restarts=2", *arguments[3:]])
+    killed = 0
+    for least in (3, 8):
+        wait_for_losses(training, folder, least)
+        victims = ranks(str(tmp_path / "exp"))
+        if training.poll() is None and 1 in victims:
+            os.kill(victims[1], signal.SIGKILL)
+            killed += 1
+            while victims[1] in ranks(str(tmp_path / "exp")).values():
+                time.sleep(0.05)
+    output, errors = training.communicate(timeout=300)
+    assert training.returncode == 0, errors
+    assert killed and output.count("the processes were started anew: going on from") == killed
+    assert_complete(folder, whole)
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, tiny_voc, number):
+    whole, folder = undisturbed(tmp_path, tiny_voc, 2), tmp_path / RUN
+    training = start(command(tmp_path, tiny_voc, 2, "--save_minutes", "0"))
+    wait_for_losses(training, folder, 1)
+    training.send_signal(number)
+    _, errors = training.communicate(timeout=120)
+    assert training.returncode == 128 + number, errors
+    assert re.search(rf"\[rank \d\] stopped by {number.name}", errors) and "Traceback" not in errors, errors
+    assert wait_until_gone(str(tmp_path / "exp"), 20) == []
+    finish(command(tmp_path, tiny_voc, 2, "--resume"))
+    assert_complete(folder, whole)
+
+
+# Companions
+
+
+@needs_proc
+def test_a_stopped_process_is_named(tmp_path, tiny_voc):
+    training = start(
+        command(tmp_path, tiny_voc, 2, "--dist_timeout", "10", "--num_epochs", "9999", "--save_minutes", "0")
+    )
+    wait_for_losses(training, tmp_path / RUN, 1)
+    victim = ranks(str(tmp_path))[1]
+    os.kill(victim, signal.SIGSTOP)
+    stopped = time.monotonic()
+    errors = ""
+    for line in training.stderr:
+        errors += line
+        if "rank 1" in line:
+            break
+    assert f"[rank 0] error: rank 1 (pid {victim} on {socket.gethostname()}) shows no sign of life for 8 s" in errors
+    assert time.monotonic() - stopped < 60
+    training.kill()
+    training.communicate()
+    assert wait_until_gone(str(tmp_path), 30) == []
+
+
+@needs_proc
+def test_a_process_that_hangs_is_named(tmp_path, tiny_voc):
+    """It lives, but does not come to the collective calls."""
+    code = "import os, runpy, sys, time; import centernet.engine.trainer as t; original = t.Trainer._record\n"
+    code += "def record(self, *a):\n    original(self, *a)\n"
+    code += "    if os.environ['RANK'] == '1' and self.state.iteration >= 2: time.sleep(999)\n"
+    code += f"t.Trainer._record = record; sys.argv[0] = {MAIN!r}; runpy.run_path({MAIN!r}, run_name='__main__')"
+    script = tmp_path / "hanging.py"
+    script.write_text(code)
+    arguments = command(tmp_path, tiny_voc, 2, "--dist_timeout", "8", "--num_epochs", "9999", "--save_minutes", "0")
+    arguments[arguments.index(MAIN)] = str(script)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(MAIN).parent)}
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 3, done.stderr
+    expected = r"\[rank 0\] error: waited 8 s for rank 1 \(--dist_timeout\): pid \d+ on \S+ hangs or is too slow"
+    assert re.search(expected, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def by_hand(tmp_path: Path, data: Path, *more: str, **environment: str) -> subprocess.Popen:
+    """One process of several, without a launcher."""
+    variables = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", **environment}
+    arguments = [sys.executable, MAIN, "ctdet", *small(tmp_path, data, "--num_epochs", "1", *more)]
+    return subprocess.Popen(arguments, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "error: the environment variable RANK is 'one', not a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "error: RANK is 2, but WORLD_SIZE is 2: ranks are numbered from 0"),
+    ],
+)
+def test_a_wrong_place_is_told(main, tmp_path, tiny_voc, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = main(*small(tmp_path, tiny_voc))
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_missing_process_is_named(tmp_path, tiny_voc):
+    lonely = by_hand(tmp_path, tiny_voc, "--dist_timeout", "5", RANK="0", WORLD_SIZE="2", MASTER_PORT=free_port())
+    _, errors = lonely.communicate(timeout=120)
+    assert lonely.returncode == 2 and len(errors.splitlines()) == 1, errors
+    assert "(--dist_timeout)" in errors and "WORLD_SIZE = 2 processes started" in errors
+
+
+def test_a_port_in_use_is_told(tmp_path, tiny_voc):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = by_hand(tmp_path, tiny_voc, "--dist_timeout", "5", RANK="0", WORLD_SIZE="2", MASTER_PORT=port)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and len(errors.splitlines()) == 1, errors
+    assert f"127.0.0.1:{port}: this port is in use already" in errors
+
+
+def test_processes_with_other_data_are_refused(tmp_path, tiny_voc):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other/voc"
+    subprocess.run(["cp", "-r", str(tiny_voc / "voc"), str(other)], check=True)
+    path = other / "annotations/pascal_trainval0712.json"
+    path.write_text(path.read_text().replace('"bbox": [4,', '"bbox": [5,'))
+    place = {"WORLD_SIZE": "2", "MASTER_PORT": free_port()}
+    processes = [
+        by_hand(tmp_path, data, RANK=str(rank), LOCAL_RANK=str(rank), **place)
+        for rank, data in enumerate((tiny_voc, other.parent))
+    ]
+    errors = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert errors.count("the processes do not agree on training data: rank 0 has 6 pictures") == 1, errors
