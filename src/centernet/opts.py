@@ -32,7 +32,7 @@ DETECTOR_OPTIONS = {
 UNUSED_OPTIONS = {
     "main.py": DETECTOR_OPTIONS,
     "test.py": {"demo", "output_dir"},
-    "demo.py": {"not_prefetch_test", "rounded_results"},
+    "demo.py": {"not_prefetch_test", "on_bad_image", "rounded_results"},
 }
 
 # The weights of the parts of the loss that tasks have in common.
@@ -60,7 +60,7 @@ CARD = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "categor
 # Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
 NEW_OPTIONS = {
     *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
-    *("amp", "rounded_results", "sync_bn", "save_minutes", "on_nan", "dist_timeout", *CUSTOM_OPTIONS),
+    *("amp", "rounded_results", "sync_bn", "save_minutes", "on_bad_image", "on_nan", "dist_timeout", *CUSTOM_OPTIONS),
 }
 
 
@@ -144,6 +144,8 @@ class opts:
         for split in ("train", "val"):
             add(g, f"{split}_annotations", "", str, f"custom: JSON file, list of pictures or labels folder, to {split}")
             add(g, f"{split}_images", "", str, f"custom: folder of the pictures to {split}")
+        text = "error: end; skip: go on without; auto: annotations end the start, pictures do not end a training"
+        add(g, "on_bad_image", "auto", str, f"bad data: {text}", choices=["auto", "error", "skip"])
 
         g = parser.add_argument_group("system")
         add(g, "device", "auto", str, "auto (an accelerator if there is one), cpu, cuda, mps, npu, sdaa, ...")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval_coco import ROOT, UserError, read_results
 
+from centernet.datasets.annotations import read_annotation_file
 from centernet.datasets.coco_hp import score_keypoints
 
 DEFAULT = ROOT / "data" / "coco" / "annotations" / "person_keypoints_val2017.json"
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         results = read_results(path)
         if not all(len(result.get("keypoints", ())) == 51 for result in results):
             raise UserError(f"{path}: a detection lacks 'keypoints', 17 times x, y, visibility; use eval_coco.py")
-        print(score_keypoints(args.annotations, results)[1])
+        print(score_keypoints(read_annotation_file(args.annotations), results)[1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

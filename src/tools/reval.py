@@ -16,7 +16,7 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.datasets.base import read_annotation_file
+from centernet.datasets.annotations import read_annotation_file
 from centernet.datasets.pascal import PascalVOC
 from centernet.datasets.voc_devkit import annotation_file, read_annotation
 from centernet.errors import UserError

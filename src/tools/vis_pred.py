@@ -13,7 +13,8 @@ from eval_coco import DEFAULT, read_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.datasets.base import read_annotation_file, read_image
+from centernet.datasets.annotations import read_annotation_file
+from centernet.datasets.base import read_image
 from centernet.errors import UserError
 from centernet.visualization import draw_boxes, show_or_save
 

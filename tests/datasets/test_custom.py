@@ -690,7 +690,8 @@ COCO_MISTAKES = [
     (lambda c: c["images"].append({"id": 5}), "lacks 'file_name'"),
     (lambda c: c["images"].append(7), "malformed"),
     (lambda c: c["annotations"].append({"image_id": 1, "category_id": 1}), "annotation 4 has no bbox"),
-    (lambda c: c["annotations"].append(7), "annotation 4 has no bbox"),
+    (lambda c: c["annotations"].append(7), "annotation number 4 is malformed"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "whose width or height is negative"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 has a bbox that is no box"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "x"]), "annotation 1 has a bbox that is no box"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "annotation 1 has a bbox that is no box"),
@@ -859,7 +860,7 @@ def test_large_files_are_read_once_to_find_their_pictures(tmp_path, monkeypatch)
     coco_at_the_root(tmp_path)
     count = []
     read = custom_formats.read_annotation_file
-    monkeypatch.setattr(custom_formats, "read_annotation_file", lambda path: count.append(path) or read(path))
+    monkeypatch.setattr(custom_formats, "read_annotation_file", lambda *args: count.append(args) or read(*args))
     for _ in range(5):
         assert find_source(tmp_path, "train") == Source(
             "coco", "train", tmp_path, tmp_path / "train.json", tmp_path / "images"

@@ -107,7 +107,7 @@ PROBLEMS = [
     (lambda c: c["images"][3].update(file_name=7), "PROBLEM: pictures without id or file_name: number 4"),
     (lambda c: c["images"][3].update(id=1), "PROBLEM: picture ids that are there twice: 1 (4.png)"),
     (lambda c: c["images"][3].update(id=1.5), "PROBLEM: ids that are neither numbers nor words: picture 4.png: 1.5"),
-    (lambda c: c["images"].append(None), "PROBLEM: pictures without id or file_name: number 5: None"),
+    (lambda c: c["images"].append(None), "PROBLEM: annotations that cannot be read: "),
     (
         lambda c: c["images"][0].update(width=48, height=64),
         "PROBLEM: pictures of another size than stated: 1.png is 64 x 48, not 48 x 64",

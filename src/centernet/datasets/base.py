@@ -1,26 +1,31 @@
-"""What a data set is, and the reading of COCO-style annotation files."""
+"""What a data set is, and the reading of pictures."""
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ..errors import UserError
+from .annotations import (
+    Complain,
+    box_notes,
+    ignore,
+    is_id,
+    of_known_pictures,
+    read_annotation_file,
+    refuse,
+    sizes_of,
+    usable_annotations,
+    usable_pictures,
+)
+
+SHOWN = 5  # mistakes that are told of those that are left out
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def refuse(problem: str) -> None:
-    """Take no mistake in annotations."""
-    raise UserError(problem)
-
-
-# Of an annotation file, without which nothing goes; keypoints for poses.
-FIELDS = ("id", "file_name", "image_id", "category_id", "bbox", "keypoints")
 
 
 class CocoStyleDataset:
@@ -41,10 +46,12 @@ class CocoStyleDataset:
         score_names: the keys of ``evaluate`` that say how good a detector is, the usual one first.
         rounded_results: write and score results with two decimals, where the reference does so.
         ignored_categories: category ids that belong to no class and are no mistake.
+        scored_fields: of annotations, what must be a number to score them.
         pretrained: default of ``--pretrained`` for a training from scratch.
 
-    An instance has ``opt``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids`` and
-    ``file_names``; its ``class_names`` are those of the options.
+    An instance has ``opt``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids``,
+    ``file_names``, ``sizes`` (n, 2) int32, width and height as the annotations state them or 0, and ``notes``, lines
+    to be printed at the start; its ``class_names`` are those of the options.
     """
 
     name: str
@@ -59,6 +66,7 @@ class CocoStyleDataset:
     score_names: tuple[str, ...]
     rounded_results = False
     ignored_categories: tuple[int, ...] = ()
+    scored_fields: tuple[str, ...] = ()
     pretrained = "imagenet"
 
     @classmethod
@@ -93,35 +101,92 @@ class CocoStyleDataset:
         """Make what is missing and can be made from what is there. Nothing by default."""
 
     def __init__(self, opt, split: str) -> None:
-        """Read the annotations of ``split`` (train, val, or test) as the options say. Raises UserError."""
+        """Read and check the annotations of ``split`` (train, val, or test) as the options say. Raises UserError."""
+        self._find_files(opt, split)
+        left_out: list[str] = []
+        self.notes: list[str] = []
+
+        def complain(problem: str) -> None:
+            if opt.on_bad_image != "skip":
+                raise UserError(f"{problem} (--on_bad_image skip leaves it out)")
+            left_out.append(problem)
+
+        content = self._usable(self.read_content(complain), complain, self.notes)
+        images = self.order(content["images"])
+        self.image_ids = [image["id"] for image in images]
+        self.file_names = [os.fspath(image["file_name"]) for image in images]
+        self.sizes = sizes_of(images)
+        by_image: dict[int | str, list[dict]] = {image_id: [] for image_id in self.image_ids}
+        for annotation in content["annotations"]:
+            by_image[annotation["image_id"]].append(annotation)
+        # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
+        counts = [len(by_image[image_id]) for image_id in self.image_ids]
+        self.start = np.cumsum([0, *counts])
+        everything = [annotation for image_id in self.image_ids for annotation in by_image[image_id]]
+        self.objects = self._read(everything, content)
+        self.notes += box_notes(self.annotation_file, everything, self.sizes.repeat(counts, axis=0))
+        if left_out:
+            more = f"; ... {len(left_out)} in all" if len(left_out) > SHOWN else ""
+            text = f"note: --on_bad_image skip left out {len(left_out)} pictures or annotations: "
+            self.notes.append(text + "; ".join(left_out[:SHOWN]) + more)
+
+    def _usable(self, content: dict, complain: Complain, notes: list[str]) -> dict:
+        """``content`` without the pictures and annotations that cannot be learned from; ``notes`` get what is odd."""
+        images = usable_pictures(self.annotation_file, content["images"], complain)
+        if not images:
+            raise UserError(f"{self.annotation_file}: none of its pictures can be used")
+        names = {image["id"]: image["file_name"] for image in images}
+        annotations = usable_annotations(
+            self.annotation_file,
+            of_known_pictures(self.annotation_file, content["annotations"], names, notes),
+            names=names,
+            categories={*self.classes_of(content), *self.ignored_categories},
+            read=lambda annotations: self._read(annotations, content),
+            scored_fields=self.scored_fields if self.split == "val" else (),
+            complain=complain,
+        )
+        return {**content, "images": images, "annotations": annotations}
+
+    def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
         from ..tasks import get_task  # here, because the tasks use this package
 
-        self._find_files(opt, split)
-        content = self.read_content()
-        class_of = self.classes_of(content)
-        task = get_task(opt.task)
-        try:
-            images = self.order(content["images"])
-            self.image_ids = [image["id"] for image in images]
-            self.file_names = [os.fspath(image["file_name"]) for image in images]
-            by_image: dict[int | str, list[dict]] = {image_id: [] for image_id in self.image_ids}
-            if len(by_image) < len(images):
-                seen = set()
-                twice = next(i for i in self.image_ids if i in seen or seen.add(i))
-                raise UserError(f"{self.annotation_file}: the picture id {twice} is there more than once")
-            for annotation in content["annotations"]:
-                if annotation["image_id"] in by_image:
-                    by_image[annotation["image_id"]].append(annotation)
-            # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
-            self.start = np.cumsum([0] + [len(by_image[image_id]) for image_id in self.image_ids])
-            everything = [annotation for image_id in self.image_ids for annotation in by_image[image_id]]
-            self.objects = task.read_objects(everything, class_of)
-        except KeyError as error:
-            key = error.args[0]
-            reason = f"lacks '{key}'" if key in FIELDS else f"has the unknown category_id {key}"
-            raise UserError(f"{self.annotation_file}: a picture or an annotation {reason}") from error
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{self.annotation_file}: a picture or an annotation is malformed ({error})") from error
+        return get_task(self.opt.task).read_objects(annotations, self.classes_of(content))
+
+    def usable_content(self) -> dict:
+        """The annotations as they are scored: read once more, without what is left out, with ids that tell them apart.
+
+        Annotations whose ids are there twice are numbered anew, because pycocotools would take one for all; so are
+        those with the id 0, which it takes for none.
+        """
+        content = self._usable(self.read_content(ignore), ignore, [])
+        ids = {annotation["id"] for annotation in content["annotations"] if is_id(annotation.get("id"))}
+        if len(ids) < len(content["annotations"]) or 0 in ids:
+            content["annotations"] = [{**one, "id": k} for k, one in enumerate(content["annotations"], start=1)]
+        return content
+
+    def check_pictures(self) -> None:
+        """Look for the files of the pictures; their contents are seen when they are needed.
+
+        Raises UserError when some are missing, unless the options say that they are to be skipped. A training that is
+        resumed goes on without them.
+        """
+        present: dict[str, set[str]] = {}
+        missing = []
+        for name in self.file_names:
+            folder, _, base = name.rpartition("/")
+            if folder not in present:
+                try:
+                    present[folder] = set(os.listdir(os.path.join(self.image_folder, folder)))
+                except OSError:
+                    present[folder] = set()
+            # A file system may also know a name in another spelling.
+            if base not in present[folder] and not os.path.exists(os.path.join(self.image_folder, name)):
+                missing.append(name)
+        if missing:
+            text = f"{self.image_folder}: {len(missing)} of {len(self)} pictures are missing, the first is {missing[0]}"
+            if self.opt.on_bad_image != "skip" and not self.opt.resume:
+                raise UserError(f"{text} (--on_bad_image skip goes on without them)")
+            self.notes.append(f"note: {text}")
 
     @classmethod
     def unread(cls, opt, split: str) -> "CocoStyleDataset":
@@ -146,12 +211,12 @@ class CocoStyleDataset:
         """The folder of the pictures of ``train`` or ``val``."""
         raise NotImplementedError
 
-    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+    def read_content(self, complain: Complain = refuse) -> dict:
         """The annotations of the split in COCO's form: ``images``, ``annotations``, ``categories``.
 
         ``complain`` is called with a line for what is wrong in a place that can be left out.
         """
-        return read_annotation_file(self.annotation_file)
+        return read_annotation_file(self.annotation_file, complain)
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
         """Category id of ``content`` to class from 0."""
@@ -174,8 +239,20 @@ class CocoStyleDataset:
         return f"{len(self)} pictures with {self.start[-1]} objects (digest {digest.hexdigest()[:12]})"
 
     def read_image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8, B, G, R. Raises UserError with the file's name when it cannot be read."""
-        return read_image(os.path.join(self.image_folder, self.file_names[index]))
+        """(H, W, 3) uint8, B, G, R.
+
+        Raises UserError with the file's name when it cannot be read or has another size than the annotations say.
+        """
+        path = os.path.join(self.image_folder, self.file_names[index])
+        image = read_image(path)
+        stated, size = tuple(self.sizes[index].tolist()), (image.shape[1], image.shape[0])
+        if stated not in (size, (0, 0)):
+            turned = ", perhaps because its EXIF data turn it" if stated == size[::-1] else ""
+            raise UserError(
+                f"{path}: this picture is {size[0]} x {size[1]}{turned}, but {self.annotation_file} says {stated[0]} x "
+                f"{stated[1]}, so its boxes would be wrong"
+            )
+        return image
 
     def read_objects(self, index: int) -> dict[str, np.ndarray]:
         """The arrays of the task's ``read_objects`` for one picture."""
@@ -198,29 +275,43 @@ class CocoStyleDataset:
         raise NotImplementedError
 
 
-def read_annotation_file(path: Path) -> dict:
-    """A COCO-style JSON file. Raises UserError when it is missing, is no JSON, or lacks a part."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such annotation file; see docs/DATA.md")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from error
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise UserError(f"{path}: not a COCO-style annotation file, it has no list '{part}'")
-    if not content["images"]:
-        raise UserError(f"{path}: it lists no pictures")
-    return content
-
-
 def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8, B, G, R, as OpenCV's colour reading defines it; UserError names a file that cannot be read."""
+    """(H, W, 3) uint8, B, G, R, as OpenCV's colour reading defines it; UserError names a file that cannot be read.
+
+    Grey, CMYK, 16-bit and palette pictures become 8-bit colours, alpha is dropped, of an animation the first frame is
+    taken, and EXIF data turn the picture.
+    """
     try:
-        image = cv2.imread(path, cv2.IMREAD_COLOR)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
+            raise UserError(f"{path}: this picture cannot be read, it is no file")
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: this picture cannot be read, there is no such file") from error
+    except (OSError, ValueError) as error:  # a ValueError is a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path[:200]}: this picture cannot be read ({reason})") from error
+    if not content:
+        raise UserError(f"{path}: this picture cannot be read, it is damaged: the file is empty")
+    if is_cut_off(content):
+        raise UserError(f"{path}: this picture cannot be read, it is damaged: its end is missing")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise UserError(f"{path}: this picture cannot be read ({error.err})") from error
     if image is None:
-        reason = "it is no picture or damaged" if os.path.isfile(path) else "there is no such file"
-        raise UserError(f"{path}: this picture cannot be read, {reason}")
+        raise UserError(f"{path}: this picture cannot be read, it is no picture or damaged")
     return image
+
+
+def is_cut_off(content: bytes) -> bool:
+    """Whether ``content`` is a JPEG file without its end, which OpenCV may fill with grey without a word.
+
+    What follows the end, as some cameras write it, does not matter.
+    """
+    if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
+        return False
+    at = 2
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # segments before the pixels
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big") if content[at + 1 : at + 2] != b"\xff" else 1
+    return content.find(b"\xff\xd9", at) < 0  # a thumbnail among the segments has an end of its own

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from . import get_dataset
+from .annotations import is_id, name_problem
 from .base import CocoStyleDataset, read_image
 from .loader import Samples, collate, finish_batch
 
@@ -100,9 +101,11 @@ def _check_pictures(images: list, report: Report) -> dict:
     pictures: dict = {}
     files: Counter = Counter()
     for k, image in enumerate(images, start=1):
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
+        if not isinstance(image.get("file_name"), str) or "id" not in image:
             report.problem("pictures without id or file_name", f"number {k}: {str(image)[:60]}")
-        elif not isinstance(image["id"], (int, str)):
+        elif (problem := name_problem(image["file_name"])) is not None:
+            report.problem("file names that cannot be used", f"picture {str(image['id'])[:60]} {problem}")
+        elif not is_id(image["id"]):
             report.problem("ids that are neither numbers nor words", f"picture {image['file_name']}: {image['id']}")
         elif image["id"] in pictures:
             report.problem("picture ids that are there twice", f"{image['id']} ({image['file_name']})")
@@ -153,9 +156,6 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
     annotation_ids: set = set()
     boxes_of: dict = {}
     for k, annotation in enumerate(content["annotations"], start=1):
-        if not isinstance(annotation, dict):
-            report.problem("annotations that cannot be read", f"number {k}: {str(annotation)[:60]}")
-            continue
         where = f"annotation {annotation.get('id', f'number {k}')}"
         report.objects += 1
         number = annotation.get("id")
@@ -164,12 +164,12 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
                 report.remark("annotation ids that are there twice", str(number))
             annotation_ids.add(number)
         image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if not isinstance(image_id, (int, str)) or image_id not in pictures:
+        if not is_id(image_id) or image_id not in pictures:
             report.problem("objects of pictures that are not listed", f"{where} (picture {image_id})")
             continue
         if isinstance(category, int) and category in dataset.ignored_categories:
             continue
-        if not isinstance(category, (int, str)) or category not in class_of:
+        if not is_id(category) or category not in class_of:
             hint = " (as text and as number)" if str(category) in used else ""
             report.problem("unknown categories", f"{where}: {category}{hint}")
             continue
@@ -230,6 +230,7 @@ def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
     Raises UserError when the data set cannot be trained on; pictures that cannot be read are left out.
     """
     opt.debug = 1  # so that samples carry what is drawn of them
+    opt.on_bad_image = "error"  # so that what cannot be read is told, not replaced
     samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
     found: dict[str, list[np.ndarray]] = {}
     # The samples of the first epoch, from all over the data set.

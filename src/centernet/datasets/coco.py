@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import pycocotools.coco
 
 from ..evaluation import coco as coco_evaluation
 from . import coco_extreme
-from .base import CocoStyleDataset, refuse
+from .annotations import Complain, refuse
+from .base import CocoStyleDataset
 
 # Of pixels in B, G, R order, like the pictures.
 COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
@@ -44,6 +44,7 @@ class COCO(CocoStyleDataset):
     default_resolution = (512, 512)
     max_objs = 128
     score_names = coco_evaluation.BOX_SCORES
+    scored_fields = ("area", "iscrowd")
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         instances = folder / "annotations" / f"instances_{split}2017.json"
@@ -52,7 +53,7 @@ class COCO(CocoStyleDataset):
     def find_images(self, folder: Path, split: str) -> Path:
         return folder / f"{split}2017"
 
-    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+    def read_content(self, complain: Complain = refuse) -> dict:
         if self.opt.annotations == "exdet":  # its points are found once, in the segmentations
             coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
         return super().read_content(complain)
@@ -62,8 +63,10 @@ class COCO(CocoStyleDataset):
         return path
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+        ground_truth = pycocotools.coco.COCO()
+        ground_truth.dataset = self.usable_content()
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step
-            ground_truth = pycocotools.coco.COCO(str(self.annotation_file))
+            ground_truth.createIndex()
         scores = coco_evaluation.evaluate(ground_truth, self._to_results(results))
         numbers = {name: scores[name] for name in coco_evaluation.BOX_SCORES}
         return {**numbers, **{f"AP/{name}": value for name, value in scores["per_class"].items()}}

@@ -14,7 +14,7 @@ import numpy as np
 import pycocotools.mask
 
 from ..errors import UserError
-from .base import read_annotation_file
+from .annotations import read_annotation_file
 
 try:
     import fcntl

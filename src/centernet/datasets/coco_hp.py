@@ -1,13 +1,12 @@
 """COCO 2017 keypoints: ``coco/annotations/person_keypoints_{train,val}2017.json``, ``coco/{train,val}2017/``."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
-from .base import read_annotation_file, refuse
+from .annotations import Complain, is_id, refuse
 from .coco import COCO
 
 
@@ -22,39 +21,41 @@ class COCOHP(COCO):
     class_names = ("person",)
     category_ids = (1,)
     max_objs = 32
+    scored_fields = ("area", "iscrowd", "num_keypoints")
     # AP and AR of the joints' similarity (OKS), then the scores of the boxes.
     score_names = (*coco_evaluation.KEYPOINT_SCORES, *(f"box_{name}" for name in coco_evaluation.BOX_SCORES))
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         return folder / "annotations" / f"person_keypoints_{split}2017.json"
 
-    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+    def read_content(self, complain: Complain = refuse) -> dict:
         content = super().read_content(complain)
         if self.split == "train":
-            occupied = {annotation.get("image_id") for annotation in content["annotations"]}
-            content["images"] = [image for image in content["images"] if image.get("id") in occupied]
+            ids = (annotation.get("image_id") for annotation in content["annotations"])
+            occupied = {image_id for image_id in ids if is_id(image_id)}
+            # A picture without a usable id stays, to be complained about.
+            content["images"] = [i for i in content["images"] if not is_id(i.get("id")) or i["id"] in occupied]
             if not content["images"]:
                 raise UserError(f"{self.annotation_file}: none of its pictures has a person to learn from")
         return content
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
-        return score_keypoints(self.annotation_file, self._to_results(results))[0]
+        return score_keypoints(self.usable_content(), self._to_results(results))[0]
 
     def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)
 
 
-def score_keypoints(annotation_file: Path, results: list[dict]) -> tuple[dict[str, float], str]:
+def score_keypoints(content: dict, results: list[dict]) -> tuple[dict[str, float], str]:
     """Score poses, entries as in ``results.json``, as joints and as boxes.
 
     Returns the scores in [0, 1] by name, and the two tables that pycocotools prints. Raises UserError when the
     annotations lack what the scores need.
     """
     try:
-        content = read_annotation_file(annotation_file)
         joints, boxes = (coco_evaluation.evaluate_content(content, results, kind) for kind in ("keypoints", "bbox"))
     except KeyError as error:
-        raise UserError(f"{annotation_file}: an annotation lacks {error}, which scoring needs") from error
+        raise UserError(f"an annotation lacks {error}, which scoring needs") from error
     scores = {name: joints[name] for name in coco_evaluation.KEYPOINT_SCORES}
     scores.update({f"box_{name}": boxes[name] for name in coco_evaluation.BOX_SCORES})
     scores.update({f"AP/{name}": value for name, value in joints["per_class"].items()})

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
-from .base import CocoStyleDataset, refuse
+from .annotations import Complain, name_problem, refuse
+from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
 from .custom_formats import Source, class_names, find_source, picture_size, read_source
 
@@ -31,6 +31,7 @@ class Custom(CocoStyleDataset):
     folder_names = ("custom",)
     mean, std = COCO_MEAN, COCO_STD
     score_names = (*coco_evaluation.BOX_SCORES, *VOC_SCORES)
+    scored_fields = ("area", "iscrowd", "ignore")
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:
@@ -97,7 +98,7 @@ class Custom(CocoStyleDataset):
             )
         return source
 
-    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+    def read_content(self, complain: Complain = refuse) -> dict:
         return read_source(self._find(self.split), complain)
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
@@ -126,7 +127,7 @@ class Custom(CocoStyleDataset):
 
         VOC-style data has only VOC's, since COCO's rules know no difficult objects.
         """
-        content = self.read_content()
+        content = self.usable_content()
         names = {category: self.class_names[cls] for category, cls in self.classes_of(content).items()}
         truth = voc.ground_truth(content["annotations"], self.image_ids, names)
         occurring = {item["name"] for objects in truth for item in objects if not item["difficult"]}
@@ -173,8 +174,9 @@ def _resolution(source: Source, images: list[dict]) -> tuple[int, int]:
             sides.append(max(int(image["width"]), int(image["height"])))
         except (KeyError, TypeError, ValueError):
             try:
-                sides.append(max(picture_size(source.images / str(image["file_name"]))))
-            except (KeyError, TypeError, UserError):
+                if name_problem(image.get("file_name")) is None:
+                    sides.append(max(picture_size(source.images / image["file_name"])))
+            except UserError:
                 continue
     side = int(np.median(sides)) if sides else LARGEST
     side = min(LARGEST, max(2 * STEP, -(-side // STEP) * STEP))

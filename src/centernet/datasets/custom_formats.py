@@ -7,7 +7,7 @@ pixels from 0.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import UserError
-from .base import read_annotation_file, refuse
+from .annotations import Complain, ignore, is_id, name_problem, read_annotation_file, refuse
 from .voc_devkit import read_annotation
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -29,8 +29,6 @@ NAMES_FILES = ("classes.txt", "classes.names", "obj.names", "names.txt", "labels
 # Files of COCO in the same folder that hold other things than boxes.
 OTHER_JSON = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 EXIF_ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)
-
-Complain = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,8 @@ def _coco_source(root: Path, split: str, path: Path, pictures: Path | None) -> S
 @lru_cache(maxsize=8)
 def _first_pictures(path: Path, version) -> list[str]:
     """Some file names of an annotation file, which is read once in each ``version``: it may be large."""
-    images = read_annotation_file(path)["images"][:5]
-    return [i["file_name"] for i in images if isinstance(i, dict) and isinstance(i.get("file_name"), str)]
+    images = read_annotation_file(path, ignore)["images"][:5]
+    return [image["file_name"] for image in images if name_problem(image.get("file_name")) is None]
 
 
 def _voc_bases(root: Path) -> list[Path]:
@@ -326,7 +324,7 @@ def _refuse_twins(path: Path, names: list[str]) -> None:
 
 
 def _read_coco(source: Source, complain: Complain) -> dict:
-    content = read_annotation_file(source.annotations)
+    content = read_annotation_file(source.annotations, complain)
     categories, ids = [], set()
     for category in content["categories"]:
         if not isinstance(category, dict) or not all(isinstance(category.get(k), (int, str)) for k in ("id", "name")):
@@ -338,7 +336,7 @@ def _read_coco(source: Source, complain: Complain) -> dict:
             above = category.get("supercategory")
             above = str(above) if above not in (None, "", "none") else ""
             categories.append({**category, "name": str(category["name"]), "supercategory": above})
-    used = {str(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+    used = {str(a.get("category_id")) for a in content["annotations"]}
     # Some tools put a heading above the classes: a category without objects that is the parent of the others.
     parents = {category["supercategory"] for category in categories}
     categories = [
@@ -350,10 +348,10 @@ def _read_coco(source: Source, complain: Complain) -> dict:
     annotations = []
     for k, annotation in enumerate(content["annotations"], start=1):
         where = f"{source.annotations}: annotation {k}"
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("bbox"), list):
+        if not isinstance(annotation.get("bbox"), list):
             complain(f"{where} has no bbox [x, y, width, height]")
             continue
-        keys = [key for key in ("image_id", "category_id") if not isinstance(annotation.get(key), (int, str))]
+        keys = [key for key in ("image_id", "category_id") if not is_id(annotation.get(key))]
         if keys:
             complain(f"{where} has the {keys[0]} {str(annotation.get(keys[0]))[:40]}")
             continue
@@ -375,7 +373,13 @@ def _read_voc(source: Source, complain: Complain) -> dict:
     if source.annotations.is_dir():
         files = sorted(source.annotations.glob("*.xml"))
     else:
-        files = [_voc_file(source.labels, line) for line in _lines(source.annotations)]
+        files = []
+        for line in _lines(source.annotations):
+            problem = name_problem(line)
+            if problem is None:
+                files.append(_voc_file(source.labels, line))
+            else:
+                complain(f"{source.annotations}: a picture {problem}")
     images, annotations, names = [], [], set()
     for path in files:
         try:

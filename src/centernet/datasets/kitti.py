@@ -5,7 +5,6 @@ first use. Pictures are in ``kitti/images/trainval``, or where KITTI has them, i
 ``--trainval`` the training reads ``kitti_trainval.json``, and ``test.py`` ``kitti_test.json``.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from ..errors import UserError
 from ..evaluation import kitti as kitti_evaluation
 from ..evaluation.kitti_text import CLASS_NAMES, picture_name, write_results
 from . import kitti_devkit
-from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset, read_annotation_file, refuse
+from .annotations import Complain, is_id, numbers, refuse
+from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
 
 RESULTS = "results"  # the folder of the result files in a run folder
 
@@ -60,20 +60,23 @@ class KITTI(CocoStyleDataset):
         arranged = folder / "images" / part
         return arranged if arranged.is_dir() else folder / home / "image_2"
 
-    def read_content(self, complain: Callable[[str], None] = refuse) -> dict:
+    def read_content(self, complain: Complain = refuse) -> dict:
         """As for any data set; the camera of each picture is put aside."""
         content = super().read_content(complain)
-        self.calib = {image.get("id"): self._camera(image) for image in content["images"] if isinstance(image, dict)}
-        return content
-
-    def _camera(self, image: dict) -> np.ndarray:
-        try:
-            calib = np.array(image["calib"], dtype=np.float32)
-        except (KeyError, TypeError, ValueError):
-            calib = np.zeros(0)
-        if calib.shape != (3, 4) or not np.isfinite(calib).all():
-            raise UserError(f"{self.annotation_file}: the picture {image.get('id')} has no 'calib' of 3 x 4 numbers")
-        return calib
+        images, self.calib = [], {}
+        for image in content["images"]:
+            try:
+                (calib,) = numbers([image["calib"]], "calib", (3, 4)).astype(np.float32)
+                if not np.isfinite(calib).all() or calib[0, 0] <= 0 or calib[1, 1] <= 0:
+                    raise ValueError("its focal lengths are not above zero, or a number is not finite")
+            except (KeyError, ValueError) as error:
+                where = f"{self.annotation_file}: the picture {image.get('id')} has no 'calib' of 3 x 4 numbers"
+                complain(where if isinstance(error, KeyError) else f"{where} ({error})")
+            else:
+                images.append(image)
+                if is_id(image.get("id")):
+                    self.calib[image["id"]] = calib
+        return {**content, "images": images}
 
     def read_objects(self, index: int) -> dict[str, np.ndarray]:
         return {**super().read_objects(index), **self.picture_info(index)}
@@ -117,7 +120,7 @@ class KITTI(CocoStyleDataset):
         if all((labels / f"{picture_name(image_id)}.txt").is_file() for image_id in ids):
             return kitti_evaluation.read_folder(labels, ids)
         by_image: dict[int, list[dict]] = {image_id: [] for image_id in ids}
-        for annotation in read_annotation_file(self.annotation_file)["annotations"]:
+        for annotation in self.usable_content()["annotations"]:
             if annotation["image_id"] in by_image:
                 by_image[annotation["image_id"]].append(annotation)
         names = dict(enumerate(CLASS_NAMES, start=1))

@@ -1,7 +1,10 @@
 """From data set to batches on the device."""
 
+import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,9 +13,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..engine.signals import quiet_worker
+from ..errors import UserError
 from ..tasks import get_task
 from .augmentation import random_draws
-from .base import CocoStyleDataset
+from .base import SHOWN, CocoStyleDataset
+
+MOST_IN_A_ROW = 100  # pictures that cannot be used: then it is no accident
+MOST_PIXELS = 1 << 26  # of a picture that is made up
+# What PyTorch says of loader processes that are gone, and when there is no shared memory left.
+LOST_WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)|shared memory|unable to open shm")
+OUT_OF_MEMORY = re.compile(r"bus error|shared memory|shm|No space left", re.IGNORECASE)
 
 
 class Samples(Dataset):
@@ -22,14 +32,111 @@ class Samples(Dataset):
         self.dataset, self.opt, self.train = dataset, opt, train
         self.task = get_task(opt.task)
 
+        # A picture that cannot be used does not end a training, but no score may change without a word.
+        self.skips = opt.on_bad_image == "skip" or (opt.on_bad_image == "auto" and not opt.test)
+
     def __getitem__(self, key: tuple[int, int]) -> dict:
+        """A sample; ``skipped`` is the index of the first picture that could not be used for it, or -1.
+
+        In training the next picture of the data set that can be used takes its place, with its own random numbers, so
+        that batches keep their size and do not depend on workers or processes. Elsewhere the sample is a black picture.
+        """
         epoch, index = key
-        image = self.dataset.read_image(index)
+        skipped = -1
+        try:
+            image = self.dataset.read_image(index)
+        except UserError:
+            if not self.skips:
+                raise
+            skipped = index
+            index, image = self._next_usable(index) if self.train else (index, black_picture(self.dataset, index))
         draws = random_draws(self.opt.seed, epoch, index) if self.train else None
         sample = self.task.make_sample(image, self.dataset.read_objects(index), self.opt, draws, self.train)
+        sample["skipped"] = np.array(skipped, dtype=np.int64)
         if "meta" in sample:
             sample["meta"]["img_id"] = self.dataset.image_ids[index]
         return sample
+
+    def _next_usable(self, index: int) -> tuple[int, np.ndarray]:
+        tries = min(len(self.dataset), MOST_IN_A_ROW) - 1
+        for other in ((index + k) % len(self.dataset) for k in range(1, tries + 1)):
+            try:
+                return other, self.dataset.read_image(other)
+            except UserError as error:
+                last = error
+        raise UserError(f"{tries + 1} pictures in a row cannot be used, the last because: {last}")
+
+
+def black_picture(dataset: CocoStyleDataset, index: int) -> np.ndarray:
+    """What stands for a picture that cannot be used, in its stated size if there is one."""
+    width, height = dataset.sizes[index].tolist()
+    if min(width, height) < 1 or width * height > MOST_PIXELS:
+        width, height = 64, 64
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
+class SkippedPictures:
+    """The pictures of a pass over a data set that could not be used.
+
+    Attributes:
+        indices: their numbers in the data set, those of this process.
+    """
+
+    def __init__(self, dataset: CocoStyleDataset) -> None:
+        self.dataset = dataset
+        self.indices: list[int] = []
+
+    def add(self, batch: dict) -> Tensor:
+        """Note those of a batch, on whichever device it is. Returns (B,) bool, which of its samples have none of them.
+
+        Looks at ``skipped``, on the CPU: call it before the batch goes to the device.
+        """
+        self.indices += [index for index in batch["skipped"].tolist() if index >= 0]
+        return batch["skipped"] < 0
+
+    def report(self, title: str, indices: Iterable[int] | None = None, named: Path | None = None) -> str | None:
+        """What is to be said at the end; None when all could be used.
+
+        Args:
+            title: begins the text.
+            indices: those of all processes; None: those of this one.
+            named: a text file with a line for each picture that was ever skipped; new ones are added.
+        """
+        indices = sorted(set(self.indices if indices is None else indices))
+        if not indices:
+            return None
+        reasons = []
+        for index in indices if named is not None else indices[:SHOWN]:
+            try:
+                self.dataset.read_image(index)
+                path = os.path.join(self.dataset.image_folder, self.dataset.file_names[index])
+                reasons.append(f"{path}: it could not be used before, now it can")
+            except UserError as error:
+                reasons.append(str(error))
+        if named is not None:
+            old = set(named.read_text(encoding="utf-8").splitlines()) if named.is_file() else set()
+            with named.open("a", encoding="utf-8") as file:
+                file.writelines(f"{reason}\n" for reason in reasons if reason not in old)
+        more = f"; all are in {named}" if named is not None and len(indices) > SHOWN else ""
+        return f"{title}: {len(indices)} pictures could not be used: {'; '.join(reasons[:SHOWN])}{more}"
+
+
+def batches_of(loader: DataLoader) -> Iterator:
+    """What a loader gives; when one of its processes ends before its time, the reason in a line.
+
+    Raises UserError.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not LOST_WORKER.search(text):
+            raise
+        reason = "they are out of shared memory" if OUT_OF_MEMORY.search(text) else "one was killed, or out of memory"
+        raise UserError(
+            f"--num_workers: a loader process ended unexpectedly ({text[:200]}): {reason}; use fewer --num_workers "
+            "(0 needs none), or give the machine more memory, in a container more of /dev/shm (--shm-size)"
+        ) from error
 
 
 class TrainBatches(Sampler):

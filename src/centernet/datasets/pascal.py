@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation import voc
 from . import voc_devkit
-from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset, read_annotation_file
+from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
 
 
 class PascalVOC(CocoStyleDataset):
@@ -77,7 +77,7 @@ class PascalVOC(CocoStyleDataset):
     def ground_truth(self) -> list[list[dict]]:
         """The objects of each picture as the official evaluation wants them, with the 1-based corners of the XML."""
         names = dict(zip(self.category_ids, self.class_names, strict=True))
-        return voc.ground_truth(read_annotation_file(self.annotation_file)["annotations"], self.image_ids, names)
+        return voc.ground_truth(self.usable_content()["annotations"], self.image_ids, names)
 
 
 def _devkit(folder: Path) -> Path | None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import visualization
+from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, color_matrix, full_view, random_view
 from ..ops.heatmap import draw_gaussians
 from ..ops.image import (
@@ -69,11 +70,7 @@ def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
 
 def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
     """``boxes`` (n, 4) float32 [x1, y1, x2, y2] in picture pixels and ``cls`` (n,) int64 of COCO-style annotations."""
-    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-    if boxes.size == 0:
-        boxes = boxes.reshape(0, 4)
-    if boxes.shape != (len(annotations), 4):
-        raise ValueError("a bbox is not [x, y, width, height]")
+    boxes = numbers([annotation["bbox"] for annotation in annotations], "bbox", (4,))
     boxes[:, 2:] += boxes[:, :2]
     cls = np.array([class_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64)
     return {"boxes": boxes.astype(np.float32), "cls": cls}

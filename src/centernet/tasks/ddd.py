@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import visualization, visualization_3d
+from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, View, color_matrix
 from ..errors import UserError
 from ..ops.box3d import (  # noqa: F401 (some are here to be found under the task's name, as in the reference)
@@ -91,25 +92,21 @@ def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str,
         (``IGNORED``); dep (n, 1) float32 and dim (n, 3) float32 height, width, length in metres; alpha (n,) float64
         in radians.
     """
-    count = len(annotations)
 
-    def column(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def column(name: str, *shape: int) -> np.ndarray:
         if any(name not in annotation for annotation in annotations):
             raise ValueError(f"an annotation has no '{name}'")
-        values = np.array([annotation[name] for annotation in annotations], dtype=np.float64)
-        if count and values.shape != shape:
-            raise ValueError(f"'{name}' has another form")
-        return values.reshape(shape)
+        return numbers([annotation[name] for annotation in annotations], name, shape)
 
-    boxes = column("bbox", (count, 4))
+    boxes = column("bbox", 4)
     boxes[:, 2:] += boxes[:, :2]
     codes = {**IGNORED, **class_of}
     return {
         "boxes": boxes.astype(np.float32),
         "cls": np.array([codes[annotation["category_id"]] for annotation in annotations], dtype=np.int64),
-        "dep": column("depth", (count,)).astype(np.float32)[:, None],
-        "dim": column("dim", (count, 3)).astype(np.float32),
-        "alpha": column("alpha", (count,)),
+        "dep": column("depth").astype(np.float32)[:, None],
+        "dim": column("dim", 3).astype(np.float32),
+        "alpha": column("alpha"),
     }
 
 

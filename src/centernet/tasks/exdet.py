@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import visualization
+from ..datasets.annotations import numbers
 from ..datasets.augmentation import CROP_SCALES, Draws, View, border, color_matrix, full_view
 from ..ops.heatmap import draw_gaussians
 from ..ops.image import affine_transform, gaussian_radius, transform_preds
@@ -60,11 +61,8 @@ def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarra
     """
     if any("extreme_points" not in annotation for annotation in annotations):
         raise ValueError("without extreme_points; src/tools/gen_coco_extreme_points.py finds them")
-    points = np.array([annotation["extreme_points"] for annotation in annotations], dtype=np.float32)
-    if points.size == 0:
-        points = points.reshape(0, 4, 2)
-    if points.shape != (len(annotations), 4, 2):
-        raise ValueError("extreme_points are not four pairs of x and y")
+    points = numbers([annotation["extreme_points"] for annotation in annotations], "extreme_points", (4, 2))
+    points = points.astype(np.float32)
     cls = np.array([class_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64)
     return {"points": points, "cls": cls}
 

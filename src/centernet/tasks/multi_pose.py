@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import visualization, visualization_pose
+from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, View, color_matrix, full_view, random_view
 from ..datasets.joints import MIRRORED, NUM_JOINTS
 from ..ops.heatmap import draw_gaussians
@@ -96,13 +97,9 @@ def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarra
         pixels, visibility 0: not labelled; ``cls`` (n,) int64.
     """
     count = len(annotations)
-    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-    joints = np.array([annotation["keypoints"] for annotation in annotations], dtype=np.float32)
-    if count and boxes.shape != (count, 4):
-        raise ValueError("a bbox is not [x, y, width, height]")
-    if count and joints.shape != (count, 3 * NUM_JOINTS):
-        raise ValueError(f"keypoints are not {NUM_JOINTS} times x, y, visibility")
-    boxes, joints = boxes.reshape(count, 4), joints.reshape(count, NUM_JOINTS, 3)
+    boxes = numbers([annotation["bbox"] for annotation in annotations], "bbox", (4,))
+    joints = numbers([annotation["keypoints"] for annotation in annotations], "keypoints", (3 * NUM_JOINTS,))
+    joints = joints.astype(np.float32).reshape(count, NUM_JOINTS, 3)
     boxes[:, 2:] += boxes[:, :2]
     cls = np.array([class_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64)
     return {"boxes": boxes.astype(np.float32), "joints": joints, "cls": cls}
