@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from centernet.datasets import get_dataset
-from centernet.datasets.loader import Samples, TrainBatches, make_loader
+from centernet.datasets.loader import Samples, TrainBatches, lost_workers_explained, make_loader
 from centernet.engine import processes as engine_processes
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.precision import check_amp
@@ -22,6 +22,7 @@ from centernet.opts import NEVER, opts, process_shares
 from centernet.tasks import get_task
 
 
+@lost_workers_explained()
 def main(parser: opts, opt) -> None:
     """The story of a run: build, epochs, save, evaluate."""
     started = time.perf_counter()
@@ -45,6 +46,11 @@ def main(parser: opts, opt) -> None:
     validates = opt.test or 0 < opt.val_intervals < NEVER
     val_set = dataset(opt, "val") if validates else None
     train_set = dataset(opt, "train") if not opt.test else None
+    for split in (train_set, val_set):
+        if split is not None:
+            split.check_pictures()
+            for note in split.notes:
+                say(note)
     if "metric" not in opt.given:
         opt.metric = opt.main_score  # "loss" of the reference's options says little about detections
     lower_is_better = opt.metric in (*task.Loss.names, "time")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from progress.bar import Bar
 
 from centernet.datasets import get_dataset
 from centernet.datasets.base import CocoStyleDataset
+from centernet.datasets.loader import SkippedPictures, lost_workers_explained, no_detections
 from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
 from centernet.engine import processes as engine_processes
 from centernet.engine.run_folder import RunFolder
@@ -18,6 +20,7 @@ from centernet.opts import opts, process_shares
 from centernet.visualization import show_or_save
 
 
+@lost_workers_explained()
 def main(parser: opts, opt) -> None:
     """Detect in all pictures of the data set, write ``results.json`` into the run folder, and score it."""
     processes = engine_processes.start(opt)
@@ -33,6 +36,9 @@ def main(parser: opts, opt) -> None:
     pictures = dataset(opt, "val" if not opt.trainval else "test")
     if opt.trainval and pictures.annotation_file == pictures.find_annotations(pictures.folder, "val"):
         raise UserError(f"--trainval: the data set {opt.dataset} has no test split; without it the val split is tested")
+    pictures.check_pictures()
+    for note in pictures.notes:
+        say(note)
     run = None
     if processes.is_main:
         # As a test it leaves the options of a training in the same folder alone.
@@ -49,39 +55,50 @@ def main(parser: opts, opt) -> None:
     batch_size = max(process_shares(opt, processes.count)) if "batch_size" in opt.given else 1
     if batch_size > 1 and opt.not_prefetch_test:
         raise UserError("--batch_size: with --not_prefetch_test pictures are read and tested one by one; leave one out")
-    results, sums = detect(detector, pictures, indices, batch_size, processes.is_main)
-    parts = processes.gather((results, sums))
+    if opt.on_bad_image == "skip" and opt.not_prefetch_test:
+        raise UserError("--on_bad_image skip: not with --not_prefetch_test; leave one out")
+    results, sums, skipped = detect(detector, pictures, indices, batch_size, processes.is_main)
+    parts = processes.gather((results, sums, skipped.indices))
     if run is None:
         return
-    found = {image_id: rows for part, _ in parts for image_id, rows in part.items()}
+    found = {image_id: rows for part, _, _ in parts for image_id, rows in part.items()}
     results = {image_id: found[image_id] for image_id in pictures.image_ids}  # in order, however they were dealt
     pictures.rounded_results = opt.rounded_results
     path = pictures.save_results(results, run.path / "results.json")
-    means = {name: sum(sums[name] for _, sums in parts) / len(pictures) for name in TIMES}
+    means = {name: sum(sums[name] for _, sums, _ in parts) / len(pictures) for name in TIMES}
     print("seconds a picture: " + " |".join(f"{name} {value:.4f}" for name, value in means.items()))
     for name, value in pictures.evaluate(results).items():
         print(f"{name} {value:.4f}")
     print(f"results: {path}")
+    named = run.path / "skipped_pictures.txt"
+    text = skipped.report("scored as if nothing was found", [index for _, _, part in parts for index in part], named)
+    if text is not None:
+        print(text)
 
 
 def detect(
     detector: Detector, dataset: CocoStyleDataset, indices: list[int], batch_size: int, active: bool
-) -> tuple[dict[int, dict], dict[str, float]]:
+) -> tuple[dict[int, dict], dict[str, float], SkippedPictures]:
     """Run the detector over the pictures ``indices`` of a data set.
 
     ``batch_size`` pictures of one size go through the network together. ``active`` says whether this process shows its
-    progress. Returns ``{image id: {class from 1: rows}}``, and the seconds of each stage added up over the pictures.
+    progress. Returns ``{image id: {class from 1: rows}}``, the seconds of each stage added up over the pictures, and
+    what could not be used.
     """
     opt = detector.opt
     prefetched = not opt.not_prefetch_test
     inputs = batches(prefetch(dataset, indices, opt), batch_size) if prefetched else read_one_by_one(dataset, indices)
     bar = Bar(opt.exp_id, max=max(len(indices), 1), check_tty=True) if active else None
+    skipped = SkippedPictures(dataset)
     results, sums = {}, dict.fromkeys(TIMES, 0.0)
     for batch in inputs:
         image_ids, pictures, *infos = zip(*batch, strict=True)
-        for image_id, found in zip(image_ids, detector.run(pictures, *infos), strict=True):
+        for image_id, picture, found in zip(image_ids, pictures, detector.run(pictures, *infos), strict=True):
             i = len(results)
             results[image_id] = found["results"]
+            if prefetched and picture["skipped"]:
+                results[image_id] = no_detections(found["results"])
+                skipped.indices.append(dataset.image_ids.index(image_id))
             for name in TIMES:
                 sums[name] += found[name]
             if opt.debug > 0:
@@ -100,14 +117,13 @@ def detect(
                     print(f"{opt.exp_id}| {text}", flush=True)
     if bar is not None and opt.print_iter == 0:
         bar.finish()
-    return results, sums
+    return results, sums, skipped
 
 
 def read_one_by_one(dataset: CocoStyleDataset, indices: list[int]) -> Iterator[list[tuple]]:
-    """(image id, file, what the task needs besides) of each picture, for a detector that reads it itself."""
+    """(image id, how to read it, what the task needs besides) of each picture, for a detector that reads it itself."""
     for index in indices:
-        path = Path(dataset.image_folder, dataset.file_names[index])
-        yield [(dataset.image_ids[index], path, dataset.picture_info(index))]
+        yield [(dataset.image_ids[index], partial(dataset.read_image, index), dataset.picture_info(index))]
 
 
 def true_pictures(detector: Detector, dataset: CocoStyleDataset, image_id: int | str) -> dict[str, np.ndarray]:

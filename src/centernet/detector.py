@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .datasets.augmentation import View, color_matrix
 from .datasets.base import CocoStyleDataset, read_image
-from .datasets.loader import apply_color, start_worker
+from .datasets.loader import apply_color, as_tensor, black_picture, start_worker
 from .engine import processes
 from .engine.precision import Precision
 from .errors import UserError
@@ -68,8 +68,9 @@ class Detector:
         """Detect in a picture, or in several at once.
 
         Args:
-            pictures: a picture: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, or what ``prepare``
-                gives for one; or a list of pictures. Those whose cuts have one size go through the network together.
+            pictures: a picture: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that gives
+                one of these, or what ``prepare`` gives for one; or a list of pictures. Those whose cuts have one size
+                go through the network together.
             info: what the task needs to know of the picture besides its pixels (``picture_info`` of its data set), or
                 a list of it. Prepared pictures have it already.
 
@@ -154,7 +155,12 @@ class Detector:
 
 
 def as_array(picture) -> np.ndarray:
-    """A path, a PIL image or an array as (H, W, 3) uint8 in B, G, R order. Raises UserError for anything else."""
+    """A path, a PIL image or an array as (H, W, 3) uint8 in B, G, R order, or of a function that gives one.
+
+    Raises UserError for anything else.
+    """
+    if callable(picture):
+        picture = picture()
     if isinstance(picture, (str, os.PathLike)):
         return read_image(os.fspath(picture))
     if hasattr(picture, "convert") and hasattr(picture, "size"):  # PIL's pictures are R, G, B or can be made so
@@ -227,7 +233,10 @@ def cut(image: np.ndarray, scale: float, opt) -> tuple[np.ndarray, dict]:
 
 
 class PreparedPictures(Dataset):
-    """What a loader process runs: pictures of a data set, read and prepared, as (image id, ``prepare``'s dict)."""
+    """What a loader process runs: pictures of a data set, read and prepared, as (image id, ``prepare``'s dict).
+
+    The dict says besides whether the picture was ``skipped``, so that there is a black one in its place.
+    """
 
     def __init__(self, dataset: CocoStyleDataset, indices: Sequence[int], opt) -> None:
         self.dataset, self.indices, self.opt = dataset, indices, opt
@@ -237,8 +246,15 @@ class PreparedPictures(Dataset):
 
     def __getitem__(self, k: int) -> tuple[int, dict]:
         index = self.indices[k]
-        picture = prepare(self.dataset.read_image(index), self.opt, self.dataset.picture_info(index))
-        return self.dataset.image_ids[index], picture
+        skipped = False
+        try:
+            image = self.dataset.read_image(index)
+        except UserError:
+            if self.opt.on_bad_image != "skip":  # a score may not change without a word
+                raise
+            skipped, image = True, black_picture(self.dataset, index)
+        picture = prepare(image, self.opt, self.dataset.picture_info(index))
+        return self.dataset.image_ids[index], {**picture, "skipped": skipped}
 
 
 def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoader:
@@ -277,5 +293,5 @@ def _shared(sample: tuple[int, dict]) -> tuple[int, dict]:
     # Tensors travel through shared memory. Arrays would fill the pipe, and a loader process whose reader was killed
     # would wait for ever to get rid of them.
     image_id, prepared = sample
-    images = {scale: torch.from_numpy(view) for scale, view in prepared["images"].items()}
-    return image_id, {**prepared, "image": torch.from_numpy(prepared["image"]), "images": images}
+    images = {scale: as_tensor(view) for scale, view in prepared["images"].items()}
+    return image_id, {**prepared, "image": as_tensor(prepared["image"]), "images": images}

@@ -134,7 +134,7 @@ def test_a_mistake_that_all_processes_find_is_told_once(tmp_path, tiny_voc):
 def test_a_broken_picture_ends_the_run_with_its_name(tmp_path, tiny_voc):
     picture = sorted((tiny_voc / "voc/images").iterdir())[0]
     picture.write_bytes(b"no picture")
-    started, _ = start_training(tmp_path, tiny_voc)
+    started, _ = start_training(tmp_path, tiny_voc, "--on_bad_image", "error")
     _, errors = started.communicate(timeout=120)
     assert started.returncode == 2, errors
     assert f"error: {picture}: this picture cannot be read, it is no picture or damaged" in errors

@@ -100,7 +100,7 @@ def of_known_pictures(path: Path, annotations: Sequence[dict], ids: Container, n
     if not strangers:
         return list(annotations)
     first = f"annotation {_short(strangers[0].get('id'))} of the picture {_short(strangers[0]['image_id'])}"
-    notes.append(f"note: {path}: left out {len(strangers)} annotations of pictures that are not there, first {first}")
+    notes.append(f"note: {path}: annotations of pictures that are not there, left out: {len(strangers)}, first {first}")
     return [annotation for annotation in annotations if not is_stranger(annotation)]
 
 
@@ -212,7 +212,7 @@ def box_notes(path: Path, annotations: Sequence[dict], sizes: np.ndarray) -> lis
         if found.any():
             first = annotations[int(found.argmax())]
             text = f"{_short(first.get('id'))} in the picture {_short(first['image_id'])}: {_short(first['bbox'])}"
-            notes.append(f"note: {path}: {found.sum()} {what}; the first is annotation {text}")
+            notes.append(f"note: {path}: {what}: {found.sum()}, the first is annotation {text}")
     return notes
 
 

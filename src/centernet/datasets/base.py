@@ -127,7 +127,7 @@ class CocoStyleDataset:
         self.notes += box_notes(self.annotation_file, everything, self.sizes.repeat(counts, axis=0))
         if left_out:
             more = f"; ... {len(left_out)} in all" if len(left_out) > SHOWN else ""
-            text = f"note: --on_bad_image skip left out {len(left_out)} pictures or annotations: "
+            text = f"note: --on_bad_image skip left out {len(left_out)} picture(s) or annotation(s): "
             self.notes.append(text + "; ".join(left_out[:SHOWN]) + more)
 
     def _usable(self, content: dict, complain: Complain, notes: list[str]) -> dict:
@@ -309,9 +309,9 @@ def is_cut_off(content: bytes) -> bool:
 
     What follows the end, as some cameras write it, does not matter.
     """
-    if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
+    if not content.startswith(b"\xff\xd8"):
         return False
     at = 2
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # segments before the pixels
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big") if content[at + 1 : at + 2] != b"\xff" else 1
-    return content.find(b"\xff\xd9", at) < 0  # a thumbnail among the segments has an end of its own
+    return content.rfind(b"\xff\xd9", at) < 0  # a thumbnail among the segments has an end of its own

@@ -218,7 +218,7 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
 
 def _box(values) -> list[float] | None:
     try:
-        box = [float(value) for value in values]
+        box = [float(value) for value in values if not isinstance(value, str)]
     except (TypeError, ValueError, OverflowError):
         return None
     return box if len(box) == 4 else None

@@ -1,5 +1,6 @@
 """From data set to batches on the device."""
 
+import contextlib
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..engine.signals import quiet_worker
 from ..errors import UserError
@@ -21,8 +22,10 @@ from .base import SHOWN, CocoStyleDataset
 MOST_IN_A_ROW = 100  # pictures that cannot be used: then it is no accident
 MOST_PIXELS = 1 << 26  # of a picture that is made up
 # What PyTorch says of loader processes that are gone, and when there is no shared memory left.
-LOST_WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)|shared memory|unable to open shm")
-OUT_OF_MEMORY = re.compile(r"bus error|shared memory|shm|No space left", re.IGNORECASE)
+LOST_WORKER = re.compile(
+    r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: [\w ]+)|unable to \w+ .*(shared memory|file <).*"
+)
+OUT_OF_MEMORY = re.compile(r"bus error|shared memory|unable to|No space left", re.IGNORECASE)
 
 
 class Samples(Dataset):
@@ -75,6 +78,11 @@ def black_picture(dataset: CocoStyleDataset, index: int) -> np.ndarray:
     return np.zeros((height, width, 3), dtype=np.uint8)
 
 
+def no_detections(detections: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """The detections of a picture that could not be used: none, in the form of those of others."""
+    return {cls: rows[:0] for cls, rows in detections.items()}
+
+
 class SkippedPictures:
     """The pictures of a pass over a data set that could not be used.
 
@@ -118,24 +126,26 @@ class SkippedPictures:
             with named.open("a", encoding="utf-8") as file:
                 file.writelines(f"{reason}\n" for reason in reasons if reason not in old)
         more = f"; all are in {named}" if named is not None and len(indices) > SHOWN else ""
-        return f"{title}: {len(indices)} pictures could not be used: {'; '.join(reasons[:SHOWN])}{more}"
+        return f"{title}: {len(indices)} picture(s) could not be used: {'; '.join(reasons[:SHOWN])}{more}"
 
 
-def batches_of(loader: DataLoader) -> Iterator:
-    """What a loader gives; when one of its processes ends before its time, the reason in a line.
+@contextlib.contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """Around the use of loaders, or before a function that uses them: one that dies ends it with a line that says so.
 
-    Raises UserError.
+    PyTorch raises where the reading process happens to be, perhaps far from the loader. Raises UserError.
     """
     try:
-        yield from loader
+        yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
         if not LOST_WORKER.search(text):
             raise
-        reason = "they are out of shared memory" if OUT_OF_MEMORY.search(text) else "one was killed, or out of memory"
+        full = OUT_OF_MEMORY.search(text)
         raise UserError(
-            f"--num_workers: a loader process ended unexpectedly ({text[:200]}): {reason}; use fewer --num_workers "
-            "(0 needs none), or give the machine more memory, in a container more of /dev/shm (--shm-size)"
+            f"--num_workers: a loader process has ended ({LOST_WORKER.search(text)[0][:100]}): "
+            f"{'shared memory ran out' if full else 'it was killed, mostly for too little memory'}; use fewer (0 needs "
+            "none), or give the machine more memory, a container a larger /dev/shm (--shm-size)"
         ) from error
 
 
@@ -225,8 +235,18 @@ def collate(samples: list[dict]) -> dict:
     batch = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
-        batch[name] = values if name == "meta" else torch.from_numpy(np.stack(values))
+        batch[name] = values if name == "meta" else as_tensor(np.stack(values))
     return batch
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor of an array, in a loader process in shared memory."""
+    tensor = torch.from_numpy(array)
+    if get_worker_info() is not None:
+        # Where there is no room for it, the error comes here and is told. The thread that would do it later, when the
+        # tensor is sent, drops it, and the process that reads waits for ever.
+        tensor.share_memory_()
+    return tensor
 
 
 def to_device(batch: dict, device: torch.device) -> dict:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..datasets.base import CocoStyleDataset
-from ..datasets.loader import EvalBatches, Samples, finish_batch, make_loader, to_device
+from ..datasets.loader import EvalBatches, Samples, SkippedPictures, finish_batch, make_loader, no_detections, to_device
 from ..errors import UserError
 from ..models.weights import write_checkpoint
 from ..opts import loss_weights, process_shares
@@ -106,8 +106,10 @@ class Trainer:
         progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main, state.done)
         skipped, updates_before = state.skipped, self.precision.updates(self.optimizer)
         waiting: list[Tensor] = []
+        bad_pictures = SkippedPictures(loader.dataset.dataset)
         every, flushed, begun = 1, time.perf_counter(), state.done
         for i, batch in enumerate(loader, state.done):
+            bad_pictures.add(batch)
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
             outputs, parts = self.step(batch)
@@ -128,6 +130,7 @@ class Trainer:
                     self._save_within(wish, epoch, i + 1)
             progress.step(i, self._averages())
         progress.finish()
+        self._report(bad_pictures, f"epoch {epoch}, training (the next ones took their place)")
         if state.skipped:
             why = " in 16 bits (--amp fp16); a few at the start are normal" if self.opt.amp == "fp16" else ""
             self.processes.print(
@@ -256,28 +259,41 @@ class Trainer:
         names = self.local_loss.names
         sums, count = torch.zeros(len(names), dtype=torch.float64), 0
         results: dict[int, dict] = {}
+        bad_pictures = SkippedPictures(loader.dataset.dataset)
         started = time.perf_counter()
         for i, batch in enumerate(loader):
+            usable = bad_pictures.add(batch)
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
             outputs = self.precision.forward(self.network, batch["input"])
             values = torch.stack([self._picture_loss(outputs, batch, k) for k in range(len(batch["input"]))])
-            sums += values.sum(0).cpu().double()
-            count += len(values)
+            sums += values.cpu()[usable].double().sum(0)
+            count += int(usable.sum())
             dets = self.task.decode(self.task.with_oracle(outputs[-1], batch, self.opt), self.opt)
             metas = batch["meta"]
-            for meta, detections in zip(metas, self.task.post_process(dets, metas, self.opt), strict=True):
-                results[meta["img_id"]] = detections
+            found = self.task.post_process(dets, metas, self.opt)
+            for meta, detections, seen in zip(metas, found, usable.tolist(), strict=True):
+                results[meta["img_id"]] = detections if seen else no_detections(detections)
             if self.opt.debug > 0:
                 self._show(batch, outputs[-1], f"{epoch}_val_{i}_")
-            progress.step(i, {name: value / count for name, value in zip(names, sums.tolist(), strict=True)})
+            progress.step(i, {name: value / max(count, 1) for name, value in zip(names, sums.tolist(), strict=True)})
         progress.finish()
+        self._report(bad_pictures, f"epoch {epoch}, validation (scored as if nothing was found)")
         total = torch.tensor([*sums.tolist(), count], dtype=torch.float64)
         total = self.processes.sum(total)
         averages = dict(zip(names, (total[:-1] / total[-1].clamp(min=1)).tolist(), strict=True))
         parts = self.processes.gather(results)
         merged = {key: value for part in parts for key, value in part.items()} if parts else None
         return {**averages, "time": (time.perf_counter() - started) / 60}, merged
+
+    def _report(self, bad_pictures: SkippedPictures, title: str) -> None:
+        """Say which pictures of an epoch could not be used."""
+        parts = self.processes.gather(bad_pictures.indices)
+        if parts is not None:
+            named = self.run.path / "skipped_pictures.txt" if self.run is not None else None
+            text = bad_pictures.report(title, [index for part in parts for index in part], named)
+            if text is not None:
+                self.processes.print(text)
 
     def _picture_loss(self, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:
         """The loss parts of one picture of a batch, as if it had come alone."""
