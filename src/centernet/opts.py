@@ -57,6 +57,21 @@ DATA_OPTIONS = ("data_path", "kitti_split", *CUSTOM_OPTIONS)
 # What a checkpoint says about its network, besides mean, std and DATA_OPTIONS.
 CARD = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "category_ids", "input_h", "input_w")
 
+
+def _three_numbers(values) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(isinstance(value, (int, float)) for value in values)
+
+
+# What the entries of a card may be, which may come from anywhere.
+CARD_FORMS = {
+    **dict.fromkeys(("task", "arch", "dataset"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("head_conv", "input_h", "input_w"), lambda value: isinstance(value, int) and value >= 0),
+    "class_names": lambda names: isinstance(names, list) and all(isinstance(name, str) for name in names),
+    "category_ids": lambda ids: isinstance(ids, list) and all(isinstance(one, (int, str)) for one in ids),
+    "heads": lambda heads: isinstance(heads, dict) and all(isinstance(count, int) for count in heads.values()),
+    **dict.fromkeys(("mean", "std"), _three_numbers),
+}
+
 # Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
 NEW_OPTIONS = {
     *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
@@ -427,6 +442,9 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
     missing = [name for name in (*CARD, "mean", "std") if name not in card]
     if missing:
         raise UserError(f"{path}: its description of the network lacks {', '.join(missing)}")
+    wrong = [name for name, is_right in CARD_FORMS.items() if not is_right(card[name])]
+    if wrong:
+        raise UserError(f"{path}: its description of the network has a wrong {', '.join(wrong)}")
     if opt.task != card["task"]:
         raise UserError(f"task {opt.task}: the network in {path} was trained for the task {card['task']}")
     for name in ("arch", "head_conv"):

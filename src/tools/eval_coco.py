@@ -51,7 +51,7 @@ def read_results(path: Path) -> list[dict]:
         results = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
     if isinstance(results, list) and results and isinstance(results[0], list):
         raise UserError(f"{path}: results of a VOC test; use src/tools/reval.py")

@@ -116,7 +116,7 @@ def read_results(path: Path, classes: int, pictures: int, source: Path) -> list[
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: not a JSON file (pickled results are not read)") from None
     if isinstance(content, list) and content and isinstance(content[0], dict):
         raise UserError(f"{path}: results in COCO's form; use src/tools/eval_coco.py")

@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict:
     """The JSON object in a run's ``opt.json`` or beside a reference. UserError when it is none."""
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({str(error).splitlines()[0]})") from error
     if not isinstance(info, dict) or not isinstance(info.get("recipe", {}), dict):
         raise UserError(

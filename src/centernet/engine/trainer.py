@@ -267,7 +267,7 @@ class Trainer:
             progress.data_ready()
             outputs = self.precision.forward(self.network, batch["input"])
             values = torch.stack([self._picture_loss(outputs, batch, k) for k in range(len(batch["input"]))])
-            sums += values.cpu()[usable].double().sum(0)
+            sums += values.cpu()[usable].sum(0).double()
             count += int(usable.sum())
             dets = self.task.decode(self.task.with_oracle(outputs[-1], batch, self.opt), self.opt)
             metas = batch["meta"]

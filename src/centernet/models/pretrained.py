@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .weights import read_checkpoint, strip_module
+from .weights import read_checkpoint, refuse_not_finite, strip_module
 
 TIMEOUT = 30  # seconds without an answer after which an address counts as dead
 
@@ -123,7 +123,7 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
                     raise ValueError(name)
                 flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + first) if count else []
                 tensors[name] = torch.as_tensor(flat, dtype=dtype).reshape(entry["shape"]).clone()
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: this file cannot be read, it is damaged or of another kind") from error
     return tensors
 
@@ -152,9 +152,7 @@ def _check_backbone(
             f"{source} lacks {len(missing)} of the {len(needed)} entries of the backbone of {arch} "
             f"(in this shape), such as {missing[0]}"
         )
-    for name, value in fitting.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"{source}: {name} holds values that are not finite")
+    refuse_not_finite(fitting, source)
 
 
 def _fetch(arch: str, downloads: Sequence[Download], log) -> tuple[str, Path]:

@@ -104,7 +104,14 @@ def save_model(
 
 def strip_module(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
     """Take away the ``module.`` that data-parallel wrappers put before every name."""
-    return OrderedDict((name[7:] if name.startswith("module.") else name, value) for name, value in state_dict.items())
+    return OrderedDict((str(name).removeprefix("module."), value) for name, value in state_dict.items())
+
+
+def refuse_not_finite(tensors: dict[str, Tensor], source: str) -> None:
+    """Raise UserError when a value of the tensors is NaN or infinite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{source}: {name} holds values that are not finite")
 
 
 def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str, log=print) -> None:
@@ -115,6 +122,9 @@ def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str,
     """
     own = model.state_dict()
     ignored = getattr(model, "ignored_entries", ())
+    for name, value in state_dict.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(f"{source}: its state_dict has {str(name)[:80]!r}: {type(value).__name__}, no named tensor")
     state_dict = {name: value for name, value in state_dict.items() if not name.startswith(ignored)}
     other_shape = [name for name in state_dict if name in own and own[name].shape != state_dict[name].shape]
     unknown = [name for name in state_dict if name not in own]
@@ -122,6 +132,7 @@ def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str,
     fitting = {name: value for name, value in state_dict.items() if name in own and name not in other_shape}
     if not fitting:
         raise UserError(f"{source}: none of its {len(state_dict)} entries fits this network; check --arch")
+    refuse_not_finite(fitting, source)
     model.load_state_dict(fitting, strict=False)
     rows = [
         ("other shape, own values kept", other_shape),
