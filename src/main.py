@@ -18,7 +18,7 @@ from centernet.engine.signals import Requests
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
 from centernet.models import create_model
-from centernet.opts import NEVER, opts, process_shares
+from centernet.opts import NEVER, model_card, opts, process_shares
 from centernet.tasks import get_task
 
 
@@ -82,7 +82,7 @@ def main(parser: opts, opt) -> None:
     run = RunFolder(opt, processes, task.Loss.names, state) if processes.is_main else None
     requests = Requests()
     trainer = Trainer(opt, task, model, optimizer, processes, run, state, requests)
-    checkpoints = Checkpoints(opt, trainer, processes, run)
+    checkpoints = Checkpoints(model_card(opt, train_set.usual_info()), trainer, processes, run)
     trainer.save = checkpoints.save
     trainer.resume()
 

@@ -72,7 +72,8 @@ class Detector:
                 one of these, or what ``prepare`` gives for one; or a list of pictures. Those whose cuts have one size
                 go through the network together.
             info: what the task needs to know of the picture besides its pixels (``picture_info`` of its data set), or
-                a list of it. Prepared pictures have it already.
+                a list of it; for what it lacks, what ``--calib`` or the checkpoint says. Prepared pictures have it
+                already.
 
         Returns:
             For each picture ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in
@@ -187,7 +188,7 @@ def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
     Args:
         image: (H, W, 3) uint8, B, G, R.
         opt: finished options (the detector's).
-        info: what goes into ``meta`` besides, for the task.
+        info: what goes into ``meta`` besides, for the task; what it lacks is taken from ``opt.picture_info``.
 
     Returns:
         ``image``; ``images``, scale to (h, w, 3) uint8, the cut that the network sees; ``meta``, scale to its ``c``,
@@ -197,7 +198,7 @@ def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
     prepared = {"image": image, "images": {}, "meta": {}}
     for scale in opt.test_scales:
         prepared["images"][scale], meta = cut(image, scale, opt)
-        prepared["meta"][scale] = {**meta, **(info or {})}
+        prepared["meta"][scale] = {**meta, **opt.picture_info, **(info or {})}
     return prepared
 
 

@@ -281,11 +281,12 @@ class opts:
 
     def notes(self, opt: argparse.Namespace, script: str = "main.py") -> list[str]:
         """One line for each option that was given and that nothing in ``script`` will look at."""
-        own = {option.name for option in get_task(opt.task).OPTIONS}
-        others = {option.name for task in TASKS.values() for option in task.OPTIONS} - own
+        own = get_task(opt.task).OPTIONS
+        others = {option.name for task in TASKS.values() for option in task.OPTIONS if option not in own}
         others |= set(get_task(opt.task).NO_EFFECT)
+        unused = UNUSED_OPTIONS[script] | {option.name for option in own if script not in option.scripts}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
-        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in UNUSED_OPTIONS[script]]
+        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unused]
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes
@@ -318,6 +319,7 @@ class opts:
         opt.lr_step = [int(part) for part in opt.lr_step.split(",") if part]
         opt.test_scales = [float(part) for part in opt.test_scales.split(",") if part]
         opt.fix_res = not opt.keep_res
+        opt.picture_info = {}  # what is known of pictures that come alone, as picture_info of a data set has it
         _derive_heads(opt)
 
         architecture, _ = describe(opt.arch)
@@ -421,12 +423,16 @@ def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
     return chunk_sizes(opt.batch_size, -1 if equal else opt.master_batch_size, processes)
 
 
-def model_card(opt: argparse.Namespace) -> dict:
-    """What inference needs to know of a network and its data, for the checkpoint; plain values only."""
+def model_card(opt: argparse.Namespace, picture_info: dict | None = None) -> dict:
+    """What inference needs to know of a network and its data, for the checkpoint; plain values only.
+
+    ``picture_info``: what is usual of the pictures (``usual_info`` of their data set).
+    """
     card = {name: getattr(opt, name) for name in (*CARD, *DATA_OPTIONS, "mse_loss")}
     if opt.data_path:
         card["data_path"] = os.path.abspath(opt.data_dir)  # to be found from any folder
     card.update(mean=opt.mean.reshape(-1).tolist(), std=opt.std.reshape(-1).tolist())
+    card["picture_info"] = picture_info or {}
     return card
 
 
@@ -478,6 +484,7 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
             setattr(opt, name, card[name])
     _derive_sizes(opt)
 
+    opt.picture_info = {**card.get("picture_info", {}), **opt.picture_info}
     if "mse_loss" not in given:  # joints were learned without a sigmoid then; cards of before do not say
         opt.mse_loss = card.get("mse_loss", opt.mse_loss)
     task = get_task(opt.task)

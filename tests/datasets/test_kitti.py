@@ -128,6 +128,18 @@ def test_cameras_that_cannot_be_used(kitti_folder, calib):
         dataset(kitti_folder, "val")
 
 
+def test_the_usual_camera(kitti_folder):
+    """The one of most pictures, whichever comes first."""
+    prepared(kitti_folder)
+    path = kitti_folder / "kitti/annotations/kitti_3dop_train.json"
+    content = json.loads(path.read_text())
+    rare, usual = ([[f, 0, 60, 1], [0, f, 40, 2], [0, 0, 1, 0.5]] for f in (700.0, 710.0))
+    for image, calib in zip(content["images"], (rare, usual, usual), strict=True):
+        image["calib"] = calib
+    path.write_text(json.dumps(content))
+    assert dataset(kitti_folder, "train").usual_info() == {"calib": usual}
+
+
 def test_annotations_that_lack_something(kitti_folder):
     prepared(kitti_folder)
     path = kitti_folder / "kitti" / "annotations" / "kitti_3dop_val.json"

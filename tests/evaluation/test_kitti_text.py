@@ -145,7 +145,7 @@ def test_bad_line(tmp_path, line, with_scores, reason):
 def test_unreadable_files(tmp_path):
     path = tmp_path / "000001.txt"
     path.write_bytes(b"\xff\xfe\x00")
-    for read in (kitti.read_labels, kitti_text.read_calib, kitti_text.read_picture_names):
+    for read in (kitti.read_labels, kitti_text.read_calib, kitti_text.read_camera, kitti_text.read_picture_names):
         with pytest.raises(UserError, match="000001.txt: this .* is not a text file"):
             read(path)
         with pytest.raises(UserError, match="000002.txt: there is no such"):
@@ -169,6 +169,30 @@ def test_calib(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=re.escape(f"{path}: {reason}")):
             kitti_text.read_calib(path)
+
+
+def test_camera(tmp_path):
+    """What --calib takes: KITTI's files, and a matrix without its name."""
+    path = tmp_path / "camera.txt"
+    matrix = [[700, 0, 600, 45.5], [0, 710, 180, -0.5], [0, 0, 1, 0.005]]
+    rows = "700 0 600 45.5\n0, 710, 180, -0.5\n0 0 1 5e-3\n"
+    for text in (f"P0: 1\nP2: {rows.replace(',', '').replace(chr(10), ' ')}", rows, rows.replace("\n", " ")):
+        path.write_text(text)
+        assert kitti_text.read_camera(path) == matrix
+    path.write_text("700 0 600\n0 710 180\n0 0 1")
+    assert kitti_text.read_camera(path) == [[700, 0, 600, 0], [0, 710, 180, 0], [0, 0, 1, 0]]
+    for text, reason in (
+        ("", "neither a camera file of KITTI with a line 'P2:', nor the 12 or 9 finite numbers"),
+        ("700 0 600 45.5 0 710 180", "neither a camera file"),
+        (rows.replace("710", "nan"), "neither a camera file"),
+        ("focal length 700", "neither a camera file"),
+        (f"P3: {rows}", "it has no line P2"),
+        ("700 0 0 0 710 0 600 180 1", "the last row of the camera's matrix has to begin with 0 0 1"),
+        (rows.replace("700", "-700"), "the focal lengths in the matrix are -700 and 710; they have to be above 0"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=re.escape(f"{path}: {reason}")):
+            kitti_text.read_camera(path)
 
 
 def test_picture_names(tmp_path):
@@ -196,7 +220,8 @@ def test_hard_cases():
     for name, count in good.items():
         assert len(kitti.read_labels(HARD_CASES / f"{name}.txt")) == count
     assert kitti_text.read_calib(HARD_CASES / "calib_valid.txt")[0][3] == 44.85728
-    for read, cases in ((kitti.read_labels, bad), (kitti_text.read_calib, calibs)):
+    cameras = {**calibs, "calib_empty": "neither a camera file of KITTI"}
+    for read, cases in ((kitti.read_labels, bad), (kitti_text.read_calib, calibs), (kitti_text.read_camera, cameras)):
         for name, reason in cases.items():
             with pytest.raises(UserError, match=f"{name}.txt: {reason}"):
                 read(HARD_CASES / f"{name}.txt")

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from torch import nn
 import demo as demo_script
 import main as main_script
 from centernet.datasets import sample_ddd
-from centernet.detector import Detector, prepare
+from centernet.detector import Detector, create_detector, prepare
 from centernet.engine.processes import run_script
 from centernet.opts import opts
 from centernet.tasks import ddd
@@ -175,6 +176,9 @@ def test_training(trained):
     assert all(len(line) == 16 for lines in files.values() for line in lines)
     card = torch.load(run_folder / "model_last.pth", weights_only=True)["model"]
     assert card["task"] == "ddd" and card["heads"]["rot"] == 8 and card["dataset"] == "sample_ddd"
+    images = json.loads((folder / "data/sample_ddd/annotations/train.json").read_text())["images"]
+    cameras = [np.float32(image["calib"]).tolist() for image in images]
+    assert cameras.count(card["picture_info"]["calib"]) == max(map(cameras.count, cameras))
 
 
 @pytest.mark.parametrize("arguments", [[], ["--batch_size", "2"], ["--not_prefetch_test"], ["--keep_res"]])
@@ -202,6 +206,53 @@ def test_demo_saves_boxes(trained):
     run(demo_script, *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
     names = {path.name for path in (folder / "shown").iterdir()}
     assert names == {f"{picture.stem}_{name}.png" for name in ("add_pred", "bird_pred", "pred_hm_1.0", "det_pred_1.0")}
+
+
+def test_the_camera_of_a_picture_that_comes_alone(trained, tmp_path):
+    """The one that was given, else the one of the checkpoint, else the reference's; and a picture's own before all."""
+    folder, _ = trained
+    model = ["ddd", "--device", "cpu", "--peak_thresh", "0", "--load_model"]
+    path = folder / "exp/ddd/default/model_last.pth"
+    picture = folder / "data/sample_ddd/images/000009.jpg"
+    checkpoint = torch.load(path, weights_only=True)
+    card = checkpoint["model"].pop("picture_info")
+    torch.save(checkpoint, tmp_path / "old.pth")
+    (tmp_path / "given.txt").write_text("P2: 90 0 128 5 0 90 40 0.1 0 0 1 0.001\n")
+    given = {"calib": [[90, 0, 128, 5], [0, 90, 40, 0.1], [0, 0, 1, 0.001]]}
+    calib = ["--calib", str(tmp_path / "given.txt")]
+    for arguments, expected in (
+        ([str(path)], card),
+        ([str(path), *calib], given),
+        ([str(tmp_path / "old.pth")], {"calib": ddd.DEFAULT_CALIB}),
+        ([str(tmp_path / "old.pth"), *calib], given),
+    ):
+        detector = create_detector(opts().parse([*model, *arguments]))
+        alone, told = (detector.run(picture, info)["results"] for info in (None, expected))
+        own = detector.run(picture, {"calib": np.float32([[50, 0, 90, 0], [0, 50, 40, 0], [0, 0, 1, 0]])})["results"]
+        assert sum(map(len, alone.values())) > 0
+        for cls, rows in alone.items():
+            assert np.array_equal(rows, told[cls]) and not np.array_equal(rows, own[cls])
+
+
+def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
+    folder, _ = trained
+    picture, camera = folder / "data/sample_ddd/images/000009.jpg", tmp_path / "camera.txt"
+    model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu", "--vis_thresh", "0"]
+    demo = [*model, "--peak_thresh", "0", "--demo", str(picture), "--output_dir"]
+    camera.write_text("90 0 128\n0 90 40\n0 0 1\n")
+    run(demo_script, *demo, str(tmp_path / "card"))
+    assert "note:" not in run(demo_script, *demo, str(tmp_path / "given"), "--calib", str(camera))
+    drawn = [(tmp_path / name / f"{picture.stem}_add_pred.png").read_bytes() for name in ("card", "given")]
+    assert drawn[0] != drawn[1]
+    assert opts().notes(opts().parse(["ddd", "--calib", str(camera)]), "test.py") == [
+        "note: --calib has no effect in test.py"
+    ]
+    camera.write_text("90 0 128\n0 90\n")
+    for path, reason in ((camera, "neither a camera file"), (tmp_path / "none.txt", "there is no such camera file")):
+        with pytest.raises(SystemExit):
+            opts().parse(["ddd", "--calib", str(path)])
+        error = capsys.readouterr().err
+        assert f"{path}: {reason}" in error and error.count("\n") == 1
 
 
 def test_pictures_of_a_training(trained, tmp_path):

@@ -263,6 +263,10 @@ class CocoStyleDataset:
         """What a detector needs to know of a picture besides its pixels, such as the camera. Nothing by default."""
         return {}
 
+    def usual_info(self) -> dict:
+        """The same of most of the pictures, in plain values: the checkpoint keeps it for pictures that come alone."""
+        return {}
+
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         """Write ``{image id: {class from 1: rows}}`` in the reference's format to ``path``, or where it has its place.
 

@@ -5,6 +5,7 @@ first use. Pictures are in ``kitti/images/trainval``, or where KITTI has them, i
 ``--trainval`` the training reads ``kitti_trainval.json``, and ``test.py`` ``kitti_test.json``.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,11 @@ class KITTI(CocoStyleDataset):
     def picture_info(self, index: int) -> dict:
         """``calib`` (3, 4) float32, what takes metres in front of the camera to pixels."""
         return {"calib": self.calib[self.image_ids[index]]}
+
+    def usual_info(self) -> dict:
+        """``calib``, the camera that took more of the pictures than any other."""
+        cameras = Counter(tuple(self.calib[image_id].flatten().tolist()) for image_id in self.image_ids)
+        return {"calib": np.reshape(cameras.most_common(1)[0][0], (3, 4)).tolist()}
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         """Write ``results/000000.txt`` and so on beside ``path``, in KITTI's form; those of other pictures go."""

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from ..models.weights import read_checkpoint, read_last, restore, save_model
-from ..opts import model_card
 from .processes import Processes
 from .run_folder import RunFolder
 from .run_state import KEY, RunState, resumed_state
@@ -30,10 +29,13 @@ def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Pro
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run: the reference's entries, and what resuming and inference need besides."""
+    """Writes the checkpoints of a run: the reference's entries, and what resuming and inference need besides.
 
-    def __init__(self, opt, trainer: Trainer, processes: Processes, run: RunFolder | None) -> None:
-        self.opt, self.trainer, self.processes, self.run = opt, trainer, processes, run
+    ``card`` is what inference needs to know (``opts.model_card``).
+    """
+
+    def __init__(self, card: dict, trainer: Trainer, processes: Processes, run: RunFolder | None) -> None:
+        self.card, self.trainer, self.processes, self.run = card, trainer, processes, run
 
     def save(self, name: str = LAST) -> None:
         """A file to go on from. Called on all processes, of which rank 0 writes."""
@@ -48,6 +50,6 @@ class Checkpoints:
             return
         self.run.sync()
         state = self.trainer.state
-        content = {**content, "best": state.best, "model": model_card(self.opt)}
+        content = {**content, "best": state.best, "model": self.card}
         path = self.run.path / name
         save_model(path, state.epoch, self.trainer.network, optimizer, content, backup=name == LAST)

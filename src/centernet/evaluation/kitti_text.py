@@ -105,11 +105,38 @@ def read_calib(path: str | Path) -> list[list[float]]:
         parts = rest.split()
         if len(parts) != 12 or not all(map(_is_finite, parts)):
             raise UserError(f"{path}: line {number}: P2 has to be 12 finite numbers, it has {len(parts)} fields")
-        values = [float(part) for part in parts]
-        if values[0] <= 0 or values[5] <= 0:
-            raise UserError(f"{path}: line {number}: the focal lengths in P2 are {values[0]:g} and {values[5]:g}")
-        return [values[0:4], values[4:8], values[8:12]]
+        return _camera([float(part) for part in parts], f"{path}: line {number}", "P2")
     raise UserError(f"{path}: it has no line P2, which is the matrix of the left colour camera")
+
+
+def read_camera(path: str | Path) -> list[list[float]]:
+    """The matrix (3 rows of 4) of any camera: a camera file of KITTI, or the numbers alone.
+
+    Those are 12, the matrix itself, or 9, what it is without its last column, which is zero then; separated by blanks,
+    commas or line ends. Raises UserError as ``read_calib`` does, and when there are other numbers.
+    """
+    text = "\n".join(read_text(path, "camera file"))
+    if ":" in text:
+        return read_calib(path)
+    parts = text.replace(",", " ").split()
+    if len(parts) not in (9, 12) or not all(map(_is_finite, parts)):
+        raise UserError(
+            f"{path}: neither a camera file of KITTI with a line 'P2:', nor the 12 or 9 finite numbers of a 3 x 4 or "
+            f"3 x 3 matrix"
+        )
+    values = [float(part) for part in parts]
+    if len(parts) == 9:
+        values = [*values[:3], 0.0, *values[3:6], 0.0, *values[6:], 0.0]
+    if values[8:11] != [0, 0, 1]:
+        raise UserError(f"{path}: the last row of the camera's matrix has to begin with 0 0 1")
+    return _camera(values, f"{path}", "the matrix")
+
+
+def _camera(values: list[float], where: str, name: str) -> list[list[float]]:
+    if values[0] <= 0 or values[5] <= 0:
+        lengths = f"{values[0]:g} and {values[5]:g}"
+        raise UserError(f"{where}: the focal lengths in {name} are {lengths}; they have to be above 0")
+    return [values[0:4], values[4:8], values[8:12]]
 
 
 def result_text(rows: Mapping[int, Sequence], class_names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from .. import visualization, visualization_3d
 from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, View, color_matrix
 from ..errors import UserError
+from ..evaluation.kitti_text import read_camera
 from ..ops.box3d import (  # noqa: F401 (some are here to be found under the task's name, as in the reference)
     alpha2rot_y,
     compute_box_3d,
@@ -45,6 +46,15 @@ OPTIONS = (
     Option("not_reg_bbox", "no 2D size", recipe=True),
     Option("peak_thresh", "score from which an object is reported", 0.2, low=0, high=1),
     oracle("dep"),
+    Option(
+        "calib",
+        "camera of pictures that come without their own: a file of KITTI's with a line P2:, or with 12 or 9 numbers; "
+        "default: the usual one of the pictures that the network was trained on",
+        "",
+        str,
+        new=True,
+        scripts=("demo.py",),
+    ),
 )
 
 # Categories of KITTI that are no classes: the network is not told whether they are objects. -1: of any class,
@@ -53,7 +63,7 @@ SKIPPED = -99
 IGNORED = {4: -3, 5: -3, 6: -2, 7: SKIPPED, 8: SKIPPED, 9: -1}
 IGNORED_HEAT = 0.9999  # no peak, and next to no penalty for calling it one
 
-# The camera of a picture that comes without its own.
+# The camera of a picture that comes without its own, if neither --calib nor the checkpoint knows one.
 DEFAULT_CALIB = np.array(
     [[707.0493, 0, 604.0814, 45.75831], [0, 707.0493, 180.5066, -0.3454157], [0, 0, 1, 0.004981016]], dtype=np.float32
 )
@@ -62,8 +72,10 @@ NEAREST = 0.1  # metres; corners behind the camera are drawn and measured as if 
 
 
 def derive(opt) -> None:
-    """Which heads there are, from the option that says which there is not."""
+    """Whether there is a head of 2D sizes; and the camera of ``--calib``."""
     opt.reg_bbox = not opt.not_reg_bbox
+    if opt.calib:
+        opt.picture_info["calib"] = read_camera(opt.calib)
 
 
 def heads(opt) -> dict[str, int]:
