@@ -21,7 +21,7 @@ PICTURES, REPEATS = 16, 20  # each picture is listed so often that an epoch has 
 def run(script, *arguments):
     """Standard output of a script, run for the task exdet."""
     command = [sys.executable, str(ROOT / "src" / script), "exdet", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
+    environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -135,10 +135,11 @@ def test_sixteen_pictures_are_learned_by_heart(tmp_path):
     steps = ["--batch_size", "8", "--lr", "1e-3", "--num_epochs", "6", "--lr_step", "100", "--val_intervals", "6"]
     run("main.py", *data, *NETWORK, *steps, *plain, "--exp_id", "heart")
     model = ["--load_model", tmp_path / "exp/exdet/heart/model_last.pth", "--exp_dir", tmp_path / "exp"]
-    output = run("test.py", *model, "--exp_id", "once")
-    print(f"AP {score(output, 'AP')}, AP50 {score(output, 'AP50')}")
-    # Measured 0.89 and 0.90: of two objects the middle between the cells of the points is not the cell of the centre,
-    # where a network that knows its pictures by heart has no score left.
-    assert score(output, "AP") > 0.85 and score(output, "AP50") > 0.85
+    # The middle between the cells of the points need not be the cell of the centre, and beside that one a network that
+    # knows its pictures by heart has little score left: peaks without a Gaussian around them give an AP of 0.71 here,
+    # and of 0.997 where the centre is only asked to rank.
+    outputs = [run("test.py", *model, "--exp_id", "once", "--center_thresh", str(t)) for t in (0.1, 0)]
+    print([(score(output, "AP"), score(output, "AP50")) for output in outputs])
+    assert score(outputs[0], "AP") > 0.75 and score(outputs[1], "AP") > 0.95
     truth = folder / "annotations/instances_extreme_val2017.json"
     assert np.median(point_distances(truth, tmp_path / "exp/exdet/once/results.json")) < 5

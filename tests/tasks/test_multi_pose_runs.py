@@ -164,7 +164,7 @@ def subprocess_run(script: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
+        env={"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
