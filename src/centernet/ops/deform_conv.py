@@ -3,7 +3,8 @@
 CUDA has torchvision's operator. Its CPU kernel is scalar and single-threaded and other devices have none, so they get
 an operator of our own: a picture is a table of pixels, a sample is the weighted sum of four of its rows, and the
 convolution is one matrix product of the samples with the weight. Both directions go through the output in pieces, so
-that the samples, nine times the size of the picture for 3x3 taps, never exist as a whole.
+that the samples, nine times the size of the picture for 3x3 taps, never exist as a whole. Pictures in channels-last
+order are such tables already, and what is made of them has that order, too.
 """
 
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ class _Shape(NamedTuple):
         return (slice(y, min(y + step, self.out_size[0])) for y in range(0, self.out_size[0], step))
 
     def table(self, picture: Tensor) -> Tensor:
-        """(C, H, W) to (H * W * groups, C / groups)."""
+        """(C, H, W) to (H * W * groups, C / groups); a view of a picture in channels-last order."""
         return picture.permute(1, 2, 0).contiguous().view(self.size.numel() * self.groups, -1)
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -263,22 +264,30 @@ def _deform_conv2d(
 ) -> Tensor:
     """The operator; ``geometry`` is stride, padding and dilation, two numbers each."""
     shape = _Shape.of(input, offset, weight)
-    output = input.new_empty(input.shape[0], weight.shape[0], *shape.out_size)
+    output = _output(input, offset, weight)
     with _without_autocast(input.device.type):
-        matrix, bias = shape.matrix(weight), bias.view(shape.conv_groups, -1, 1)
+        matrix, bias = shape.matrix(weight), bias.view(shape.conv_groups, 1, -1)
         for n, picture in enumerate(input):
             table = shape.table(picture)
             for rows in shape.pieces(input):
                 samples = _Samples(shape, geometry, rows.start, offset[n, :, rows], mask[n, :, rows])
                 columns = shape.columns(_gather(table, samples.index, samples.factor))
                 part = output[n, :, rows]
-                part.copy_(torch.baddbmm(bias, matrix, columns.mT).view(part.shape))
+                part.copy_(torch.baddbmm(bias, columns, matrix.mT).mT.reshape(part.shape))
     return output
+
+
+def _output(input: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """The output, empty, in the order of the input: channels last or not."""
+    size = (input.shape[0], weight.shape[0], *offset.shape[2:])
+    last = input.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=order)
 
 
 @_deform_conv2d.register_fake
 def _(input, offset, mask, weight, bias, geometry):
-    return input.new_empty(input.shape[0], weight.shape[0], *offset.shape[2:])
+    return _output(input, offset, weight)
 
 
 @torch.library.custom_op("centernet::deform_conv2d_backward", mutates_args=())
@@ -287,7 +296,7 @@ def _deform_conv2d_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, offset, mask and weight."""
     shape = _Shape.of(input, offset, weight)
-    grad_input, grad_offset, grad_mask = (value.new_empty(value.shape) for value in (input, offset, mask))
+    grad_input, grad_offset, grad_mask = (torch.empty_like(value) for value in (input, offset, mask))
     with _without_autocast(input.device.type):
         matrix = shape.matrix(weight)
         grad_matrix = torch.zeros_like(matrix)
@@ -310,7 +319,7 @@ def _deform_conv2d_backward(
 
 @_deform_conv2d_backward.register_fake
 def _(grad, input, offset, mask, weight, geometry):
-    return tuple(value.new_empty(value.shape) for value in (input, offset, mask, weight))
+    return *(torch.empty_like(value) for value in (input, offset, mask)), weight.new_empty(weight.shape)
 
 
 def _setup_context(ctx, inputs, output):
