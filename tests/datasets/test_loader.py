@@ -34,7 +34,9 @@ def samples_of(data_path, train, *args):
 def same(one, other):
     assert one.keys() == other.keys()
     for name in one:
-        if name != "meta":
+        if name == "pixels":
+            assert one[name] == other[name]
+        elif name != "meta":
             assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]), name
     for left, right in zip(one.get("meta", []), other.get("meta", []), strict=True):
         assert all(np.array_equal(left[key], right[key]) for key in left)

@@ -1,6 +1,7 @@
 """From data set to batches on the device."""
 
 import contextlib
+import copy
 import os
 import re
 import sys
@@ -202,18 +203,66 @@ class EvalBatches(Sampler):
         return iter([[(0, index) for index in batch] for batch in self.batches])
 
 
-def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory: bool) -> DataLoader:
+def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory: bool) -> "DataLoader | TrainLoader":
     """Batches of samples, made by ``num_workers`` processes; those of a training live through all epochs."""
+    if samples.train:
+        return TrainLoader(samples, batches, num_workers, pin_memory)
+    return _data_loader(samples, batches, num_workers, pin_memory)
+
+
+def _data_loader(samples: Samples, batches: Iterable, num_workers: int, pin_memory: bool) -> DataLoader:
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        persistent_workers=num_workers > 0 and samples.train,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # for the seeds of the workers, which use none; the network's own is left alone
     )
+
+
+class TrainLoader:
+    """The batches of a training; going through it gives those of the epoch that its ``batch_sampler`` names.
+
+    At the end of an epoch the workers go on with the next one, so that its first batches are there when it begins.
+
+    Attributes:
+        batch_sampler, dataset, collate_fn: as of a ``DataLoader``.
+    """
+
+    collate_fn = staticmethod(collate)
+
+    def __init__(self, samples: Samples, batches: TrainBatches, num_workers: int, pin_memory: bool) -> None:
+        self.dataset, self.batch_sampler = samples, batches
+        self._loader = _data_loader(samples, _Endless(batches, samples.opt.num_epochs), num_workers, pin_memory)
+        self._stream, self._place = None, None
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[dict]:
+        epoch, start = self.batch_sampler.epoch, self.batch_sampler.start
+        if self._place != (epoch, start):
+            self._stream = iter(self._loader)
+        self._place = None  # until all of the epoch has been taken
+        for _ in range(start, len(self)):
+            yield next(self._stream)
+        self._place = epoch + 1, 0
+
+
+class _Endless:
+    """The batches of an epoch, from its ``start`` on, and of those after it up to the last of the training."""
+
+    def __init__(self, batches: TrainBatches, last_epoch: int) -> None:
+        self.batches, self.last_epoch = batches, last_epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        ahead = copy.copy(self.batches)  # the original's epoch is the one that is trained
+        yield from ahead
+        for ahead.epoch in range(ahead.epoch + 1, self.last_epoch + 1):
+            ahead.start = 0
+            yield from ahead
 
 
 def start_worker(worker: int) -> None:
@@ -231,22 +280,30 @@ def start_worker(worker: int) -> None:
 
 
 def collate(samples: list[dict]) -> dict:
-    """Stack the arrays of samples into tensors (B, ...); ``meta`` becomes a list."""
+    """Stack the arrays of samples into tensors (B, ...); ``meta`` becomes a list, ``pixels`` a list of sums."""
     batch = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
-        batch[name] = values if name == "meta" else as_tensor(np.stack(values))
+        if name == "meta":
+            batch[name] = values
+        elif name == "pixels":  # for the host alone, so that nobody has to wait until the device has counted
+            batch[name] = np.sum(values, axis=0).tolist()
+        else:
+            batch[name] = _stack(values)
     return batch
 
 
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor of an array, in a loader process in shared memory."""
-    tensor = torch.from_numpy(array)
-    if get_worker_info() is not None:
-        # Where there is no room for it, the error comes here and is told. The thread that would do it later, when the
-        # tensor is sent, drops it, and the process that reads waits for ever.
-        tensor.share_memory_()
-    return tensor
+def _stack(arrays: list[np.ndarray]) -> Tensor:
+    shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
+    if get_worker_info() is None:
+        return torch.from_numpy(np.stack(arrays))
+    # In the memory in which it will travel, where it would be copied to otherwise (as torch's own collation does it).
+    # Where there is no room for it, the error comes here and is told. The thread that would do it later, when the tensor
+    # is sent, drops it, and the process that reads waits for ever.
+    memory = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize, device="cpu")
+    stacked = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).set_(memory).view(shape)
+    np.stack(arrays, out=stacked.numpy())
+    return stacked
 
 
 def to_device(batch: dict, device: torch.device) -> dict:

@@ -1,7 +1,13 @@
 """Heat maps of a whole batch, drawn on the device at once."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def window_pixels(reach: np.ndarray, times: np.ndarray | int = 1) -> int:
+    """``pixels`` of ``draw_gaussians`` for objects of which each is drawn ``times`` times."""
+    return int((times * (2 * reach + 1).clip(min=0) ** 2).sum())
 
 
 def draw_gaussians(
@@ -21,7 +27,7 @@ def draw_gaussians(
         pixels: sum of (2 * reach + 1)^2 over the objects if it is known on the host; saves waiting for the device.
 
     Returns:
-        (B, C, H, W) float32.
+        (B, C, H, W) float32 in channels-last order, as the networks' maps.
     """
     batch, channels, height, width = size
     hm = torch.zeros(batch * channels * height * width, device=ind.device)
@@ -39,6 +45,7 @@ def draw_gaussians(
     x = centre % width + dx
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     value = torch.exp(-(dx * dx + dy * dy) / (2 * sigma.flatten()[owner] ** 2)).float() * inside
-    plane = torch.arange(batch, device=ind.device)[:, None] * channels + cls
-    pixel = (plane.flatten()[owner] * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
-    return hm.scatter_reduce_(0, pixel, value, "amax").view(size)
+    picture = torch.arange(batch, device=ind.device)[:, None].expand_as(cls).flatten()[owner]
+    pixel = (picture * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
+    hm.scatter_reduce_(0, pixel * channels + cls.flatten()[owner], value, "amax")
+    return hm.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+LOW, HIGH = 1e-4, 1 - 1e-4  # where the scores of heat maps end
+FOCAL_PIECE = 2**17  # values of a heat map that a CPU works on at once, so that all steps find them in its cache
+
+
 def clamped_sigmoid(x: Tensor) -> Tensor:
     """Sigmoid kept within [1e-4, 1 - 1e-4], so that its logarithms are finite; no gradient outside (``_sigmoid``)."""
-    return x.sigmoid().clamp(1e-4, 1 - 1e-4)
+    return x.sigmoid().clamp(LOW, HIGH)
 
 
 def gather_feat(feat: Tensor, ind: Tensor) -> Tensor:
@@ -41,6 +45,60 @@ class FocalLoss(nn.Module):
         weight = torch.where(pos, 1.0, (1 - target) ** 4)
         loss = right.log() * (1 - right) ** 2 * weight
         return -loss.sum() / num_pos.clamp(min=1)
+
+
+def focal_loss(logits: Tensor, target: Tensor, num_pos: Tensor | None = None) -> Tensor:
+    """``FocalLoss()(clamped_sigmoid(logits), target, num_pos)`` in one go over the maps, and one back.
+
+    Args:
+        logits, target: (B, C, H, W); best with the same memory format.
+        num_pos: number of ones in the target; None: those of this one.
+    """
+    if num_pos is None:
+        num_pos = target.eq(1).sum()
+    return _FocalSum.apply(logits, target) / num_pos.clamp(min=1)
+
+
+class _FocalSum(torch.autograd.Function):
+    """The sum of ``FocalLoss`` from logits. Forward makes the gradient, too, since it has all that this takes."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, target: Tensor) -> Tensor:
+        last = logits.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
+        maps = [values.detach().contiguous(memory_format=order) for values in (logits, target)]
+        grad = torch.empty_like(maps[0]) if ctx.needs_input_grad[0] else None
+        x, target, out = (
+            m if m is None else m.permute(0, 2, 3, 1).reshape(-1) if last else m.view(-1) for m in (*maps, grad)
+        )
+        piece = FOCAL_PIECE if x.device.type == "cpu" and not torch.compiler.is_compiling() else max(len(x), 1)
+        sums = [
+            _focal_piece(x[i : i + piece], target[i : i + piece], None if out is None else out[i : i + piece])
+            for i in range(0, len(x), piece)
+        ]
+        ctx.save_for_backward(grad)
+        return torch.stack(sums).sum() if sums else x.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, grad_sum: Tensor) -> tuple[Tensor, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_sum, None
+
+
+def _focal_piece(x: Tensor, target: Tensor, grad: Tensor | None) -> Tensor:
+    """The sum over some pixels; their gradients go into ``grad``."""
+    pos = target.eq(1)
+    score = x.sigmoid().clamp_(LOW, HIGH)
+    other = 1 - score
+    right, wrong = torch.where(pos, score, other), torch.where(pos, other, score)
+    weight = torch.where(pos, 1.0, (1 - target).square_().square_()) * wrong.square()
+    log = right.log()
+    if grad is not None:
+        # d(-log(r) (1 - r)^2) by the logit of r, whose sign is that of x at the peaks and the other elsewhere.
+        slope = torch.addcmul(wrong, right, log, value=-2).mul_(weight)
+        slope = torch.where(pos, -slope, slope)
+        grad.copy_(slope.mul_((score > LOW) & (score < HIGH)))
+    return -(log.mul_(weight)).sum()
 
 
 class RegLoss(nn.Module):

@@ -15,7 +15,8 @@ options_of_heads(heads) -> dict[str, bool]
 read_objects(annotations, class_of) -> dict[str, ndarray]
     The annotations (as in the annotation file) of one picture as arrays with one row an object.
 make_sample(image, objects, opt, draws, train) -> dict
-    In the worker: ``image`` uint8, ``color`` 3x4, small arrays of fixed size, and ``meta`` outside training.
+    In the worker: ``image`` uint8, ``color`` 3x4, small arrays of fixed size, ``pixels`` (as many as maps are drawn,)
+    int64, which is added up over a batch and stays on the host, and ``meta`` outside training.
 draw_targets(batch, opt) -> dict
     On the device, for the whole batch: the target maps, to be added to the batch.
 Loss(opt)

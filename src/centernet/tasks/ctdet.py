@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .. import visualization
 from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, color_matrix, full_view, random_view
-from ..ops.heatmap import draw_gaussians
+from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import (
     affine_transform,
     draw_dense_reg,
@@ -16,13 +16,12 @@ from ..ops.image import (
     transform_preds,
 )
 from ..ops.losses import (
-    FocalLoss,
     NormRegL1Loss,
     RegL1Loss,
     RegLoss,
     RegWeightedL1Loss,
-    clamped_sigmoid,
     dense_l1_loss,
+    focal_loss,
     gather_feat,
 )
 from ..ops.nms import soft_nms
@@ -31,7 +30,7 @@ from ..ops.peaks import peak_filter, topk
 from .option import Option, oracle
 
 DEFAULT_DATASET = "coco"
-FOR_TARGETS = ("cls", "radius")  # of a sample: what only ``draw_targets`` needs
+FOR_TARGETS = ("cls", "radius", "pixels")  # of a sample: what only ``draw_targets`` needs
 NO_EFFECT = ()
 OPTIONS = (
     Option("norm_wh", "size loss relative to the size", recipe=True),
@@ -89,7 +88,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, ind (N,) int64,
         wh (N, 2) float32 in output pixels (or cat_spec_wh (N, 2C) and cat_spec_mask), reg (N, 2) float32,
-        cls (N,) int64, radius (N,) int64, -1 in empty slots; with dense_wh the maps dense_wh and dense_wh_mask
+        cls (N,) int64, radius (N,) int64, -1 in empty slots; pixels (1,) int64, how many are drawn; with dense_wh the maps dense_wh and dense_wh_mask
         (2, h/4, w/4) instead of wh; outside training also meta.
     """
     height, width = image.shape[:2]
@@ -119,6 +118,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     sample["cls"] = filled(cls)
     sample["radius"] = filled(radius, empty=-1)
+    sample["pixels"] = np.array([window_pixels(np.full_like(radius, 3 * opt.hm_gauss) if opt.mse_loss else radius)])
     sample["reg_mask"] = filled(np.ones(len(slots), dtype=np.uint8))
     sample["ind"] = filled(cells[:, 1] * output_w + cells[:, 0])
     if opt.dense_wh:
@@ -162,7 +162,7 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
         sigma = torch.full_like(radius, opt.hm_gauss, dtype=torch.float32)
     else:
         reach, sigma = radius, (2 * radius + 1) / 6
-    return {"hm": draw_gaussians(size, batch["cls"], batch["ind"], reach, sigma)}
+    return {"hm": draw_gaussians(size, batch["cls"], batch["ind"], reach, sigma, *batch["pixels"])}
 
 
 # Loss
@@ -184,7 +184,6 @@ class CtdetLoss(nn.Module):
     def __init__(self, opt) -> None:
         super().__init__()
         self.opt = opt
-        self.focal = FocalLoss()
         self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
         self.wh = NormRegL1Loss() if opt.norm_wh else self.reg
         self.cat_spec_wh = RegWeightedL1Loss()
@@ -205,7 +204,7 @@ class CtdetLoss(nn.Module):
             if opt.mse_loss:
                 hm_loss = hm_loss + ((output["hm"] - hm) ** 2).sum() / num_hm
             else:
-                hm_loss = hm_loss + self.focal(clamped_sigmoid(output["hm"]), hm, num_hm)
+                hm_loss = hm_loss + focal_loss(output["hm"], hm, num_hm)
             if opt.wh_weight > 0:
                 if opt.dense_wh:
                     wh_loss = wh_loss + dense_l1_loss(output["wh"], sized, batch["dense_wh"], num_wh)

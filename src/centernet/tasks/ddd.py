@@ -26,15 +26,15 @@ from ..ops.box3d import (  # noqa: F401 (some are here to be found under the tas
     rot_y2alpha,
     unproject_2d_to_3d,
 )
-from ..ops.heatmap import draw_gaussians
+from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, gaussian_radius, transform_preds
-from ..ops.losses import BinRotLoss, FocalLoss, L1Loss, clamped_sigmoid, gather_feat
+from ..ops.losses import BinRotLoss, L1Loss, clamped_sigmoid, focal_loss, gather_feat
 from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
 from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "kitti"
-FOR_TARGETS = ("cls", "radius", "cell", "rect", "peak")  # of a sample: what only ``draw_targets`` needs
+FOR_TARGETS = ("cls", "radius", "cell", "rect", "peak", "pixels")  # of a sample: what only ``draw_targets`` needs
 NO_EFFECT = ("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss")
 OPTIONS = (
     Option("kitti_split", "3dop | subcnn", "3dop", str, choices=("3dop", "subcnn"), recipe=True),
@@ -156,7 +156,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, 0 in a jittered
         picture, where depth and size are not learned; rot_mask (N,) uint8; ind (N,) int64; dep (N, 1), dim (N, 3),
         wh (N, 2) in output pixels, reg (N, 2) float32; rotbin (N, 2) int64, rotres (N, 2) float32; for
-        ``draw_targets``: cls (N,), cell (N,), radius (N,), rect (N, 4) and peak (N,) int64; and outside training meta.
+        ``draw_targets``: cls (N,), cell (N,), radius (N,), rect (N, 4), peak (N,) int64, and pixels (1,) int64, how many
+        are drawn; and outside training meta.
 
     Raises:
         UserError: a picture outside training without calibration.
@@ -193,6 +194,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     drawn = _drawing(boxes, sizes, centres, known, opt)
     sample.update(cls=filled(cls), **{name: filled(values, empty=-1) for name, values in drawn.items()})
+    reach = np.where(drawn["radius"] < 0, -1, (3 if opt.mse_loss else 1) * drawn["radius"])
+    sample["pixels"] = np.array([window_pixels(reach, np.where(cls == -1, opt.num_classes, 1))])
 
     # Targets of the objects that have a class.
     dep, dim, alpha = (objects[name][: opt.max_objs][slots] for name in ("dep", "dim", "alpha"))
@@ -288,13 +291,13 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
     cell = of_maps(batch["cell"].clamp(min=0), 0)
     # Of the other Gaussian the radius is the deviation; where it is 0 the peak alone is drawn.
     reach, sigma = (3 * radius, radius.clamp(min=1e-3)) if opt.mse_loss else (radius, (2 * radius + 1) / 6)
-    hm = draw_gaussians(size, cls, cell, reach.clamp(min=-1), sigma)
+    hm = draw_gaussians(size, cls, cell, reach.clamp(min=-1), sigma, *batch["pixels"])
 
     plane = (torch.arange(batch_size, device=code.device)[:, None] * opt.num_classes + cls).flatten()
     ignored = _covered(size, plane, of_maps(batch["rect"][..., 0], -1) >= 0, batch["rect"], affected)
     hm = torch.where(ignored, IGNORED_HEAT, hm)
     peak = (of_maps(batch["peak"], 0) > 0).float()
-    peaks = torch.zeros_like(hm).flatten()
+    peaks = hm.new_zeros(hm.numel())
     peaks.scatter_reduce_(0, plane * (size[2] * size[3]) + cell.flatten(), peak.flatten(), "amax")
     return {"hm": torch.maximum(hm, peaks.view(size))}
 
@@ -338,7 +341,7 @@ class DddLoss(nn.Module):
     def __init__(self, opt) -> None:
         super().__init__()
         self.opt = opt
-        self.focal, self.l1, self.rot = FocalLoss(), L1Loss(), BinRotLoss()
+        self.l1, self.rot = L1Loss(), BinRotLoss()
         self.total = lambda counts: counts
 
     def forward(self, outputs: list[dict[str, Tensor]], batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -353,11 +356,10 @@ class DddLoss(nn.Module):
         parts = dict.fromkeys(self.names[1:], zero)
         for output in outputs:
             output = with_oracle(output, batch, opt)
-            score = clamped_sigmoid(output["hm"])
             if opt.mse_loss:
-                parts["hm_loss"] = parts["hm_loss"] + ((score - hm) ** 2).sum() / num_hm
+                parts["hm_loss"] = parts["hm_loss"] + ((clamped_sigmoid(output["hm"]) - hm) ** 2).sum() / num_hm
             else:
-                parts["hm_loss"] = parts["hm_loss"] + self.focal(score, hm, num_hm)
+                parts["hm_loss"] = parts["hm_loss"] + focal_loss(output["hm"], hm, num_hm)
             if opt.dep_weight > 0:
                 dep = depth_of(output["dep"])
                 parts["dep_loss"] = parts["dep_loss"] + self.l1(dep, measured, ind, batch["dep"], num_slots)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from .. import visualization
 from ..datasets.annotations import numbers
 from ..datasets.augmentation import CROP_SCALES, Draws, View, border, color_matrix, full_view
-from ..ops.heatmap import draw_gaussians
+from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, gaussian_radius, transform_preds
-from ..ops.losses import FocalLoss, RegL1Loss, clamped_sigmoid, gather_feat
+from ..ops.losses import RegL1Loss, clamped_sigmoid, focal_loss, gather_feat
 from ..ops.nms import soft_nms_39
 from ..ops.peaks import peak_filter, topk
 from .option import Option
 
 DEFAULT_DATASET = "coco"
-FOR_TARGETS = ("cls", "radius", "cells")  # of a sample: what only ``draw_targets`` needs
+FOR_TARGETS = ("cls", "radius", "cells", "pixels")  # of a sample: what only ``draw_targets`` needs
 NO_EFFECT = ("reg_loss", "wh_weight", "nms", "hm_gauss")
 OPTIONS = (
     Option("agnostic_ex", "extreme points without classes", recipe=True),
@@ -96,7 +96,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: cls (N,) int64, radius (N,) int64, -1 in
-        empty slots, cells (N, 5) int64, the cells y * W + x of the four points and of the centre; unless
+        empty slots, pixels (1,) int64, how many a map gets, cells (N, 5) int64, the cells y * W + x of the four points and of the centre; unless
         --not_reg_offset also reg_mask (N,) uint8, and for each of t, l, b, r: ind_* (N,) int64 and reg_* (N, 2) float32
         in output pixels; outside training also meta.
     """
@@ -128,6 +128,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     sample["cls"] = filled(cls)
     sample["radius"] = filled(radius, empty=-1)
+    sample["pixels"] = np.array([window_pixels(3 * radius if opt.mse_loss else radius)])
     sample["cells"] = filled(places[:, :, 1] * output_w + places[:, :, 0])
     if opt.reg_offset:
         sample["reg_mask"] = filled(np.ones(len(slots), dtype=np.uint8))
@@ -153,14 +154,13 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
         reach, sigma = torch.where(radius >= 0, 3 * radius, -1), radius.clamp(min=1).float()
     else:
         reach, sigma = radius, (2 * radius + 1) / 6
-    pixels = int(((2 * reach + 1).clamp(min=0) ** 2).sum())
     maps = {}
     for k, name in enumerate([*SIDES, "c"]):
         agnostic = opt.agnostic_ex and name != "c"
         channels = 1 if agnostic else opt.num_classes
         size = (batch_size, channels, height // opt.down_ratio, width // opt.down_ratio)
         channel = torch.zeros_like(cls) if agnostic else cls
-        maps[f"hm_{name}"] = draw_gaussians(size, channel, batch["cells"][:, :, k], reach, sigma, pixels)
+        maps[f"hm_{name}"] = draw_gaussians(size, channel, batch["cells"][:, :, k], reach, sigma, *batch["pixels"])
     return maps
 
 
@@ -183,7 +183,6 @@ class ExdetLoss(nn.Module):
     def __init__(self, opt) -> None:
         super().__init__()
         self.opt = opt
-        self.focal = FocalLoss()
         self.reg = RegL1Loss()
         self.total = lambda counts: counts
 
@@ -201,11 +200,10 @@ class ExdetLoss(nn.Module):
         for output in outputs:
             output = with_oracle(output, batch, opt)
             for hm, num in zip(maps, num_hm, strict=True):
-                pred = clamped_sigmoid(output[hm])
                 if opt.mse_loss:
-                    hm_loss = hm_loss + ((pred - batch[hm]) ** 2).sum() / num
+                    hm_loss = hm_loss + ((clamped_sigmoid(output[hm]) - batch[hm]) ** 2).sum() / num
                 else:
-                    hm_loss = hm_loss + self.focal(pred, batch[hm], num)
+                    hm_loss = hm_loss + focal_loss(output[hm], batch[hm], num)
             for side in SIDES if with_offsets else ():
                 ind, target = batch[f"ind_{side}"], batch[f"reg_{side}"]
                 off_loss = off_loss + self.reg(output[f"reg_{side}"], batch["reg_mask"], ind, target, num_reg)

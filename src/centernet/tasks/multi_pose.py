@@ -12,7 +12,7 @@ from .. import visualization, visualization_pose
 from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, View, color_matrix, full_view, random_view
 from ..datasets.joints import MIRRORED, NUM_JOINTS
-from ..ops.heatmap import draw_gaussians
+from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import (
     affine_transform,
     draw_dense_reg,
@@ -22,12 +22,11 @@ from ..ops.image import (
     transform_preds,
 )
 from ..ops.losses import (
-    FocalLoss,
     RegL1Loss,
     RegLoss,
     RegWeightedL1Loss,
-    clamped_sigmoid,
     dense_l1_loss,
+    focal_loss,
     gather_feat,
 )
 from ..ops.nms import soft_nms_39
@@ -36,7 +35,7 @@ from ..ops.peaks import peak_filter, topk
 from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "coco_hp"
-FOR_TARGETS = ("cls", "radius", "joints", "turned")  # of a sample: what only ``draw_targets`` needs
+FOR_TARGETS = ("cls", "radius", "joints", "turned", "pixels")  # of a sample: what only ``draw_targets`` needs
 NO_EFFECT = ()
 OPTIONS = (
     Option("rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True),
@@ -122,7 +121,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         without joints; ind (N,) int64; wh (N, 2) float32 in output pixels; hps (N, 34) float32, joints from the cell of
         the centre, and hps_mask (N, 34) uint8, or with dense_hp the map dense_hps (34, h/4, w/4); reg (N, 2) float32;
         hp_offset (N * 17, 2) float32; for ``draw_targets``: cls (N,) int64, radius (N,) int64, -1 in empty slots,
-        joints (N * 17,) int64, their cells, -1 where there is none, and turned () uint8; outside training also meta.
+        joints (N * 17,) int64, their cells, -1 where there is none, turned () uint8, and pixels (2,) int64, how many are
+        drawn for the persons and for the joints; outside training also meta.
     """
     height, width = image.shape[:2]
     if train:
@@ -156,6 +156,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     sample["turned"] = np.array(turned, dtype=np.uint8)
     sample["cls"] = filled(cls)
     sample["radius"] = filled(radius, empty=-1)
+    reach = np.full_like(radius, 3 * opt.hm_gauss) if opt.mse_loss else radius
+    sample["pixels"] = np.array([window_pixels(reach), window_pixels(reach, seen.sum(1))])
     sample["joints"] = filled(np.where(seen, joint_cells[:, :, 1] * output_w + joint_cells[:, :, 0], -1), empty=-1)
     sample["joints"] = sample["joints"].reshape(-1)
     sample["reg_mask"] = filled(learned.astype(np.uint8))
@@ -233,7 +235,8 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
         sigma = torch.full_like(radius, opt.hm_gauss, dtype=torch.float32)
     else:
         reach, sigma = radius, (2 * radius + 1) / 6
-    hm = draw_gaussians((batch_size, opt.num_classes, *size), batch["cls"], batch["ind"], reach, sigma)
+    of_persons, of_joints = batch["pixels"]
+    hm = draw_gaussians((batch_size, opt.num_classes, *size), batch["cls"], batch["ind"], reach, sigma, of_persons)
     targets = {"hm": torch.where(turned, TURNED_HEAT, hm)}
 
     # The same for joints: as many slots as persons times joints.
@@ -244,11 +247,12 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
     sigma = sigma.repeat_interleave(NUM_JOINTS, 1)
     maps = (batch_size, NUM_JOINTS, *size)
     if opt.hm_hp:
-        targets["hm_hp"] = draw_gaussians(maps, joint, joints.clamp(min=0), reach, sigma)
+        targets["hm_hp"] = draw_gaussians(maps, joint, joints.clamp(min=0), reach, sigma, of_joints)
     if opt.reg_hp_offset:
         targets["hp_ind"], targets["hp_mask"] = joints.clamp(min=0), seen.long()
     if opt.dense_hp:
-        mask = draw_gaussians(maps, joint, batch["ind"].repeat_interleave(NUM_JOINTS, 1), reach, sigma)
+        cells = batch["ind"].repeat_interleave(NUM_JOINTS, 1)
+        mask = draw_gaussians(maps, joint, cells, reach, sigma, of_joints)
         targets["dense_hps_mask"] = torch.where(turned, 0, mask).repeat_interleave(2, 1)
     return targets
 
@@ -273,7 +277,6 @@ class MultiPoseLoss(nn.Module):
     def __init__(self, opt) -> None:
         super().__init__()
         self.opt = opt
-        self.focal = FocalLoss()
         self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
         self.hps = RegWeightedL1Loss()
         self.total = lambda counts: counts
@@ -296,7 +299,7 @@ class MultiPoseLoss(nn.Module):
         parts = dict.fromkeys(self.names[1:], zero)
         for output in outputs:
             output = with_oracle(output, batch, opt)
-            parts["hm_loss"] = parts["hm_loss"] + self.focal(clamped_sigmoid(output["hm"]), hm, num_hm)
+            parts["hm_loss"] = parts["hm_loss"] + focal_loss(output["hm"], hm, num_hm)
             if opt.dense_hp:
                 hp_loss = dense_l1_loss(output["hps"], hps_mask, batch["dense_hps"], num_hps)
             else:
@@ -315,7 +318,7 @@ class MultiPoseLoss(nn.Module):
                 if opt.mse_loss:
                     hm_hp_loss = ((output["hm_hp"] - batch["hm_hp"]) ** 2).sum() / num_hm_hp
                 else:
-                    hm_hp_loss = self.focal(clamped_sigmoid(output["hm_hp"]), batch["hm_hp"], num_hm_hp)
+                    hm_hp_loss = focal_loss(output["hm_hp"], batch["hm_hp"], num_hm_hp)
                 parts["hm_hp_loss"] = parts["hm_hp_loss"] + hm_hp_loss
         parts = {name: value / len(outputs) for name, value in parts.items()}
         loss = (
