@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from tests.models.conformance import CONFORMANCE, needs_conformance
@@ -11,6 +12,7 @@ from centernet.datasets.augmentation import (
     CROP_SCALES,
     EIG_VAL,
     EIG_VEC,
+    View,
     border,
     color_matrix,
     full_view,
@@ -18,6 +20,7 @@ from centernet.datasets.augmentation import (
     random_view,
     replayed_draws,
 )
+from centernet.ops.image import get_affine_transform
 from centernet.opts import opts
 from centernet.tasks import ctdet
 
@@ -255,6 +258,15 @@ def test_whole_pictures():
     assert (view.input_size, view.output_size) == ((672, 448), (168, 112))
     assert view.scale.tolist() == [672, 448]
     assert full_view(480, 512, options("--keep_res")).input_size == (544, 512)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_warp_equals_the_plain_one(flipped):
+    picture = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
+    view = View(np.array([40.3, 30.9], np.float32), 83.7, flipped, (64, 96), (16, 24), rot=11.0)
+    matrix = get_affine_transform(view.center, view.scale, view.rot, (64, 96))
+    expected = cv2.warpAffine(picture[:, ::-1] if flipped else picture, matrix, (64, 96), flags=cv2.INTER_LINEAR)
+    assert np.array_equal(view.warp(picture), expected)
 
 
 def test_warp_of_an_unscaled_view():

@@ -20,6 +20,8 @@ from centernet.datasets.loader import (
 from centernet.opts import chunk_sizes, opts
 from centernet.tasks import ctdet
 
+KEYS = TrainBatches._keys
+
 
 def options(*args):
     return opts().parse(["ctdet", "--dataset", "pascal", "--input_res", "64", *args])
@@ -143,6 +145,34 @@ def test_batches_do_not_depend_on_workers(tiny_voc):
             same(left, right)
     for left, right in zip(epochs(samples, 0, (3,))[0], with_workers[2], strict=True):
         same(left, right)
+
+
+def test_workers_read_on_over_the_end_of_an_epoch(tiny_voc, monkeypatch):
+    """While the next epoch is not begun yet its first batches are being made; nothing is made after the last one."""
+    asked = []
+    monkeypatch.setattr(
+        TrainBatches, "_keys", lambda self, order, i: asked.append((self.epoch, i)) or KEYS(self, order, i)
+    )
+    samples = samples_of(tiny_voc, True, "--num_epochs", "2")
+    sampler = TrainBatches(len(samples.dataset), [2], 0, seed=5)
+    loader = make_loader(samples, sampler, 1, pin_memory=False)
+    assert len(list(loader)) == 3 and asked[3:] == [(2, 0), (2, 1)]
+    sampler.epoch = 2
+    assert len(list(loader)) == 3 and asked[5:] == [(2, 2)]
+
+
+def test_a_start_within_an_epoch_and_one_that_was_left(tiny_voc):
+    samples = samples_of(tiny_voc, True)
+    whole = epochs(samples, 0, (1, 2))
+    sampler = TrainBatches(len(samples.dataset), [2], 0, seed=5)
+    loader = make_loader(samples, sampler, 1, pin_memory=False)
+    sampler.start = 2
+    (last,) = loader
+    same(last, whole[0][2])
+    sampler.epoch, sampler.start = 2, 0
+    same(next(iter(loader)), whole[1][0])  # and no further
+    for one, other in zip(loader, whole[1], strict=True):
+        same(one, other)
 
 
 def test_epochs_are_augmented_differently(tiny_voc):

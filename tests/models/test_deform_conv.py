@@ -117,6 +117,17 @@ def test_sizes_of_networks(channels, out_channels, size, layout):
     check_equal(with_gradients(deform_conv2d, *case), with_gradients(torchvision_deform_conv2d, *case))
 
 
+@pytest.mark.parametrize("conv_groups", [1, 2])
+def test_channels_last_stays(conv_groups):
+    """The same numbers from a picture in channels-last order, and results in this order."""
+    tensors, geometry = arguments(conv_groups=conv_groups)
+    last = [tensors[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_(), *tensors[1:]]
+    one, other = (with_gradients(deform_conv2d, values, geometry) for values in (tensors, last))
+    check_equal(other, one)
+    for own, picture in ((one[0], False), (one[1], False), (other[0], True), (other[1], True)):
+        assert own.is_contiguous(memory_format=torch.channels_last) == picture
+
+
 def test_empty_batch():
     tensors, geometry = arguments(batch=0)
     y, *grads = with_gradients(deform_conv2d, tensors, geometry)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
+from centernet.ops import losses
 from centernet.ops.losses import (
     BinRotLoss,
     FocalLoss,
@@ -18,6 +19,7 @@ from centernet.ops.losses import (
     RegWeightedL1Loss,
     clamped_sigmoid,
     dense_l1_loss,
+    focal_loss,
     gather_feat,
 )
 
@@ -104,6 +106,72 @@ def test_rotation_loss(reference, case):
     loss.backward()
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(output.grad, grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("layouts", ["cc", "ll", "lc", "cl", "strided"])
+@pytest.mark.parametrize("piece", [50, 10**6])
+def test_focal_loss_from_logits(monkeypatch, layouts, piece):
+    """The same value and gradient as sigmoid, clamp and FocalLoss, in any memory format and in pieces."""
+    monkeypatch.setattr(losses, "FOCAL_PIECE", piece)
+    x, target = logits_and_target(torch.float32)
+    expected, grad = focal_in_steps(x, target)
+    order = {"c": torch.contiguous_format, "l": torch.channels_last}
+    if layouts == "strided":
+        x, target = x.repeat(1, 1, 1, 2)[..., ::2].clone(), target.transpose(2, 3).contiguous().transpose(2, 3)
+        x, target = torch.stack([logits_and_target(torch.float32)[0], x], dim=4)[..., 0], target
+    else:
+        x, target = (v.contiguous(memory_format=order[f]) for v, f in zip((x, target), layouts, strict=True))
+    x = x.detach().requires_grad_()
+    loss = focal_loss(x, target)
+    (3 * loss).backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(x.grad, 3 * grad, rtol=1e-5, atol=1e-7)
+    assert torch.equal(x.grad == 0, grad == 0) and (grad == 0).any()
+    number = torch.tensor(7)
+    torch.testing.assert_close(
+        focal_loss(x.detach(), target, number), FocalLoss()(clamped_sigmoid(x.detach()), target, number)
+    )
+
+
+def logits_and_target(dtype):
+    """Logits of which some lie beyond the clamp, at peaks and elsewhere."""
+    generator = torch.Generator().manual_seed(3)
+    x = 7 * torch.randn(2, 3, 5, 6, generator=generator, dtype=torch.float64)
+    target = torch.rand(2, 3, 5, 6, generator=generator, dtype=torch.float64) ** 4
+    target[:, :, ::2, ::2] = 1
+    return x.to(dtype), target.to(dtype)
+
+
+def focal_in_steps(x, target):
+    x = x.clone().requires_grad_()
+    loss = FocalLoss()(clamped_sigmoid(x), target)
+    loss.backward()
+    return loss.detach(), x.grad
+
+
+def test_focal_loss_from_logits_without_peaks():
+    x, target = logits_and_target(torch.float64)
+    expected, grad = focal_in_steps(x, target * 0.9)
+    x.requires_grad_()
+    loss = focal_loss(x, target * 0.9)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(x.grad, grad)
+
+
+def test_gradcheck_of_the_focal_loss():
+    x, target = logits_and_target(torch.float64)
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, target), (x / 2).requires_grad_())
+
+
+def test_focal_loss_compiles_whole():
+    x, target = logits_and_target(torch.float32)
+    expected, grad = focal_in_steps(x, target)
+    x.requires_grad_()
+    loss = torch.compile(focal_loss, fullgraph=True, backend="aot_eager")(x, target)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(x.grad, grad)
 
 
 # By hand

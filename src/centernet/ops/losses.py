@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 LOW, HIGH = 1e-4, 1 - 1e-4  # where the scores of heat maps end
 FOCAL_PIECE = 2**17  # values of a heat map that a CPU works on at once, so that all steps find them in its cache
 

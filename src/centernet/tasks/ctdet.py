@@ -88,8 +88,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, ind (N,) int64,
         wh (N, 2) float32 in output pixels (or cat_spec_wh (N, 2C) and cat_spec_mask), reg (N, 2) float32,
-        cls (N,) int64, radius (N,) int64, -1 in empty slots; pixels (1,) int64, how many are drawn; with dense_wh the maps dense_wh and dense_wh_mask
-        (2, h/4, w/4) instead of wh; outside training also meta.
+        cls (N,) int64, radius (N,) int64, -1 in empty slots; with dense_wh the maps dense_wh and dense_wh_mask
+        (2, h/4, w/4) instead of wh; pixels (1,) int64, how many are drawn; outside training also meta.
     """
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws) if train else full_view(height, width, opt)

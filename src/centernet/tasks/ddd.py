@@ -156,8 +156,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, 0 in a jittered
         picture, where depth and size are not learned; rot_mask (N,) uint8; ind (N,) int64; dep (N, 1), dim (N, 3),
         wh (N, 2) in output pixels, reg (N, 2) float32; rotbin (N, 2) int64, rotres (N, 2) float32; for
-        ``draw_targets``: cls (N,), cell (N,), radius (N,), rect (N, 4), peak (N,) int64, and pixels (1,) int64, how many
-        are drawn; and outside training meta.
+        ``draw_targets``: cls (N,), cell (N,), radius (N,), rect (N, 4), peak (N,) int64, and pixels (1,) int64, how
+        many are drawn; and outside training meta.
 
     Raises:
         UserError: a picture outside training without calibration.

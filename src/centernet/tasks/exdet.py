@@ -96,9 +96,9 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: cls (N,) int64, radius (N,) int64, -1 in
-        empty slots, pixels (1,) int64, how many a map gets, cells (N, 5) int64, the cells y * W + x of the four points and of the centre; unless
+        empty slots, cells (N, 5) int64, the cells y * W + x of the four points and of the centre; unless
         --not_reg_offset also reg_mask (N,) uint8, and for each of t, l, b, r: ind_* (N,) int64 and reg_* (N, 2) float32
-        in output pixels; outside training also meta.
+        in output pixels; pixels (1,) int64, how many are drawn in a map; outside training also meta.
     """
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws) if train else full_view(height, width, opt, square=True)

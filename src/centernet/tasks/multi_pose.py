@@ -121,8 +121,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         without joints; ind (N,) int64; wh (N, 2) float32 in output pixels; hps (N, 34) float32, joints from the cell of
         the centre, and hps_mask (N, 34) uint8, or with dense_hp the map dense_hps (34, h/4, w/4); reg (N, 2) float32;
         hp_offset (N * 17, 2) float32; for ``draw_targets``: cls (N,) int64, radius (N,) int64, -1 in empty slots,
-        joints (N * 17,) int64, their cells, -1 where there is none, turned () uint8, and pixels (2,) int64, how many are
-        drawn for the persons and for the joints; outside training also meta.
+        joints (N * 17,) int64, their cells, -1 where there is none, turned () uint8, and pixels (2,) int64, how many
+        are drawn for the persons and for the joints; outside training also meta.
     """
     height, width = image.shape[:2]
     if train:

@@ -1,0 +1,210 @@
+"""What the benchmarks share: ways that take turns, their times, rates and memory, and the table of them."""
+
+import argparse
+import contextlib
+import ctypes
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from centernet.datasets.generated import smooth_noise
+from centernet.models import create_model, deform_conv, describe
+from centernet.models.deform_conv import DCN
+
+HEADS = {"hm": 80, "wh": 2, "reg": 2}
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """The options that all have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU; default: all")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds in which all ways take their turn")
+    return parser
+
+
+def start(args: argparse.Namespace) -> torch.device:
+    """Set the threads, say where and with what this runs, and give the device: an accelerator if there is one."""
+    torch.set_num_threads(args.threads)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    clock = "processor time" if by_processor(device) else "time by the clock"
+    print(
+        f"{_name(device)}, {args.threads} CPU thread(s), torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {datetime.date.today()}; {clock}, median (least - greatest)"
+    )
+    return device
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), device.type)
+
+
+def by_processor(device: torch.device) -> bool:
+    """Whether times are processor time: with one thread, because other work on the machine disturbs that little."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
+def take_turns(ways: dict[str, Callable], repeats: int, device: torch.device) -> tuple[dict, dict]:
+    """Seconds and MiB of memory at the peak of each way, after one turn each that does not count.
+
+    The memory is what the device holds at most, or on a CPU what the process holds more than before (Linux only, else
+    None).
+    """
+    clock = time.process_time if by_processor(device) else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    memory: dict[str, float | None] = {}
+    for repeat in range(-1, repeats):
+        for name, way in ways.items():
+            with _peak(memory, name, device) if repeat < 0 else contextlib.nullcontext():
+                _wait(device)
+                begun = clock()
+                way()
+                _wait(device)
+                passed = clock() - begun
+            if repeat >= 0:
+                seconds[name].append(passed)
+    return seconds, memory
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+@contextlib.contextmanager
+def _peak(memory: dict, name: str, device: torch.device) -> Iterator[None]:
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats()
+        yield
+        memory[name] = torch.accelerator.max_memory_allocated() / 2**20
+        return
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        CLEAR.write_text("5")  # the kernel measures the peak anew
+        before = _status("VmRSS")
+    except (OSError, AttributeError):
+        before = None
+    yield
+    memory[name] = None if before is None else (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])
+
+
+def show(
+    title: str, measured: tuple[dict, dict], items: int | None = None, unit: str = "images", work: tuple = ()
+) -> None:
+    """A row for each way: milliseconds, rate, memory, how many times as fast as the first one.
+
+    Args:
+        measured: what ``take_turns`` gives.
+        items: how many ``unit`` one turn works on.
+        work: operations of one turn and the operations a second of matrix products, for the fraction of the latter.
+    """
+    seconds, memory = measured
+    first = statistics.median(next(iter(seconds.values())))
+    print(f"\n{title}")
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        row = f"  {name:32}{1000 * middle:11.2f} ms ({1000 * min(values):.2f} - {1000 * max(values):.2f})"
+        if items is not None:
+            row += f"  {items / middle:10.1f} {unit}/s"
+        if memory.get(name) is not None:
+            row += f"  {memory[name]:8.0f} MiB"
+        if work:
+            row += f"  {100 * work[0] / middle / work[1]:4.0f} % of matrix products"
+        print(f"{row}  x {first / middle:.2f}", flush=True)
+
+
+def make_picture(rng: np.random.Generator, height: int = 480, width: int = 640) -> np.ndarray:
+    """(height, width, 3) uint8 of large and small patches and some noise, about as hard to compress as a photograph."""
+    layers = [smooth_noise(rng, height, width, 40) * 40 + smooth_noise(rng, height, width, 4) * 12 for _ in range(3)]
+    picture = 128 + np.stack(layers, axis=2) + rng.normal(0, 6, (height, width, 3))
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def make_network(arch: str, heads: dict[str, int] = HEADS) -> nn.Module:
+    """A network such as training makes it: offsets that are not 0, running statistics that fit the data.
+
+    Without that a network in evaluation mode has activations so small that the processor handles them as exceptions.
+    """
+    torch.manual_seed(0)
+    model = create_model(arch, heads, describe(arch)[0].head_conv).train()
+    for module in model.modules():
+        if isinstance(module, DCN):
+            nn.init.normal_(module.conv_offset_mask.weight, std=0.003)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None
+    with torch.no_grad():
+        model(torch.randn(2, 3, 128, 128))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    with torch.no_grad():  # scores that are neither 0 nor 1
+        for name in heads:
+            list(getattr(model, name).parameters())[-2].mul_(0.1)
+    return model
+
+
+@contextlib.contextmanager
+def operator(function: Callable) -> Iterator[None]:
+    """Within it, networks use this deformable convolution."""
+    own = deform_conv.deform_conv2d
+    deform_conv.deform_conv2d = function
+    try:
+        yield
+    finally:
+        deform_conv.deform_conv2d = own
+
+
+def network_work(model: nn.Module, x: Tensor) -> int:
+    """Operations (two a multiplication) of the convolutions of a forward pass; backward has twice as many."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        nonlocal total
+        places = inputs[0] if isinstance(module, nn.ConvTranspose2d) else y
+        total += 2 * module.weight.numel() * places.shape[0] * places.shape[2:].numel()
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, DCN)
+    hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, kinds)]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second of a large matrix product."""
+    side = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds, _ = take_turns({"product": lambda: a @ b}, 5, device)
+    return 2 * side**3 / min(seconds["product"])
+
+
+def check(name: str, own, other, tolerance: float) -> None:
+    """End the benchmark unless two results are equal to ``tolerance``, relative to the greatest value."""
+    own, other = (
+        (value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)).double().cpu()
+        for value in (own, other)
+    )
+    if own.shape != other.shape:
+        raise SystemExit(f"{name}: shapes {tuple(own.shape)} and {tuple(other.shape)} differ")
+    error = float((own - other).abs().max() / other.abs().max().clamp(min=1e-12)) if own.numel() else 0.0
+    if not error <= tolerance:
+        raise SystemExit(f"{name}: the results differ by {error:.1e}, more than {tolerance:.0e}")
+    print(f"equal: {name}, to {error:.0e}")
