@@ -2,6 +2,7 @@
 
 import os
 import time
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
@@ -41,12 +42,18 @@ def create_detector(opt, device: torch.device | None = None, log=print) -> "Dete
         raise UserError("--load_model: needs the checkpoint of the network that is to detect")
     if device is None:
         device = processes.start(opt).device
+    opt, model = load_network(opt, log)
+    return Detector(opt, fuse(model.to(device)), device)
+
+
+def load_network(opt, log=print) -> tuple[Namespace, torch.nn.Module]:
+    """The network of ``--load_model`` on the CPU, and the options completed by what its checkpoint says about it."""
     card = read_checkpoint(opt.load_model).get("model")
     if isinstance(card, dict):
         opt = use_model_card(opt, card)
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     load_model(model, opt.load_model, log=log)
-    return Detector(opt, fuse(model.to(device)), device)
+    return opt, model
 
 
 class Detector:

@@ -28,11 +28,14 @@ NEVER = 100_000_000  # the validation interval of --trainval
 DETECTOR_OPTIONS = {
     *("demo", "flip_test", "not_prefetch_test", "output_dir", "rounded_results", "test_scales", "vis_thresh"),
 }
+# Options of export.py alone.
+EXPORT_OPTIONS = {"format", "opset", "output", "plain_deform_conv", "with_decode"}
 # What the scripts do not look at. (Options of the training are no surprise in a test: its command may be copied.)
 UNUSED_OPTIONS = {
-    "main.py": DETECTOR_OPTIONS,
-    "test.py": {"demo", "output_dir"},
-    "demo.py": {"not_prefetch_test", "on_bad_image", "rounded_results"},
+    "main.py": DETECTOR_OPTIONS | EXPORT_OPTIONS,
+    "test.py": {"demo", "output_dir", *EXPORT_OPTIONS},
+    "demo.py": {"not_prefetch_test", "on_bad_image", "rounded_results", *EXPORT_OPTIONS},
+    "export.py": DETECTOR_OPTIONS | {"keep_discarded", "keep_res", "nms"},
 }
 
 # The weights of the parts of the loss that tasks have in common.
@@ -75,7 +78,9 @@ CARD_FORMS = {
 # Options that the reference does not have. Its abbreviations go on meaning what they meant: --exp is --exp_id.
 NEW_OPTIONS = {
     *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
-    *("amp", "rounded_results", "sync_bn", "save_minutes", "on_bad_image", "on_nan", "dist_timeout", *CUSTOM_OPTIONS),
+    *("amp", "rounded_results", "sync_bn", "save_minutes", "on_bad_image", "on_nan", "dist_timeout"),
+    *EXPORT_OPTIONS,
+    *CUSTOM_OPTIONS,
 }
 
 
@@ -228,6 +233,14 @@ class opts:
         flag(g, "rounded_results", "coco: results with two decimals, as the reference writes and scores them")
         flag(g, "fix_res", "test at the training resolution (what happens without --keep_res)")
         flag(g, "keep_res", "test at each picture's own size")
+
+        g = parser.add_argument_group("export")
+        add(g, "output", "", str, "file to write: .onnx, .pt2 (torch.export), or .ts (TorchScript)")
+        text = "format, where the ending of --output does not say it"
+        add(g, "format", "", str, text, choices=["onnx", "pt2", "torchscript"])
+        flag(g, "with_decode", "detections come out (--K of them) instead of the network's maps")
+        flag(g, "plain_deform_conv", "onnx: deformable convolutions without the operator DeformConv")
+        add(g, "opset", 19, _number(int, low=18), "onnx: version of the operators; DeformConv needs 19")
 
         g = parser.add_argument_group("augmentation")
         flag(g, "not_rand_crop", "jitter position and scale instead of random crops")

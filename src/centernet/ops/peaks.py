@@ -7,9 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def is_exporting() -> bool:
+    """Whether a network is being written down for other programs, where what is fast here is of no use."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def peak_filter(heat: Tensor, kernel: int = 3) -> Tensor:
     """Keep the values of (B, C, H, W) that are the highest of their 3x3 neighbourhood, 0 elsewhere (``_nms``)."""
-    if heat.device.type == "cpu" and kernel == 3:
+    if heat.device.type == "cpu" and kernel == 3 and not is_exporting():
         heat = heat.contiguous()
         highest = _highest_of_nine(heat)
     else:
@@ -33,9 +38,10 @@ def topk(heat: Tensor, K: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
         score (B, K), ind (B, K) int64 in H * W, cls (B, K) int64, y (B, K), x (B, K) in pixels, dtype of ``heat``.
     """
     batch, channels, height, width = heat.shape
-    per_class = min(K, height * width)
+    per_class = K if is_exporting() else min(K, height * width)
     scores, inds = heat.reshape(batch, channels, -1).topk(per_class)
     score, place = scores.reshape(batch, -1).topk(min(K, channels * per_class))
     cls = place // per_class
     ind = inds.reshape(batch, -1).gather(1, place)
-    return score, ind, cls, (ind // width).to(heat.dtype), (ind % width).to(heat.dtype)
+    y = ind // width
+    return score, ind, cls, y.to(heat.dtype), (ind - y * width).to(heat.dtype)

@@ -27,6 +27,8 @@ with_oracle(output, batch, opt) -> dict
 decode(output, opt, mirrored=False) -> Tensor
     Raw maps of the last stack to detections in output pixels; ``mirrored``: of pictures and then of their mirror
     images, to be averaged (the flip test).
+columns(opt) -> list[str]
+    What the numbers of a detection of ``decode`` are.
 to_picture(dets, metas, opt) -> list[dict[int, ndarray]]
     To picture pixels: one ``{class id from 1: rows}`` a picture, of one test scale.
 merge_outputs(detections, opt) -> dict[int, ndarray]

@@ -276,6 +276,11 @@ def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     return ctdet_decode(output["hm"], output["wh"], reg, opt.cat_spec_wh, opt.K)
 
 
+def columns(opt) -> list[str]:
+    """What the numbers of a detection are."""
+    return ["x1", "y1", "x2", "y2", "score", "class"]
+
+
 def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:
     """Maps (2B, ...) of B pictures and of their mirror images to maps (B, ...) (the flip test).
 

@@ -438,6 +438,13 @@ def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     return ddd_decode(output["hm"].sigmoid(), output["rot"], depth_of(output["dep"]), output["dim"], wh, reg, opt.K)
 
 
+def columns(opt) -> list[str]:
+    """What the numbers of a detection are."""
+    rotation = [f"rot_{k}" for k in range(8)]
+    size = ["w", "h"] if opt.reg_bbox else []
+    return ["x", "y", "score", *rotation, "depth", "height", "width", "length", *size, "class"]
+
+
 def get_alpha(rot: np.ndarray) -> np.ndarray:
     """The observation angle of orientations (n, 8), by the bin of the higher score; radians, not wrapped."""
     first = np.arctan2(rot[:, 2], rot[:, 3]) - 0.5 * np.pi

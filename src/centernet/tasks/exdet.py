@@ -16,7 +16,7 @@ from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, gaussian_radius, transform_preds
 from ..ops.losses import RegL1Loss, clamped_sigmoid, focal_loss, gather_feat
 from ..ops.nms import soft_nms_39
-from ..ops.peaks import peak_filter, topk
+from ..ops.peaks import is_exporting, peak_filter, topk
 from .option import Option
 
 DEFAULT_DATASET = "coco"
@@ -294,13 +294,16 @@ def _decode(heats, ct_heat, ct_cls, offsets, K, scores_thresh, center_thresh, ag
     width = ct_heat.shape[3]
     peaks = [topk(peak_filter(heat).clamp(max=1), K)[:3] for heat in heats]
     scores, inds, classes = (torch.stack(values, dim=1) for values in zip(*peaks, strict=True))  # (B, 4, K)
-    places = torch.stack([inds % width, torch.div(inds, width, rounding_mode="floor")], dim=3)  # (B, 4, K, 2)
+    rows = inds // width
+    places = torch.stack([inds - rows * width, rows], dim=3)  # (B, 4, K, 2)
     if any(offset is None for offset in offsets):
         points = places + places.new_full((), 0.5, dtype=ct_heat.dtype)
     else:
         moved = [gather_feat(offset, inds[:, k]) for k, offset in enumerate(offsets)]
         points = places + torch.stack(moved, dim=1)
 
+    if is_exporting():
+        return _group_densely(scores, places, classes, points, ct_heat, ct_cls, scores_thresh, center_thresh, num_dets)
     dets = ct_heat.new_zeros(len(ct_heat), num_dets, ROW)
     dets[:, :, 4] = -1
     for i in range(len(dets)):
@@ -374,6 +377,56 @@ def _group(
     return combos[order], best[order], centres[order]
 
 
+def _group_densely(
+    scores: Tensor,
+    places: Tensor,
+    classes: Tensor,
+    points: Tensor,
+    ct_heat: Tensor,
+    ct_cls: Tensor | None,
+    scores_thresh: float,
+    center_thresh: float,
+    num_dets: int,
+) -> Tensor:
+    """What ``_decode`` returns, of a whole batch and from all K^4 combinations, as the reference does it.
+
+    For networks that are exported: a file has no loop over as many pairs as there happen to be. The order of equal
+    scores may differ.
+    """
+    count = scores.shape[2]
+
+    def spread(values: Tensor) -> list[Tensor]:
+        """(B, 4, K) to four that broadcast to (B, K, K, K, K): top, left, bottom, right."""
+        return [values[:, side].reshape(-1, *(count if k == side else 1 for k in range(4))) for side in range(4)]
+
+    (x_t, x_l, x_b, x_r), (y_t, y_l, y_b, y_r) = spread(places[..., 0]), spread(places[..., 1])
+    c_t, c_l, c_b, c_r = spread(classes)
+    cx, cy = (x_l + x_r) // 2, (y_t + y_b) // 2
+    height, width = ct_heat.shape[2:]
+    cells = (c_t * height + cy) * width + cx
+    centre_score = ct_heat.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+    s_t, s_l, s_b, s_r = spread(scores)
+    score = (s_t + s_l + s_b + s_r + 2 * centre_score) / 6
+    fits = (c_t == c_l) & (c_t == c_b) & (c_t == c_r) & (centre_score >= center_thresh)
+    fits &= (y_t <= y_l) & (y_t <= y_b) & (y_t <= y_r) & (y_b >= y_l) & (y_b >= y_r)
+    fits &= (x_l <= x_t) & (x_l <= x_b) & (x_l <= x_r) & (x_r >= x_t) & (x_r >= x_b)
+    for side in spread(scores >= scores_thresh):
+        fits = fits & side
+    score, place = torch.where(fits, score, -1.0).flatten(1).topk(min(num_dets, count**4))
+    chosen = [place // count ** (3 - side) % count for side in range(4)]  # (B, num_dets) each
+    top, left, bottom, right = (
+        points[:, side].gather(1, index[:, :, None].expand(-1, -1, 2)) for side, index in enumerate(chosen)
+    )
+    cls = classes[:, 0].gather(1, chosen[0])
+    if ct_cls is not None:
+        centre = cells.flatten(1).gather(1, place)
+        cls = ct_cls.flatten(1).gather(1, centre)
+    box = torch.stack([left[..., 0], top[..., 1], right[..., 0], bottom[..., 1], score], dim=2)
+    dets = torch.cat([box, top, left, bottom, right, cls[:, :, None].to(box.dtype)], dim=2)
+    empty = torch.where(torch.arange(ROW, device=dets.device) == 4, -1.0, 0.0)
+    return torch.where(score[:, :, None] < 0, empty, dets)
+
+
 def _aggregate(heat: Tensor, weight: float, dim: int) -> Tensor:
     """Add to each score, times ``weight``, the rising runs that lead up to it from both sides along ``dim``."""
     before, behind = _runs(heat, dim), _runs(heat.flip(dim), dim).flip(dim)
@@ -411,6 +464,12 @@ def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
         plain, mirror = dets.chunk(2)
         dets = torch.cat([plain, mirror_back(mirror, hms[0].shape[3])], dim=1)
     return dets
+
+
+def columns(opt) -> list[str]:
+    """What the numbers of a detection are."""
+    points = [f"{side}_{axis}" for side in ("top", "left", "bottom", "right") for axis in "xy"]
+    return ["x1", "y1", "x2", "y2", "score", *points, "class"]
 
 
 def mirror_back(dets: Tensor, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import visualization, visualization_pose
 from ..datasets.annotations import numbers
 from ..datasets.augmentation import Draws, View, color_matrix, full_view, random_view
-from ..datasets.joints import MIRRORED, NUM_JOINTS
+from ..datasets.joints import JOINT_NAMES, MIRRORED, NUM_JOINTS
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import (
     affine_transform,
@@ -31,7 +31,7 @@ from ..ops.losses import (
 )
 from ..ops.nms import soft_nms_39
 from ..ops.oracle import oracle_map
-from ..ops.peaks import peak_filter, topk
+from ..ops.peaks import is_exporting, peak_filter, topk
 from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "coco_hp"
@@ -392,8 +392,9 @@ def multi_pose_decode(
 def _snapped(joints: Tensor, boxes: Tensor, hm_hp: Tensor, hp_offset: Tensor | None, K: int) -> Tensor:
     """Joints (B, K, J, 2), moved to the nearest peak of their map if it is near enough and inside the person's box."""
     batch, count, height, width = hm_hp.shape
-    scores, ind = peak_filter(hm_hp).flatten(2).topk(min(K, height * width))
-    cells = torch.stack([ind % width, torch.div(ind, width, rounding_mode="floor")], dim=3).to(joints.dtype)
+    scores, ind = peak_filter(hm_hp).flatten(2).topk(K if is_exporting() else min(K, height * width))
+    row = ind // width
+    cells = torch.stack([ind - row * width, row], dim=3).to(joints.dtype)
     offsets = 0.5 if hp_offset is None else gather_feat(hp_offset, ind.flatten(1)).view(cells.shape)
     candidates = torch.where((scores > JOINT_THRESH)[..., None], cells + offsets, -10000.0)  # (B, J, K, 2)
 
@@ -422,6 +423,12 @@ def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     hm_hp = output["hm_hp"] if opt.hm_hp else None
     hp_offset = output["hp_offset"] if opt.reg_hp_offset else None
     return multi_pose_decode(output["hm"], output["wh"], output["hps"], reg, hm_hp, hp_offset, opt.K)
+
+
+def columns(opt) -> list[str]:
+    """What the numbers of a person are."""
+    joints = [f"{joint}_{axis}" for joint in JOINT_NAMES for axis in "xy"]
+    return ["x1", "y1", "x2", "y2", "score", *joints, "class"]
 
 
 def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,256 @@
+"""Exported networks give what PyTorch gives; ONNX is skipped where its packages are not installed."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tests.models.conformance import error_in_std, load_formula_weights
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from centernet.detector import create_detector
+from centernet.errors import UserError
+from centernet.export import METADATA_FILE, Exported, export, export_checkpoint
+from centernet.models import create_model, save_model
+from centernet.models.heads import run_heads
+from centernet.opts import model_card, opts
+from centernet.tasks import TASKS, get_task
+
+ROOT = Path(__file__).resolve().parents[1]
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+KINDS = {"onnx": "model.onnx", "pt2": "model.pt2", "torchscript": "model.ts"}
+ARCHITECTURES = ("res_18", "resdcn_18", "dla_34", "dlav0_34", "hourglass")
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+
+
+class Maps(nn.Module):
+    """Maps for decoding from the smallest of networks."""
+
+    def __init__(self, heads: dict[str, int]) -> None:
+        super().__init__()
+        self.heads = heads
+        for name, channels in heads.items():
+            setattr(self, name, nn.Conv2d(48, channels, 1))
+            nn.init.normal_(getattr(self, name).weight, std=0.3)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        return [run_heads(self, F.pixel_unshuffle(x, 4))]
+
+
+def load(kind, path):
+    """What runs an exported file, (B, 3, H, W) to a list of tensors, and what the file says about itself."""
+    files = {METADATA_FILE: ""}
+    if kind == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        about = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+        assert [value.name for value in session.get_outputs()] == about["outputs"]
+        return lambda x: [torch.from_numpy(value) for value in session.run(None, {"input": x.numpy()})], about
+    if kind == "pt2":
+        module = torch.export.load(path, extra_files=files).module()
+    else:
+        module = torch.jit.load(path, _extra_files=files)
+    return lambda x: list(module(x)), json.loads(files[METADATA_FILE])
+
+
+def skip_without_packages(kind):
+    if kind == "onnx" and not HAS_ONNX:
+        pytest.skip("onnx, onnxscript or onnxruntime is not installed")
+
+
+DECODING = {
+    "ctdet": ["ctdet"],
+    "ctdet of classes": ["ctdet", "--cat_spec_wh", "--not_reg_offset"],
+    "multi_pose": ["multi_pose"],
+    "ddd": ["ddd"],
+}
+FAST = {("ctdet", "onnx"), ("multi_pose", "pt2"), ("ddd", "torchscript")}
+CASES = [
+    pytest.param(args, kind, marks=() if (name, kind) in FAST else pytest.mark.slow, id=f"{name}-{kind}")
+    for name, args in DECODING.items()
+    for kind in KINDS
+]
+
+
+@pytest.mark.parametrize(("args", "kind"), CASES)
+def test_decoding(tmp_path, args, kind):
+    skip_without_packages(kind)
+    torch.manual_seed(0)
+    opt = opts().parse([*args, "--arch", "dlav0_34", "--with_decode", "--K", "30"])
+    model, path = Maps(opt.heads).eval(), tmp_path / KINDS[kind]
+    export(model, opt, path, kind)
+    run, about = load(kind, path)
+    assert about["columns"] == get_task(opt.task).columns(opt)
+    for shape in ((1, 3, 96, 64), (3, 3, 64, 160)):
+        x = torch.randn(shape)
+        (found,), expected = run(x), get_task(opt.task).decode(model(x)[-1], opt)
+        assert found.shape == expected.shape == (shape[0], 30, len(about["columns"]))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("agnostic", "kind"),
+    [(False, "pt2"), *(pytest.param(agnostic, "onnx", marks=pytest.mark.slow) for agnostic in (False, True))],
+)
+def test_decoding_of_extreme_points(tmp_path, agnostic, kind):
+    """All combinations at once give what looking at pairs gives."""
+    skip_without_packages(kind)
+    torch.manual_seed(0)
+    args = ["exdet", "--dataset", "sample_ex", "--arch", "dlav0_34", "--with_decode", "--K", "12" if agnostic else "24"]
+    opt = opts().parse([*args, "--scores_thresh", "0.4", *["--agnostic_ex"][:agnostic]])
+    model, path = Maps(opt.heads).eval(), tmp_path / KINDS[kind]
+    export(model, opt, path, kind)
+    run, about = load(kind, path)
+    x = torch.randn(2, 3, 64, 96)
+    (found,), expected = run(x), get_task("exdet").decode(model(x)[-1], opt)
+    assert found.shape == expected.shape == (2, 1000, len(about["columns"]))
+    counts = (expected[:, :, 4] > 0).sum(1)
+    assert counts.min() > 5 and counts.max() < 1000
+    for rows, others in zip(found, expected, strict=True):  # equal scores may come in another order
+        key = torch.arange(1.0, 15.0)
+        rows, others = rows[rows.mv(key).argsort()], others[others.mv(key).argsort()]
+        torch.testing.assert_close(rows, others, rtol=1e-4, atol=1e-4)
+
+
+def check_network(tmp_path, arch, kind, *more):
+    torch.manual_seed(0)
+    opt = opts().parse(["ctdet", "--dataset", "sample", "--arch", arch, "--head_conv", "16", *more])
+    model, path = load_formula_weights(create_model(arch, opt.heads, opt.head_conv)).eval(), tmp_path / KINDS[kind]
+    export(model, opt, path, kind)
+    run, about = load(kind, path)
+    assert about["outputs"] == list(opt.heads) and about["multiple_of"] == opt.pad + 1
+    step = opt.pad + 1
+    with torch.no_grad():
+        for shape in ((1, 3, 2 * step, 2 * step), (2, 3, 2 * step, 3 * step)):
+            x = torch.randn(shape)
+            for value, expected in zip(run(x), Exported(model, opt)(x), strict=True):
+                assert error_in_std(value, expected) < 1e-3
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_network(tmp_path, arch, kind):
+    skip_without_packages(kind)
+    check_network(tmp_path, arch, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resdcn_18", "dla_34"])
+def test_onnx_of_plain_operators(tmp_path, arch):
+    skip_without_packages("onnx")
+    import onnx
+
+    path = check_network(tmp_path, arch, "onnx", "--plain_deform_conv", "--opset", "18")
+    model = onnx.load(path)
+    assert "DeformConv" not in {node.op_type for node in model.graph.node}
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint with a description of its network, which finds something everywhere."""
+    torch.manual_seed(0)
+    opt = opts().parse(["ctdet", "--dataset", "sample", "--arch", "resdcn_18", "--head_conv", "16"])
+    model = load_formula_weights(create_model(opt.arch, opt.heads, opt.head_conv))
+    nn.init.zeros_(model.hm[-1].bias)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    save_model(path, 1, model, None, {"model": model_card(opt)})
+    return path
+
+
+def example_of(language_start):
+    """The code block of docs/EXPORT.md that begins so."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "EXPORT.md").read_text(), re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if language_start in block]
+    return block
+
+
+def test_the_examples_of_the_documents(tmp_path, checkpoint):
+    """As in docs/EXPORT.md: a program that has no PyTorch, and one that has nothing else."""
+    skip_without_packages("onnx")
+    import onnx
+
+    said = []
+    for name in ("model.onnx", "model.pt2"):
+        args = ["ctdet", "--load_model", str(checkpoint), "--with_decode", "--output", str(tmp_path / name)]
+        export_checkpoint(opts().parse(args), log=said.append)
+    assert said[-1].startswith(f"{tmp_path / 'model.pt2'}: ") and said[-1].endswith("resdcn_18 for ctdet")
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model)
+    assert sum(node.op_type == "DeformConv" for node in model.graph.node) == 3
+    assert str(ROOT) not in repr(model.graph.node) and not any(node.metadata_props for node in model.graph.node)
+    sizes = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes == ["batch", 3, "32*height", "32*width"]
+
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (150, 110))
+    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+    (tmp_path / "detect.py").write_text(
+        "import sys\nsys.modules.update(torch=None, centernet=None)\n" + example_of("import onnxruntime")
+    )
+    command = [sys.executable, "detect.py", "model.onnx", "picture.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+
+    detector = create_detector(opts().parse(["ctdet", "--load_model", str(checkpoint), "--device", "cpu"]))
+    results = detector.run(picture)["results"]
+    names = detector.opt.class_names
+    expected = [(names[cls - 1], row) for cls, boxes in results.items() for row in boxes if row[4] > 0.3]
+    assert len(rows) == len(expected) > 5
+    for name, (*box, score) in expected:
+        numbers = np.array([row[1:] for row in rows if row[0] == name], dtype=float)
+        assert np.abs(numbers - [score, *box]).max(1).min() < 0.3
+
+    code = "import sys\nsys.modules.update(torchvision=None, centernet=None)\n" + example_of("import torch\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['x1', 'y1', 'x2', 'y2', 'score', 'class'] torch.Size([1, 100, 6])\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ([], "--output: needs the file to write"),
+        (["--output", "model.bin"], "--output model.bin: the ending says no format"),
+        (["--output", "nowhere/model.onnx"], "there is no folder nowhere"),
+        (["--output", "model.onnx", "--opset", "18"], "--opset 18: the operator DeformConv came with 19"),
+        (["--output", "model.pt2", "--with_decode", "--aggr_weight", "0.1"], "--with_decode: --aggr_weight"),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, checkpoint, more, problem):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(problem)):
+        export_checkpoint(opts().parse(["ctdet", "--load_model", str(checkpoint), *more]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script(tmp_path):
+    """A mistake is one line, as in the other scripts."""
+    command = [sys.executable, ROOT / "src" / "export.py", "ctdet", "--load_model", "none.pth", "--nms", "--output"]
+    done = subprocess.run([*command, "a.onnx"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("error: none.pth") and done.stderr.count("\n") == 1
+    assert done.stdout == "note: --nms has no effect in export.py\n"
+
+
+def test_no_checkpoint():
+    with pytest.raises(UserError, match="--load_model: needs the checkpoint"):
+        export_checkpoint(opts().parse(["ctdet", "--output", "model.onnx"]))
+
+
+def test_columns_of_every_task():
+    """As many names as numbers in a detection."""
+    for task in TASKS:
+        opt = opts().parse([task, "--K", "4"])
+        heads = {name: torch.randn(1, channels, 8, 8) for name, channels in opt.heads.items()}
+        assert get_task(task).decode(heads, opt).shape[2] == len(get_task(task).columns(opt))
