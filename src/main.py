@@ -12,6 +12,7 @@ from centernet.datasets.loader import Samples, TrainBatches, lost_workers_explai
 from centernet.engine import processes as engine_processes
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.precision import check_amp
+from centernet.engine.report import write_report
 from centernet.engine.run_folder import RunFolder
 from centernet.engine.run_state import check_plan, check_recipe, follow_restart
 from centernet.engine.signals import Requests
@@ -138,6 +139,8 @@ def main(parser: opts, opt) -> None:
         print(f"final {score}")
         print(f"duration: {datetime.timedelta(seconds=round(time.perf_counter() - started))}")
         print(f"weights and logs: {run.path}")
+        if train_log:
+            print(f"report: {write_report(run.path, *(run.validated or ()))}")
 
 
 def line(log: dict[str, float]) -> str:

@@ -1,6 +1,7 @@
 """The main job from end to end: main.py and train_full_4p.sh on small data, and what they leave behind."""
 
 import csv
+import importlib.util
 import json
 import re
 import subprocess
@@ -58,6 +59,10 @@ def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
     assert torch.load(folder / "model_1.pth", weights_only=True)["epoch"] == 1
     results = json.loads((folder / "results.json").read_text())
     assert len(results) == 21 and len(results[1]) == 4
+    report = (folder / "report.html").read_text()
+    assert f"report: {folder / 'report.html'}" in done.stdout and "Worst pictures" in report and "person" in report
+    if importlib.util.find_spec("tensorboard"):
+        assert len(list(logs.glob("events.out.tfevents.*"))) == 1
     assert "final mAP: " in done.stdout and f"weights and logs: {folder}" in done.stdout
 
     tested = main(*small(tmp_path, tiny_voc, "--test", "--load_model", str(folder / "model_last.pth")))

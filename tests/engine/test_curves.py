@@ -403,7 +403,7 @@ def test_unknown_recipe_is_noted(run, reference, side):
 def test_plot_of_a_long_curve_keeps_its_spikes():
     values = np.zeros(100_000)
     values[12_345], values[54_321] = 7, -3
-    places, drawn = curves._outline(values, 1)
+    places, drawn = curves.outline(values, 1)
     assert len(places) == len(drawn) <= 2 * curves.MAX_PIECES
     assert abs(places[drawn.argmax()] - 12_346) < 40 and abs(places[drawn.argmin()] - 54_322) < 40
     assert (drawn.max(), drawn.min()) == (7, -3)

@@ -459,9 +459,9 @@ def _draw_losses(axes, run: Curve, reference: Curve, comparison: Comparison) -> 
     window = comparison.window
     for curve, name, colour, style in ((run, "run", "tab:orange", "-"), (reference, "reference", "tab:blue", "--")):
         smoothed = moving_average(curve.loss, window)
-        axes.plot(*_outline(curve.loss, 1), color=colour, linewidth=0.6, alpha=0.3, zorder=1)
+        axes.plot(*outline(curve.loss, 1), color=colour, linewidth=0.6, alpha=0.3, zorder=1)
         label = f"{name}: {Path(*curve.path.parts[-3:])}"
-        axes.plot(*_outline(smoothed, window), style, color=colour, linewidth=2, label=label, zorder=3)
+        axes.plot(*outline(smoothed, window), style, color=colour, linewidth=2, label=label, zorder=3)
     raw = np.concatenate([reference.loss, run.loss])
     raw = raw[np.isfinite(raw)]
     if raw.min() > 0 and raw.max() > 20 * np.median(raw):
@@ -474,7 +474,7 @@ def _draw_losses(axes, run: Curve, reference: Curve, comparison: Comparison) -> 
 
 
 def _draw_errors(axes, comparison: Comparison) -> None:
-    centres, errors = _outline(comparison.relative_error * 100, comparison.window)
+    centres, errors = outline(comparison.relative_error * 100, comparison.window)
     axes.fill_between(centres, errors, color="0.55", alpha=0.35, linewidth=0)
     axes.plot(centres, errors, color="0.35", linewidth=1)
     limit = MAX_RELATIVE_ERROR * 100
@@ -489,7 +489,7 @@ def _draw_errors(axes, comparison: Comparison) -> None:
     axes.grid(alpha=0.25)
 
 
-def _outline(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+def outline(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Iterations at the centre of each window and values; of very many, the lowest and highest of each piece."""
     places = np.arange(len(values)) + (window + 1) / 2
     if len(values) <= 2 * MAX_PIECES:

@@ -21,6 +21,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
+from . import tensorboard
 from .run_state import RunState, launch_name
 
 try:
@@ -35,6 +36,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         logs: ``logs_<time>`` in it, one for each start.
+        validated: the data set of the last validation and its results, ``{image id: {class from 1: rows}}``.
     """
 
     def __init__(self, opt, processes, loss_names: tuple[str, ...], state: RunState | None = None) -> None:
@@ -48,6 +50,7 @@ class RunFolder:
         """
         self.path = Path(opt.save_dir)
         self.loss_names = loss_names
+        self.validated: tuple[Any, dict] | None = None
         try:
             self.logs = self.path / time.strftime("logs_%Y-%m-%d-%H-%M")
             self.path.mkdir(parents=True, exist_ok=True)
@@ -113,6 +116,7 @@ class RunFolder:
                 _write_rows(path, [header or earlier[0], *kept])
             else:
                 path.unlink(missing_ok=True)
+        self._board = tensorboard.open_board(self.logs)
         self._losses = open(self.path / "train_log.csv", "a", newline="")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
 
@@ -157,6 +161,8 @@ class RunFolder:
             rows.append([str(epoch), *(f"{val[name]:.9g}" if name in val else "" for name in header[1:])])
             with self._writing("val_log.csv"):
                 _write_rows(path, [header, *(row + [""] * (len(header) - len(row)) for row in rows)])
+        if self._board is not None:
+            tensorboard.write_epoch(self._board, epoch, train, val, *(self.validated or (None, {})))
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -167,8 +173,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and give the folder up."""
-        for name in ("_losses", "_lock_file"):
-            if hasattr(self, name):
+        for name in ("_losses", "_board", "_lock_file"):
+            if getattr(self, name, None) is not None:
                 with contextlib.suppress(OSError):  # what could not be written was told when it was tried
                     getattr(self, name).close()
 

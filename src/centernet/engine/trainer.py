@@ -243,6 +243,7 @@ class Trainer:
             except OSError as error:
                 raise UserError(f"{error.filename or path}: results cannot be written ({error.strerror})") from error
             scores = dataset.evaluate(results)
+            self.run.validated = (dataset, results)
         return processes.share({**losses, **scores})
 
     @torch.no_grad()

@@ -35,6 +35,9 @@ merge_outputs(detections, opt) -> dict[int, ndarray]
     The results of one picture from those of its test scales.
 post_process(dets, metas, opt) -> list[dict[int, ndarray]]
     ``to_picture`` and ``merge_outputs`` for pictures of one scale.
+found_boxes(rows), true_boxes(objects) -> ndarray
+    What of the rows of a class is a box, (n, 5) [x1, y1, x2, y2, score]; and the boxes (n, 4) of what ``read_objects``
+    gives.
 debug_pictures(batch, output, opt) -> dict[str, ndarray]
     What ``--debug`` shows in training, by name; what is true alone when ``output`` is None.
 true_pictures(image, objects, opt) -> dict[str, ndarray]

@@ -555,6 +555,16 @@ def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndar
 # Pictures
 
 
+def found_boxes(rows: np.ndarray) -> np.ndarray:
+    """Boxes and scores (n, 5) of result rows."""
+    return rows[:, [1, 2, 3, 4, -1]]
+
+
+def true_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
+    """The boxes (n, 4) of objects."""
+    return objects["boxes"]
+
+
 def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
     """What ``--debug`` shows of the first picture of a batch, predicted and true.
 

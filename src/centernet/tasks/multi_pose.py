@@ -509,6 +509,16 @@ def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
 # Pictures
 
 
+def found_boxes(rows: np.ndarray) -> np.ndarray:
+    """Boxes and scores (n, 5) of result rows."""
+    return rows[:, :5]
+
+
+def true_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
+    """The boxes (n, 4) of objects."""
+    return objects["boxes"]
+
+
 def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
     """What ``--debug`` shows of the first picture of a batch: heat maps and skeletons, predicted and true.
 

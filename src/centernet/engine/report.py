@@ -1,0 +1,304 @@
+"""``report.html``: what became of a run, in one file that needs nothing else."""
+
+import base64
+import html
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from ..tasks import get_task
+from .logs import RunLog, draw_runs, read_run
+
+OVERLAP = 0.5  # of a detection with an object, from which the object is found
+WORST_AND_BEST = 4  # pictures of each kind
+LONGER_SIDE = 640  # of a picture in the report
+
+STYLE = """
+:root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --ground: #f5f7f9; --accent: #1f6fb2; }
+* { box-sizing: border-box; }
+body { margin: 0; font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: var(--ink);
+  background: var(--ground); }
+main { max-width: 1160px; margin: 0 auto; padding: 28px 24px 60px; }
+h1 { margin: 0; font-size: 26px; } h1 small { font-weight: 400; color: var(--soft); font-size: 16px; }
+h2 { margin: 36px 0 10px; font-size: 18px; } p { margin: 4px 0 12px; color: var(--soft); }
+section, .tile { background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+section { padding: 14px 18px; margin-bottom: 12px; } .wide { overflow-x: auto; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin-top: 18px; }
+.tile { padding: 12px 16px; } .tile b { display: block; font-size: 23px; font-weight: 600; }
+.tile span { color: var(--soft); font-size: 13px; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; }
+td, th { padding: 4px 10px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; white-space: nowrap; } tr:last-child > * { border-bottom: 0; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.code { font-family: ui-monospace, Consolas, monospace; font-size: 13px; overflow-wrap: anywhere; }
+.bar { background: #e8eef4; border-radius: 3px; height: 12px; margin-top: 5px; }
+.bar i { display: block; height: 12px; border-radius: 3px; background: var(--accent); }
+.classes { columns: 2; column-gap: 36px; } .classes div { display: grid; break-inside: avoid;
+  grid-template-columns: minmax(90px, 32%) 1fr 52px; gap: 10px; padding: 2px 0; font-size: 14px; }
+.classes div > :last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
+figure { margin: 0; } figure div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
+figure img { width: 100%; display: block; background: #e8eef4; } figcaption { font-size: 13px; color: var(--soft); }
+figcaption b { color: var(--ink); } summary { cursor: pointer; font-weight: 600; } img.curves { width: 100%; }
+@media (max-width: 760px) { .pictures { grid-template-columns: 1fr; } .classes { columns: 1; } }
+"""
+
+
+@dataclass
+class PictureScore:
+    """How well the objects of one picture were found.
+
+    Attributes:
+        index: its number in the data set.
+        objects, found, false: true objects, those of them that were found, and detections that are none.
+    """
+
+    index: int
+    objects: int
+    found: int
+    false: int
+
+    @property
+    def f1(self) -> float:
+        """2 found / (objects + detections), from 0 to 1; 1 where there is nothing and nothing was detected."""
+        return 2 * self.found / max(self.objects + self.found + self.false, 1) if self.objects or self.false else 1.0
+
+
+def write_report(folder: Path, dataset=None, results: dict | None = None) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    Args:
+        folder: with ``train_log.csv``, and what else a run leaves.
+        dataset: that was validated on; None: nothing is said about single pictures.
+        results: ``{image id: {class from 1: rows}}`` of the pictures to be looked at.
+
+    Raises:
+        UserError: the logs cannot be read, or the report not be written.
+    """
+    run = read_run(folder)
+    parts = [_head(run), _tiles(run), _curves(run), _classes(run), _validations(run)]
+    if dataset is not None and results:
+        parts.append(_pictures(dataset, results))
+    parts += [_environment(run), _options(run)]
+    path = folder / "report.html"
+    title = html.escape(run.name)
+    text = (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{''.join(parts)}</main>\n</body>\n</html>\n"
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: the report cannot be written ({error.strerror or error})") from error
+    return path
+
+
+# Pictures
+
+
+def score_pictures(dataset, results: dict) -> list[PictureScore]:
+    """How well each picture of ``results`` was done.
+
+    A detection above ``--vis_thresh`` finds the object of its class that it overlaps most, if by at least 0.5 and if
+    no better detection has found it. Objects of no class (KITTI's ignored ones) count neither for nor against.
+    """
+    task, threshold = get_task(dataset.opt.task), dataset.opt.vis_thresh
+    scores = []
+    for index, image_id in enumerate(dataset.image_ids):
+        if image_id not in results:
+            continue
+        objects = dataset.read_objects(index)
+        boxes, classes = np.asarray(task.true_boxes(objects), dtype=np.float64), objects["cls"]
+        found = false = 0
+        for cls, rows in results[image_id].items():
+            rows = task.found_boxes(np.asarray(rows, dtype=np.float64))
+            rows = rows[rows[:, 4] > threshold]
+            rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+            hits, strays = _match(rows[:, :4], boxes[classes == cls - 1], boxes[classes < 0])
+            found, false = found + hits, false + strays
+        scores.append(PictureScore(index, int((classes >= 0).sum()), found, false))
+    return scores
+
+
+def _match(detections: np.ndarray, boxes: np.ndarray, ignored: np.ndarray) -> tuple[int, int]:
+    """How many ``boxes`` are found by ``detections`` (best first), and how many detections find nothing."""
+    overlaps, free = _overlaps(detections, boxes), np.ones(len(boxes), dtype=bool)
+    excused = (_overlaps(detections, ignored) >= OVERLAP).any(1)
+    false = 0
+    for k, row in enumerate(overlaps):
+        row = np.where(free, row, 0)
+        if row.size and row.max() >= OVERLAP:
+            free[row.argmax()] = False
+        elif not excused[k]:
+            false += 1
+    return int((~free).sum()), false
+
+
+def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (n, 4) and (m, 4): (n, m)."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    shared = (high - low).clip(0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1) for boxes in (one, other)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
+
+
+def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order."""
+    opt = dataset.opt
+    task, image = get_task(opt.task), dataset.read_image(index)
+    predicted = task.result_pictures(image, result, opt, dataset.picture_info(index))
+    true = task.true_pictures(image, dataset.read_objects(index), opt)
+    return next(iter(predicted.values())), next(iter(true.values()))
+
+
+def _pictures(dataset, results: dict) -> str:
+    """The sections with the worst and the best pictures."""
+    # Where there is nothing and nothing was found, there is nothing to be seen.
+    scores = [score for score in score_pictures(dataset, results) if score.objects or score.false]
+    worst = sorted(scores, key=lambda score: (score.f1, score.found - score.objects - score.false))[:WORST_AND_BEST]
+    best = sorted(scores, key=lambda score: (-score.f1, -score.objects))[:WORST_AND_BEST]
+    threshold = dataset.opt.vis_thresh
+    text = (
+        f"Left: detections with a score above {threshold:g}; right: the truth. Pictures are ordered by F1, the share "
+        f"of objects found and of detections that are right, at an overlap of {OVERLAP:g}. "
+        f"The mean over {len(scores)} pictures is {np.mean([score.f1 for score in scores] or [0]):.3f}."
+    )
+    parts = []
+    for title, chosen in (("Worst pictures", worst), ("Best pictures", best)):
+        figures = "".join(_figure(dataset, score, results) for score in chosen)
+        parts.append(f'<h2>{title}</h2><section><p>{text}</p><div class="pictures">{figures}</div></section>\n')
+        text = "Left: detections; right: the truth."
+    return "".join(parts)
+
+
+def _figure(dataset, score: PictureScore, results: dict) -> str:
+    pictures = prediction_and_truth(dataset, score.index, results[dataset.image_ids[score.index]])
+    images = "".join(
+        f'<img src="{_jpeg(picture)}" alt="{name}">'
+        for name, picture in zip(("detections", "truth"), pictures, strict=True)
+    )
+    name = html.escape(str(dataset.file_names[score.index]))
+    counts = f"F1 {score.f1:.2f}: {score.found} of {score.objects} found, {score.false} false"
+    return f"<figure><div>{images}</div><figcaption><b>{name}</b> {counts}</figcaption></figure>"
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    factor = LONGER_SIDE / max(picture.shape[:2])
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in picture.shape[1::-1]]
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return _inline(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
+
+
+def _inline(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+# Numbers
+
+
+def _head(run: RunLog) -> str:
+    recipe = run.info.get("recipe", {})
+    about = ", ".join(str(recipe[name]) for name in ("task", "dataset", "arch") if name in recipe)
+    return f"<h1>{html.escape(run.name)} <small>{html.escape(about)}</small></h1>\n"
+
+
+def _tiles(run: RunLog) -> str:
+    epochs = int(run.train["epoch"][-1])
+    last = run.train["loss"][run.train["epoch"] == epochs]
+    tiles = []
+    if run.scores:
+        name = run.scores[0]
+        values = run.val[name]
+        if np.isfinite(values).any():
+            best = int(np.nanargmax(values))
+            tiles.append((f"{values[best]:.4f}", f"best {name}, epoch {run.val['epoch'][best]:.0f}"))
+        tiles.append((f"{values[-1]:.4f}", f"{name} of the last validation"))
+    tiles.append((f"{last.mean():.4f}", f"mean loss of epoch {epochs}"))
+    tiles.append((f"{np.median(run.train['images/s']):.1f}", "pictures a second, median"))
+    batch = run.info.get("recipe", {}).get("batch_size")
+    if batch:
+        seconds = float((batch / np.maximum(run.train["images/s"], 1e-9)).sum())
+        tiles.append((_duration(seconds), "training, validation left out"))
+    tiles.append((f"{len(run.train['loss'])}", f"iterations, {epochs} epochs"))
+    cells = "".join(f'<div class="tile"><b>{html.escape(a)}</b><span>{html.escape(b)}</span></div>' for a, b in tiles)
+    return f'<div class="tiles">{cells}</div>\n'
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _curves(run: RunLog) -> str:
+    buffer = io.BytesIO()
+    draw_runs([run], buffer)
+    picture = _inline(buffer.getvalue(), "png")
+    text = "Pale: every iteration; bold: moving average; diamonds: validation."
+    return f'<h2>Curves</h2><section><p>{text}</p><img class="curves" src="{picture}" alt="curves"></section>\n'
+
+
+def _classes(run: RunLog) -> str:
+    last = {name[3:]: values[-1] for name, values in run.val.items() if name.startswith("AP/")}
+    known = sorted((item for item in last.items() if not math.isnan(item[1])), key=lambda item: -item[1])
+    if not known:
+        return ""
+    rows = "".join(
+        f"<div><span>{html.escape(name)}</span>"
+        f'<span class="bar"><i style="width:{100 * min(max(value, 0), 1):.1f}%"></i></span>'
+        f"<span>{value:.3f}</span></div>"
+        for name, value in known
+    )
+    return (
+        f"<h2>AP of each class</h2><section><p>Of the last validation, epoch {run.val['epoch'][-1]:.0f}; -1: no object "
+        f'to be found.</p><div class="classes">{rows}</div></section>\n'
+    )
+
+
+def _validations(run: RunLog) -> str:
+    names = [*run.scores, *(name for name in run.losses if name in run.val)]
+    if not names:
+        return ""
+    head = "".join(f'<th class="number">{html.escape(name)}</th>' for name in ("epoch", *names))
+    rows = []
+    for k, epoch in enumerate(run.val["epoch"]):
+        cells = "".join(f'<td class="number">{run.val[name][k]:.4f}</td>' for name in names)
+        rows.append(f'<tr><td class="number">{epoch:.0f}</td>{cells}</tr>')
+    table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<h2>Validations</h2><section class="wide">{table}</section>\n'
+
+
+def _environment(run: RunLog) -> str:
+    info = run.info
+    rows = {name: info.get(name) for name in ("device", "processes", "command", "git")}
+    rows.update({f"version of {name}": value for name, value in info.get("versions", {}).items()})
+    table = _table({name: value for name, value in rows.items() if value is not None})
+    return f"<h2>Environment</h2><section>{table}</section>\n" if table else ""
+
+
+def _options(run: RunLog) -> str:
+    options = run.info.get("options", {})
+    if not options:
+        return ""
+    given = {name: options[name] for name in options.get("given", []) if name in options}
+    others = {name: value for name, value in sorted(options.items()) if name not in given and name != "given"}
+    return (
+        f"<h2>Options</h2><section><p>Given on the command line:</p>{_table(given)}</section>\n"
+        f"<section><details><summary>All others, and what follows from them</summary>"
+        f"{_table(others)}</details></section>\n"
+    )
+
+
+def _table(values: dict) -> str:
+    rows = "".join(
+        f'<tr><th>{html.escape(str(name))}</th><td class="code">{html.escape(str(value))}</td></tr>'
+        for name, value in values.items()
+    )
+    return f"<table>{rows}</table>" if rows else ""

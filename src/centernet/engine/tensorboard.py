@@ -1,0 +1,35 @@
+"""Scalars and pictures for TensorBoard, where the package ``tensorboard`` is installed."""
+
+import importlib.util
+from pathlib import Path
+
+from .report import prediction_and_truth
+
+PICTURES = 4  # of each validation
+
+
+def open_board(folder: Path):
+    """A writer of event files in ``folder``; None where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def write_epoch(board, epoch: int, train: dict[str, float], val: dict[str, float] | None, dataset, results) -> None:
+    """The averages of an epoch as ``train_<name>`` and ``val_<name>``, as the reference does, and a few pictures.
+
+    ``results`` of the validation, ``{image id: {class from 1: rows}}``, are drawn beside the truth for the first
+    pictures of the data set, the same at each epoch.
+    """
+    for phase, values in (("train", train), ("val", val or {})):
+        for name, value in values.items():
+            board.add_scalar(f"{phase}_{name}", value, epoch)
+    shown = [k for k, image_id in enumerate(dataset.image_ids) if image_id in results] if val and dataset else []
+    for k in shown[:PICTURES]:
+        pictures = prediction_and_truth(dataset, k, results[dataset.image_ids[k]])
+        for kind, picture in zip(("detections", "truth"), pictures, strict=True):
+            tag = f"{dataset.file_names[k]}/{kind}"
+            board.add_image(tag, picture[:, :, ::-1].copy(), epoch, dataformats="HWC")
+    board.flush()

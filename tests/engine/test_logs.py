@@ -1,0 +1,218 @@
+"""Reading a run's logs, drawing them, and the report."""
+
+import html.parser
+import json
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from centernet.datasets import get_dataset
+from centernet.engine import report, tensorboard
+from centernet.engine.logs import draw_runs, read_run
+from centernet.errors import UserError
+from centernet.opts import opts
+from centernet.tasks import get_task
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "tools"))
+import make_report
+import plot_log
+
+TRAIN = "epoch,iteration,loss,hm_loss,wh_loss,off_loss,lr,images/s"
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of two epochs of four iterations; the first iteration of the second epoch is there twice."""
+    rows = [
+        f"{(i - 1) // 4 + 1},{i},{9 / i},{5 / i},1,0.5,{0.001 if i < 5 else 0.0001},80"
+        for i in (*range(1, 6), *range(5, 9))
+    ]
+    path = tmp_path / "exp" / "ctdet" / "my_run"
+    path.mkdir(parents=True)
+    (path / "train_log.csv").write_text("\n".join([TRAIN, *rows]) + "\n")
+    (path / "val_log.csv").write_text(
+        f"epoch,loss,time,mAP,AP/cat,AP/{EVIL}\n1,3.5,0.1,0.25,0.5,\n2,3,0.1,0.125,0.25,0\n"
+    )
+    info = {
+        "options": {"given": ["exp_id"], "exp_id": EVIL, "lr": 0.001, "main_score": "mAP"},
+        "device": "cpu, 2 cores",
+    }
+    info |= {
+        "recipe": {"task": "ctdet", "dataset": "pascal", "arch": "res_18", "batch_size": 8},
+        "versions": {"torch": "2.9"},
+    }
+    (path / "opt.json").write_text(json.dumps(info))
+    return path
+
+
+def test_read_run(folder):
+    for path in (folder, folder / "train_log.csv"):
+        run = read_run(path)
+        assert run.name == "my_run"
+        assert run.train["iteration"].tolist() == list(range(1, 9))
+        assert run.losses == ["loss", "hm_loss", "wh_loss", "off_loss"] and run.scores == ["mAP"]
+        assert run.epochs.tolist() == [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+        assert run.val["mAP"].tolist() == [0.25, 0.125] and np.isnan(run.val[f"AP/{EVIL}"][0])
+
+
+def test_epochs_of_a_run_that_is_going_on(folder):
+    lines = (folder / "train_log.csv").read_text().splitlines()
+    (folder / "train_log.csv").write_text("\n".join(lines[:6]) + "\n")
+    assert read_run(folder).epochs.tolist() == [0.25, 0.5, 0.75, 1, 1.25]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "is no run folder"),
+        ("a,b\n1,2\n", "its columns are not those of a training's log"),
+        (TRAIN + "\n", "has no iterations yet"),
+        (TRAIN + "\n1,1,x,1,1,1,1,1\n", "a cell is no number"),
+    ],
+)
+def test_mistakes(tmp_path, capsys, content, problem):
+    if content is not None:
+        (tmp_path / "train_log.csv").write_text(content)
+    with pytest.raises(UserError, match=problem):
+        read_run(tmp_path)
+    assert plot_log.main([str(tmp_path)]) == make_report.main([str(tmp_path), "--pictures", "0"]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_plot_log(folder, tmp_path, capsys):
+    assert plot_log.main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'logs.png'}\n"
+    alone = cv2.imread(str(folder / "logs.png"))
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (folder / "train_log.csv").read_text()
+    (other / "train_log.csv").write_text(text.replace("hm_loss", "hp_loss"))  # of another task, without validations
+    assert plot_log.main([str(folder), str(other), "--output", str(tmp_path / "two.png"), "--window", "2"]) == 0
+    both = cv2.imread(str(tmp_path / "two.png"))
+    assert alone.shape == both.shape and (alone != both).any()  # seven and eight panels
+    with pytest.raises(UserError, match="cannot be written"):
+        draw_runs([read_run(folder)], tmp_path / "nowhere" / "a.png")
+    with pytest.raises(SystemExit):
+        plot_log.main([str(folder), "--window", "0"])
+
+
+def tiny(tiny_voc):
+    """The validation pictures of the smallest data set, and detections: all right but in the first two pictures."""
+    dataset = get_dataset("pascal")(opts().parse(["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc)]), "val")
+    results = {}
+    for index, image_id in enumerate(dataset.image_ids):
+        objects = dataset.read_objects(index)
+        rows = {cls: np.zeros((0, 5), np.float32) for cls in range(1, 21)}
+        for box, cls in zip(objects["boxes"], objects["cls"], strict=True):
+            rows[cls + 1] = np.vstack([rows[cls + 1], [*box, 0.9], [*(box + 200), 0.2]]).astype(np.float32)
+        results[image_id] = rows
+    first, second = (results[image_id] for image_id in dataset.image_ids[:2])
+    for cls in first:
+        first[cls] = first[cls][:0]
+        second[cls] = np.repeat(second[cls], 2, axis=0)  # every object is found twice
+    return dataset, results
+
+
+def test_scores_of_pictures(tiny_voc):
+    scores = report.score_pictures(*tiny(tiny_voc))
+    assert [(s.objects, s.found, s.false) for s in scores] == [(2, 0, 0), (2, 2, 2), (2, 2, 0), (2, 2, 0)]
+    assert [s.f1 for s in scores] == pytest.approx([0, 2 / 3, 1, 1])
+    assert report.PictureScore(0, 0, 0, 0).f1 == 1 and report.PictureScore(0, 0, 0, 2).f1 == 0
+
+
+@pytest.mark.parametrize("task", ["sample_hp", "sample_ex", "sample_ddd"])
+def test_boxes_of_every_task(tmp_path, task):
+    """The truth, written as a result, finds itself."""
+    names = {"sample_hp": "multi_pose", "sample_ex": "exdet", "sample_ddd": "ddd"}
+    module = get_task(names[task])
+    boxes = np.array([[10.0, 20.0, 50.0, 90.0]], np.float32)
+    if names[task] == "ddd":
+        rows = np.array([[0.3, 10, 20, 50, 90, 1.5, 1.6, 3.9, 0, 1, 9, 0.1, 0.75]], np.float32)
+        objects = {"boxes": boxes}
+    elif names[task] == "exdet":
+        rows = np.array([[10, 20, 50, 90, 0.75, *range(8)]], np.float32)
+        objects = {"points": np.array([[[30, 20], [10, 40], [33, 90], [50, 44]]], np.float32), "cls": np.array([0])}
+    else:
+        rows = np.array([[10, 20, 50, 90, 0.75, *range(34)]], np.float32)
+        objects = {"boxes": boxes}
+    assert module.found_boxes(rows).tolist() == [[10, 20, 50, 90, 0.75]]
+    assert module.true_boxes(objects).tolist() == boxes.tolist()
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags are closed, and collects them and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.sources, self.text = [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_report(folder, tiny_voc):
+    dataset, results = tiny(tiny_voc)
+    path = report.write_report(folder, dataset, results)
+    assert path == folder / "report.html"
+    page = Reader(path.read_text())
+    text = "\n".join(page.text)
+    assert "script" not in page.tags and EVIL in page.text  # shown, not run
+    assert page.tags.count("img") == 1 + 2 * (4 + 4)  # the curves; of the worst and best, detections and truth
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not re.search(r"https?://|@import|url\(", path.read_text())
+    for part in (
+        "0.2500",
+        "best mAP, epoch 1",
+        "cat",
+        "cpu, 2 cores",
+        "F1 0.00: 0 of 2 found, 0 false",
+        "version of torch",
+    ):
+        assert part in text
+    titles = [re.search(f"{name} pictures", text).start() for name in ("Worst", "Best")]
+    assert titles[0] < text.index("F1 0.00") < titles[1] < text.rindex("F1 1.00")
+
+
+def test_report_without_validations(folder):
+    (folder / "val_log.csv").unlink()
+    (folder / "opt.json").unlink()
+    page = Reader(report.write_report(folder).read_text())
+    assert page.tags.count("img") == 1 and "Worst pictures" not in page.text
+
+
+def test_tensorboard(tmp_path, tiny_voc):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    dataset, results = tiny(tiny_voc)
+    board = tensorboard.open_board(tmp_path)
+    tensorboard.write_epoch(board, 1, {"loss": 2.0}, None, None, {})
+    tensorboard.write_epoch(board, 2, {"loss": 1.0}, {"loss": 1.5, "AP/cat": 0.5}, dataset, results)
+    board.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train_loss")] == [(1, 2.0), (2, 1.0)]
+    assert [(event.step, event.value) for event in events.Scalars("val_AP/cat")] == [(2, 0.5)]
+    assert len(events.Tags()["images"]) == 8
+    assert [event.step for event in events.Images(f"{dataset.file_names[0]}/detections")] == [2]
+
+
+def test_no_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None)
+    assert tensorboard.open_board(tmp_path) is None and list(tmp_path.iterdir()) == []
