@@ -123,7 +123,8 @@ def test_decoding_of_extreme_points(tmp_path, agnostic, kind):
 
 def check_network(tmp_path, arch, kind, *more):
     torch.manual_seed(0)
-    opt = opts().parse(["ctdet", "--dataset", "sample", "--arch", arch, "--head_conv", "16", *more])
+    args = ["ctdet", "--dataset", "sample", "--arch", arch, "--head_conv", "16", "--input_res", "128", *more]
+    opt = opts().parse(args)
     model, path = load_formula_weights(create_model(arch, opt.heads, opt.head_conv)).eval(), tmp_path / KINDS[kind]
     export(model, opt, path, kind)
     run, about = load(kind, path)

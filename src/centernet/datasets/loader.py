@@ -297,8 +297,8 @@ def _stack(arrays: list[np.ndarray]) -> Tensor:
     if get_worker_info() is None:
         return torch.from_numpy(np.stack(arrays))
     # In the memory in which it will travel, where it would be copied to otherwise (as torch's own collation does it).
-    # Where there is no room for it, the error comes here and is told. The thread that would do it later, when the tensor
-    # is sent, drops it, and the process that reads waits for ever.
+    # Where there is no room for it, the error comes here and is told. The thread that would do it later, when it is
+    # sent, drops it, and the process that reads waits for ever.
     memory = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize, device="cpu")
     stacked = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).set_(memory).view(shape)
     np.stack(arrays, out=stacked.numpy())

@@ -33,7 +33,7 @@ section { padding: 14px 18px; margin-bottom: 12px; } .wide { overflow-x: auto; }
 .tile span { color: var(--soft); font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 td, th { padding: 4px 10px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; white-space: nowrap; } tr:last-child > * { border-bottom: 0; }
+th { font-weight: 600; white-space: nowrap; } .keys th { width: 200px; } tr:last-child > * { border-bottom: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.code { font-family: ui-monospace, Consolas, monospace; font-size: 13px; overflow-wrap: anywhere; }
 .bar { background: #e8eef4; border-radius: 3px; height: 12px; margin-top: 5px; }
@@ -301,4 +301,4 @@ def _table(values: dict) -> str:
         f'<tr><th>{html.escape(str(name))}</th><td class="code">{html.escape(str(value))}</td></tr>'
         for name, value in values.items()
     )
-    return f"<table>{rows}</table>" if rows else ""
+    return f'<table class="keys">{rows}</table>' if rows else ""
