@@ -11,7 +11,7 @@ from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, lost_workers_explained, make_loader
 from centernet.engine import processes as engine_processes
 from centernet.engine.checkpoints import Checkpoints, load
-from centernet.engine.precision import check_amp
+from centernet.engine.precision import check_amp, set_precision
 from centernet.engine.report import write_report
 from centernet.engine.run_folder import RunFolder
 from centernet.engine.run_state import check_plan, check_recipe, follow_restart
@@ -36,7 +36,9 @@ def main(parser: opts, opt) -> None:
         say(note)
     check_amp(opt.amp, processes.device)
     torch.manual_seed(opt.seed)
-    torch.backends.cudnn.allow_tf32 = False  # float32 convolutions are float32, or loss curves would differ by device
+    set_precision(opt.precision)
+    if opt.precision == "tf32" and processes.device.type == "cpu":
+        say("note: --precision tf32 changes nothing on a CPU")
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
 
     # Data set and network.

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from progress.bar import Bar
 
 from centernet.datasets import get_dataset
@@ -14,6 +13,7 @@ from centernet.datasets.base import CocoStyleDataset
 from centernet.datasets.loader import SkippedPictures, lost_workers_explained, no_detections
 from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
 from centernet.engine import processes as engine_processes
+from centernet.engine.precision import set_precision
 from centernet.engine.run_folder import RunFolder
 from centernet.errors import UserError
 from centernet.opts import opts, process_shares
@@ -27,7 +27,7 @@ def main(parser: opts, opt) -> None:
     say = processes.print
     for note in parser.notes(opt, "test.py"):
         say(note)
-    torch.backends.cudnn.allow_tf32 = False  # scores are those of float32 networks on every device
+    set_precision(opt.precision)
     detector = create_detector(opt, processes.device, log=say)
     opt = detector.opt
 

@@ -378,7 +378,7 @@ def test_mistakes_end_with_one_line(args, word, capsys, monkeypatch):
 
 
 def test_only_the_first_process_reports_a_mistake(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as end:
         parse("--lr", "0")
     assert end.value.code == 2

@@ -45,7 +45,7 @@ LOSS_WEIGHTS = ("hm_weight", "off_weight", "wh_weight")
 # differ in one of these are different curves.
 RECIPE = (
     *("task", "dataset", "arch", "head_conv", "heads", "input_h", "input_w", "batch_size", "lr", "lr_step"),
-    *("num_epochs", "num_iters", "seed", "pretrained", "load_model", "sync_bn", "amp"),
+    *("num_epochs", "num_iters", "seed", "pretrained", "load_model", "sync_bn", *("amp", "precision", "accumulate")),
     *("not_rand_crop", "shift", "scale", "flip", "no_color_aug"),
     *("mse_loss", "hm_gauss", "reg_loss", *LOSS_WEIGHTS, "not_reg_offset"),
 )
@@ -79,6 +79,7 @@ CARD_FORMS = {
 NEW_OPTIONS = {
     *("data_path", "device", "exp_dir", "hm_gauss", "keep_discarded", "output_dir", "prepare_only", "pretrained"),
     *("amp", "rounded_results", "sync_bn", "save_minutes", "on_bad_image", "on_nan", "dist_timeout"),
+    *("precision", "compile", "accumulate", "ema"),
     *EXPORT_OPTIONS,
     *CUSTOM_OPTIONS,
 }
@@ -175,6 +176,13 @@ class opts:
         add(g, "seed", 317, _number(int, low=0), "of everything random")
         amp = "16 bits in the network: off (float32) | bf16 | fp16 (not on a CPU)"
         add(g, "amp", "off", str, amp, choices=["off", "bf16", "fp16"])
+        text = "float32 on accelerators: fp32, or tf32, faster with 10 bits of mantissa instead of 23"
+        add(g, "precision", "fp32", str, text, choices=["fp32", "tf32"])
+        flag(
+            g,
+            "compile",
+            "compile the network (torch.compile); takes a minute at the start, and a C++ compiler on a CPU",
+        )
         flag(g, "sync_bn", "batch statistics over all processes (accelerators only)")
         text = "seconds after which a process that does not answer, or is that late, ends the run"
         add(g, "dist_timeout", 600, _number(float, low=1), text)
@@ -216,6 +224,12 @@ class opts:
         add(g, "lr_step", "90,120", _numbers(int), "epochs after which the rate is divided by 10")
         add(g, "num_epochs", 140, _number(int, low=1), "last epoch")
         add(g, "batch_size", 32, _number(int, low=1), "of all processes together")
+        text = (
+            "pieces in which a process works its share of a batch off, to need less memory; the update stays the same"
+        )
+        add(g, "accumulate", 1, _number(int, low=1), text)
+        text = "validate and keep the running average of the weights with this decay, such as 0.999; 0: the weights"
+        add(g, "ema", 0, _number(float, low=0, high=0.999999), text)
         add(g, "master_batch_size", -1, _number(int, low=-1), "share of the first process; -1: equal shares")
         add(g, "num_iters", -1, int, "iterations of an epoch, of training and of validation; -1: the whole data set")
         text = "a loss that is not finite: stop the run, or skip the update"
@@ -521,8 +535,9 @@ def recipe(opt: argparse.Namespace) -> dict:
     """The options that two runs must share for their loss curves to be comparable."""
     own = [option.name for option in get_task(opt.task).OPTIONS if option.recipe]
     values = {name: getattr(opt, name) for name in (*RECIPE, *own)}
-    if opt.amp == "off":
-        del values["amp"]  # curves recorded before there was a choice do not name it
+    for name, usual in (("amp", "off"), ("precision", "fp32"), ("accumulate", 1)):
+        if values[name] == usual:
+            del values[name]  # curves recorded before there was a choice do not name it
     if not get_dataset(opt.dataset).class_names:
         values["dataset"] = f"{opt.dataset}/{Path(opt.data_dir).resolve().name}"  # own data differ from own data
     if opt.resume:

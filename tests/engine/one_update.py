@@ -28,7 +28,8 @@ def main(parser: opts, opt) -> None:
     batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
     batch = finish_batch(collate([samples[key] for key in next(iter(batches))]), task, opt)
     # In float64, so that nothing but the arithmetic itself could differ.
-    _, parts = trainer.step({name: v.double() if v.is_floating_point() else v for name, v in batch.items()})
+    floats = {name: v.double() for name, v in batch.items() if torch.is_tensor(v) and v.is_floating_point()}
+    _, parts = trainer.step({**batch, **floats})
     losses = processes.sum(torch.stack([parts[name].detach() for name in task.Loss.names]))
     if processes.is_main:
         gradients = {name: value.grad.clone() for name, value in model.named_parameters()}

@@ -53,7 +53,7 @@ def curve(opt, epochs: int = 1) -> tuple[list[float], Trainer]:
     batches = TrainBatches(len(train_set), [opt.batch_size], 0, opt.seed, opt.num_iters)
     loader = make_loader(Samples(train_set, opt, train=True), batches, 0, False)
     for batches.epoch in range(1, epochs + 1):
-        trainer.train(batches.epoch, loader)
+        trainer.state.end_epoch(trainer.train(batches.epoch, loader))
     return lines.losses, trainer
 
 
@@ -125,7 +125,8 @@ def test_steps_that_the_scaler_leaves_out_are_counted(fused):
     for factor in (1.0, torch.inf, 1.0, torch.nan, 1.0):
         before = layer.weight.detach().clone()
         optimizer.zero_grad()
-        precision.update(layer(torch.ones(1, 2)).sum() * factor, optimizer)
+        precision.backward(layer(torch.ones(1, 2)).sum() * factor)
+        precision.update(optimizer)
         assert torch.equal(layer.weight, before) == (not np.isfinite(factor))
     assert precision.updates(optimizer) == 3
     assert precision.scaler.get_scale() == 1.0

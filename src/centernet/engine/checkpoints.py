@@ -1,5 +1,7 @@
 """The checkpoint files of a training: what ``--load_model`` and ``--resume`` read, and what a run writes."""
 
+import contextlib
+
 import torch
 from torch import nn
 
@@ -42,8 +44,9 @@ class Checkpoints:
         self._write(name, {KEY: self.trainer.snapshot()}, self.trainer.optimizer)
 
     def save_best(self) -> None:
-        """``model_best.pth``, without the optimiser."""
-        self._write("model_best.pth", {}, None)
+        """``model_best.pth``, without the optimiser; with ``--ema`` of the averages, for they were validated."""
+        with self.trainer.averaged.in_place() if self.trainer.averaged is not None else contextlib.nullcontext():
+            self._write("model_best.pth", {}, None)
 
     def _write(self, name: str, content: dict, optimizer: torch.optim.Optimizer | None) -> None:
         if self.run is None:

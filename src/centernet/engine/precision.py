@@ -1,4 +1,4 @@
-"""Mixed precision (``--amp``): the network in 16 bits where that is safe, everything after it in float32."""
+"""How numbers are computed: the network in 16 bits where that is safe (``--amp``), everything after it in float32."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +9,15 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_precision(precision: str) -> None:
+    """Make float32 mean float32, also in convolutions and their backward pass, or TF32 where it is asked for.
+
+    With TF32 by default, as PyTorch has it for convolutions on CUDA, loss curves would differ from device to device.
+    """
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 def check_amp(amp: str, device: torch.device) -> None:
@@ -41,10 +50,16 @@ class Precision:
 
     def forward(self, network: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
         """A network's maps of ``x``, float32; without ``--amp`` whatever the network gives."""
+        try:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                outputs = network(x)
+        except Exception as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = (str(error).splitlines() or [""])[0]
+                raise UserError(f"--compile: this network cannot be compiled here ({reason}); leave it out") from error
+            raise
         if self.dtype is None:
-            return network(x)
-        with torch.autocast(self.device.type, self.dtype):
-            outputs = network(x)
+            return outputs
         return [{name: value.float() for name, value in output.items()} for output in outputs]
 
     @contextlib.contextmanager
@@ -60,9 +75,12 @@ class Precision:
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(torch.where(self.bad > 0, value, buffer))
 
-    def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients and step. With ``fp16`` a step whose gradients are not finite is left out (``updates``)."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those that are there."""
         self.scaler.scale(loss).backward()
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """One step. With ``fp16`` one whose gradients are not finite is left out (``updates``)."""
         if self.skip_bad:
             # Of the gradients, which are the same on all processes, not of the loss, which is a share.
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

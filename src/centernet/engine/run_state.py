@@ -35,6 +35,7 @@ class RunState:
         logs: the ``logs_<time>`` folders of this run.
         random: of each process, the states of PyTorch's generators: of the CPU and of its accelerator, if it has one.
         scaler: the loss scale of ``--amp fp16``.
+        ema: of ``--ema`` the averages, ``state_dict``, and their ``updates``.
     """
 
     epoch: int = 0
@@ -52,6 +53,7 @@ class RunState:
     logs: list[str] = field(default_factory=list)
     random: list[list[torch.Tensor]] = field(default_factory=list)
     scaler: dict = field(default_factory=dict)
+    ema: dict = field(default_factory=dict)
 
     @property
     def logged(self) -> int:

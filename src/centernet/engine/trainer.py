@@ -1,9 +1,10 @@
 """The training step, the epoch, and validation. The same for every task."""
 
+import contextlib
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -57,10 +58,11 @@ class Trainer:
         self.save: Callable[[], None] = lambda: None
         self.network = model
         self.precision = Precision(opt.amp, processes.device, skip_bad=opt.on_nan == "skip")
+        self.averaged = Averaged(model, opt.ema) if opt.ema else None
+        if opt.compile:
+            model.compile()
         self.model = distribute(model, opt, processes)
         self.loss = task.Loss(opt)
-        self.loss.total = processes.sum
-        self.local_loss = task.Loss(opt)
         self.pin_memory = processes.device.type != "cpu"
         self.trained_images, self.trained_seconds = 0, 0.0
         self.saved = time.monotonic()
@@ -74,25 +76,46 @@ class Trainer:
         """The state of the training for a checkpoint. Called on all processes."""
         self.state.random = self.processes.gather(random_state(self.processes.device)) or []
         self.state.scaler = self.precision.scaler.state_dict()
+        if self.averaged is not None:
+            self.state.ema = {"updates": self.averaged.updates, "state_dict": self.averaged.state}
         return self.state.to_dict()
 
     def resume(self) -> None:
-        """Give the generators and the loss scale what a resumed state says of them."""
+        """Give generators, loss scale and averages what a resumed state says of them."""
         state = self.state
         if len(state.random) == self.processes.count:  # with other processes there is no right continuation
             set_random_state(state.random[self.processes.rank], self.processes.device)
         if state.scaler and self.precision.scaler.is_enabled():
             self.precision.scaler.load_state_dict(state.scaler)
+        if state.ema and self.averaged is not None:
+            self.averaged.load(state.ema)
+        state.ema = {}  # it goes into the next checkpoint as it is then
 
     def step(self, batch: dict) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """One update from a finished batch. Returns the network's outputs and this process's share of the losses."""
+        """One update from a finished batch. Returns the network's outputs and this process's share of the losses.
+
+        Of the pieces of ``--accumulate`` the outputs are those of the first, the losses those of all.
+        """
+        counts = self.processes.sum(self.loss.counts(batch))
+        pieces = split(batch, self.opt.accumulate)
+        self.optimizer.zero_grad(set_to_none=True)
+        first, sums = None, None
         with self.precision.keeping(self.network):
-            outputs = self.precision.forward(self.model, batch["input"])
-            loss, parts = self.loss(outputs, batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            # The wrapper averages the gradients over the processes; the shares have to be added up instead.
-            self.precision.update(loss * self.processes.count, self.optimizer)
-        return outputs, parts
+            for k, piece in enumerate(pieces):
+                # The processes exchange gradients once, when those of the last piece are there.
+                alone = k + 1 < len(pieces) and self.processes.count > 1
+                with self.model.no_sync() if alone else contextlib.nullcontext():
+                    outputs = self.precision.forward(self.model, piece["input"])
+                    loss, parts = self.loss(outputs, piece, counts)
+                    # The wrapper averages the gradients over the processes; the shares have to be added up instead.
+                    self.precision.backward(loss * self.processes.count)
+                parts = {name: value.detach() for name, value in parts.items()}
+                first = outputs if first is None else first
+                sums = parts if sums is None else {name: value + parts[name] for name, value in sums.items()}
+            self.precision.update(self.optimizer)
+        if self.averaged is not None:
+            self.averaged.update()
+        return first, sums
 
     def train(self, epoch: int, loader: DataLoader) -> dict[str, float]:
         """One epoch, or what is left of it. Returns the averages of the loss parts, and ``time`` in minutes.
@@ -104,7 +127,7 @@ class Trainer:
         loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, state.done
         state.begin_epoch(len(self.loss.names))
         progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main, state.done)
-        skipped, updates_before = state.skipped, self.precision.updates(self.optimizer)
+        seconds_before, skipped, updates_before = state.seconds, state.skipped, self.precision.updates(self.optimizer)
         waiting: list[Tensor] = []
         bad_pictures = SkippedPictures(loader.dataset.dataset)
         every, flushed, begun = 1, time.perf_counter(), state.done
@@ -138,7 +161,7 @@ class Trainer:
                 f"finite{why}"
             )
         self.trained_images += self.opt.batch_size * (len(loader) - begun)
-        self.trained_seconds += state.seconds
+        self.trained_seconds += state.seconds - seconds_before
         return {**self._averages(), "time": state.seconds / 60}
 
     def _averages(self) -> dict[str, float]:
@@ -234,7 +257,8 @@ class Trainer:
         batches = EvalBatches(len(dataset), batch_size, processes.rank, processes.count, opt.num_iters)
         workers = min(opt.num_workers, len(batches))
         loader = make_loader(Samples(dataset, opt, train=False), batches, workers, self.pin_memory)
-        losses, results = self.validate(epoch, loader)
+        with self.averaged.in_place() if self.averaged is not None else contextlib.nullcontext():
+            losses, results = self.validate(epoch, loader)
         scores = {}
         if self.run is not None:
             path = self.run.path / "results.json"
@@ -257,7 +281,7 @@ class Trainer:
         self.processes.share_buffers(self.network)
         self.network.eval()
         progress = Progress(self.opt, "val", epoch, len(loader), self.processes.is_main)
-        names = self.local_loss.names
+        names = self.loss.names
         sums, count = torch.zeros(len(names), dtype=torch.float64), 0
         results: dict[int, dict] = {}
         bad_pictures = SkippedPictures(loader.dataset.dataset)
@@ -289,24 +313,73 @@ class Trainer:
 
     def _report(self, bad_pictures: SkippedPictures, title: str) -> None:
         """Say which pictures of an epoch could not be used."""
-        parts = self.processes.gather(bad_pictures.indices)
-        if parts is not None:
+        indices = [index for part in self.processes.gather(bad_pictures.indices) or [] for index in part]
+        if indices:
             named = self.run.path / "skipped_pictures.txt" if self.run is not None else None
-            text = bad_pictures.report(title, [index for part in parts for index in part], named)
-            if text is not None:
-                self.processes.print(text)
+            self.processes.print(bad_pictures.report(title, indices, named))
 
     def _picture_loss(self, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:
         """The loss parts of one picture of a batch, as if it had come alone."""
         one = [{name: value[k : k + 1] for name, value in output.items()} for output in outputs]
         alone = {name: value[k : k + 1] for name, value in batch.items()}
-        _, parts = self.local_loss(one, alone)
-        return torch.stack([parts[name].float() for name in self.local_loss.names])
+        _, parts = self.loss(one, alone)
+        return torch.stack([parts[name].float() for name in self.loss.names])
 
     def _show(self, batch: dict, output: dict[str, Tensor], name: str) -> None:
         """Show or save what the network sees, for ``--debug``."""
         pictures = self.task.debug_pictures(batch, self.task.with_oracle(output, batch, self.opt), self.opt)
         show_or_save(pictures, self.opt.debug_dir, name, show=self.opt.debug < 4)
+
+
+def split(batch: dict, count: int) -> list[dict]:
+    """A batch in at most ``count`` pieces of about one size; what belongs to all pictures goes into each."""
+    size = len(batch["input"])
+    ends = [size * k // count for k in range(count + 1)]
+    return [
+        {name: value if name == "pixels" else value[a:b] for name, value in batch.items()}
+        for a, b in zip(ends, ends[1:], strict=False)
+        if a < b
+    ]
+
+
+class Averaged:
+    """The running average of a network's weights and statistics (``--ema``), which is what is validated and kept.
+
+    Attributes:
+        state: names to averages, as in the network's ``state_dict``.
+        updates: so far. The first ones count more than the decay says, for the weights are far from good then.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay, self.updates = network, decay, 0
+        self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def load(self, saved: dict) -> None:
+        """Go on with ``state`` and ``updates`` of a checkpoint."""
+        self.updates = saved["updates"]
+        for name, value in self.state.items():
+            value.copy_(saved["state_dict"][name])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of now."""
+        self.updates += 1
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        now = self.network.state_dict()
+        names = [name for name, value in self.state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[name] for name in names], [now[name] for name in names], weight)
+        for name in self.state.keys() - set(names):
+            self.state[name].copy_(now[name])
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within a ``with`` the network has the averages for weights."""
+        own = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(own)
 
 
 def distribute(model: nn.Module, opt, processes: Processes) -> nn.Module:
@@ -330,6 +403,7 @@ def distribute(model: nn.Module, opt, processes: Processes) -> nn.Module:
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=switched_off,
+            static_graph=not (switched_off or opt.compile or opt.accumulate > 1),
         )
 
 

@@ -183,8 +183,11 @@ def restore(
     """``load_model`` with a checkpoint that has been read from ``path`` already."""
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: this checkpoint has no state_dict")
-    log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}")
-    fit_state_dict(bare(model), strip_module(checkpoint["state_dict"]), str(path), log)
+    run, state_dict, what = checkpoint.get("run"), checkpoint["state_dict"], ""
+    if not resume and isinstance(run, dict) and run.get("ema"):  # what --ema has validated
+        state_dict, what = run["ema"]["state_dict"], ", running averages of its weights"
+    log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}{what}")
+    fit_state_dict(bare(model), strip_module(state_dict), str(path), log)
     if optimizer is None:
         return model
     start_epoch = 0

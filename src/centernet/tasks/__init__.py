@@ -20,8 +20,10 @@ make_sample(image, objects, opt, draws, train) -> dict
 draw_targets(batch, opt) -> dict
     On the device, for the whole batch: the target maps, to be added to the batch.
 Loss(opt)
-    ``(outputs, batch) -> (loss, {name: value})``, ``names`` in the order of the logs, and ``total``, a function that
-    the trainer sets to add counts up over the processes.
+    ``(outputs, batch, counts=None) -> (loss, {name: value})``; ``names`` in the order of the logs; and
+    ``counts(batch)``, a tensor of the numbers of peaks, objects, ... by which the parts are divided. A batch may be a
+    piece of a larger one (a process's share, or one of ``--accumulate``). With the ``counts`` of the whole the pieces'
+    losses add up to its loss, and so do their gradients.
 with_oracle(output, batch, opt) -> dict
     The output of a stack with the ground truth in place of the heads that ``--eval_oracle_*`` names.
 decode(output, opt, mirrored=False) -> Tensor

@@ -174,9 +174,8 @@ class CtdetLoss(nn.Module):
     forward(outputs, batch): ``outputs`` is what the network gives, a dict of raw maps a stack; ``batch`` holds the
     targets of ``make_sample`` and ``draw_targets``. Returns the loss and its unweighted parts by name.
 
-    Attributes:
-        total: what adds a tensor up over the processes of a distributed run. The parts are divided by the numbers of
-            the whole global batch, so the sum of the processes' losses is the loss of that batch.
+    The parts are divided by the numbers of ``counts``: of the batch, or those that ``forward`` is given, of a larger
+    batch of which this one is a piece (``tasks/__init__.py``).
     """
 
     names = ("loss", "hm_loss", "wh_loss", "off_loss")
@@ -187,16 +186,23 @@ class CtdetLoss(nn.Module):
         self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
         self.wh = NormRegL1Loss() if opt.norm_wh else self.reg
         self.cat_spec_wh = RegWeightedL1Loss()
-        self.total = lambda counts: counts
 
-    def forward(self, outputs: list[dict[str, Tensor]], batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    def counts(self, batch: dict) -> Tensor:
+        """Peaks (or pixels, with ``--mse_loss``), sizes, objects."""
+        hm, sized = batch["hm"], self._sized(batch)
+        num_hm = hm.new_tensor(hm.numel()) if self.opt.mse_loss else hm.eq(1).sum()
+        return torch.stack([count.to(hm.dtype) for count in (num_hm, sized.sum(), batch["reg_mask"].sum())])
+
+    @staticmethod
+    def _sized(batch: dict) -> Tensor:
+        return batch.get("dense_wh_mask", batch.get("cat_spec_mask", batch["reg_mask"]))
+
+    def forward(
+        self, outputs: list[dict[str, Tensor]], batch: dict, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         opt = self.opt
-        hm = batch["hm"]
-        sized = batch.get("dense_wh_mask", batch.get("cat_spec_mask", batch["reg_mask"]))
-        counts = [hm.new_tensor(hm.numel()) if opt.mse_loss else hm.eq(1).sum(), sized.sum(), batch["reg_mask"].sum()]
-        dtype = outputs[0]["hm"].dtype
-        num_hm, num_wh, num_reg = self.total(torch.stack([count.to(dtype) for count in counts]))
-
+        hm, sized = batch["hm"], self._sized(batch)
+        num_hm, num_wh, num_reg = (self.counts(batch) if counts is None else counts).to(outputs[0]["hm"].dtype)
         zero = outputs[0]["hm"].new_zeros(())
         hm_loss, wh_loss, off_loss = zero, zero, zero
         for output in outputs:

@@ -331,9 +331,8 @@ class DddLoss(nn.Module):
     a dict of raw maps a stack; ``batch`` holds the targets of ``make_sample`` and ``draw_targets``. Returns the loss
     and its unweighted parts by name.
 
-    Attributes:
-        total: what adds a tensor up over the processes of a distributed run. The parts are divided by the numbers of
-            the whole global batch, so the sum of the processes' losses is the loss of that batch.
+    The parts are divided by the numbers of ``counts``: of the batch, or those that ``forward`` is given, of a larger
+    batch of which this one is a piece (``tasks/__init__.py``).
     """
 
     names = ("loss", "hm_loss", "dep_loss", "dim_loss", "rot_loss", "wh_loss", "off_loss")
@@ -342,15 +341,20 @@ class DddLoss(nn.Module):
         super().__init__()
         self.opt = opt
         self.l1, self.rot = L1Loss(), BinRotLoss()
-        self.total = lambda counts: counts
 
-    def forward(self, outputs: list[dict[str, Tensor]], batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    def counts(self, batch: dict) -> Tensor:
+        """Peaks (or pixels, with ``--mse_loss``), slots, members of the two bins."""
+        hm = batch["hm"]
+        num_hm = hm.new_tensor(hm.numel()) if self.opt.mse_loss else hm.eq(1).sum()
+        members = (batch["rotbin"] != 0).sum((0, 1))
+        return torch.stack([count.to(hm.dtype) for count in (num_hm, hm.new_tensor(batch["ind"].numel()), *members)])
+
+    def forward(
+        self, outputs: list[dict[str, Tensor]], batch: dict, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         opt, hm, ind = self.opt, batch["hm"], batch["ind"]
         known, measured = batch["rot_mask"], batch["reg_mask"]
-        members = (batch["rotbin"] != 0).sum((0, 1))
-        counts = [hm.new_tensor(hm.numel()) if opt.mse_loss else hm.eq(1).sum(), hm.new_tensor(ind.numel()), *members]
-        dtype = outputs[0]["hm"].dtype
-        num_hm, num_slots, *num_members = self.total(torch.stack([count.to(dtype) for count in counts]))
+        num_hm, num_slots, *num_members = (self.counts(batch) if counts is None else counts).to(outputs[0]["hm"].dtype)
 
         zero = outputs[0]["hm"].new_zeros(())
         parts = dict.fromkeys(self.names[1:], zero)

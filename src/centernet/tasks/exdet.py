@@ -173,9 +173,8 @@ class ExdetLoss(nn.Module):
     forward(outputs, batch): ``outputs`` is what the network gives, a dict of raw maps a stack; ``batch`` holds the
     targets of ``make_sample`` and ``draw_targets``. Returns the loss and its unweighted parts by name.
 
-    Attributes:
-        total: what adds a tensor up over the processes of a distributed run. The parts are divided by the numbers of
-            the whole global batch, so the sum of the processes' losses is the loss of that batch.
+    The parts are divided by the numbers of ``counts``: of the batch, or those that ``forward`` is given, of a larger
+    batch of which this one is a piece (``tasks/__init__.py``).
     """
 
     names = ("loss", "hm_loss", "off_loss")
@@ -184,18 +183,23 @@ class ExdetLoss(nn.Module):
         super().__init__()
         self.opt = opt
         self.reg = RegL1Loss()
-        self.total = lambda counts: counts
 
-    def forward(self, outputs: list[dict[str, Tensor]], batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    def counts(self, batch: dict) -> Tensor:
+        """Peaks (or pixels, with ``--mse_loss``) of the five maps, objects."""
+        maps = [batch[f"hm_{name}"] for name in (*SIDES, "c")]
+        counts = [hm.new_tensor(hm.numel()) if self.opt.mse_loss else hm.eq(1).sum() for hm in maps]
+        counts.append(batch["reg_mask"].sum() if self.opt.reg_offset else maps[0].new_zeros(()))
+        return torch.stack([count.to(maps[0].dtype) for count in counts])
+
+    def forward(
+        self, outputs: list[dict[str, Tensor]], batch: dict, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         opt = self.opt
         maps = [f"hm_{name}" for name in (*SIDES, "c")]
-        dtype = outputs[0]["hm_c"].dtype
-        zero = outputs[0]["hm_c"].new_zeros(())
-        counts = [zero + batch[hm].numel() if opt.mse_loss else batch[hm].eq(1).sum() for hm in maps]
         with_offsets = opt.reg_offset and opt.off_weight > 0
-        counts.append(batch["reg_mask"].sum() if with_offsets else zero)
-        *num_hm, num_reg = self.total(torch.stack([count.to(dtype) for count in counts]))
+        *num_hm, num_reg = (self.counts(batch) if counts is None else counts).to(outputs[0]["hm_c"].dtype)
 
+        zero = outputs[0]["hm_c"].new_zeros(())
         hm_loss, off_loss = zero, zero
         for output in outputs:
             output = with_oracle(output, batch, opt)

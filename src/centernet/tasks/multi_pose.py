@@ -267,9 +267,8 @@ class MultiPoseLoss(nn.Module):
     targets of ``make_sample`` and ``draw_targets``. Returns the loss, the weighted sum of its parts averaged over the
     stacks, and the unweighted parts by name.
 
-    Attributes:
-        total: what adds a tensor up over the processes of a distributed run. The parts are divided by the numbers of
-            the whole global batch, so the sum of the processes' losses is the loss of that batch.
+    The parts are divided by the numbers of ``counts``: of the batch, or those that ``forward`` is given, of a larger
+    batch of which this one is a piece (``tasks/__init__.py``).
     """
 
     names = ("loss", "hm_loss", "hp_loss", "hm_hp_loss", "hp_offset_loss", "wh_loss", "off_loss")
@@ -279,23 +278,30 @@ class MultiPoseLoss(nn.Module):
         self.opt = opt
         self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
         self.hps = RegWeightedL1Loss()
-        self.total = lambda counts: counts
 
-    def forward(self, outputs: list[dict[str, Tensor]], batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    def counts(self, batch: dict) -> Tensor:
+        """Peaks, displacements, persons, peaks of joints (or pixels, with ``--mse_loss``), joints."""
+        opt, hm = self.opt, batch["hm"]
+        hps_mask = batch["dense_hps_mask" if opt.dense_hp else "hps_mask"]
+        counts = [hm.eq(1).sum(), hps_mask.sum(), batch["reg_mask"].sum(), hm.new_zeros(()), hm.new_zeros(())]
+        if opt.hm_hp:
+            counts[3] = hm.new_tensor(batch["hm_hp"].numel()) if opt.mse_loss else batch["hm_hp"].eq(1).sum()
+        if opt.reg_hp_offset:
+            counts[4] = batch["hp_mask"].sum()
+        return torch.stack([count.to(hm.dtype) for count in counts])
+
+    def forward(
+        self, outputs: list[dict[str, Tensor]], batch: dict, counts: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         opt = self.opt
         hm, hps_mask = batch["hm"], batch["dense_hps_mask" if opt.dense_hp else "hps_mask"]
         with_joints = opt.hm_hp and opt.hm_hp_weight > 0
         with_joint_offsets = opt.reg_hp_offset and opt.off_weight > 0
-        zero = outputs[0]["hm"].new_zeros(())
-        counts = [hm.eq(1).sum(), hps_mask.sum(), batch["reg_mask"].sum(), zero, zero]
-        if with_joints:
-            counts[3] = zero + batch["hm_hp"].numel() if opt.mse_loss else batch["hm_hp"].eq(1).sum()
-        if with_joint_offsets:
-            counts[4] = batch["hp_mask"].sum()
-        num_hm, num_hps, num_reg, num_hm_hp, num_hp = self.total(
-            torch.stack([count.to(zero.dtype) for count in counts])
+        num_hm, num_hps, num_reg, num_hm_hp, num_hp = (self.counts(batch) if counts is None else counts).to(
+            outputs[0]["hm"].dtype
         )
 
+        zero = outputs[0]["hm"].new_zeros(())
         parts = dict.fromkeys(self.names[1:], zero)
         for output in outputs:
             output = with_oracle(output, batch, opt)
