@@ -13,6 +13,7 @@ import numpy as np
 
 from centernet.errors import UserError
 
+MOST_ITERATIONS = 10_000_000  # of an epoch: a log that has more was not written by a training
 MAX_RELATIVE_ERROR = 0.05
 MAX_ABSOLUTE_ERROR = 0.0002
 MIN_ITERATIONS = 20
@@ -226,6 +227,8 @@ def _undo_averages(printed: list[re.Match], path: Path) -> tuple[np.ndarray, lis
     lines: list[tuple[int, int, int, float]] = []
     for match in printed:
         epoch, iteration, total = (int(match[group]) for group in (1, 2, 3))
+        if max(iteration, total) > MOST_ITERATIONS:
+            raise UserError(f"{path}: '{match[0][:60]}' has more iterations than an epoch can have")
         while lines and lines[-1][:2] >= (epoch, iteration):  # printed twice, or a resumed run
             lines.pop()
         lines.append((epoch, iteration, total, float(match[4])))
