@@ -315,7 +315,9 @@ def replace_archive(server, checksums, sub_path, members):
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, link in members.items():
             member = tarfile.TarInfo(name)
-            if link:
+            if link == "device":
+                member.type = tarfile.CHRTYPE
+            elif link:
                 member.type, member.linkname = tarfile.SYMTYPE, link
             tar.addfile(member)
     server.files[sub_path] = buffer.getvalue()
@@ -330,6 +332,8 @@ def replace_archive(server, checksums, sub_path, members):
         {"annotations/evil": None},
         {"/evil": None},
         {"VOCdevkit/link": "../../..", "VOCdevkit/link/evil": None},
+        {"VOCdevkit/evil": "/etc/hostname"},
+        {"VOCdevkit/evil": "device"},
     ],
 )
 def test_member_outside_the_folder_is_refused(tmp_path, server, checksums, evil):
