@@ -54,13 +54,15 @@ def by_processor(device: torch.device) -> bool:
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
-def take_turns(ways: dict[str, Callable], repeats: int, device: torch.device) -> tuple[dict, dict]:
+def take_turns(
+    ways: dict[str, Callable], repeats: int, device: torch.device, by_clock: bool = False
+) -> tuple[dict, dict]:
     """Seconds and MiB of memory at the peak of each way, after one turn each that does not count.
 
     The memory is what the device holds at most, or on a CPU what the process holds more than before (Linux only, else
     None).
     """
-    clock = time.process_time if by_processor(device) else time.perf_counter
+    clock = time.process_time if by_processor(device) and not by_clock else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     memory: dict[str, float | None] = {}
     for repeat in range(-1, repeats):
