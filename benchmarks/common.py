@@ -100,6 +100,28 @@ def _peak(memory: dict, name: str, device: torch.device) -> Iterator[None]:
     memory[name] = None if before is None else (_status("VmHWM") - before) / 1024
 
 
+def once(function: Callable) -> tuple[float, float | None]:
+    """Seconds of processor time and MiB of memory at the peak of one call."""
+    memory: dict[str, float | None] = {}
+    with _peak(memory, "", torch.device("cpu")):
+        begun = time.process_time()
+        function()
+        passed = time.process_time() - begun
+    return passed, memory[""]
+
+
+def resident() -> float:
+    """MiB of the process in memory (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS") / 1024
+
+
+def private() -> float:
+    """MiB that the process shares with no other (Linux)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
 def _status(name: str) -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1])

@@ -63,7 +63,14 @@ def run(number: int, threads: int, args) -> dict[str, list[float]]:
     """Median, least and greatest seconds of a step, by way, of so many processes."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", __file__]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={number}",
+            __file__,
+        ]
         for name in ("arch", "size", "batch", "repeats"):
             command += [f"--{name}", str(getattr(args, name))]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
