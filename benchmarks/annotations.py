@@ -133,8 +133,8 @@ def write(path: Path, pictures: int, objects: int) -> None:
         file.write(f'{{"images": {json.dumps(images)}, "annotations": [')
         for k in range(objects):
             file.write(
-                f'{", " if k else ""}{{"segmentation": [[{outline[: ends[lengths[k] - 1]]}]], "iscrowd": 0, '
-                f'"area": 1.5, "image_id": {owners[k]}, "bbox": {boxes[k].tolist()}, "category_id": {categories[k]}, "id": {k}}}'
+                f'{", " if k else ""}{{"segmentation": [[{outline[: ends[lengths[k] - 1]]}]], "area": 1.5, '
+                f'"image_id": {owners[k]}, "bbox": {boxes[k].tolist()}, "category_id": {categories[k]}, "id": {k}}}'
             )
         file.write(f'], "categories": {json.dumps([{"id": int(i), "name": str(i)} for i in ids])}}}')
 
