@@ -129,7 +129,7 @@ def read_camera(path: str | Path) -> list[list[float]]:
         values = [*values[:3], 0.0, *values[3:6], 0.0, *values[6:], 0.0]
     if values[8:11] != [0, 0, 1]:
         raise UserError(f"{path}: the last row of the camera's matrix has to begin with 0 0 1")
-    return _camera(values, f"{path}", "the matrix")
+    return _camera(values, str(path), "the matrix")
 
 
 def _camera(values: list[float], where: str, name: str) -> list[list[float]]:
