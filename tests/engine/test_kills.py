@@ -50,9 +50,18 @@ def resume(folder: Path) -> list[str]:
     return ["--resume"] if any((folder / f"model_last.pth{end}").is_file() for end in ("", ".bak")) else []
 
 
-def undisturbed(tmp_path: Path, data: Path, processes: int) -> Path:
-    finish(command(tmp_path / "whole", data, processes))
-    return tmp_path / "whole" / RUN
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Runs the recipe once with so many processes, with the first test's data: what all others must come to."""
+    folders = {}
+
+    def run(data: Path, processes: int) -> Path:
+        if processes not in folders:
+            folders[processes] = tmp_path_factory.mktemp(f"whole_{processes}")
+            finish(command(folders[processes], data, processes))
+        return folders[processes] / RUN
+
+    return run
 
 
 def assert_complete(folder: Path, whole: Path) -> None:
@@ -106,27 +115,27 @@ def killed_again_and_again(
 
 
 @needs_proc
-def test_a_killed_run_is_the_undisturbed_one(tmp_path, tiny_voc):
-    whole = undisturbed(tmp_path, tiny_voc, 1)
-    folder, _ = killed_again_and_again(tmp_path, tiny_voc, 1, 3, seed=1)
+def test_a_killed_run_is_the_undisturbed_one(tmp_path, tiny_voc, undisturbed):
+    whole = undisturbed(tiny_voc, 1)
+    folder, _ = killed_again_and_again(tmp_path, tiny_voc, 1, 2, seed=1)
     assert_complete(folder, whole)
 
 
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "kills"), [(1, 30), (4, 20)])
-def test_dozens_of_kills(tmp_path, tiny_voc, processes, kills):
+def test_dozens_of_kills(tmp_path, tiny_voc, undisturbed, processes, kills):
     """SIGKILL to one process or to all, at random moments and while a checkpoint is written."""
-    whole = undisturbed(tmp_path, tiny_voc, processes)
+    whole = undisturbed(tiny_voc, processes)
     folder, count = killed_again_and_again(tmp_path, tiny_voc, processes, kills, seed=processes)
     print(f"{processes} process(es): {count}")
     assert_complete(folder, whole)
 
 
 @needs_proc
-def test_the_launcher_restarts_from_the_last_checkpoint(tmp_path, tiny_voc):
+def test_the_launcher_restarts_from_the_last_checkpoint(tmp_path, tiny_voc, undisturbed):
     """``--max-restarts``: killed twice, and the curve is that of the undisturbed run."""
-    whole, folder = undisturbed(tmp_path, tiny_voc, 2), tmp_path / RUN
+    whole, folder = undisturbed(tiny_voc, 2), tmp_path / RUN
     arguments = command(tmp_path, tiny_voc, 2)
     training = start([*arguments[:3], "--max_restarts=2", *arguments[3:]])
     killed = 0
@@ -145,9 +154,9 @@ def test_the_launcher_restarts_from_the_last_checkpoint(tmp_path, tiny_voc):
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, tiny_voc, number):
-    whole, folder = undisturbed(tmp_path, tiny_voc, 2), tmp_path / RUN
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, tiny_voc, undisturbed, number):
+    whole, folder = undisturbed(tiny_voc, 2), tmp_path / RUN
     training = start(command(tmp_path, tiny_voc, 2, "--save_minutes", "0"))
     wait_for_losses(training, folder, 1)
     training.send_signal(number)
