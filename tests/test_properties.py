@@ -1,6 +1,6 @@
 """What holds for all boxes, sizes, classes, draws and texts: hypothesis looks for a counter-example.
 
-The fast suite tries a few that are the same each time, ``-m slow`` a thousand new ones.
+The fast suite tries a few that are the same each time, ``-m slow`` five hundred new ones.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from centernet.tasks import TASKS, get_task
 FAST = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
-SLOW = settings(FAST, max_examples=1000, derandomize=False, print_blob=True)
+SLOW = settings(FAST, max_examples=500, derandomize=False, print_blob=True)
 PROPERTIES = {}
 
 
@@ -397,8 +397,12 @@ def annotation_files_are_used_or_refused(folder, content, kind, skip, split):
             return
         samples = Samples(dataset, opt, split == "train")
         for index in range(len(dataset)):
-            batch = finish_batch(collate([samples[1, index]]), samples.task, opt)
-            assert all(values.double().isfinite().all() for name, values in batch.items() if name != "meta")
+            try:
+                batch = finish_batch(collate([samples[1, index]]), samples.task, opt)
+            except UserError as error:
+                assert "pictures in a row cannot be used" in str(error)
+            else:
+                assert all(values.double().isfinite().all() for name, values in batch.items() if name != "meta")
         if name != "kitti":  # whose scores need label files or more fields
             dataset.evaluate({image_id: {} for image_id in dataset.image_ids})
 

@@ -488,6 +488,16 @@ def test_when_no_picture_can_be_used(tiny_voc, monkeypatch):
         samples(tiny_voc, True)[1, 2]
 
 
+def test_when_the_only_picture_cannot_be_used(tiny_voc):
+    path = tiny_voc / "voc/annotations/pascal_trainval0712.json"
+    content = json.loads(path.read_text())
+    content["images"] = content["images"][:1]
+    path.write_text(json.dumps(content))
+    spoil(tiny_voc, 1)
+    with pytest.raises(UserError, match=r"1 pictures in a row cannot be used, the last because: .*000001\.jpg"):
+        samples(tiny_voc, True)[1, 0]
+
+
 @pytest.mark.parametrize("stated", [(64, 49), (48, 64)])
 def test_a_picture_of_another_size_than_stated(tiny_voc, stated):
     path = tiny_voc / "voc/annotations/pascal_trainval0712.json"

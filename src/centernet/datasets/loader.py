@@ -49,11 +49,14 @@ class Samples(Dataset):
         skipped = -1
         try:
             image = self.dataset.read_image(index)
-        except UserError:
+        except UserError as error:
             if not self.skips:
                 raise
             skipped = index
-            index, image = self._next_usable(index) if self.train else (index, black_picture(self.dataset, index))
+            if self.train:
+                index, image = self._next_usable(index, error)
+            else:
+                image = black_picture(self.dataset, index)
         draws = random_draws(self.opt.seed, epoch, index) if self.train else None
         sample = self.task.make_sample(image, self.dataset.read_objects(index), self.opt, draws, self.train)
         sample["skipped"] = np.array(skipped, dtype=np.int64)
@@ -61,7 +64,7 @@ class Samples(Dataset):
             sample["meta"]["img_id"] = self.dataset.image_ids[index]
         return sample
 
-    def _next_usable(self, index: int) -> tuple[int, np.ndarray]:
+    def _next_usable(self, index: int, last: UserError) -> tuple[int, np.ndarray]:
         tries = min(len(self.dataset), MOST_IN_A_ROW) - 1
         for other in ((index + k) % len(self.dataset) for k in range(1, tries + 1)):
             try:
