@@ -117,7 +117,8 @@ def ours(
             _keep(first, "ours", network, loss)
             optimizer.step()
         else:
-            precision.update(loss, optimizer)
+            precision.backward(loss)
+            precision.update(optimizer)
 
     step()
     return step

@@ -308,6 +308,12 @@ def _stack(arrays: list[np.ndarray]) -> Tensor:
     return stacked
 
 
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor of an array, in a loader process in shared memory (for the same reason)."""
+    tensor = torch.from_numpy(array)
+    return tensor.share_memory_() if get_worker_info() is not None else tensor
+
+
 def to_device(batch: dict, device: torch.device) -> dict:
     """All tensors of a batch on ``device``; pinned ones are copied without waiting."""
     return {
