@@ -108,6 +108,10 @@ def decode(output, opt, mirrored=False):
     return torch.stack([xs + 0.5, ys + 0.5, radius, scores, cls.float()], dim=2)
 
 
+def columns(opt):
+    return ["x", "y", "radius", "score", "class"]
+
+
 def to_picture(dets, metas, opt):
     pictures = []
     for rows, meta in zip(dets.cpu().numpy(), metas, strict=True):
@@ -124,6 +128,16 @@ def merge_outputs(detections, opt):
 
 def post_process(dets, metas, opt):
     return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
+
+
+def found_boxes(rows):
+    return rows
+
+
+def true_boxes(objects):
+    return np.concatenate(
+        [objects["centre"] - objects["radius"][:, None], objects["centre"] + objects["radius"][:, None]], axis=1
+    )
 
 
 def debug_pictures(batch, output, opt):

@@ -155,7 +155,7 @@ def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray,
     task, image = get_task(opt.task), dataset.read_image(index)
     predicted = task.result_pictures(image, result, opt, dataset.picture_info(index))
     true = task.true_pictures(image, dataset.read_objects(index), opt)
-    return next(iter(predicted.values())), next(iter(true.values()))
+    return next(iter(predicted.values()), image), next(iter(true.values()), image)
 
 
 def _pictures(dataset, results: dict) -> str:

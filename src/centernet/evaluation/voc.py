@@ -120,7 +120,7 @@ def to_results(detections: Mapping, image_ids: Sequence[int], num_classes: int) 
     ``results[class][picture]``, lists of rows of floats, class 0 (background) always empty, pictures in the order of
     ``image_ids``. What ``detections`` lacks, a class or a picture, has no rows.
     """
-    results = [[[] for _ in image_ids] for _ in range(num_classes + 1)]
+    results: list[list[list]] = [[[] for _ in image_ids] for _ in range(num_classes + 1)]
     for i, image_id in enumerate(image_ids):
         for category, rows in detections.get(image_id, {}).items():
             results[category][i] = np.asarray(rows).tolist()

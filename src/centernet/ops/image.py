@@ -118,10 +118,8 @@ def draw_dense_reg(regmap, heatmap, center, value, radius, is_offset=False) -> n
     on_map, on_kernel = _windows(heatmap.shape, center, radius)
     part, kernel = heatmap[on_map], gaussian[on_kernel]
     if min(part.shape) > 0 and min(kernel.shape) > 0:
-        higher = kernel >= part
-        regmap[(slice(None), *on_map)] = np.where(
-            higher, reg[(slice(None), *on_kernel)], regmap[(slice(None), *on_map)]
-        )
+        on_maps, on_kernels = (slice(None), *on_map), (slice(None), *on_kernel)
+        regmap[on_maps] = np.where(kernel >= part, reg[on_kernels], regmap[on_maps])
     return regmap
 
 
