@@ -4,6 +4,7 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ class Detector:
         self.device, self.task = device, get_task(opt.task)
         self.opt = self.task.test_options(opt) if hasattr(self.task, "test_options") else opt
         self.precision = Precision(opt.amp, device)
-        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def run(self, pictures, info=None) -> dict | list[dict]:
@@ -202,7 +203,7 @@ def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
         ``s``, ``output_size`` (width, height) and ``scale``.
     """
     image = as_array(image)
-    prepared = {"image": image, "images": {}, "meta": {}}
+    prepared: dict[str, Any] = {"image": image, "images": {}, "meta": {}}
     for scale in opt.test_scales:
         prepared["images"][scale], meta = cut(image, scale, opt)
         prepared["meta"][scale] = {**meta, **opt.picture_info, **(info or {})}
@@ -271,7 +272,7 @@ def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoad
         PreparedPictures(dataset, indices, opt),
         batch_size=None,
         num_workers=min(opt.num_workers, len(indices), os.cpu_count() or 1),
-        collate_fn=_shared,
+        collate_fn=_shared,  # type: ignore[arg-type]  # a sample comes alone, not in a list
         worker_init_fn=start_worker,
     )
 

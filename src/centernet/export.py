@@ -206,6 +206,7 @@ def _write_onnx(exported: Exported, example: Tensor, shapes: tuple, about: dict,
         custom_translation_table=onnx_ops.translations(),
         verbose=False,
     )
+    assert written is not None  # it would be, of another exporter
     model = written.model
     model.producer_name, model.producer_version = "centernet", __version__
     for node in model.graph.all_nodes():

@@ -292,9 +292,9 @@ class opts:
         ``args``: list of arguments; the empty string: those of the process. A mistake ends the process with one line
         on stderr and status 2, as with any command line.
         """
-        args = None if args == "" else args
-        opt = self.parser.parse_args(args)
-        marked = self.parser.parse_args(args, argparse.Namespace(**dict.fromkeys(vars(opt))))
+        words = None if args == "" else args
+        opt = self.parser.parse_args(words)
+        marked = self.parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(opt))))
         # -1 is how a command line says that it leaves the choice to the program.
         opt.given = sorted(name for name, value in vars(marked).items() if value is not None and value != -1)
         try:

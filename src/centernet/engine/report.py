@@ -129,7 +129,7 @@ def score_pictures(dataset, results: dict) -> list[PictureScore]:
 def _match(detections: np.ndarray, boxes: np.ndarray, ignored: np.ndarray) -> tuple[int, int]:
     """How many ``boxes`` are found by ``detections`` (best first), and how many detections find nothing."""
     overlaps, free = _overlaps(detections, boxes), np.ones(len(boxes), dtype=bool)
-    excused = (_overlaps(detections, ignored) >= OVERLAP).any(1)
+    excused = np.any(_overlaps(detections, ignored) >= OVERLAP, axis=1)
     false = 0
     for k, row in enumerate(overlaps):
         row = np.where(free, row, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -40,8 +41,18 @@ class Architecture:
     backbone: tuple[str, ...] = ()
 
 
-_RESNET = {"depths": tuple(IMAGENET_WEIGHTS), "imagenet": IMAGENET_WEIGHTS, "backbone": ("conv1.", "bn1.", "layer")}
-_DLA = {"depths": (34,), "head_conv": 256, "imagenet": DLA_WEIGHTS, "imagenet_prefix": "base.", "backbone": ("base.",)}
+_RESNET: dict[str, Any] = {
+    "depths": tuple(IMAGENET_WEIGHTS),
+    "imagenet": IMAGENET_WEIGHTS,
+    "backbone": ("conv1.", "bn1.", "layer"),
+}
+_DLA: dict[str, Any] = {
+    "depths": (34,),
+    "head_conv": 256,
+    "imagenet": DLA_WEIGHTS,
+    "imagenet_prefix": "base.",
+    "backbone": ("base.",),
+}
 
 # One line a family: the part of ``--arch`` before the underscore.
 ARCHITECTURES = {
