@@ -3,6 +3,7 @@
     python loss.py                                   the newest run in exp/ against the reference of its recipe
     python loss.py --run exp/ctdet/my_run            another run folder
     python loss.py --run vendor.log --reference pascal_resdcn18_512
+    python loss.py --run exp/ctdet/a --run exp/ctdet/b --html study.html      several runs, and a page about them
 
 Both losses are smoothed by a moving average and compared over their common iterations. A pass needs a mean relative
 error of at most 0.05 or a mean absolute error of at most 0.0002; every number finite; at least 20 iterations and two
@@ -38,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="loss.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--run", type=Path, help="run folder, or a csv or log file; default: the newest run")
+    text = "run folder, or a csv or log file; several with --html; default: the newest run"
+    parser.add_argument("--run", type=Path, action="append", help=text)
+    parser.add_argument("--html", type=Path, help="write a page that compares the runs with the reference")
     parser.add_argument(
         "--reference",
         help="csv or log file, run folder, or name of a reference in EXP_DIR/reference; default: the reference with "
@@ -72,16 +75,33 @@ def shown(path: Path) -> str:
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 
+def study(runs: list[curves.Curve], reference: curves.Curve, args: argparse.Namespace) -> int:
+    """Write the page of ``--html`` and print a line a run; the exit status is 1 when one of them fails."""
+    from centernet.engine.report import write_study
+
+    comparisons = [curves.compare(run, reference, args.window) for run in runs]
+    write_study(runs, reference, comparisons, args.html)
+    for run, comparison in zip(runs, comparisons, strict=True):
+        print(f"{curves.run_name(run)}: {comparison.verdict}")
+    print(f"Page: {shown(args.html)}")
+    return 0 if all(comparison.passed for comparison in comparisons) else 1
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the comparison and return the exit status."""
     args = build_parser().parse_args(argv)
     try:
-        run = curves.read_curve(args.run or curves.newest_run(args.exp_dir))
+        paths = args.run or [curves.newest_run(args.exp_dir)]
+        if len(paths) > 1 and args.html is None:
+            raise UserError("several --run: add --html FILE, the page that compares them")
+        run, *others = [curves.read_curve(path) for path in paths]
         if args.reference:
             reference_path = curves.named_reference(args.reference, args.exp_dir)
         else:
             reference_path = curves.find_reference(run, args.exp_dir)
         reference = curves.read_curve(reference_path)
+        if args.html is not None:
+            return study([run, *others], reference, args)
         comparison = curves.compare(run, reference, args.window)
         plot = draw(args, run, reference, comparison)
     except (UserError, OSError) as error:

@@ -421,3 +421,25 @@ def test_make_reference_script_and_loss_script_together(exp, tmp_path):
     command = [sys.executable, MAKE_REFERENCE, folder, "name", "--exp_dir", exp]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
     assert loss.main(["--exp_dir", str(exp), "--plot", "none"]) == 0
+
+
+def test_a_page_of_several_runs(call, exp, tmp_path):
+    """``--html``: a line for each run, and a page that shows them without anything from elsewhere."""
+    write_run(exp, "same", losses(seed=1))
+    write_run(exp, "<b>other", 2 * losses(seed=2), processes=1)
+    reference = tmp_path / "curve.csv"
+    reference.write_text("loss\n" + "\n".join(map(str, losses())) + "\n")
+    runs = [f"--run={exp / 'ctdet' / 'same'}", "--run", exp / "ctdet" / "<b>other"]
+    page = tmp_path / "study.html"
+    status, lines, _ = call(*runs, "--reference", reference, "--html", page)
+    assert status == 1 and lines[0].startswith("same: pass ") and lines[1].startswith("<b>other: fail ")
+    assert lines[2] == f"Page: {page}"
+    text = page.read_text()
+    assert text.count("<img") == text.count('src="data:image/png;base64,') == 1
+    assert "<td>&lt;b&gt;other</td><td>1</td>" in text and "<b>other" not in text
+    assert call(runs[0], "--reference", reference, "--html", page)[0] == 0
+
+    status, lines, error = call(*runs, "--reference", reference)
+    assert (status, lines) == (2, []) and "several --run: add --html FILE" in error
+    status, _, error = call(runs[0], "--reference", reference, "--html", tmp_path / "nowhere" / "page.html")
+    assert status == 2 and "page.html: cannot be written" in error

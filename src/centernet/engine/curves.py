@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -456,6 +457,40 @@ def draw(run: Curve, reference: Curve, comparison: Comparison, path: Path) -> No
             figure.savefig(path, format=path.suffix.lstrip(".") or "png")
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: the plot cannot be written ({error})") from error
+
+
+def draw_many(runs: list[Curve], reference: Curve, comparisons: list[Comparison], file: BinaryIO) -> None:
+    """Draw the smoothed losses of several runs and their reference, and the relative errors, as PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"text.parse_math": False}), np.errstate(all="ignore"):
+        figure = Figure(figsize=(10, 6.5), dpi=110, layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
+        window = comparisons[0].window
+        top.plot(*outline(reference.loss, 1), color="0.6", linewidth=0.6, alpha=0.5, zorder=1)
+        smoothed = moving_average(reference.loss, window)
+        top.plot(*outline(smoothed, window), color="black", linewidth=3, label=f"reference {reference.path.stem}")
+        for k, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
+            style = {"color": f"C{k % 10}", "linewidth": 1.5}
+            smoothed = moving_average(run.loss, comparison.window)
+            top.plot(*outline(smoothed, comparison.window), label=run_name(run), **style)
+            bottom.plot(*outline(comparison.relative_error * 100, comparison.window), **style)
+        top.set_ylabel(f"loss, mean of {window} iterations")
+        top.legend(loc="upper right", fontsize=9)
+        bottom.axhline(MAX_RELATIVE_ERROR * 100, color="tab:red", linewidth=1.2, linestyle=":")
+        bottom.set_ylim(bottom=0)
+        bottom.set_ylabel("relative error in %")
+        bottom.set_xlabel("iteration")
+        for axes in (top, bottom):
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(file, format="png")
+
+
+def run_name(curve: Curve) -> str:
+    """What to call a curve: its run folder, or its file."""
+    return curve.path.resolve().parent.name if curve.path.name == "train_log.csv" else curve.path.stem
 
 
 def _draw_losses(axes, run: Curve, reference: Curve, comparison: Comparison) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..tasks import get_task
+from .curves import MAX_RELATIVE_ERROR, Comparison, Curve, draw_many, run_name
 from .logs import RunLog, draw_runs, read_run
 
 OVERLAP = 0.5  # of a detection with an object, from which the object is found
@@ -86,17 +87,20 @@ def write_report(folder: Path, dataset=None, results: dict | None = None) -> Pat
         parts.append(_pictures(dataset, results))
     parts += [_environment(run), _options(run)]
     path = folder / "report.html"
-    title = html.escape(run.name)
+    _write_page(path, run.name, "".join(parts))
+    return path
+
+
+def _write_page(path: Path, title: str, body: str) -> None:
     text = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{''.join(parts)}</main>\n</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: the report cannot be written ({error.strerror or error})") from error
-    return path
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 # Pictures
@@ -294,6 +298,49 @@ def _options(run: RunLog) -> str:
         f"<section><details><summary>All others, and what follows from them</summary>"
         f"{_table(others)}</details></section>\n"
     )
+
+
+def write_study(runs: list[Curve], reference: Curve, comparisons: list[Comparison], path: Path) -> None:
+    """Write a page that compares the loss curves of runs with their reference (``loss.py --html``).
+
+    Raises UserError when it cannot be written.
+    """
+    buffer = io.BytesIO()
+    draw_many(runs, reference, comparisons, buffer)
+    names = ("processes", "device", "amp", "mean relative error", "mean absolute error", "final mAP", "verdict")
+    head = "".join(f"<th>{name}</th>" for name in ("run", *names))
+    rows = [_study_row(f"reference {reference.path.stem}", reference, None)]
+    rows += [_study_row(run_name(run), run, comparison) for run, comparison in zip(runs, comparisons, strict=True)]
+    text = (
+        f"Above: losses, averaged over {comparisons[0].window} iterations; below: how far the runs are from the "
+        f"reference. A run passes if the mean relative error is at most {MAX_RELATIVE_ERROR * 100:g} %, and if recipes "
+        "are equal; processes and devices may differ."
+    )
+    body = (
+        f"<h1>Convergence <small>{html.escape(reference.path.stem)}</small></h1>\n"
+        f'<h2>Curves</h2><section><p>{text}</p><img class="curves" alt="curves" '
+        f'src="{_inline(buffer.getvalue(), "png")}"></section>\n'
+        f'<h2>Runs</h2><section class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></section>\n'
+        f"<h2>Recipe</h2><section>{_table(reference.recipe or {})}</section>\n"
+    )
+    _write_page(path, f"Convergence of {reference.path.stem}", body)
+
+
+def _study_row(name: str, curve: Curve, comparison: Comparison | None) -> str:
+    info, score = curve.info, "-"
+    log = curve.path.with_name("val_log.csv")
+    if curve.path.name == "train_log.csv" and log.is_file():
+        run = read_run(curve.path)
+        if run.scores:
+            score = f"{run.val[run.scores[0]][-1]:.4f}"
+    cells = [name, info.get("processes", "-"), info.get("device", "-"), info.get("recipe", {}).get("amp", "off")]
+    if comparison is None:
+        cells += ["-", "-", score, "-"]
+    else:
+        errors = (comparison.mean_relative_error * 100, comparison.mean_absolute_error)
+        verdict = "pass" if comparison.passed else "fail: " + "; ".join(comparison.reasons or ["too far away"])
+        cells += [f"{errors[0]:.2f} %", f"{errors[1]:.4f}", score, verdict]
+    return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
 def _table(values: dict) -> str:
