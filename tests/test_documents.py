@@ -1,0 +1,168 @@
+"""The documents: their commands can be run, their links lead somewhere, and both languages say the same."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import loss
+import numpy as np
+import pytest
+
+from centernet.opts import opts
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+STARTS = set(["python", "python3", "bash", "sh", "torchrun", "pip", "apt", "ruff", "mypy", "tensorboard", "git", "cd", "curl", "."])
+
+# What is not run here, and why.
+ELSEWHERE = {
+    "python3 -m venv": "makes an environment; .ci/run does it",
+    ". .venv/bin/activate": "the same",
+    "pip install -r": "installs; .ci/run does it",
+    "pip install": "installs",
+    "pip uninstall": "uninstalls",
+    "python -m pytest": "this is it",
+    "ruff": ".ci/run does it",
+    "mypy": ".ci/run does it",
+    "tensorboard --logdir": "needs the package tensorboard, and stays",
+}
+
+
+def blocks(path: Path) -> list[tuple[str, list[str]]]:
+    """Language and lines of the fenced blocks."""
+    found, inside = [], False
+    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            inside = not inside
+            if inside:
+                found.append((line[3:], []))
+        elif inside:
+            found[-1][1].append(line)
+    return found
+
+
+def commands() -> dict[str, list[str]]:
+    """Every command in the fenced blocks, to the documents it is in."""
+    found: dict[str, list[str]] = {}
+    for path in DOCUMENTS:
+        lines = [line for language, lines in blocks(path) if language in ("", "bash", "sh") for line in lines]
+        for part in (part for line in lines for part in line.split(" && ")):
+            if part.split()[:1] and (part.split()[0] in STARTS or part.startswith("centernet-")):
+                found.setdefault(shlex.join(shlex.split(part, comments=True)), []).append(path.name)
+    return found
+
+
+COMMANDS = commands()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder for what the documents call DIR: two pictures in YOLO style."""
+    folder = tmp_path_factory.mktemp("documents") / "DIR"
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        cv2.imwrite(str(folder / "images" / split / "a.jpg"), np.zeros((64, 64, 3), np.uint8))
+        (folder / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (folder / "classes.txt").write_text("cat\n")
+    return folder
+
+
+def check_options(script: str, args: list[str]) -> None:
+    """The real parser takes them, and all of them have an effect."""
+    opt = opts().parse(args)
+    assert opts().notes(opt, script) == []
+
+
+def check_script(words: list[str]) -> None:
+    """A script of src/, loss.py, or a tool, with its arguments."""
+    path, args = words[0], words[1:]
+    assert (ROOT / path).is_file(), f"there is no {path}"
+    if path == "loss.py":
+        loss.build_parser().parse_args(args)
+    elif path in ("src/main.py", "src/test.py", "src/demo.py", "src/export.py"):
+        check_options(Path(path).name, args)
+    elif path == "src/tools/check_data.py":
+        opts().parse(args)
+    else:
+        text = (ROOT / path).read_text()
+        missing = [word for word in args if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text]
+        assert not missing, f"{path} has no {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, data, monkeypatch):
+    if any(command.startswith(start) for start in ELSEWHERE):
+        for file in re.findall(r"-r (\S+)", command):
+            assert (ROOT / file).is_file()
+        return
+    words = [str(data) if word == "DIR" else word.replace("=DIR", f"={data}") for word in shlex.split(command)]
+    if words[0] == "torchrun":
+        check_script(words[next(i for i, word in enumerate(words) if word.endswith(".py")) :])
+    elif words[0] == "python":
+        check_script(words[1:])
+    elif words[0] == "bash" and words[1].startswith("src/tools/"):
+        subprocess.run(["bash", "-n", ROOT / words[1]], check=True)
+        text = (ROOT / words[1]).read_text()
+        assert all(word.partition("=")[0] in text for word in words[2:] if word.startswith("--"))
+    elif words[0] == "bash":
+        assert words[1] == "train_full_4p.sh" or words[1].startswith("experiments/")
+        known = words[1].replace("NAME", "ddd_3dop")
+        environment = {**os.environ, "PYTHON": sys.executable}
+        run = ["bash", known, *(word.replace("PATH", "data") for word in words[2:]), "--dry_run"]
+        done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        printed = [
+            shlex.split(line) for line in done.stdout.splitlines() if "src/main.py" in line or "src/test.py" in line
+        ]
+        assert printed
+        for words in printed:
+            place = next(i for i, word in enumerate(words) if word.endswith(("src/main.py", "src/test.py")))
+            check_options(Path(words[place]).name, words[place + 1 :])
+    else:
+        pytest.fail(f"nothing checks this command: {command}")
+
+
+def test_commands_are_found():
+    assert len(COMMANDS) > 40
+    assert {"README.md", "README.zh-CN.md"} <= set(COMMANDS["bash train_full_4p.sh --data_path=data"])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links(path):
+    """Links to files and headings of the repository."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith(("http:", "https:")):
+            continue
+        name, _, heading = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), f"{path.name}: {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [anchor(title) for title in titles], f"{path.name}: {target}"
+
+
+def anchor(title: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_both_languages_have_the_same_commands():
+    """README.zh-CN.md says what README.md says: the same blocks, tables and sections."""
+    paths = [ROOT / name for name in ("README.md", "README.zh-CN.md")]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    code = [[line.partition("  #")[0].rstrip() for _, lines in blocks(path) for line in lines] for path in paths]
+    assert code[0] == code[1]
+    for pattern in (r"^## ", r"^\| `?[\w-]", r"^- \*\*"):
+        assert len(re.findall(pattern, texts[0], re.MULTILINE)) == len(re.findall(pattern, texts[1], re.MULTILINE)), (
+            pattern
+        )
+
+
+def test_every_recipe_is_listed():
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "MODEL_ZOO.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.sh") if path.stem != "run")
