@@ -1,7 +1,9 @@
 """The documents: their commands can be run, their links lead somewhere, and both languages say the same."""
 
+import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import loss
 import numpy as np
 import pytest
 
+from centernet import datasets, models
+from centernet.detector import create_detector
 from centernet.opts import opts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,3 +173,48 @@ def test_both_languages_have_the_same_commands():
 def test_every_recipe_is_listed():
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "MODEL_ZOO.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.sh") if path.stem != "run")
+
+
+def test_the_examples_of_develop(tmp_path, monkeypatch):
+    """The network and the data set of docs/DEVELOP.md, together from training to scores."""
+    monkeypatch.setattr("centernet.models.ARCHITECTURES", dict(models.ARCHITECTURES))
+    monkeypatch.setattr("centernet.datasets.DATASETS", dict(datasets.DATASETS))
+    examples = [lines for language, lines in blocks(ROOT / "docs" / "DEVELOP.md") if language == "python"]
+    assert len(examples) == 2
+    for lines in examples:
+        exec(compile("\n".join(lines), "docs/DEVELOP.md", "exec"), {"__name__": "example"})
+
+    folder = tmp_path / "data" / "fruit"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").mkdir()
+    cv2.imwrite(str(folder / "images" / "a.jpg"), np.full((60, 80, 3), 90, np.uint8))
+    content = {
+        "images": [{"id": k, "file_name": "a.jpg", "width": 80, "height": 60} for k in (1, 2)],
+        "annotations": [
+            {"id": k, "image_id": k, "category_id": k, "bbox": [9, 9, 40, 30], "area": 1200, "iscrowd": 0}
+            for k in (1, 2)
+        ],
+        "categories": [{"id": 1, "name": "apple"}, {"id": 2, "name": "pear"}],
+    }
+    for split in ("train", "val"):
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    args = ["ctdet", "--dataset", "fruit", "--arch", "tiny", "--pretrained", "none", "--data_path", str(folder.parent)]
+    args += [
+        "--batch_size",
+        "2",
+        "--num_epochs",
+        "1",
+        "--num_workers",
+        "0",
+        "--device",
+        "cpu",
+        "--exp_dir",
+        str(tmp_path),
+    ]
+    main = runpy.run_path(str(ROOT / "src" / "main.py"))["main"]
+    main(opts(), opts().parse(args))
+    run = tmp_path / "ctdet" / "default"
+    assert (run / "val_log.csv").read_text().splitlines()[0].endswith("AP/apple,AP/pear")
+    assert create_detector(opts().parse(["ctdet", "--load_model", str(run / "model_last.pth")])).run(
+        np.zeros((60, 80, 3), np.uint8)
+    )["results"].keys() == {1, 2}
