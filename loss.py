@@ -94,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         paths = args.run or [curves.newest_run(args.exp_dir)]
         if len(paths) > 1 and args.html is None:
             raise UserError("several --run: add --html FILE, the page that compares them")
+        if args.html is not None and args.plot not in (None, "none"):
+            raise UserError("--plot and --html exclude each other: the page has a picture of its own")
         run, *others = [curves.read_curve(path) for path in paths]
         if args.reference:
             reference_path = curves.named_reference(args.reference, args.exp_dir)

@@ -441,5 +441,7 @@ def test_a_page_of_several_runs(call, exp, tmp_path):
 
     status, lines, error = call(*runs, "--reference", reference)
     assert (status, lines) == (2, []) and "several --run: add --html FILE" in error
+    status, _, error = call(runs[0], "--reference", reference, "--html", page, plot=tmp_path / "loss.png")
+    assert status == 2 and "--plot and --html exclude each other" in error
     status, _, error = call(runs[0], "--reference", reference, "--html", tmp_path / "nowhere" / "page.html")
     assert status == 2 and "page.html: cannot be written" in error

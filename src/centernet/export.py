@@ -41,6 +41,8 @@ def export_checkpoint(opt, log=print) -> Path:
     kind = file_format(opt)
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no folder {path.parent}")
+    if kind != "onnx" and "opset" in opt.given:
+        log(f"note: --opset has no effect on {kind}")
     opt, model = load_network(opt, log)
     try:
         export(model, opt, path, kind)
@@ -94,7 +96,8 @@ def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
         _replace_deform_conv(network)
     exported = Exported(network, opt).eval()
     step = opt.pad + 1
-    example = torch.randn(2, 3, 2 * step, 4 * step)
+    count = max(2, 64 // step)  # enough cells for the default --K; sizes of 1 are no dynamic ones
+    example = torch.randn(2, 3, count * step, 2 * count * step)
     about = metadata(opt, exported.names)
     with torch.no_grad():
         if kind == "torchscript":

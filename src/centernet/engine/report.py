@@ -123,6 +123,8 @@ def score_pictures(dataset, results: dict) -> list[PictureScore]:
         for cls, rows in results[image_id].items():
             rows = task.found_boxes(np.asarray(rows, dtype=np.float64))
             rows = rows[rows[:, 4] > threshold]
+            if not len(rows):
+                continue
             rows = rows[np.argsort(-rows[:, 4], kind="stable")]
             hits, strays = _match(rows[:, :4], boxes[classes == cls - 1], boxes[classes < 0])
             found, false = found + hits, false + strays
