@@ -470,7 +470,8 @@ def test_batches_do_not_depend_on_workers_or_processes(tiny_voc):
             loader = make_loader(ours, TrainBatches(6, shares, rank, 1), workers, False)
             parts.append(list(loader))
         return [
-            {name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i]} for i in range(len(parts[0]))
+            {name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i] if name != "pixels"}
+            for i in range(len(parts[0]))
         ]
 
     alone = epoch([2], 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..datasets.loader import black_picture
 from ..errors import UserError
 from ..tasks import get_task
 from .curves import MAX_RELATIVE_ERROR, Comparison, Curve, draw_many, run_name
@@ -156,9 +157,16 @@ def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order."""
+    """A picture with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order.
+
+    One that cannot be used is black; that it is was told before.
+    """
     opt = dataset.opt
-    task, image = get_task(opt.task), dataset.read_image(index)
+    task = get_task(opt.task)
+    try:
+        image = dataset.read_image(index)
+    except UserError:
+        image = black_picture(dataset, index)
     predicted = task.result_pictures(image, result, opt, dataset.picture_info(index))
     true = task.true_pictures(image, dataset.read_objects(index), opt)
     return next(iter(predicted.values()), image), next(iter(true.values()), image)
