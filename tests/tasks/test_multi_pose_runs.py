@@ -212,4 +212,5 @@ def test_four_pictures_are_learned_by_heart(tmp_path):
     subprocess_run("main.py", *data, *plain, *steps)
     model = ["--load_model", str(tmp_path / "exp/multi_pose/default/model_last.pth")]
     output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"), "--exp_id", "test")
+    # Perfect heads give an AP of 0.94: joints that share a cell share the offset to which they snap.
     assert score(output, "AP50") > 0.95 and score(output, "AP") > 0.85
