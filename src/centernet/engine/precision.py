@@ -50,8 +50,10 @@ class Precision:
 
     def forward(self, network: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
         """A network's maps of ``x``, float32; without ``--amp`` whatever the network gives."""
+        # Not every device has mixed precision, so it is not even mentioned without --amp.
+        mixed = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         try:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            with mixed:
                 outputs = network(x)
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
