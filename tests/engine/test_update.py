@@ -7,8 +7,9 @@ from tests.engine.test_resume import RUN, signal_at
 from tests.training import losses, small
 
 import centernet.engine.trainer as trainer_module
+from centernet.engine.averaging import Averaged
 from centernet.engine.precision import set_precision
-from centernet.engine.trainer import Averaged, split
+from centernet.engine.trainer import split
 from centernet.opts import opts, recipe
 
 
