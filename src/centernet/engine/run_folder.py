@@ -90,7 +90,9 @@ class RunFolder:
         if Path(opt.load_model).parent != self.path:
             state.logs = []  # of another folder
         self._trim_logs(state)
-        state.logs = [*state.logs, *([self.logs.name] if self.logs.name not in state.logs else [])]
+        if self.logs.name not in state.logs:
+            state.logs = [*state.logs, self.logs.name]
+            self._put_aside(self.logs / "log.txt")  # of another run that was started in the same minute
         for name, header in (
             ("train_log.csv", ["epoch", "iteration", *self.loss_names, "lr", "images/s"]),
             ("val_log.csv", []),
@@ -100,10 +102,8 @@ class RunFolder:
             if state.iteration:
                 source = path if path.is_file() else Path(opt.load_model).with_name(name)
                 earlier = _read_rows(source)
-            elif path.is_file():
-                aside = time.strftime(f"{path.stem}_before_%Y-%m-%d-%H-%M-%S.csv")
-                path.rename(self.path / aside)
-                print(f"{path}: from an earlier run, kept as {aside}")
+            else:
+                self._put_aside(path)
             kept = []
             for row in earlier[1:]:
                 # A run that was killed may have left half a line.
@@ -119,6 +119,13 @@ class RunFolder:
         self._board = tensorboard.open_board(self.logs)
         self._losses = open(self.path / "train_log.csv", "a", newline="")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
+
+    def _put_aside(self, path: Path) -> None:
+        """Give what an earlier run has left another name."""
+        if path.is_file():
+            aside = time.strftime(f"{path.stem}_before_%Y-%m-%d-%H-%M-%S{path.suffix}")
+            path.rename(path.with_name(aside))
+            print(f"{path}: from an earlier run, kept as {aside}")
 
     def _trim_logs(self, state: RunState) -> None:
         """Take away the lines of epochs that are to be done once more from the ``log.txt`` files of this run."""
