@@ -28,6 +28,7 @@ def main(parser: opts, opt) -> None:
     if processes.count > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
     detector = create_detector(opt, processes.device)
+    engine_processes.keep_memory(processes.device)
     folder = opt.output_dir or str(Path(opt.save_dir) / "demo")
     show = not opt.output_dir and opt.debug < 4
     (watch if moving else look)(detector, source, folder, show)

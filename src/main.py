@@ -71,6 +71,8 @@ def main(parser: opts, opt) -> None:
                 say(f"{split.annotation_file}: {len(split)} pictures")
         return
 
+    engine_processes.keep_memory(processes.device)
+
     # Optimiser, checkpoint, run folder. Convolutions are faster when the channels of a pixel lie together.
     model.to(processes.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=processes.device.type in ("cpu", "cuda"))

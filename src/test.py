@@ -39,6 +39,7 @@ def main(parser: opts, opt) -> None:
     pictures.check_pictures()
     for note in pictures.notes:
         say(note)
+    engine_processes.keep_memory(processes.device)
     run = None
     if processes.is_main:
         # As a test it leaves the options of a training in the same folder alone.

@@ -40,6 +40,24 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
             assert difference <= 1e-9 * gradient.abs().max(), (count, name)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_freed_memory_is_used_again():
+    script = """if True:
+        import ctypes, resource, torch
+        from centernet.engine.processes import keep_memory
+        if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
+            raise SystemExit
+        faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        keep_memory(torch.device("cpu"))
+        for _ in range(2):
+            before = faults()
+            torch.ones(2**25)  # 128 MiB, more than glibc keeps of its own accord
+            used = faults() - before
+        assert used < 1000, used
+    """
+    subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, check=True, timeout=120)
+
+
 def start_training(tmp_path: Path, data_path: Path, *more: str) -> tuple[subprocess.Popen, Path]:
     """Four processes that would train for hours; and the folder of the run."""
     command = [*LAUNCH, "--nproc_per_node=4", MAIN, "ctdet", "--dataset", "pascal"]

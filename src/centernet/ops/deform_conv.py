@@ -258,6 +258,16 @@ def _scatter(table: Tensor, values: Tensor, index: Tensor, factor: Tensor) -> No
         table.index_add_(0, index.flatten(), parts.flatten(0, 1))
 
 
+def _product(columns: Tensor, matrix: Tensor, bias: Tensor, width: int) -> Tensor:
+    """Columns (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
+    if len(columns) == 1 and columns.device.type in BAG_DEVICES:
+        # As a convolution of 1x1, whose product oneDNN has, up to twice as fast as the library of plain products.
+        pictures = columns.view(-1, 1, width, columns.shape[2]).permute(0, 3, 1, 2)
+        values = F.conv2d(pictures, matrix[0, :, :, None, None], bias)
+        return values.permute(0, 2, 3, 1).reshape(1, -1, len(bias))
+    return torch.baddbmm(bias.view(len(matrix), 1, -1), columns, matrix.mT)
+
+
 @torch.library.custom_op("centernet::deform_conv2d", mutates_args=())
 def _deform_conv2d(
     input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, geometry: list[int]
@@ -266,14 +276,14 @@ def _deform_conv2d(
     shape = _Shape.of(input, offset, weight)
     output = _output(input, offset, weight)
     with _without_autocast(input.device.type):
-        matrix, bias = shape.matrix(weight), bias.view(shape.conv_groups, 1, -1)
+        matrix = shape.matrix(weight)
         for n, picture in enumerate(input):
             table = shape.table(picture)
             for rows in shape.pieces(input):
                 samples = _Samples(shape, geometry, rows.start, offset[n, :, rows], mask[n, :, rows])
                 columns = shape.columns(_gather(table, samples.index, samples.factor))
                 part = output[n, :, rows]
-                part.copy_(torch.baddbmm(bias, columns, matrix.mT).mT.reshape(part.shape))
+                part.copy_(_product(columns, matrix, bias, part.shape[2]).mT.reshape(part.shape))
     return output
 
 
