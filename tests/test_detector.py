@@ -282,6 +282,30 @@ def test_several_pictures_at_once(args, tmp_path):
         assert all(found[name] >= 0 for name in TIMES)
 
 
+@pytest.mark.parametrize(("args", "calls"), [([], [6]), (["--keep_res"], [1, 2, 3]), (["--flip_test"], [12])])
+def test_views_of_one_size_go_together(args, calls):
+    """All scales of three pictures, and their detections come back at once; scale by scale they are the same."""
+    opt = options("--test_scales", "0.5,1", "--nms", *args)
+    torch.manual_seed(0)
+    detector = Detector(opt, Patches(opt.heads), CPU)
+    # The first two are as large at a scale of 1 as the third is at 0.5.
+    images = [np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8) for side in (60, 60, 120)]
+    sizes = []
+    detector.model.register_forward_hook(lambda module, x, y: sizes.append(len(x[0])))
+    together = detector.run(images)
+    assert sorted(sizes) == calls
+    for image, found in zip(images, together, strict=True):
+        prepared = prepare(image, opt)
+        of_scales = []
+        for scale in opt.test_scales:
+            cut, meta = torch.from_numpy(prepared["images"][scale][None]), prepared["meta"][scale]
+            output = detector.model(detector.normalised(cut.numpy()))[-1]
+            dets = ctdet.decode(output, opt, mirrored=opt.flip_test)
+            of_scales += ctdet.to_picture(dets.detach(), [meta], opt)
+        alone = ctdet.merge_outputs(of_scales, opt)
+        np.testing.assert_allclose(rows_of(found["results"]), rows_of(alone), atol=1e-4)
+
+
 def test_batches_have_pictures_of_one_size():
     opt = options("--keep_res")
     sizes = [(64, 64), (64, 128), (64, 64), (128, 64), (64, 64), (64, 128), (32, 32)]

@@ -77,8 +77,8 @@ class Detector:
 
         Args:
             pictures: a picture: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that gives
-                one of these, or what ``prepare`` gives for one; or a list of pictures. Those whose cuts have one size
-                go through the network together.
+                one of these, or what ``prepare`` gives for one; or a list of pictures. Cuts of one size, of whichever
+                picture and test scale, go through the network together.
             info: what the task needs to know of the picture besides its pixels (``picture_info`` of its data set), or
                 a list of it; for what it lacks, what ``--calib`` or the checkpoint says. Prepared pictures have it
                 already.
@@ -116,35 +116,40 @@ class Detector:
             array if isinstance(array, dict) else prepare(array, self.opt, info)
             for array, info in zip(arrays, infos, strict=True)
         ]
-        detections: list[list] = [[] for _ in prepared]
-        views: list[list] = [[] for _ in prepared]
-        for scale in prepared[0]["images"]:
-            for members in _same_size([one["images"][scale] for one in prepared]):
-                cuts = np.stack([np.asarray(prepared[k]["images"][scale]) for k in members])
-                batch = self.normalised(cuts)
-                lap("pre")
-                output = self.precision.forward(self.model, batch)[-1]
-                lap("net")
-                dets = self.task.decode(output, self.opt, mirrored=self.opt.flip_test)
-                lap("dec")
-                metas = [prepared[k]["meta"][scale] for k in members]
-                for k, found in zip(members, self.task.to_picture(dets, metas, self.opt), strict=True):
-                    detections[k].append(found)
-                lap("post")
-                if self.opt.debug >= 2:
-                    for i, k in enumerate(members):
-                        of_one = {name: values[i : i + 1] for name, values in output.items()}
-                        views[k].append((scale, cuts[i], of_one, dets[i : i + 1]))
+        places = [(k, scale) for k, one in enumerate(prepared) for scale in one["images"]]
+        groups = [[places[i] for i in members] for members in _same_size([prepared[k]["images"][s] for k, s in places])]
+        decoded, views = [], {}
+        for group in groups:
+            cuts = np.stack([np.asarray(prepared[k]["images"][scale]) for k, scale in group])
+            batch = self.normalised(cuts)
+            lap("pre")
+            output = self.precision.forward(self.model, batch)[-1]
+            lap("net")
+            decoded.append(self.task.decode(output, self.opt, mirrored=self.opt.flip_test))
+            lap("dec")
+            if self.opt.debug >= 2:
+                for i, place in enumerate(group):
+                    of_one = {name: values[i : i + 1] for name, values in output.items()}
+                    views[place] = cuts[i], of_one, decoded[-1][i : i + 1]
+        decoded = _to_cpu(decoded)
+        lap("dec")
+        found = {}
+        for group, dets in zip(groups, decoded, strict=True):
+            metas = [prepared[k]["meta"][scale] for k, scale in group]
+            found.update(zip(group, self.task.to_picture(dets, metas, self.opt), strict=True))
+        detections = [[found[k, scale] for scale in one["images"]] for k, one in enumerate(prepared)]
+        lap("post")
         results = [self.task.merge_outputs(of_scales, self.opt) for of_scales in detections]
         lap("merge")
         seconds["tot"] = last - started
         shares = {name: value / len(prepared) for name, value in seconds.items()}
-        found = [{"results": result, **shares} for result in results]
+        answers = [{"results": result, **shares} for result in results]
         if self.opt.debug > 0:
             for k, one in enumerate(prepared):
                 meta = next(iter(one["meta"].values()))
-                found[k]["pictures"] = self._draw(np.asarray(one["image"]), results[k], views[k], meta)
-        return found
+                of_one = [(scale, *views[k, scale]) for scale in one["images"] if (k, scale) in views]
+                answers[k]["pictures"] = self._draw(np.asarray(one["image"]), results[k], of_one, meta)
+        return answers
 
     def normalised(self, cuts: np.ndarray) -> torch.Tensor:
         """Cuts (B, h, w, 3) uint8 to the network's input (B, 3, h, w) float32; with ``--flip_test`` (2B, ...).
@@ -188,6 +193,13 @@ def _same_size(cuts: list) -> list[list[int]]:
     for k, picture in enumerate(cuts):
         groups.setdefault(tuple(picture.shape[:2]), []).append(k)
     return list(groups.values())
+
+
+def _to_cpu(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of one type on the CPU, brought there all at once: the device is waited for only once."""
+    joined = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    parts = joined.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
