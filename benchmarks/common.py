@@ -118,8 +118,17 @@ def resident() -> float:
 
 def private() -> float:
     """MiB that the process shares with no other (Linux)."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+    return _rollup("self", "Private_")
+
+
+def proportional(process: int) -> float:
+    """MiB of a process, of what it shares with others its part (Linux)."""
+    return _rollup(process, "Pss:")
+
+
+def _rollup(process: int | str, start: str) -> float:
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(start)) / 1024
 
 
 def _status(name: str) -> int:

@@ -97,9 +97,10 @@ def work(args) -> None:
             model = network if processes.count == 1 else DistributedDataParallel(network)
         optimizer = torch.optim.Adam(network.parameters(), opt.lr, fused=name == OURS or None)
 
-        def step(model=model, optimizer=optimizer) -> None:
+        def step(model=model, optimizer=optimizer, ours=name == OURS) -> None:
             batch = finish_batch(to_device(sent, processes.device), ctdet, opt)
-            loss, _ = criterion(model(batch["input"]), batch)
+            x = batch["input"] if ours else batch["input"].contiguous()
+            loss, _ = criterion(model(x), batch)
             optimizer.zero_grad(set_to_none=True)
             (loss * processes.count).backward()
             optimizer.step()

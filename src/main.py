@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from centernet.datasets import get_dataset
+from centernet.datasets import get_dataset, read_dataset
 from centernet.datasets.loader import Samples, TrainBatches, lost_workers_explained, make_loader
 from centernet.engine import processes as engine_processes
 from centernet.engine.checkpoints import Checkpoints, load
@@ -47,8 +47,8 @@ def main(parser: opts, opt) -> None:
     pretrained = None if opt.resume else opt.pretrained
     model = processes.one_first(lambda: create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say))
     validates = opt.test or 0 < opt.val_intervals < NEVER
-    val_set = dataset(opt, "val") if validates else None
-    train_set = dataset(opt, "train") if not opt.test else None
+    val_set = read_dataset(opt, "val", processes) if validates else None
+    train_set = read_dataset(opt, "train", processes) if not opt.test else None
     for split in (train_set, val_set):
         if split is not None:
             split.check_pictures()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from progress.bar import Bar
 
-from centernet.datasets import get_dataset
+from centernet.datasets import get_dataset, read_dataset
 from centernet.datasets.base import CocoStyleDataset
 from centernet.datasets.loader import SkippedPictures, lost_workers_explained, no_detections
 from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
@@ -33,7 +33,7 @@ def main(parser: opts, opt) -> None:
 
     dataset = get_dataset(opt.dataset)
     processes.one_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=say))
-    pictures = dataset(opt, "val" if not opt.trainval else "test")
+    pictures = read_dataset(opt, "val" if not opt.trainval else "test", processes)
     if opt.trainval and pictures.annotation_file == pictures.find_annotations(pictures.folder, "val"):
         raise UserError(f"--trainval: the data set {opt.dataset} has no test split; without it the val split is tested")
     pictures.check_pictures()

@@ -40,6 +40,35 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
             assert difference <= 1e-9 * gradient.abs().max(), (count, name)
 
 
+def test_one_process_reads_for_all(tmp_path, tiny_voc):
+    """Two processes train and test a data set that only one of them can read, with nothing to complain of."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        f"""import os, sys
+sys.path.insert(0, {str(ROOT / "src")!r})
+import centernet.datasets.base as base
+read = base.read_annotation_file
+def read_once(*args):
+    assert os.environ["LOCAL_RANK"] == "0"
+    return read(*args)
+base.read_annotation_file = read_once
+import main
+from centernet.engine.processes import run_script
+run_script(main.main, main.opts())
+"""
+    )
+    command = [*LAUNCH, "--nproc_per_node=2", str(script), "ctdet", "--dataset", "pascal", "--exp_dir", str(tmp_path)]
+    command += ["--data_path", str(tiny_voc), "--arch", "res_18", "--input_res", "64", "--batch_size", "4"]
+    command += ["--num_workers", "1", "--num_epochs", "1", "--num_iters", "2", "--pretrained", "none"]
+    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "final mAP: " in done.stdout
+    assert "Grad strides" not in done.stderr
+    assert not list((tmp_path / "tmp").glob("centernet_*"))
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_freed_memory_is_used_again():
     script = """if True:

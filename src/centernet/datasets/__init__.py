@@ -29,6 +29,13 @@ def get_dataset(name: str) -> type[CocoStyleDataset]:
     return DATASETS[name]
 
 
+def read_dataset(opt, split: str, processes) -> CocoStyleDataset:
+    """A split of ``--dataset``, which one process of each machine reads for all (``engine.processes.Processes``)."""
+    dataset = processes.one_reads(lambda: get_dataset(opt.dataset)(opt, split))
+    dataset.opt = opt  # this process's, in which some things are settled later
+    return dataset
+
+
 def build_sample(image, annotations, opt, draws, split="train", calib=None) -> dict:
     """One finished sample from a picture, its annotations and explicit random draws.
 

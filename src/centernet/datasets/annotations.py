@@ -4,9 +4,11 @@
 left out.
 """
 
+import contextlib
+import gc
 import json
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,25 @@ def ignore(problem: str) -> None:
     """Leave out what was told before."""
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's search for cyclic garbage, which takes as long again as reading a large file; it has none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def is_id(value) -> bool:
     """Whether a value can be the id of something."""
     return isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
+
+
+def _are_ids(values: Sequence) -> bool:
+    return {*map(type, values)} <= {int, str} or all(map(is_id, values))
 
 
 def read_annotation_file(path: Path, complain: Complain = refuse) -> dict:
@@ -53,6 +71,8 @@ def read_annotation_file(path: Path, complain: Complain = refuse) -> dict:
     if not content["images"]:
         raise UserError(f"{path}: it lists no pictures")
     for part, kind in (("images", "picture"), ("annotations", "annotation")):
+        if {*map(type, content[part])} <= {dict}:
+            continue
         for k, entry in enumerate(content[part], start=1):
             if not isinstance(entry, dict):
                 complain(f"{path}: {kind} number {k} is malformed, no object with fields: {_short(entry)}")
@@ -89,8 +109,11 @@ def name_problem(name) -> str | None:
     return None
 
 
-def of_known_pictures(path: Path, annotations: Sequence[dict], ids: Container, notes: list[str]) -> list[dict]:
+def of_known_pictures(path: Path, annotations: list[dict], ids: Mapping, notes: list[str]) -> list[dict]:
     """Without the annotations of other pictures than ``ids``, which are harmless: a line in ``notes`` tells of them."""
+    with contextlib.suppress(TypeError):  # of an id that is none
+        if {annotation.get("image_id") for annotation in annotations} <= ids.keys():
+            return annotations
 
     def is_stranger(annotation: dict) -> bool:
         image_id = annotation.get("image_id")
@@ -98,7 +121,7 @@ def of_known_pictures(path: Path, annotations: Sequence[dict], ids: Container, n
 
     strangers = [annotation for annotation in annotations if is_stranger(annotation)]
     if not strangers:
-        return list(annotations)
+        return annotations
     first = f"annotation {_short(strangers[0].get('id'))} of the picture {_short(strangers[0]['image_id'])}"
     notes.append(f"note: {path}: annotations of pictures that are not there, left out: {len(strangers)}, first {first}")
     return [annotation for annotation in annotations if not is_stranger(annotation)]
@@ -106,14 +129,14 @@ def of_known_pictures(path: Path, annotations: Sequence[dict], ids: Container, n
 
 def usable_annotations(
     path: Path,
-    annotations: Sequence[dict],
+    annotations: list[dict],
     names: Mapping[int | str, str],
-    categories: Container,
-    read: Callable[[list[dict]], Mapping[str, np.ndarray]],
+    categories: Set,
+    read: Callable[[list[dict]], dict[str, np.ndarray]],
     scored_fields: Sequence[str],
     complain: Complain,
-) -> list[dict]:
-    """The annotations that can be learned from, and scored.
+) -> tuple[list[dict], np.ndarray, dict[str, np.ndarray]]:
+    """The annotations that can be learned from, and scored; their ``bbox`` (n, 4) float64; and what ``read`` gives.
 
     Args:
         path: of the annotation file, for messages.
@@ -125,35 +148,38 @@ def usable_annotations(
         complain: see above.
     """
 
-    def problem(some: list[dict]) -> str | None:
+    def problem(some: list[dict]) -> str | tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What is wrong with one of them, or what was read."""
         for field in scored_fields:
             if not all(isinstance(annotation.get(field), (int, float)) for annotation in some):
                 return f"has {_field(some[0], field)}, which scoring needs to be a number"
         try:
-            if not all(is_id(one["image_id"]) for one in some):
+            if not _are_ids([one["image_id"] for one in some]):
                 return f"has {_field(some[0], 'image_id')}"
-            if not all(is_id(one["category_id"]) and one["category_id"] in categories for one in some):
+            known = [one["category_id"] for one in some]
+            if not (_are_ids(known) and categories.issuperset(known)):
                 return f"has the unknown category_id {_short(some[0]['category_id'])}"
             boxes = numbers([annotation["bbox"] for annotation in some], "bbox", (4,))
             if not np.isfinite(boxes).all():
                 return f"has {_field(some[0], 'bbox')}, which is not finite"
             if (boxes[:, 2:] < 0).any():
                 return f"has {_field(some[0], 'bbox')}, whose width or height is negative"
-            for name, values in read(some).items():
+            objects = read(some)
+            for name, values in objects.items():
                 if not np.isfinite(values).all():
                     return f"has {name} that are not finite: {_short(values.tolist())}"
         except KeyError as error:
             return f"lacks '{error.args[0]}'"
         except (TypeError, ValueError, OverflowError) as error:
             return f"is malformed: {error}"
-        return None
+        return boxes, objects
 
-    if not annotations or problem(annotations) is None:  # all at once, which is quick
-        return annotations
+    if not annotations or not isinstance(found := problem(annotations), str):  # all at once, which is quick
+        return annotations, *(found if annotations else (np.zeros((0, 4)), read([])))
     usable = []
     for k, annotation in enumerate(annotations, start=1):
         reason = problem([annotation])
-        if reason is None:
+        if not isinstance(reason, str):
             usable.append(annotation)
         else:
             number, image_id = annotation.get("id"), annotation.get("image_id")
@@ -161,7 +187,7 @@ def usable_annotations(
             if is_id(image_id):
                 where += f" of {_short(names[image_id])}"
             complain(f"{path}: {where} {reason}")
-    return usable
+    return usable, numbers([annotation["bbox"] for annotation in usable], "bbox", (4,)), read(usable)
 
 
 def numbers(values: Sequence, what: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -190,14 +216,12 @@ def sizes_of(images: Sequence[dict]) -> np.ndarray:
     return sizes
 
 
-def box_notes(path: Path, annotations: Sequence[dict], sizes: np.ndarray) -> list[str]:
+def box_notes(path: Path, annotations: Sequence[dict], boxes: np.ndarray, sizes: np.ndarray) -> list[str]:
     """A line for each kind of box that is allowed, but perhaps not meant.
 
-    ``annotations`` are usable ones, ``sizes`` (n, 2) those of their pictures, 0 where they are not known.
+    ``annotations`` are usable ones, ``boxes`` (n, 4) what they say, ``sizes`` (n, 2) those of their pictures, 0 where
+    they are not known.
     """
-    if not annotations:
-        return []
-    boxes = numbers([annotation["bbox"] for annotation in annotations], "bbox", (4,))
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     known = (sizes > 0).all(1)
     empty = (boxes[:, 2:] == 0).any(1)

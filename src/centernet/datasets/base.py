@@ -19,6 +19,7 @@ from .annotations import (
     read_annotation_file,
     refuse,
     sizes_of,
+    uncollected,
     usable_annotations,
     usable_pictures,
 )
@@ -100,6 +101,7 @@ class CocoStyleDataset:
     def prepare(cls, folder: Path, log=print) -> None:
         """Make what is missing and can be made from what is there. Nothing by default."""
 
+    @uncollected()
     def __init__(self, opt, split: str) -> None:
         """Read and check the annotations of ``split`` (train, val, or test) as the options say. Raises UserError."""
         self._find_files(opt, split)
@@ -111,32 +113,35 @@ class CocoStyleDataset:
                 raise UserError(f"{problem} (--on_bad_image skip leaves it out)")
             left_out.append(problem)
 
-        content = self._usable(self.read_content(complain), complain, self.notes)
+        content, boxes, objects = self._usable(self.read_content(complain), complain, self.notes)
         images = self.order(content["images"])
         self.image_ids = [image["id"] for image in images]
         self.file_names = [os.fspath(image["file_name"]) for image in images]
         self.sizes = sizes_of(images)
-        by_image: dict[int | str, list[dict]] = {image_id: [] for image_id in self.image_ids}
-        for annotation in content["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
         # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
-        counts = [len(by_image[image_id]) for image_id in self.image_ids]
-        self.start = np.cumsum([0, *counts])
-        everything = [annotation for image_id in self.image_ids for annotation in by_image[image_id]]
-        self.objects = self._read(everything, content)
-        self.notes += box_notes(self.annotation_file, everything, self.sizes.repeat(counts, axis=0))
+        number = {image_id: k for k, image_id in enumerate(self.image_ids)}
+        owners = np.array([number[annotation["image_id"]] for annotation in content["annotations"]], dtype=np.int64)
+        by_image = owners.argsort(kind="stable")
+        self.start = np.cumsum([0, *np.bincount(owners, minlength=len(self))])
+        self.objects = {name: values[by_image] for name, values in objects.items()}
+        self.notes += box_notes(self.annotation_file, content["annotations"], boxes, self.sizes[owners])
         if left_out:
             more = f"; ... {len(left_out)} in all" if len(left_out) > SHOWN else ""
             text = f"note: --on_bad_image skip left out {len(left_out)} picture(s) or annotation(s): "
             self.notes.append(text + "; ".join(left_out[:SHOWN]) + more)
 
-    def _usable(self, content: dict, complain: Complain, notes: list[str]) -> dict:
-        """``content`` without the pictures and annotations that cannot be learned from; ``notes`` get what is odd."""
+    def _usable(
+        self, content: dict, complain: Complain, notes: list[str]
+    ) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
+        """``content`` without the pictures and annotations that cannot be learned from; ``notes`` get what is odd.
+
+        And what its annotations say: ``bbox`` (n, 4), and the arrays of the task's ``read_objects``.
+        """
         images = usable_pictures(self.annotation_file, content["images"], complain)
         if not images:
             raise UserError(f"{self.annotation_file}: none of its pictures can be used")
         names = {image["id"]: image["file_name"] for image in images}
-        annotations = usable_annotations(
+        annotations, boxes, objects = usable_annotations(
             self.annotation_file,
             of_known_pictures(self.annotation_file, content["annotations"], names, notes),
             names=names,
@@ -145,20 +150,21 @@ class CocoStyleDataset:
             scored_fields=self.scored_fields if self.split == "val" else (),
             complain=complain,
         )
-        return {**content, "images": images, "annotations": annotations}
+        return {**content, "images": images, "annotations": annotations}, boxes, objects
 
     def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
         from ..tasks import get_task  # here, because the tasks use this package
 
         return get_task(self.opt.task).read_objects(annotations, self.classes_of(content))
 
+    @uncollected()
     def usable_content(self) -> dict:
         """The annotations as they are scored: read once more, without what is left out, with ids that tell them apart.
 
         Annotations whose ids are there twice are numbered anew, because pycocotools would take one for all; so are
         those with the id 0, which it takes for none.
         """
-        content = self._usable(self.read_content(ignore), ignore, [])
+        content, _, _ = self._usable(self.read_content(ignore), ignore, [])
         ids = {annotation["id"] for annotation in content["annotations"] if is_id(annotation.get("id"))}
         if len(ids) < len(content["annotations"]) or 0 in ids:
             content["annotations"] = [{**one, "id": k} for k, one in enumerate(content["annotations"], start=1)]
