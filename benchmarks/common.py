@@ -36,13 +36,14 @@ def start(args: argparse.Namespace) -> torch.device:
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     clock = "processor time" if by_processor(device) else "time by the clock"
     print(
-        f"{_name(device)}, {args.threads} CPU thread(s), torch {torch.__version__}, Python "
+        f"{name_of(device)}, {args.threads} CPU thread(s), torch {torch.__version__}, Python "
         f"{platform.python_version()}, {datetime.date.today()}; {clock}, median (least - greatest)"
     )
     return device
 
 
-def _name(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """What a device, or the processor, calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []

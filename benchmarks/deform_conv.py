@@ -7,15 +7,14 @@ turns within one run; times are medians with the least and the greatest value. W
 which other work on the machine disturbs little, with more it is time by the clock. Linux only.
 """
 
-import argparse
 import multiprocessing
 import resource
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
+import common
 import torch
 import torchvision
 from torch import Tensor
@@ -25,19 +24,19 @@ from centernet.ops.deform_conv import deform_conv2d
 
 NETS = {"resdcn_18": (4, 384), "dla_34": (1, 512)}
 OPERATORS = {"torchvision": torchvision.ops.deform_conv2d, "ours": deform_conv2d}
-HEADS = {"hm": 80, "wh": 2, "reg": 2}
+CPU = torch.device("cpu")
 
 Step = Callable[[Callable], tuple[float, float]]
 
 
 def main() -> None:
     """Print the tables of the networks asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--net", choices=NETS, action="append", help="may be given twice; default: both")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    print(f"{_cpu()}, {args.threads} threads, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    # Not common.start, whose threads children that are forked would wait for.
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    print(f"{common.name_of(CPU)}, {args.threads} threads, {versions}")
     for net in args.net or NETS:
         batch, side = NETS[net]
         print(f"\n{net}, batch {batch}, {side} x {side}: milliseconds forward and backward, MiB of the peak")
@@ -65,7 +64,7 @@ def layer_sizes(net: str) -> Counter:
     sizes = Counter()
     batch, side = NETS[net]
     with torch.device("meta"):
-        model = create_model(net, HEADS, 64)
+        model = create_model(net, common.HEADS, 64)
         for module in model.modules():
             if isinstance(module, deform_conv.DCN):
                 module.register_forward_hook(lambda _, x, y: sizes.update([(tuple(x[0].shape), y.shape[1])]))
@@ -91,16 +90,12 @@ def make_layer(shape: tuple[int, ...], out_channels: int) -> Step:
 def make_network(net: str) -> Step:
     """A forward and a backward pass of a network in training mode; offsets are not 0."""
     batch, side = NETS[net]
-    torch.manual_seed(0)
-    model = create_model(net, HEADS, 64).train()
-    for module in model.modules():
-        if isinstance(module, deform_conv.DCN):
-            torch.nn.init.normal_(module.conv_offset_mask.weight, std=0.01)
+    model = common.make_network(net)
     x = torch.randn(batch, 3, side, side)
 
     def forward(operator: Callable) -> Tensor:
-        deform_conv.deform_conv2d = operator
-        return sum(value.square().mean() for value in model(x)[0].values())
+        with common.operator(operator):
+            return sum(value.square().mean() for value in model(x)[0].values())
 
     return timed(forward, lambda loss: (model.zero_grad(), loss.backward()))
 
@@ -109,7 +104,7 @@ def timed(forward: Callable, backward: Callable) -> Step:
     """A function that runs both with an operator and gives their seconds."""
 
     def step(operator: Callable) -> tuple[float, float]:
-        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        clock = time.process_time if common.by_processor(CPU) else time.perf_counter
         start = clock()
         y = forward(operator)
         middle = clock()
@@ -172,11 +167,6 @@ def print_times(label: str, times: dict[tuple[str, str], list[float]], peak: dic
         f"backward {ratios[2]:.1f} ({ratios[3]:.1f}){memory}",
         flush=True,
     )
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 import torchvision
 
 from centernet.detector import Detector
+from centernet.engine.processes import keep_memory
 from centernet.models.fuse import fuse
 from centernet.opts import opts
 
@@ -28,6 +29,7 @@ def main() -> None:
     device = common.start(args)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
+    keep_memory(device)  # as main.py and test.py do; the reference's way gains from it, too
     options = ["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)]
     opt = opts().parse(options)
     network = common.make_network(args.arch).eval().to(device)

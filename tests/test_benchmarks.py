@@ -1,5 +1,6 @@
 """The benchmarks run, at toy sizes; each ends with an error if its fast way is not equal to the plain one."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ TOY = {
     "evaluation": "--pictures 20 --classes 3 --detections 10",
     "train_step": "--arch res_18 --size 64 --batch 2",
     "inference": "--arch res_18 --size 64",
+    "networks": "--net res_18 --side 64 --batch 1",
     "annotations": "--pictures 20 --objects 60",
 }
 
@@ -42,4 +44,12 @@ def test_benchmark(name, monkeypatch, capsys):
 @pytest.mark.slow
 def test_scaling(monkeypatch, capfd):
     run("scaling", "--arch res_18 --size 64 --batch 2 --processes 1 2", monkeypatch)
-    assert "2 process(es), ours" in capfd.readouterr().out
+    output, errors = capfd.readouterr()
+    assert "2 process(es), ours" in output and "Grad strides" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
+def test_memory_stays_as_it_is(monkeypatch, capsys):
+    run("long_run", "--iterations 400", monkeypatch)
+    assert float(re.search(r"growth (-?[\d.]+) %", capsys.readouterr().out)[1]) < 5
