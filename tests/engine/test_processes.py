@@ -40,6 +40,7 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
             assert difference <= 1e-9 * gradient.abs().max(), (count, name)
 
 
+@pytest.mark.slow
 def test_one_process_reads_for_all(tmp_path, tiny_voc):
     """Two processes train and test a data set that only one of them can read, with nothing to complain of."""
     script = tmp_path / "main.py"
@@ -65,7 +66,7 @@ run_script(main.main, main.opts())
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "final mAP: " in done.stdout
-    assert "Grad strides" not in done.stderr
+    assert "Grad strides" not in done.stderr and "killed by signal" not in done.stderr
     assert not list((tmp_path / "tmp").glob("centernet_*"))
 
 

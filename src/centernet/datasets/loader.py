@@ -248,9 +248,15 @@ class TrainLoader:
             self._stream = None  # the workers of another epoch end before there are new ones
             self._stream = iter(self._loader)
         self._place = None  # until all of the epoch has been taken
-        for _ in range(start, len(self)):
-            yield next(self._stream)
-        self._place = epoch + 1, 0
+        try:
+            for _ in range(start, len(self)):
+                yield next(self._stream)
+            if epoch < self.dataset.opt.num_epochs:
+                self._place = epoch + 1, 0
+        finally:
+            if self._place is None:
+                # Let the workers end now: at the end of the process Python would have to get rid of them.
+                self._stream = None
 
 
 class _Endless:
