@@ -271,7 +271,7 @@ def test_processes_with_other_data_are_refused(tmp_path, tiny_voc):
     path.write_text(path.read_text().replace('"bbox": [4,', '"bbox": [5,'))
     place = {"WORLD_SIZE": "2", "MASTER_PORT": free_port()}
     processes = [
-        by_hand(tmp_path, data, RANK=str(rank), LOCAL_RANK=str(rank), **place)
+        by_hand(tmp_path, data, RANK=str(rank), LOCAL_RANK="0", **place)
         for rank, data in enumerate((tiny_voc, other.parent))
     ]
     errors = "".join(process.communicate(timeout=120)[1] for process in processes)

@@ -40,7 +40,6 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
             assert difference <= 1e-9 * gradient.abs().max(), (count, name)
 
 
-@pytest.mark.slow
 def test_one_process_reads_for_all(tmp_path, tiny_voc):
     """Two processes train and test a data set that only one of them can read, with nothing to complain of."""
     script = tmp_path / "main.py"
@@ -61,13 +60,10 @@ run_script(main.main, main.opts())
     command = [*LAUNCH, "--nproc_per_node=2", str(script), "ctdet", "--dataset", "pascal", "--exp_dir", str(tmp_path)]
     command += ["--data_path", str(tiny_voc), "--arch", "res_18", "--input_res", "64", "--batch_size", "4"]
     command += ["--num_workers", "1", "--num_epochs", "1", "--num_iters", "2", "--pretrained", "none"]
-    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}
-    (tmp_path / "tmp").mkdir()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "final mAP: " in done.stdout
     assert "Grad strides" not in done.stderr and "killed by signal" not in done.stderr
-    assert not list((tmp_path / "tmp").glob("centernet_*"))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")

@@ -5,15 +5,12 @@ import ctypes
 import datetime
 import errno
 import os
-import pickle
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,29 +77,23 @@ class Processes:
         return result
 
     def one_reads(self, read: Callable[[], Any]) -> Any:
-        """What ``read`` gives: one process of each machine reads, the others get a copy of it through a file.
+        """What ``read`` gives: one process of each machine reads, the others get a copy of it.
 
         For what takes long or much memory to read and is small when it has been read. Any picklable object.
         """
         if self.count == 1:
             return read()
-        value, path = None, None
-        try:
-            if self.local_rank == 0:
-                value = read()
-                with tempfile.NamedTemporaryFile(prefix="centernet_", delete=False) as file:
-                    path = file.name
-                    pickle.dump(value, file)
-            self.barrier()
-            paths = [None] * self.count
-            dist.all_gather_object(paths, path)
-            if self.local_rank > 0:  # the launcher numbers the processes of a machine in a row
-                value = pickle.loads(Path(paths[self.rank - self.local_rank]).read_bytes())
-            self.barrier()
-        finally:
-            if path is not None:
-                os.unlink(path)
-        return value
+        value = [read() if self.local_rank == 0 else None]
+        self.barrier()
+        leader = self.rank - self.local_rank  # the launcher numbers the processes of a machine in a row
+        leaders = [None] * self.count
+        dist.all_gather_object(leaders, leader)
+        for first in sorted(set(leaders)):
+            members = [rank for rank, other in enumerate(leaders) if other == first]
+            group = dist.new_group(members, backend="gloo")  # all processes take part in making each
+            if first == leader and len(members) > 1:
+                dist.broadcast_object_list(value, src=leader, group=group)
+        return value[0]
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes on rank 0, None on the others. Any picklable object."""

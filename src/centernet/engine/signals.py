@@ -83,4 +83,4 @@ def quiet_worker() -> None:
         signal.signal(SAVE, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(40))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
