@@ -99,7 +99,7 @@ class Processes:
         """The values of all processes on rank 0, None on the others. Any picklable object."""
         if self.count == 1:
             return [value]
-        self.barrier()
+        _companions.step()
         values = [None] * self.count if self.is_main else None
         dist.gather_object(value, values)
         return values
@@ -108,7 +108,7 @@ class Processes:
         """Rank 0's value on all processes."""
         values = [value]
         if self.count > 1:
-            self.barrier()
+            _companions.step()
             dist.broadcast_object_list(values)
         return values[0]
 
@@ -286,6 +286,8 @@ def run_script(main, parser) -> None:
         rank = os.environ.get("RANK")
         print((f"[rank {rank}] " if rank is not None else "") + report, file=sys.stderr, flush=True)
     if dist.is_initialized():
+        if dist.get_rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            time.sleep(1)  # it keeps the store, which the others ask whether they are the first to report
         # Leaving the group properly could wait for processes that are gone.
         sys.stdout.flush()
         os._exit(status)

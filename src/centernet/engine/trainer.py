@@ -269,6 +269,7 @@ class Trainer:
                 raise UserError(f"{error.filename or path}: results cannot be written ({error.strerror})") from error
             scores = dataset.evaluate(results)
             self.run.validated = (dataset, results)
+        processes.barrier()  # scoring may take long
         return processes.share({**losses, **scores})
 
     @torch.no_grad()
