@@ -133,7 +133,7 @@ class Detector:
                     views[place] = cuts[i], of_one, decoded[-1][i : i + 1]
         decoded = _to_cpu(decoded)
         lap("dec")
-        found = {}
+        found: dict[tuple, dict] = {}
         for group, dets in zip(groups, decoded, strict=True):
             metas = [prepared[k]["meta"][scale] for k, scale in group]
             found.update(zip(group, self.task.to_picture(dets, metas, self.opt), strict=True))
@@ -147,8 +147,8 @@ class Detector:
         if self.opt.debug > 0:
             for k, one in enumerate(prepared):
                 meta = next(iter(one["meta"].values()))
-                of_one = [(scale, *views[k, scale]) for scale in one["images"] if (k, scale) in views]
-                answers[k]["pictures"] = self._draw(np.asarray(one["image"]), results[k], of_one, meta)
+                seen = [(scale, *views[k, scale]) for scale in one["images"] if (k, scale) in views]
+                answers[k]["pictures"] = self._draw(np.asarray(one["image"]), results[k], seen, meta)
         return answers
 
     def normalised(self, cuts: np.ndarray) -> torch.Tensor:

@@ -61,16 +61,16 @@ def evaluate(
     """
     if len(detections) != len(classes):
         raise UserError(f"detections of {len(detections)} classes do not fit {len(classes)} class names")
-    ground_truth = _Objects(ground_truth)
+    truth = _Objects(ground_truth)
     ap = {
-        name: evaluate_class(ground_truth, of_class, name, use_07_metric, ovthresh, use_diff, rounded)[2]
+        name: evaluate_class(truth, of_class, name, use_07_metric, ovthresh, use_diff, rounded)[2]
         for name, of_class in zip(classes, detections, strict=True)
     }
     return {"ap": ap, "mean_ap": float(np.mean(list(ap.values()))) if ap else float("nan")}
 
 
 def evaluate_class(
-    ground_truth: Sequence[Sequence[Mapping]],
+    ground_truth: "Sequence[Sequence[Mapping]] | _Objects",
     detections: Sequence,
     name: str,
     use_07_metric: bool = True,
@@ -83,16 +83,15 @@ def evaluate_class(
     Arguments as for :func:`evaluate`, but ``detections[i]`` holds the rows of this class in picture i.
     Returns float64 arrays ``rec`` and ``prec`` of one value a detection, and ``ap`` (reference function ``voc_eval``).
     """
-    if not isinstance(ground_truth, _Objects):
-        ground_truth = _Objects(ground_truth)
-    picture, rows = _collect_detections(detections, ground_truth.pictures, name)
+    truth = ground_truth if isinstance(ground_truth, _Objects) else _Objects(ground_truth)
+    picture, rows = _collect_detections(detections, truth.pictures, name)
     boxes, scores = rows[:, :4] + 1.0, rows[:, 4]
     if rounded:
         boxes, scores = round_as_text(boxes, 1), round_as_text(scores, 3)
     order = np.argsort(-scores, kind="stable")
     boxes, picture = boxes[order], picture[order]
 
-    objects, difficult, table = ground_truth.of_class(name)
+    objects, difficult, table = truth.of_class(name)
     if use_diff:
         difficult[:] = False
     best, overlap = _best_object(boxes, picture, objects, table)
