@@ -272,15 +272,10 @@ def run_script(main, parser) -> None:
         # From a loader's worker it comes wrapped in that worker's traceback.
         report, status = f"error: {str(error).rpartition('UserError: ')[2].strip()}", 2
     except Exception as error:
-        if dist.is_initialized() and (late := _companions.late(error)):
-            report, status = late, 3
-        elif dist.is_initialized() and _lost_companion(error):
-            time.sleep(GRACE)  # the launcher ends this process meanwhile, and reports the one that failed
+        try:
+            report, status = _failure(error)
+        except (Exception, Stopped):  # who would know is gone with the others, or the launcher ends this process
             report, status = "stopped, because another process has ended", 3
-        elif isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            report, status = f"error: {error.filename or 'a file'} could not be written: {error.strerror}", 2
-        else:
-            report, status = traceback.format_exc(), 1
     # Before they have met, the processes of a machine find the same.
     if _companions.first_to_fail() if _companions else os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK")
@@ -292,6 +287,18 @@ def run_script(main, parser) -> None:
         sys.stdout.flush()
         os._exit(status)
     raise SystemExit(status)
+
+
+def _failure(error: Exception) -> tuple[str, int]:
+    """What to report of an error that the user cannot mend by other options, and the exit status."""
+    if dist.is_initialized() and (late := _companions.late(error)):
+        return late, 3
+    if dist.is_initialized() and _lost_companion(error):
+        time.sleep(GRACE)  # the launcher ends this process meanwhile, and reports the one that failed
+        return "stopped, because another process has ended", 3
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return f"error: {error.filename or 'a file'} could not be written: {error.strerror}", 2
+    return traceback.format_exc(), 1
 
 
 def _lost_companion(error: Exception) -> bool:
