@@ -1,43 +1,13 @@
 """Own data from end to end: train, test with nothing but the checkpoint, and look, in each of the three styles."""
 
-import contextlib
 import csv
-import importlib.util
-import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-import demo as demo_script
-import main as main_script
-from centernet.engine.processes import run_script
-from centernet.opts import opts
-
-ROOT = Path(__file__).resolve().parents[1]
-
-# By its path, because Python has a package of the name test.
-specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
-score_script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(score_script)
-
-
-def run(script, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script in this process, which saves its start; gives its exit status and what it printed."""
-    output, errors, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(sys, "argv", [Path(script.__file__).name, "ctdet", "--device", "cpu", *arguments])
-        patch.delenv("DISPLAY", raising=False)
-        patch.delenv("WAYLAND_DISPLAY", raising=False)
-        try:
-            run_script(script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+from tests.training import run_here
 
 
 def make_pictures(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int, int]]]:
@@ -103,7 +73,7 @@ def test_train_test_and_look(tmp_path, style):
     sizes = ["--arch", "res_18", "--head_conv", "8", "--batch_size", "2", "--num_workers", "0", "--pretrained", "none"]
     epochs = ["--num_epochs", "2", "--num_iters", "1", "--val_intervals", "1", "--lr_step", "5"]
     data = ["--dataset", "custom", "--data_path", str(tmp_path / "data")]
-    done = run(main_script, *data, *sizes, *epochs, *exp, "--exp_id", "run")
+    done = run_here("main", "ctdet", "--device", "cpu", *data, *sizes, *epochs, *exp, "--exp_id", "run")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp/ctdet/run"
     assert "input 64 x 64" in done.stdout
@@ -117,7 +87,7 @@ def test_train_test_and_look(tmp_path, style):
     assert (folder / "model_best.pth").is_file()
 
     model = ["--load_model", str(folder / "model_last.pth")]
-    done = run(score_script, *model, *exp, "--exp_id", "score")
+    done = run_here("test", "ctdet", "--device", "cpu", *model, *exp, "--exp_id", "score")
     assert done.returncode == 0, done.stderr
     assert "custom, 2 pictures at 64 x 64" in done.stdout and "AP/thing " in done.stdout
     assert ("\nAP " in done.stdout) == (style != "voc")
@@ -128,7 +98,9 @@ def test_train_test_and_look(tmp_path, style):
 
     output = tmp_path / "seen"
     shown = str(tmp_path / "data" / picture)
-    done = run(demo_script, *model, "--demo", shown, "--output_dir", str(output), "--vis_thresh", "0")
+    done = run_here(
+        "demo", "ctdet", "--device", "cpu", *model, "--demo", shown, "--output_dir", str(output), "--vis_thresh", "0"
+    )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in output.iterdir()] == ["0_ctdet.png"]
     assert cv2.imread(str(output / "0_ctdet.png")).shape == (64, 64, 3)
@@ -152,9 +124,19 @@ def test_one_class_is_learned_from_ten_pictures(tmp_path):
     plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug"]
     network = ["--arch", "dlav0_34", "--head_conv", "64", "--pretrained", "none", "--num_workers", "0"]
     steps = ["--batch_size", "5", "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "6", "--val_intervals", "0"]
-    done = run(main_script, *data, *plain, *network, *steps, *exp, "--exp_id", "ten")
+    done = run_here("main", "ctdet", "--device", "cpu", *data, *plain, *network, *steps, *exp, "--exp_id", "ten")
     assert done.returncode == 0, done.stderr
-    done = run(score_script, "--load_model", str(tmp_path / "exp/ctdet/ten/model_last.pth"), *exp, "--exp_id", "score")
+    done = run_here(
+        "test",
+        "ctdet",
+        "--device",
+        "cpu",
+        "--load_model",
+        str(tmp_path / "exp/ctdet/ten/model_last.pth"),
+        *exp,
+        "--exp_id",
+        "score",
+    )
     assert done.returncode == 0, done.stderr
     scores = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("mAP", "AP")))
     assert float(scores["mAP"]) > 0.9 and float(scores["mAP_area"]) > 0.9 and float(scores["AP50"]) > 0.9, scores

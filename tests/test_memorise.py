@@ -1,17 +1,14 @@
 """Training and testing work together: what was learned is found, in real pictures and in the generated sample."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tests.training import ROOT, output_of, score
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 PICTURES, REPEATS = 16, 20  # each picture is listed so often that an epoch has 40 iterations of 8
 FILES = {
@@ -35,22 +32,6 @@ def first_pictures(path: Path, repeats: int) -> dict:
                     number = len(kept["annotations"]) + 1
                     kept["annotations"].append({**annotation, "image_id": new_id, "id": number})
     return kept
-
-
-def run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / script), "ctdet", "--device", "cpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def score(output: str, name: str) -> float:
-    return float(re.search(rf"\b{name} (-?\d\.\d+)", output)[1])
 
 
 def coco_ap50(annotations: Path, results: Path) -> float:
@@ -118,7 +99,9 @@ def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[st
     size = ["--arch", "res_18", "--input_res", "192", "--pretrained", "none", "--num_workers", "1"]
     steps = ["--batch_size", "8", "--lr", "5e-4", "--num_epochs", str(epochs), "--lr_step", "1000"]
     every = ["--val_intervals", str(epochs), "--exp_id", "heart"]
-    output = run("main.py", *data, *size, *steps, *every, "--not_rand_crop", "--no_color_aug", *augmentation)
+    output = output_of(
+        "main", "ctdet", *data, *size, *steps, *every, "--not_rand_crop", "--no_color_aug", *augmentation
+    )
     print(re.search(r"final loss.*", output)[0])
     return ["--load_model", str(tmp_path / "exp/ctdet/heart/model_last.pth"), "--exp_dir", exp]
 
@@ -129,14 +112,14 @@ def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[st
 def test_sixteen_pictures_are_learned_by_heart(tmp_path, name):
     """600 steps of 8 at 5e-4 at 192 pixels without augmentation give a mAP above 0.9, however it is computed."""
     model = train(tmp_path, name, 15, "--shift", "0", "--scale", "0", "--flip", "0")
-    output = run("test.py", *model, "--exp_id", "once")
+    output = output_of("test", "ctdet", *model, "--exp_id", "once")
     results = tmp_path / "exp/ctdet/once/results.json"
     print(f"{name}: mAP {score(output, 'mAP')}, AP50 {score(output, 'AP50')}")
     assert score(output, "mAP") > 0.9
     assert score(output, "AP50") > 0.9
     assert coco_ap50(tmp_path / "val.json", results) == pytest.approx(score(output, "AP50"), abs=1e-4)
     assert voc_map(tmp_path / "val.json", results) == pytest.approx(score(output, "mAP"), abs=1e-4)
-    scaled = run("test.py", *model, "--exp_id", "scaled", "--test_scales", "0.75,1,1.25")
+    scaled = output_of("test", "ctdet", *model, "--exp_id", "scaled", "--test_scales", "0.75,1,1.25")
     assert score(scaled, "mAP") > score(output, "mAP") - 0.02
 
 
@@ -149,9 +132,21 @@ def test_flips_and_scales_do_no_harm(tmp_path):
     recipe = ["--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "16", "--lr", "1e-3", "--num_epochs", "16"]
     augmentation = ["--lr_step", "13", "--not_rand_crop", "--shift", "0.05", "--scale", "0.2", "--num_workers", "1"]
     exp = ["--exp_dir", str(tmp_path)]
-    run("main.py", "--dataset", "sample", *recipe, *augmentation, *exp, "--val_intervals", "0", "--exp_id", "sample")
+    output_of(
+        "main",
+        "ctdet",
+        "--dataset",
+        "sample",
+        *recipe,
+        *augmentation,
+        *exp,
+        "--val_intervals",
+        "0",
+        "--exp_id",
+        "sample",
+    )
     model = ["--load_model", str(tmp_path / "ctdet/sample/model_last.pth"), *exp]
-    once = score(run("test.py", *model, "--exp_id", "once"), "mAP")
+    once = score(output_of("test", "ctdet", *model, "--exp_id", "once"), "mAP")
     print(f"mAP {once}")
     assert once > 0.7
     for arguments in (
@@ -159,6 +154,6 @@ def test_flips_and_scales_do_no_harm(tmp_path):
         ["--test_scales", "0.75,1,1.25"],
         ["--flip_test", "--test_scales", "0.75,1,1.25"],
     ):
-        value = score(run("test.py", *model, "--exp_id", "more", "--keep_res", *arguments), "mAP")
+        value = score(output_of("test", "ctdet", *model, "--exp_id", "more", "--keep_res", *arguments), "mAP")
         print(f"{' '.join(arguments)}: mAP {value}")
         assert value > once - 0.02, arguments

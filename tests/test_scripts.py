@@ -1,8 +1,5 @@
 """test.py and demo.py from end to end, with a network of random weights on a very small data set."""
 
-import contextlib
-import importlib.util
-import io
 import json
 import os
 import re
@@ -14,35 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.training import ROOT, load_script, run_here
 from torch import nn
 
-import demo as demo_script
-from centernet.engine.processes import run_script
 from centernet.models import create_model, save_model
 from centernet.opts import model_card, opts
 
-ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-
-# By its path, because Python has a package of the name test.
-specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
-score_script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(score_script)
-
-
-def run(script, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script in this process, which saves its start; gives its exit status and what it printed."""
-    output, errors, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(sys, "argv", [Path(script.__file__).name, "ctdet", *arguments])
-        patch.delenv("DISPLAY", raising=False)
-        patch.delenv("WAYLAND_DISPLAY", raising=False)
-        try:
-            run_script(script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +44,7 @@ def score(checkpoint, tiny_voc, tmp_path):
 
     def score(*arguments: str) -> subprocess.CompletedProcess:
         paths = ("--load_model", checkpoint, "--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp"))
-        return run(score_script, *paths, *arguments)
+        return run_here("test", "ctdet", *paths, *arguments)
 
     return score
 
@@ -229,7 +205,7 @@ def demo(checkpoint, tmp_path):
     """Run demo.py, on a machine without a display."""
 
     def demo(*arguments: str) -> subprocess.CompletedProcess:
-        return run(demo_script, "--load_model", checkpoint, "--exp_dir", str(tmp_path / "exp"), *arguments)
+        return run_here("demo", "ctdet", "--load_model", checkpoint, "--exp_dir", str(tmp_path / "exp"), *arguments)
 
     return demo
 
@@ -298,7 +274,7 @@ def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
         shown.append((list(pictures), show, delay))
         return 27
 
-    monkeypatch.setattr(demo_script, "show_or_save", show)
+    monkeypatch.setattr(load_script("demo"), "show_or_save", show)
     done = demo("--demo", str(tiny_voc / "voc/images"))
     assert done.returncode == 0 and "1 picture(s)" in done.stdout
     assert shown == [(["ctdet"], True, 0)]

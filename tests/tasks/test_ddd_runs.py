@@ -1,14 +1,8 @@
 """3D boxes from end to end: the detector, train, test, look, learn the sample, learn frames of KITTI by heart."""
 
-import contextlib
-import importlib.util
-import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,24 +10,16 @@ import numpy as np
 import pytest
 import torch
 from tests.models.conformance import CONFORMANCE, needs_conformance
+from tests.training import ROOT, output_here, output_of, score
 from torch import nn
 
-import demo as demo_script
-import main as main_script
 from centernet.datasets import sample_ddd
 from centernet.detector import Detector, create_detector, prepare
-from centernet.engine.processes import run_script
 from centernet.opts import opts
 from centernet.tasks import ddd
 
-ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "kitti_sample"
 CPU = torch.device("cpu")
-
-# By its path, because Python has a package of the name test.
-specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
-score_script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(score_script)
 
 
 # The detector
@@ -127,21 +113,6 @@ def test_pictures_of_debug():
 # The scripts
 
 
-def run(script, *arguments: str) -> str:
-    """Run a script in this process, which saves its start; what it printed. It must end well."""
-    output, errors, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(sys, "argv", [Path(script.__file__).name, "ddd", *arguments])
-        patch.delenv("DISPLAY", raising=False)
-        patch.delenv("WAYLAND_DISPLAY", raising=False)
-        try:
-            run_script(script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-    assert not status, errors.getvalue()
-    return output.getvalue()
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a sample of few pictures in ``data/`` and a short training in ``exp/``, and what it printed."""
@@ -150,7 +121,7 @@ def trained(tmp_path_factory):
         patch.setattr(sample_ddd, "SPLITS", {"train": 8, "val": 3})
         sample_ddd.SampleDDD.prepare(sample_ddd.SampleDDD.locate(folder / "data"), log=lambda line: None)
     more = ["--num_epochs", "2", "--val_intervals", "2", "--lr", "1e-3", "--peak_thresh", "0.01"]
-    return folder, run(main_script, *small(folder), *more)
+    return folder, output_here("main", "ddd", *small(folder), *more)
 
 
 def small(folder: Path) -> list[str]:
@@ -188,7 +159,7 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
     folder, _ = trained
     paths = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--exp_dir", str(folder / "exp")]
     more = ["--exp_id", "scored", "--num_workers", "0", "--device", "cpu", "--peak_thresh", "0.01"]
-    output = run(score_script, *paths, *more, *arguments)
+    output = output_here("test", "ddd", *paths, *more, *arguments)
     assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
     assert re.search(r"^official/AP3D/Car_moderate \d\.\d{4}$", output, re.M)
     # The same network, pictures and arithmetic as in the validation of the training: one path, one result. The input
@@ -205,7 +176,7 @@ def test_demo_saves_boxes(trained):
     folder, _ = trained
     picture = folder / "data/sample_ddd/images/000009.jpg"
     model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu"]
-    run(demo_script, *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
+    output_here("demo", "ddd", *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
     names = {path.name for path in (folder / "shown").iterdir()}
     assert names == {f"{picture.stem}_{name}.png" for name in ("add_pred", "bird_pred", "pred_hm_1.0", "det_pred_1.0")}
 
@@ -242,8 +213,8 @@ def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
     model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu", "--vis_thresh", "0"]
     demo = [*model, "--peak_thresh", "0", "--demo", str(picture), "--output_dir"]
     camera.write_text("90 0 128\n0 90 40\n0 0 1\n")
-    run(demo_script, *demo, str(tmp_path / "card"))
-    assert "note:" not in run(demo_script, *demo, str(tmp_path / "given"), "--calib", str(camera))
+    output_here("demo", "ddd", *demo, str(tmp_path / "card"))
+    assert "note:" not in output_here("demo", "ddd", *demo, str(tmp_path / "given"), "--calib", str(camera))
     drawn = [(tmp_path / name / f"{picture.stem}_add_pred.png").read_bytes() for name in ("card", "given")]
     assert drawn[0] != drawn[1]
     assert opts().notes(opts().parse(["ddd", "--calib", str(camera)]), "test.py") == [
@@ -260,7 +231,7 @@ def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
 def test_pictures_of_a_training(trained, tmp_path):
     folder, _ = trained
     arguments = ["--exp_dir", str(tmp_path), "--debug", "4", "--num_epochs", "1", "--num_iters", "1"]
-    run(main_script, *small(folder), *arguments, "--val_intervals", "0")
+    output_here("main", "ddd", *small(folder), *arguments, "--val_intervals", "0")
     names = {path.name for path in (tmp_path / "ddd/default/debug").iterdir()}
     kinds = ("hm_pred", "hm_gt", "det_pred", "det_gt", "add_pred", "add_gt", "bird_pred_gt")
     assert names == {f"1_0_{name}.png" for name in kinds}
@@ -278,28 +249,12 @@ def test_options_run_through(trained, tmp_path, arguments):
     """Training, and a test that knows from the checkpoint which heads there are."""
     folder, _ = trained
     more = ["--exp_dir", str(tmp_path), "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1"]
-    run(main_script, *small(folder), *more, *arguments)
+    output_here("main", "ddd", *small(folder), *more, *arguments)
     path = tmp_path / "ddd/default/model_last.pth"
-    output = run(
-        score_script, "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
+    output = output_here(
+        "test", "ddd", "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
     )
     assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
-
-
-def subprocess_run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / script), "ddd", "--device", "cpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def score(output: str, name: str) -> float:
-    return float(re.search(rf"^{name} (\d\.\d+)$", output, re.M)[1])
 
 
 @pytest.mark.slow
@@ -308,9 +263,9 @@ def test_the_sample_is_learned(tmp_path):
     paths = ["--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
     recipe = ["--dataset", "sample_ddd", "--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "8", "--lr", "1e-3"]
     recipe += ["--lr_step", "10", "--num_epochs", "12", "--val_intervals", "12", "--num_workers", "1", "--aug_ddd", "0"]
-    subprocess_run("main.py", *paths, *recipe)
+    output_of("main", "ddd", *paths, *recipe)
     model = ["--load_model", str(tmp_path / "exp/ddd/default/model_last.pth"), "--exp_id", "test"]
-    output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"), "--peak_thresh", "0.05")
+    output = output_of("test", "ddd", *model, "--exp_dir", str(tmp_path / "exp"), "--peak_thresh", "0.05")
     assert score(output, "AP2D") > 0.5 and score(output, "APBEV") > 0.25
     assert score(output, "AP3D/Pedestrian_moderate") > 0.2 and score(output, "AP3D/Cyclist_moderate") > 0.4
 
@@ -326,7 +281,7 @@ def test_frames_of_kitti_are_learned_by_heart(tmp_path):
     network = ["--arch", "dlav0_34", "--head_conv", "64", "--input_h", "96", "--input_w", "320", "--pretrained", "none"]
     recipe = [*network, "--batch_size", "6", "--aug_ddd", "0", "--wh_weight", "1", "--num_workers", "1"]
     recipe += ["--val_intervals", "0"]
-    subprocess_run("main.py", *data, *recipe, "--prepare_only")
+    output_of("main", "ddd", *data, *recipe, "--prepare_only")
     content = json.loads((root / "annotations/kitti_3dop_train.json").read_text())
 
     def list_frames(part: str, times: int) -> None:
@@ -342,14 +297,14 @@ def test_frames_of_kitti_are_learned_by_heart(tmp_path):
     # Trained and tested on the same frames, each so often that an epoch is worth its start and the score can reach 1.
     list_frames("train", 50)
     list_frames("val", 5)
-    subprocess_run("main.py", *data, *recipe, "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "6")
+    output_of("main", "ddd", *data, *recipe, "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "6")
     # Batches drawn from that list hold some frames twice and others not at all, and the statistics of such batches are
     # not those that tests use: depths are off by a metre. In the end every batch is the six frames.
     list_frames("train", 1)
     model = ["--load_model", str(tmp_path / "exp/ddd/default/model_last.pth"), "--exp_id", "exact"]
-    subprocess_run("main.py", *data, *recipe, *model, "--lr", "2e-4", "--num_epochs", "40", "--lr_step", "30")
+    output_of("main", "ddd", *data, *recipe, *model, "--lr", "2e-4", "--num_epochs", "40", "--lr_step", "30")
     model = ["--load_model", str(tmp_path / "exp/ddd/exact/model_last.pth"), "--exp_id", "test"]
-    output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"))
+    output = output_of("test", "ddd", *model, "--exp_dir", str(tmp_path / "exp"))
     print(output)
     assert score(output, "AP2D") > 0.9 and score(output, "AOS") > 0.9
     # Perfect heads give 0.769: the middle of a near or cut-off car's box is not where the middle in 3D projects to.

@@ -1,34 +1,17 @@
 """The task exdet from main.py to test.py: it learns the generated sample, and real pictures by heart."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.training import ROOT, output_of, score
 
 from centernet.datasets import sample_ex
 
-ROOT = Path(__file__).resolve().parents[2]
 COCO128 = ROOT.parent / "shared" / "data" / "coco128"
 NETWORK = ("--arch", "dlav0_34", "--head_conv", "64", "--device", "cpu", "--num_workers", "1")
 PICTURES, REPEATS = 16, 20  # each picture is listed so often that an epoch has 40 iterations of 8
-
-
-def run(script, *arguments):
-    """Standard output of a script, run for the task exdet."""
-    command = [sys.executable, str(ROOT / "src" / script), "exdet", *map(str, arguments)]
-    environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def score(output, name):
-    return float(re.search(rf"\b{name} (-?\d\.\d+)", output)[1])
 
 
 def point_distances(annotations, results):
@@ -62,17 +45,19 @@ def test_from_training_to_pictures(tmp_path, monkeypatch, args):
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp", "--device", "cpu"]
     small = ["--arch", "res_18", "--head_conv", "0", "--input_res", "64", "--num_workers", "0", *args]
     steps = ["--num_epochs", "1", "--num_iters", "2", "--debug", "4"]
-    assert "final AP: " in run("main.py", *data, *small, *steps)
+    assert "final AP: " in output_of("main", "exdet", *data, *small, *steps)
     folder = tmp_path / "exp/exdet/default"
     drawn = {path.name.split("_", 3)[3] for path in (folder / "debug").glob("1_val_*.png")}
     assert drawn == {f"{name}.png" for name in ("gt_hm", "gt_hm_c", "out_gt", "pred_hm", "pred_hm_c", "out_pred")}
 
     model = ["--load_model", folder / "model_last.pth", "--exp_dir", tmp_path / "exp", "--device", "cpu"]
-    output = run("test.py", *model, "--exp_id", "test", "--flip_test", "--test_scales", "1,1.5", "--scores_thresh", "0")
+    output = output_of(
+        "test", "exdet", *model, "--exp_id", "test", "--flip_test", "--test_scales", "1,1.5", "--scores_thresh", "0"
+    )
     assert 0 <= score(output, "AP") <= 1
     results = json.loads((tmp_path / "exp/exdet/test/results.json").read_text())
     assert results and all(len(row["extreme_points"]) == 8 and len(row["bbox"]) == 4 for row in results)
-    run("demo.py", *model, "--demo", tmp_path / "sample_ex/images", "--output_dir", tmp_path / "seen")
+    output_of("demo", "exdet", *model, "--demo", tmp_path / "sample_ex/images", "--output_dir", tmp_path / "seen")
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"{k:06d}_exdet.png" for k in range(1, 7)]
 
 
@@ -82,14 +67,14 @@ def test_the_generated_sample_is_learned(tmp_path):
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
     steps = ["--batch_size", "16", "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "100", "--val_intervals", "8"]
     jitter = ["--not_rand_crop", "--shift", "0.05", "--scale", "0.2"]
-    output = run("main.py", *data, *NETWORK, *steps, *jitter, "--exp_id", "sample")
+    output = output_of("main", "exdet", *data, *NETWORK, *steps, *jitter, "--exp_id", "sample")
     trained = float(re.search(r"final AP: (\d\.\d+)", output)[1])
     model = ["--load_model", tmp_path / "exp/exdet/sample/model_last.pth", *data[2:]]
-    tested = run("test.py", *model, "--exp_id", "test")
+    tested = output_of("test", "exdet", *model, "--exp_id", "test")
     print(f"AP {score(tested, 'AP')}, AP50 {score(tested, 'AP50')}")
     assert score(tested, "AP") == pytest.approx(trained, abs=1e-3)
     assert trained > 0.6 and score(tested, "AP50") > 0.95
-    assert score(run("test.py", *model, "--exp_id", "flip", "--flip_test"), "AP") > trained - 0.02
+    assert score(output_of("test", "exdet", *model, "--exp_id", "flip", "--flip_test"), "AP") > trained - 0.02
     truth = tmp_path / "sample_ex/annotations/instances_extreme_val.json"
     distances = point_distances(truth, tmp_path / "exp/exdet/test/results.json")
     count = len(json.loads(truth.read_text())["annotations"])
@@ -133,12 +118,12 @@ def test_sixteen_pictures_are_learned_by_heart(tmp_path):
     data = ["--data_path", tmp_path, "--exp_dir", tmp_path / "exp", "--pretrained", "none", "--input_res", "128"]
     plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug"]
     steps = ["--batch_size", "8", "--lr", "1e-3", "--num_epochs", "6", "--lr_step", "100", "--val_intervals", "6"]
-    run("main.py", *data, *NETWORK, *steps, *plain, "--exp_id", "heart")
+    output_of("main", "exdet", *data, *NETWORK, *steps, *plain, "--exp_id", "heart")
     model = ["--load_model", tmp_path / "exp/exdet/heart/model_last.pth", "--exp_dir", tmp_path / "exp"]
     # The middle between the cells of the points need not be the cell of the centre, and beside that one a network that
     # knows its pictures by heart has little score left: peaks without a Gaussian around them give an AP of 0.71 here,
     # and of 0.997 where the centre is only asked to rank.
-    outputs = [run("test.py", *model, "--exp_id", "once", "--center_thresh", str(t)) for t in (0.1, 0)]
+    outputs = [output_of("test", "exdet", *model, "--exp_id", "once", "--center_thresh", str(t)) for t in (0.1, 0)]
     print([(score(output, "AP"), score(output, "AP50")) for output in outputs])
     assert score(outputs[0], "AP") > 0.85 and score(outputs[1], "AP") > 0.95
     truth = folder / "annotations/instances_extreme_val2017.json"

@@ -1,28 +1,14 @@
 """A task is one file and one line in ``TASKS``: a fifth one trains, is scored and draws like the other four."""
 
-import contextlib
-import importlib.util
-import io
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from tests.tasks import discs
+from tests.training import output_here
 
-import demo as demo_script
-import main as main_script
-from centernet.engine.processes import run_script
 from centernet.opts import loss_weights, opts, recipe
 from centernet.tasks import TASKS
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# By its path, because Python has a package of the name test.
-specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
-score_script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(score_script)
 
 
 @pytest.fixture(autouse=True)
@@ -30,24 +16,11 @@ def one_line(monkeypatch):
     monkeypatch.setitem(TASKS, "discs", discs)
 
 
-def run(script, *arguments: str) -> str:
-    """Run a script in this process; what it printed. It must end well."""
-    output, errors, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(sys, "argv", [Path(script.__file__).name, "discs", *arguments])
-        try:
-            run_script(script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-    assert not status, errors.getvalue()
-    return output.getvalue()
-
-
 def test_from_training_to_pictures(tmp_path, tiny_voc):
     paths = ["--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp")]
     small = ["--arch", "res_18", "--head_conv", "8", "--input_res", "64", "--batch_size", "2", "--num_workers", "0"]
     steps = ["--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1", "--disc_weight", "2", "--device", "cpu"]
-    output = run(main_script, *paths, *small, *steps, "--pretrained", "none")
+    output = output_here("main", "discs", *paths, *small, *steps, "--pretrained", "none")
     assert "final mAP: " in output and "note:" not in output
     folder = tmp_path / "exp/discs/default"
     header, row = (line.split(",") for line in (folder / "train_log.csv").read_text().splitlines())
@@ -59,9 +32,11 @@ def test_from_training_to_pictures(tmp_path, tiny_voc):
 
     model = ["--load_model", str(folder / "model_last.pth"), "--device", "cpu"]
     assert torch.load(model[1], weights_only=True)["model"]["heads"] == {"hm": 20, "disc": 1}
-    assert "mAP " in run(score_script, *model, "--exp_dir", str(tmp_path / "exp"), "--num_workers", "0", "--flip_test")
+    assert "mAP " in output_here(
+        "test", "discs", *model, "--exp_dir", str(tmp_path / "exp"), "--num_workers", "0", "--flip_test"
+    )
     picture = next((tiny_voc / "voc/images").iterdir())
-    run(demo_script, *model, "--demo", str(picture), "--output_dir", str(tmp_path / "shown"))
+    output_here("demo", "discs", *model, "--demo", str(picture), "--output_dir", str(tmp_path / "shown"))
     assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"{picture.stem}_discs.png"]
 
 

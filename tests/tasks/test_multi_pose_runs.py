@@ -1,48 +1,19 @@
 """Human pose from end to end: train, test, look, go on from a detector, learn the sample, learn pictures by heart."""
 
-import contextlib
-import importlib.util
-import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.training import ROOT, output_here, output_of, score
 
-import demo as demo_script
-import main as main_script
 from centernet.datasets import sample_hp
-from centernet.engine.processes import run_script
 from centernet.models import create_model, save_model
 from centernet.opts import model_card, opts
 
-ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "coco_hp_sample"
-
-# By its path, because Python has a package of the name test.
-specification = importlib.util.spec_from_file_location("score_script", ROOT / "src/test.py")
-score_script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(score_script)
-
-
-def run(script, *arguments: str, task: str = "multi_pose") -> str:
-    """Run a script in this process, which saves its start; what it printed. It must end well."""
-    output, errors, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(sys, "argv", [Path(script.__file__).name, task, *arguments])
-        patch.delenv("DISPLAY", raising=False)
-        patch.delenv("WAYLAND_DISPLAY", raising=False)
-        try:
-            run_script(script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-    assert not status, errors.getvalue()
-    return output.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +23,9 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_hp, "SPLITS", {"train": 8, "val": 3})
         sample_hp.SampleHP.prepare(sample_hp.SampleHP.locate(folder / "data"), log=lambda line: None)
-    return folder, run(main_script, *small(folder), "--num_epochs", "2", "--val_intervals", "2", "--rotate", "20")
+    return folder, output_here(
+        "main", "multi_pose", *small(folder), "--num_epochs", "2", "--val_intervals", "2", "--rotate", "20"
+    )
 
 
 def small(folder: Path) -> list[str]:
@@ -79,7 +52,9 @@ def test_training(trained):
 def test_scoring_needs_the_checkpoint_alone(trained, arguments):
     folder, _ = trained
     paths = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--exp_dir", str(folder / "exp")]
-    output = run(score_script, *paths, *arguments, "--exp_id", "scored", "--num_workers", "0", "--device", "cpu")
+    output = output_here(
+        "test", "multi_pose", *paths, *arguments, "--exp_id", "scored", "--num_workers", "0", "--device", "cpu"
+    )
     assert re.search(r"^AP \d\.\d{4}$", output, re.M) and re.search(r"^box_AP50 \d\.\d{4}$", output, re.M)
     entries = json.loads((folder / "exp/multi_pose/scored/results.json").read_text())
     assert {entry["image_id"] for entry in entries} == {9, 10, 11}
@@ -95,7 +70,9 @@ def test_demo_saves_skeletons(trained):
     folder, _ = trained
     picture = folder / "data/sample_hp/val2017/000000000009.jpg"
     model = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--device", "cpu"]
-    run(demo_script, *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
+    output_here(
+        "demo", "multi_pose", *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2"
+    )
     names = {path.name for path in (folder / "shown").iterdir()}
     assert names == {f"{picture.stem}_{name}.png" for name in ("multi_pose", "pred_hm_1.0", "pred_hmhp_1.0")}
 
@@ -103,7 +80,7 @@ def test_demo_saves_skeletons(trained):
 def test_pictures_of_a_training(trained, tmp_path):
     folder, _ = trained
     arguments = ["--exp_dir", str(tmp_path), "--debug", "4", "--num_epochs", "1", "--num_iters", "1"]
-    run(main_script, *small(folder), *arguments, "--val_intervals", "0")
+    output_here("main", "multi_pose", *small(folder), *arguments, "--val_intervals", "0")
     names = {path.name for path in (tmp_path / "multi_pose/default/debug").iterdir()}
     kinds = ("pred_hm", "gt_hm", "out_pred", "out_gt", "pred_hmhp", "gt_hmhp")
     assert names == {f"1_0_{name}.png" for name in kinds}
@@ -120,12 +97,12 @@ def test_options_run_through(trained, tmp_path, arguments):
     """Training, and a test that knows from the checkpoint which heads there are."""
     folder, _ = trained
     more = ["--exp_dir", str(tmp_path), "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1"]
-    run(main_script, *small(folder), *more, *arguments)
+    output_here("main", "multi_pose", *small(folder), *more, *arguments)
     path = tmp_path / "multi_pose/default/model_last.pth"
     card = torch.load(path, weights_only=True)["model"]
     assert card["mse_loss"] == ("--mse_loss" in arguments)
-    output = run(
-        score_script, "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
+    output = output_here(
+        "test", "multi_pose", "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
     )
     assert re.search(r"^AP \d\.\d{4}$", output, re.M)
 
@@ -135,7 +112,7 @@ def test_true_heads_give_a_perfect_score(trained):
     folder, _ = trained
     model = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--exp_id", "true"]
     heads = ["--eval_oracle_hm", "--eval_oracle_kps", "--eval_oracle_hmhp", "--eval_oracle_hp_offset"]
-    output = run(main_script, *small(folder), "--test", *model, "--input_res", "128", *heads)
+    output = output_here("main", "multi_pose", *small(folder), "--test", *model, "--input_res", "128", *heads)
     assert float(re.search(r"\| AP (-?\d\.\d{4})", output)[1]) > 0.99
 
 
@@ -147,7 +124,9 @@ def test_a_detector_is_a_starting_point(trained, tmp_path):
     detector = create_model("res_18", opt.heads, opt.head_conv)
     save_model(tmp_path / "detector.pth", 7, detector, extra={"model": model_card(opt)})
     more = ["--load_model", str(tmp_path / "detector.pth"), "--exp_dir", str(tmp_path), "--lr", "1e-9"]
-    output = run(main_script, *small(folder), *more, "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "0")
+    output = output_here(
+        "main", "multi_pose", *small(folder), *more, "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "0"
+    )
     assert "loaded" in output and "epoch 7" in output
     assert re.search(r"other shape, own values kept: .*hm\.2\.weight", output)
     assert re.search(r"not in the file, own values kept: .*hm_hp\.", output)
@@ -158,31 +137,15 @@ def test_a_detector_is_a_starting_point(trained, tmp_path):
             assert torch.allclose(state["state_dict"][name], value, atol=1e-6), name
 
 
-def subprocess_run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / script), "multi_pose", "--device", "cpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def score(output: str, name: str) -> float:
-    return float(re.search(rf"^{name} (-?\d\.\d+)$", output, re.M)[1])
-
-
 @pytest.mark.slow
 def test_the_sample_of_poses_is_learned(tmp_path):
     """Twelve epochs of dlav0_34: most figures are found with their joints, and their sides are not mixed up."""
     paths = ["--exp_dir", str(tmp_path)]
     recipe = ["--dataset", "sample_hp", "--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "8", "--lr", "1e-3"]
     recipe += ["--lr_step", "9", "--num_epochs", "12", "--val_intervals", "12", "--num_workers", "1"]
-    subprocess_run("main.py", *paths, *recipe, "--not_rand_crop", "--shift", "0.05", "--scale", "0.2")
+    output_of("main", "multi_pose", *paths, *recipe, "--not_rand_crop", "--shift", "0.05", "--scale", "0.2")
     model = ["--load_model", str(tmp_path / "multi_pose/default/model_last.pth")]
-    output = subprocess_run("test.py", *paths, *model, "--exp_id", "test", "--flip_test")
+    output = output_of("test", "multi_pose", *paths, *model, "--exp_id", "test", "--flip_test")
     assert score(output, "AP50") > 0.6 and score(output, "AP") > 0.2
 
 
@@ -209,8 +172,8 @@ def test_four_pictures_are_learned_by_heart(tmp_path):
     plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug", "--pretrained", "none"]
     steps = ["--arch", "res_18", "--input_res", "256", "--batch_size", "4", "--lr", "5e-4", "--num_epochs", "20"]
     steps += ["--lr_step", "16", "--val_intervals", "20", "--num_workers", "1"]
-    subprocess_run("main.py", *data, *plain, *steps)
+    output_of("main", "multi_pose", *data, *plain, *steps)
     model = ["--load_model", str(tmp_path / "exp/multi_pose/default/model_last.pth")]
-    output = subprocess_run("test.py", *model, "--exp_dir", str(tmp_path / "exp"), "--exp_id", "test")
+    output = output_of("test", "multi_pose", *model, "--exp_dir", str(tmp_path / "exp"), "--exp_id", "test")
     # Perfect heads give an AP of 0.94: joints that share a cell share the offset to which they snap.
     assert score(output, "AP50") > 0.95 and score(output, "AP") > 0.85
