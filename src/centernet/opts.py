@@ -54,10 +54,7 @@ RECIPE = (
 # Where the annotations and pictures of --dataset custom are, if not where they are looked for.
 CUSTOM_OPTIONS = ("train_annotations", "val_annotations", "train_images", "val_images")
 
-# Where the data of a checkpoint were, for testing it without being told.
-DATA_OPTIONS = ("data_path", "kitti_split", *CUSTOM_OPTIONS)
-
-# What a checkpoint says about its network, besides mean, std and DATA_OPTIONS.
+# What a checkpoint says about its network, besides mean, std and the options of its data.
 CARD = ("task", "arch", "heads", "head_conv", "dataset", "class_names", "category_ids", "input_h", "input_w")
 
 
@@ -455,7 +452,7 @@ def model_card(opt: argparse.Namespace, picture_info: dict | None = None) -> dic
 
     ``picture_info``: what is usual of the pictures (``usual_info`` of their data set).
     """
-    card = {name: getattr(opt, name) for name in (*CARD, *DATA_OPTIONS, "mse_loss")}
+    card = {name: getattr(opt, name) for name in (*CARD, *data_options(), "mse_loss")}
     if opt.data_path:
         card["data_path"] = os.path.abspath(opt.data_dir)  # to be found from any folder
     card.update(mean=opt.mean.reshape(-1).tolist(), std=opt.std.reshape(-1).tolist())
@@ -498,8 +495,8 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
             )
     else:
         opt.dataset, opt.category_ids = card["dataset"], list(card["category_ids"])
-        if not given & set(DATA_OPTIONS):
-            for name in DATA_OPTIONS:
+        if not given & set(data_options()):
+            for name in data_options():
                 setattr(opt, name, card.get(name, getattr(opt, name)))
             opt.data_dir = _data_dir(opt)
     opt.class_names = list(card["class_names"])
@@ -523,6 +520,12 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
     if opt.heads != card["heads"]:
         raise UserError(f"options of the heads: they ask for {opt.heads}, the network in {path} has {card['heads']}")
     return opt
+
+
+def data_options() -> list[str]:
+    """The options that say which data a checkpoint was trained on, for testing it without being told."""
+    own = [option.name for task in TASKS.values() for option in task.OPTIONS if option.data]
+    return ["data_path", *CUSTOM_OPTIONS, *own]
 
 
 def loss_weights(task: ModuleType) -> list[str]:

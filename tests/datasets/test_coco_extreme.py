@@ -141,10 +141,10 @@ def test_thin_parts_do_not_count():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda c: c["annotations"][0].update(image_id=9), "lacks or does not know 9"),
-        (lambda c: c["annotations"][0].update(segmentation=[["a", "b", "c", "d"]]), "is malformed"),
+        (lambda c: c["annotations"][0].update(image_id=9), "the annotation 1 lacks or does not know 9"),
+        (lambda c: c["annotations"][0].update(segmentation=[["a", "b", "c", "d"]]), "the annotation 1 is malformed"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "is malformed"),
-        (lambda c: c["images"][0].pop("height"), "lacks or does not know 'height'"),
+        (lambda c: c["images"][0].pop("height"), "the picture 1 lacks or does not know 'height'"),
         (lambda c: c["annotations"][0].pop("segmentation"), "none of the annotations has a segmentation"),
     ],
 )

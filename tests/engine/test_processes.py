@@ -75,15 +75,15 @@ def test_freed_memory_is_used_again():
             raise SystemExit
         faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         keep_memory(torch.device("cpu"))
-        for _ in range(2):
+        used = []
+        for _ in range(6):
             before = faults()
             torch.ones(2**25)  # 128 MiB, more than glibc keeps of its own accord
-            used = faults() - before
-        assert used < 1000, used
+            used.append(faults() - before)
+        # Not all: where the system has put something right behind the heap, the first ones need new memory.
+        assert min(used) < 1000, used
     """
-    # Where the system has put something right behind the heap, glibc has to ask it for other memory after all.
-    tries = (subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, timeout=120) for _ in range(8))
-    assert any(done.returncode == 0 for done in tries)
+    subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, timeout=120, check=True)
 
 
 def start_training(tmp_path: Path, data_path: Path, *more: str) -> tuple[subprocess.Popen, Path]:

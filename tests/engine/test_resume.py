@@ -13,10 +13,12 @@ import torch
 from tests.training import ENVIRONMENT, MAIN, losses, rows, small
 
 import centernet.engine.trainer as trainer_module
+from centernet.datasets.loader import TrainBatches
 from centernet.engine.run_state import RunState, resumed_state
 from centernet.engine.signals import Requests, Stopped
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
+from centernet.opts import opts
 
 RUN = "exp/ctdet/default"
 
@@ -349,3 +351,19 @@ def test_a_run_of_nothing_but_bad_updates_ends(main, tmp_path, tiny_voc, monkeyp
     done = main(*small(tmp_path, tiny_voc, "--on_nan", "skip", "--num_epochs", "9", "--val_intervals", "0"))
     assert done.returncode == 2
     assert "iteration 4 of epoch 2: the loss is not finite" in done.stderr and "as in the 3 before it" in done.stderr
+
+
+def test_pictures_that_were_skipped_before_the_interruption_are_told_at_the_end(main, tmp_path, tiny_voc, monkeypatch):
+    index = TrainBatches(6, [2], 0, opts().parse(["ctdet"]).seed).whole(0)[0][1]  # of the first iteration
+    picture = tiny_voc / f"voc/images/{index + 1:06}.jpg"
+    picture.write_bytes(b"no picture")
+    short = ["--num_epochs", "1", "--val_intervals", "0"]
+    with monkeypatch.context() as patch:
+        signal_at(patch, 1, signal.SIGTERM)
+        stopped = main(*recipe(tmp_path, tiny_voc, *short))
+    assert stopped.returncode == 143 and "could not be used" not in stopped.stdout
+    resumed = main(*recipe(tmp_path, tiny_voc, *short, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"epoch 1, training (the next ones took their place): 1 picture(s) could not be used: {picture}" in (
+        resumed.stdout
+    )

@@ -108,16 +108,24 @@ def add_extreme_points(content: dict) -> int:
         How many annotations have no outline.
 
     Raises:
-        ValueError, KeyError or TypeError where an annotation is malformed.
+        UserError: an entry is malformed; says which.
     """
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    without = 0
-    for annotation in content["annotations"]:
-        points = extreme_points(annotation, *sizes[annotation["image_id"]])
-        if points is None:
-            points = middle_of_sides(annotation["bbox"])
-            without += 1
-        annotation["extreme_points"] = np.round(points, 2).tolist()
+    without, what, entry = 0, "picture", None
+    try:
+        sizes = {}
+        for entry in content["images"]:
+            sizes[entry["id"]] = (entry["height"], entry["width"])
+        what = "annotation"
+        for entry in content["annotations"]:
+            points = extreme_points(entry, *sizes[entry["image_id"]])
+            if points is None:
+                points = middle_of_sides(entry["bbox"])
+                without += 1
+            entry["extreme_points"] = np.round(points, 2).tolist()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        name = entry.get("id", "without an id") if isinstance(entry, dict) else repr(entry)[:40]
+        reason = f"lacks or does not know {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+        raise UserError(f"the {what} {name} {reason}") from error
     return without
 
 
@@ -131,9 +139,8 @@ def convert(source: Path, target: Path, log: Callable[[str], None] = print) -> N
     content = read_annotation_file(source)
     try:
         without = add_extreme_points(content)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = f"lacks or does not know {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-        raise UserError(f"{source}: an annotation or a picture {reason}") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     count = len(content["annotations"])
     if count and without == count:
         raise UserError(f"{source}: none of the annotations has a segmentation, so there are no extreme points to find")

@@ -91,12 +91,12 @@ class SkippedPictures:
     """The pictures of a pass over a data set that could not be used.
 
     Attributes:
-        indices: their numbers in the data set, those of this process.
+        indices: their numbers in the data set, those of this process; added to the list that is given.
     """
 
-    def __init__(self, dataset: CocoStyleDataset) -> None:
+    def __init__(self, dataset: CocoStyleDataset, indices: list[int] | None = None) -> None:
         self.dataset = dataset
-        self.indices: list[int] = []
+        self.indices = [] if indices is None else indices
 
     def add(self, batch: dict) -> Tensor:
         """Note those of a batch, on whichever device it is. Returns (B,) bool, which of its samples have none of them.

@@ -194,7 +194,7 @@ def _meet(backend: str, rank: int, count: int, timeout: float) -> None:
     except UserError:
         raise
     except (ValueError, RuntimeError) as error:  # DistError is one
-        text = str(error).splitlines()[0]
+        text = str(error).partition("\n")[0]
         if "EADDRINUSE" in text or "address already in use" in text.lower():
             raise UserError(f"{place}: this port is in use already; choose another MASTER_PORT") from error
         if "imed out" in text or "imeout" in text or "joined" in text:
@@ -274,8 +274,11 @@ def run_script(main, parser) -> None:
     except Exception as error:
         try:
             report, status = _failure(error)
-        except (Exception, Stopped):  # who would know is gone with the others, or the launcher ends this process
+        except (Exception, Stopped, KeyboardInterrupt):  # who would know is gone, or the launcher ends this process
             report, status = "stopped, because another process has ended", 3
+    if dist.is_initialized():
+        # Nothing that comes now, such as the launcher's signal, shall cover the report with a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before they have met, the processes of a machine find the same.
     if _companions.first_to_fail() if _companions else os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK")

@@ -27,6 +27,7 @@ class RunState:
         sums, counted: the losses of those ``done``, added up, and how many of them were finite.
         seconds: how long they took.
         skipped: updates that were left out in them, because something was not finite.
+        unusable: numbers, in the data set, of pictures that could not be used in them.
         unlogged: the averages of ``epoch`` while its validation and its lines in the logs are still to come.
         best: the best value of the metric so far, by the metric's name.
         plan: what decides which pictures an iteration sees; in another plan a half-done epoch cannot be continued.
@@ -45,6 +46,7 @@ class RunState:
     counted: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    unusable: list[int] = field(default_factory=list)
     unlogged: dict[str, float] | None = None
     best: dict[str, float] = field(default_factory=dict)
     plan: list[int] = field(default_factory=list)
@@ -64,6 +66,7 @@ class RunState:
         """Forget the losses of the epoch before."""
         if self.done == 0:
             self.sums, self.counted, self.seconds, self.skipped = [0.0] * losses, 0, 0.0, 0
+            self.unusable = []
 
     def end_epoch(self, averages: dict[str, float]) -> None:
         """The training of an epoch is complete."""

@@ -75,11 +75,15 @@ class Trainer:
 
     def snapshot(self) -> dict:
         """The state of the training for a checkpoint. Called on all processes."""
-        self.state.random = self.processes.gather(random_state(self.processes.device)) or []
-        self.state.scaler = self.precision.scaler.state_dict()
+        state = self.state
+        parts = self.processes.gather((random_state(self.processes.device), state.unusable)) or []
+        state.random = [random for random, _ in parts]
+        # In place: the epoch goes on adding to it.
+        state.unusable[:] = sorted({index for _, unusable in parts for index in unusable} | set(state.unusable))
+        state.scaler = self.precision.scaler.state_dict()
         if self.averaged is not None:
-            self.state.ema = {"updates": self.averaged.updates, "state_dict": self.averaged.state}
-        return self.state.to_dict()
+            state.ema = {"updates": self.averaged.updates, "state_dict": self.averaged.state}
+        return state.to_dict()
 
     def resume(self) -> None:
         """Give generators, loss scale and averages what a resumed state says of them."""
@@ -130,7 +134,7 @@ class Trainer:
         progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main, state.done)
         seconds_before, skipped, updates_before = state.seconds, state.skipped, self.precision.updates(self.optimizer)
         waiting: list[Tensor] = []
-        bad_pictures = SkippedPictures(loader.dataset.dataset)
+        bad_pictures = SkippedPictures(loader.dataset.dataset, state.unusable)
         every, flushed, begun = 1, time.perf_counter(), state.done
         for i, batch in enumerate(loader, state.done):
             bad_pictures.add(batch)

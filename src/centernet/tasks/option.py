@@ -17,6 +17,7 @@ class Option:
         choices: what a text may be, if not anything.
         recipe: it changes the loss curve, so that runs that differ in it are not compared. One of the name
             ``*_weight`` is then the weight of a part of the loss, which 0 switches off.
+        data: it says which data are meant, so that a checkpoint keeps it for its test.
         scripts: those that look at it, if not all of main.py, test.py and demo.py do.
         new: the reference does not have it, so that no abbreviation of the reference may come to mean it.
     """
@@ -29,6 +30,7 @@ class Option:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     recipe: bool = False
+    data: bool = False
     scripts: tuple[str, ...] = ("main.py", "test.py", "demo.py")
     new: bool = False
 
