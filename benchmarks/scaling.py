@@ -84,7 +84,6 @@ def work(args) -> None:
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)])
     processes = engine_processes.start(opt)
     criterion = ctdet.Loss(opt)
-    criterion.total = processes.sum
     sent, gradients, ways = make_batch(args, opt), {}, {}
     for name in (PLAIN, OURS):
         network = common.make_network(args.arch).to(processes.device)
@@ -100,7 +99,7 @@ def work(args) -> None:
         def step(model=model, optimizer=optimizer, ours=name == OURS) -> None:
             batch = finish_batch(to_device(sent, processes.device), ctdet, opt)
             x = batch["input"] if ours else batch["input"].contiguous()
-            loss, _ = criterion(model(x), batch)
+            loss, _ = criterion(model(x), batch, processes.sum(criterion.counts(batch)))
             optimizer.zero_grad(set_to_none=True)
             (loss * processes.count).backward()
             optimizer.step()

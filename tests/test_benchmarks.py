@@ -22,6 +22,7 @@ TOY = {
 
 def run(name, arguments, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent / "src"))  # of the processes that it starts
     monkeypatch.setattr(sys, "argv", [name, *arguments.split(), "--repeats", "1", "--threads", "1"])
     threads = torch.get_num_threads()
     try:
