@@ -42,10 +42,12 @@ def main() -> None:
     if run.returncode:
         raise SystemExit(f"main.py ended with status {run.returncode}")
     first = seen[0]
-    early, late = (next(look for look in seen if look[0] >= least) for least in (EPOCH, args.iterations - EPOCH))
+    numbers = sorted({EPOCH, *range(2 * EPOCH, args.iterations, 2 * EPOCH), args.iterations - EPOCH})
+    looks = [next(look for look in seen if look[0] >= number) for number in numbers]
+    early, late = looks[0], looks[-1]
     print(f"\n{args.arch}, {args.size} x {args.size}, batch {args.batch}, on {device.type}")
     print(f"  first step after {first[1]:.1f} s, {late[0] / (late[1] - first[1]):.1f} iterations/s")
-    for iteration, _, memory in (early, late):
+    for iteration, _, memory in looks:
         print(f"  memory after {iteration:5} iterations {memory:8.0f} MiB")
     print(f"  growth {100 * (late[2] / early[2] - 1):.1f} %")
 
