@@ -42,8 +42,8 @@ def main() -> None:
     if run.returncode:
         raise SystemExit(f"main.py ended with status {run.returncode}")
     first = seen[0]
-    numbers = sorted({EPOCH, *range(2 * EPOCH, args.iterations, 2 * EPOCH), args.iterations - EPOCH})
-    looks = [next(look for look in seen if look[0] >= number) for number in numbers]
+    epochs = range(1, args.iterations // EPOCH)
+    looks = [next(look for look in seen if look[0] >= epoch * EPOCH) for epoch in epochs]
     early, late = looks[0], looks[-1]
     print(f"\n{args.arch}, {args.size} x {args.size}, batch {args.batch}, on {device.type}")
     print(f"  first step after {first[1]:.1f} s, {late[0] / (late[1] - first[1]):.1f} iterations/s")

@@ -1,18 +1,15 @@
 """What all tests share: one thread each, and a very small data set that is drawn by code."""
 
+import functools
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from tests.training import run_here
 
-import main as main_script
 from centernet.datasets.pascal import PascalVOC
-from centernet.engine.processes import run_script
-from centernet.opts import opts
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
@@ -62,16 +59,6 @@ def tiny_voc(tmp_path):
 
 
 @pytest.fixture
-def main(monkeypatch, capsys):
+def main():
     """Run main.py in this process, which saves its start; gives its exit status and what it printed."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        monkeypatch.setattr(sys, "argv", ["main.py", "ctdet", *arguments])
-        status = 0
-        try:
-            run_script(main_script.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
-
-    return run
+    return functools.partial(run_here, "main", "ctdet")

@@ -126,17 +126,8 @@ def test_one_class_is_learned_from_ten_pictures(tmp_path):
     steps = ["--batch_size", "5", "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "6", "--val_intervals", "0"]
     done = run_here("main", "ctdet", "--device", "cpu", *data, *plain, *network, *steps, *exp, "--exp_id", "ten")
     assert done.returncode == 0, done.stderr
-    done = run_here(
-        "test",
-        "ctdet",
-        "--device",
-        "cpu",
-        "--load_model",
-        str(tmp_path / "exp/ctdet/ten/model_last.pth"),
-        *exp,
-        "--exp_id",
-        "score",
-    )
+    model = ["--load_model", str(tmp_path / "exp/ctdet/ten/model_last.pth")]
+    done = run_here("test", "ctdet", "--device", "cpu", *model, *exp, "--exp_id", "score")
     assert done.returncode == 0, done.stderr
     scores = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("mAP", "AP")))
     assert float(scores["mAP"]) > 0.9 and float(scores["mAP_area"]) > 0.9 and float(scores["AP50"]) > 0.9, scores

@@ -132,19 +132,8 @@ def test_flips_and_scales_do_no_harm(tmp_path):
     recipe = ["--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "16", "--lr", "1e-3", "--num_epochs", "16"]
     augmentation = ["--lr_step", "13", "--not_rand_crop", "--shift", "0.05", "--scale", "0.2", "--num_workers", "1"]
     exp = ["--exp_dir", str(tmp_path)]
-    output_of(
-        "main",
-        "ctdet",
-        "--dataset",
-        "sample",
-        *recipe,
-        *augmentation,
-        *exp,
-        "--val_intervals",
-        "0",
-        "--exp_id",
-        "sample",
-    )
+    steps = ["--val_intervals", "0", "--exp_id", "sample"]
+    output_of("main", "ctdet", "--dataset", "sample", *recipe, *augmentation, *exp, *steps)
     model = ["--load_model", str(tmp_path / "ctdet/sample/model_last.pth"), *exp]
     once = score(output_of("test", "ctdet", *model, "--exp_id", "once"), "mAP")
     print(f"mAP {once}")

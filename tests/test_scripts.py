@@ -4,20 +4,18 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from tests.training import ROOT, load_script, run_here
+from tests.training import LAUNCH, ROOT, load_script, run_here
 from torch import nn
 
 from centernet.models import create_model, save_model
 from centernet.opts import model_card, opts
 
-LAUNCH = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
 
 

@@ -495,8 +495,9 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
             )
     else:
         opt.dataset, opt.category_ids = card["dataset"], list(card["category_ids"])
-        if not given & set(data_options()):
-            for name in data_options():
+        about_data = data_options()
+        if given.isdisjoint(about_data):
+            for name in about_data:
                 setattr(opt, name, card.get(name, getattr(opt, name)))
             opt.data_dir = _data_dir(opt)
     opt.class_names = list(card["class_names"])

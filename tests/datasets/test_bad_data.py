@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import struct
-import sys
 import zlib
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.training import run_here
 
-import main as main_script
-import test as test_script
 from centernet.datasets import get_dataset
 from centernet.datasets.base import is_cut_off, read_image
 from centernet.datasets.loader import (
@@ -29,7 +27,6 @@ from centernet.datasets.loader import (
     lost_workers_explained,
     make_loader,
 )
-from centernet.engine.processes import run_script
 from centernet.errors import UserError
 from centernet.opts import opts
 
@@ -566,27 +563,14 @@ def test_other_errors_of_a_loader_stay_what_they_are():
 
 
 @pytest.fixture
-def script(monkeypatch, capsys, tmp_path, tiny_voc):
+def script(tmp_path, tiny_voc):
     """Run main.py or test.py in this process; gives the exit status and what was printed."""
 
-    def run(module, *arguments):
-        common = [
-            "--dataset",
-            "pascal",
-            "--data_path",
-            str(tiny_voc),
-            "--exp_dir",
-            str(tmp_path / "exp"),
-            "--input_res",
-        ]
-        common += ["64", "--arch", "res_18", "--num_workers", "0", "--pretrained", "none"]
-        monkeypatch.setattr(sys, "argv", ["script.py", "ctdet", *common, *arguments])
-        status = 0
-        try:
-            run_script(module.main, opts())
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
+    def run(name, *arguments):
+        common = ["--dataset", "pascal", "--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp")]
+        common += ["--input_res", "64", "--arch", "res_18", "--num_workers", "0", "--pretrained", "none"]
+        done = run_here(name, "ctdet", *common, *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
@@ -594,7 +578,7 @@ def script(monkeypatch, capsys, tmp_path, tiny_voc):
 def test_bad_pictures_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
     spoil(tiny_voc, 2, 8)
     run = tmp_path / "exp/ctdet/default"
-    status, output, errors = script(main_script, "--batch_size", "2", "--num_epochs", "2", "--val_intervals", "2")
+    status, output, errors = script("main", "--batch_size", "2", "--num_epochs", "2", "--val_intervals", "2")
     assert status == 0, errors
     for text in (
         "epoch 1, training (the next ones took their place): 1 picture(s) could not be used: ",
@@ -609,11 +593,11 @@ def test_bad_pictures_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
     assert all(not results[cls][1] for cls in range(1, 21)) and any(results[cls][0] for cls in range(1, 21))
 
     weights = ("--load_model", str(run / "model_last.pth"))
-    for module, arguments in ((main_script, ["--test"]), (test_script, []), (test_script, ["--not_prefetch_test"])):
-        status, output, errors = script(module, *weights, "--exp_id", "score", *arguments)
+    for name, arguments in (("main", ["--test"]), ("test", []), ("test", ["--not_prefetch_test"])):
+        status, output, errors = script(name, *weights, "--exp_id", "score", *arguments)
         assert status == 2 and re.search(r"^error: .*000008\.jpg: this picture cannot be read.*\n$", errors)
-    for module, arguments in ((main_script, ["--test"]), (test_script, [])):
-        status, output, errors = script(module, *weights, "--exp_id", "score", *arguments, "--on_bad_image", "skip")
+    for name, arguments in (("main", ["--test"]), ("test", [])):
+        status, output, errors = script(name, *weights, "--exp_id", "score", *arguments, "--on_bad_image", "skip")
         assert status == 0, errors
         assert (
             output.count("(scored as if nothing was found): 1 picture(s) could not be used: ")
@@ -626,12 +610,12 @@ def test_bad_pictures_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
 
 def test_a_bad_annotation_ends_the_run_and_a_missing_picture_too(script, tiny_voc):
     (tiny_voc / "voc/images/000003.jpg").unlink()
-    status, _, errors = script(main_script, "--batch_size", "2", "--num_epochs", "1", "--prepare_only")
+    status, _, errors = script("main", "--batch_size", "2", "--num_epochs", "1", "--prepare_only")
     assert status == 2 and "images: 1 of 6 pictures are missing, the first is 000003.jpg" in errors
     path = tiny_voc / "voc/annotations/pascal_trainval0712.json"
     path.write_text(path.read_text().replace('"bbox": [', '"bbox": [NaN, ', 1))
-    status, _, errors = script(main_script, "--batch_size", "2", "--num_epochs", "1", "--prepare_only")
+    status, _, errors = script("main", "--batch_size", "2", "--num_epochs", "1", "--prepare_only")
     assert status == 2 and "pascal_trainval0712.json: annotation 1 of '000001.jpg'" in errors
-    status, output, errors = script(main_script, "--on_bad_image", "skip", "--batch_size", "2", "--prepare_only")
+    status, output, errors = script("main", "--on_bad_image", "skip", "--batch_size", "2", "--prepare_only")
     assert status == 0, errors
     assert "--on_bad_image skip left out 1 picture(s) or annotation(s): " in output and "pictures are missing" in output

@@ -12,7 +12,7 @@ from centernet.datasets.kitti import KITTI
 from centernet.datasets.sample_ddd import SEED, draw_picture
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import CLASS_NAMES
-from centernet.opts import opts
+from centernet.opts import model_card, opts, use_model_card
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())["results"]
 GENUINE = CONFORMANCE.parent / "data" / "kitti_sample"
@@ -63,6 +63,13 @@ def test_description():
     assert opt.main_score == "AP3D" and opt.kitti_split == "3dop"
     with pytest.raises(SystemExit):
         opts().parse(["ctdet", "--dataset", "kitti"])
+
+
+def test_a_checkpoint_is_tested_on_the_split_that_it_was_trained_on():
+    card = model_card(opts().parse(["ddd", "--kitti_split", "subcnn"]))
+    plain = ["ddd", "--load_model", "x.pth"]
+    assert use_model_card(opts().parse(plain), card).kitti_split == "subcnn"
+    assert use_model_card(opts().parse([*plain, "--kitti_split", "3dop"]), card).kitti_split == "3dop"
 
 
 @pytest.mark.parametrize("split", ["3dop", "subcnn"])

@@ -10,7 +10,7 @@ from tests.training import ROOT, output_of, score
 from centernet.datasets import sample_ex
 
 COCO128 = ROOT.parent / "shared" / "data" / "coco128"
-NETWORK = ("--arch", "dlav0_34", "--head_conv", "64", "--device", "cpu", "--num_workers", "1")
+NETWORK = ("--arch", "dlav0_34", "--head_conv", "64", "--num_workers", "1")
 PICTURES, REPEATS = 16, 20  # each picture is listed so often that an epoch has 40 iterations of 8
 
 
@@ -42,7 +42,7 @@ def test_from_training_to_pictures(tmp_path, monkeypatch, args):
     """main.py, test.py and demo.py on a handful of pictures; a checkpoint says which heads it has."""
     monkeypatch.setattr(sample_ex, "SPLITS", {"train": 4, "val": 2})
     sample_ex.SampleEx.prepare(tmp_path / "sample_ex", log=lambda line: None)
-    data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp", "--device", "cpu"]
+    data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
     small = ["--arch", "res_18", "--head_conv", "0", "--input_res", "64", "--num_workers", "0", *args]
     steps = ["--num_epochs", "1", "--num_iters", "2", "--debug", "4"]
     assert "final AP: " in output_of("main", "exdet", *data, *small, *steps)
@@ -50,7 +50,7 @@ def test_from_training_to_pictures(tmp_path, monkeypatch, args):
     drawn = {path.name.split("_", 3)[3] for path in (folder / "debug").glob("1_val_*.png")}
     assert drawn == {f"{name}.png" for name in ("gt_hm", "gt_hm_c", "out_gt", "pred_hm", "pred_hm_c", "out_pred")}
 
-    model = ["--load_model", folder / "model_last.pth", "--exp_dir", tmp_path / "exp", "--device", "cpu"]
+    model = ["--load_model", folder / "model_last.pth", "--exp_dir", tmp_path / "exp"]
     output = output_of(
         "test", "exdet", *model, "--exp_id", "test", "--flip_test", "--test_scales", "1,1.5", "--scores_thresh", "0"
     )

@@ -110,7 +110,7 @@ def add_extreme_points(content: dict) -> int:
     Raises:
         UserError: an entry is malformed; says which.
     """
-    without, what, entry = 0, "picture", None
+    without, what, entry = 0, "picture", {}
     try:
         sizes = {}
         for entry in content["images"]:
@@ -123,9 +123,8 @@ def add_extreme_points(content: dict) -> int:
                 without += 1
             entry["extreme_points"] = np.round(points, 2).tolist()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        name = entry.get("id", "without an id") if isinstance(entry, dict) else repr(entry)[:40]
         reason = f"lacks or does not know {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-        raise UserError(f"the {what} {name} {reason}") from error
+        raise UserError(f"the {what} {entry.get('id', 'without an id')} {reason}") from error
     return without
 
 

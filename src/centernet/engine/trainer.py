@@ -79,7 +79,7 @@ class Trainer:
         parts = self.processes.gather((random_state(self.processes.device), state.unusable)) or []
         state.random = [random for random, _ in parts]
         # In place: the epoch goes on adding to it.
-        state.unusable[:] = sorted({index for _, unusable in parts for index in unusable} | set(state.unusable))
+        state.unusable[:] = sorted(set(state.unusable).union(*(unusable for _, unusable in parts)))
         state.scaler = self.precision.scaler.state_dict()
         if self.averaged is not None:
             state.ema = {"updates": self.averaged.updates, "state_dict": self.averaged.state}
