@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--window", type=positive, help="smoothing window in iterations; default: a tenth of the curve, at most 50"
     )
-    parser.add_argument("--plot", help="picture to draw, or none; default: loss.png beside the run's curve")
+    parser.add_argument("--plot", help="image to draw, or none; default: loss.png beside the run's curve")
     parser.add_argument("--exp_dir", type=Path, default=ROOT / "exp", help="folder of the runs; default: %(default)s")
     return parser
 
@@ -65,7 +65,7 @@ def draw(args: argparse.Namespace, run: curves.Curve, reference: curves.Curve, c
     except (UserError, ImportError) as error:
         if args.plot:
             raise UserError(str(error)) from error
-        comparison.notes.append(str(error))  # a verdict does not need the picture that nobody asked for
+        comparison.notes.append(str(error))  # a verdict does not need the image that nobody asked for
         return "none"
     return shown(path)
 
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(paths) > 1 and args.html is None:
             raise UserError("several --run: add --html FILE, the page that compares them")
         if args.html is not None and args.plot not in (None, "none"):
-            raise UserError("--plot and --html exclude each other: the page has a picture of its own")
+            raise UserError("--plot and --html exclude each other: the page has an image of its own")
         run, *others = [curves.read_curve(path) for path in paths]
         if args.reference:
             reference_path = curves.named_reference(args.reference, args.exp_dir)

@@ -64,7 +64,7 @@ fi
 
 case $dataset in
     sample)
-        # Small pictures and a network with skip connections, which learns from scratch in a few hundred iterations.
+        # Small images and a network with skip connections, which learns from scratch in a few hundred iterations.
         recipe=(--exp_id sample --arch dlav0_34 --head_conv 64 --batch_size 16 --lr 1e-3 --num_epochs 16 --lr_step 13)
         recipe+=(--not_rand_crop --shift 0.05 --scale 0.2 --val_intervals 4)
         ;;

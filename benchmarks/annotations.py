@@ -1,10 +1,10 @@
 """Reading an annotation file of COCO's size: seconds, memory, and what each loader process adds.
 
-    python benchmarks/annotations.py [--pictures 118287] [--objects 860001]
+    python benchmarks/annotations.py [--images 118287] [--objects 860001]
 
 Times are processor time. The file is made first, with outlines, so that it is as large as COCO's. The plain way keeps
 what the JSON file says as Python objects, as the reference's annotation library does. A loader process is a fork that
-asks for every picture once; counted is the memory that it then has for itself (Linux only).
+asks for every image once; counted is the memory that it then has for itself (Linux only).
 """
 
 import json
@@ -23,15 +23,15 @@ from centernet.opts import opts
 def main() -> None:
     """Print the table."""
     parser = common.make_parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=118287)
+    parser.add_argument("--images", type=int, default=118287)
     parser.add_argument("--objects", type=int, default=860001)
     parser.set_defaults(repeats=1)
     args = parser.parse_args()
     common.start(args)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "coco" / "annotations" / "instances_train2017.json"
-        write(path, args.pictures, args.objects)
-        print(f"{path.stat().st_size / 1e6:.0f} MB, {args.pictures} pictures, {args.objects} objects")
+        write(path, args.images, args.objects)
+        print(f"{path.stat().st_size / 1e6:.0f} MB, {args.images} images, {args.objects} objects")
         opt = opts().parse(["ctdet", "--dataset", "coco", "--data_path", folder])
         print(f"{'':24}{'seconds':>10}{'MiB at the peak':>18}{'MiB kept':>12}{'MiB a loader process':>24}")
         results = []
@@ -114,12 +114,12 @@ def in_a_fork(function: Callable) -> list:
     return json.loads(text)
 
 
-def write(path: Path, pictures: int, objects: int) -> None:
+def write(path: Path, num_images: int, objects: int) -> None:
     """A file with the statistics of COCO's."""
     rng = np.random.default_rng(0)
     path.parent.mkdir(parents=True)
     ids = np.array(get_dataset("coco").category_ids)
-    owners, categories = rng.integers(0, pictures, objects), rng.choice(ids, objects)
+    owners, categories = rng.integers(0, num_images, objects), rng.choice(ids, objects)
     boxes = rng.uniform(1, 300, (objects, 4)).round(2)
     lengths = 2 * rng.integers(4, 40, objects)
     outline = ", ".join(f"{value:.2f}" for value in rng.uniform(0, 640, 80))
@@ -127,7 +127,7 @@ def write(path: Path, pictures: int, objects: int) -> None:
     images = [
         {"license": 3, "file_name": f"{k:012d}.jpg", "coco_url": f"http://images.cocodataset.org/train2017/{k:012d}.jpg",
          "height": 480, "width": 640, "date_captured": "2013-11-14 11:18:45", "id": k}
-        for k in range(pictures)
+        for k in range(num_images)
     ]  # fmt: skip
     with path.open("w") as file:
         file.write(f'{{"images": {json.dumps(images)}, "annotations": [')

@@ -162,11 +162,11 @@ def show(
         print(f"{row}  x {first / middle:.2f}", flush=True)
 
 
-def make_picture(rng: np.random.Generator, height: int = 480, width: int = 640) -> np.ndarray:
+def make_image(rng: np.random.Generator, height: int = 480, width: int = 640) -> np.ndarray:
     """(height, width, 3) uint8 of large and small patches and some noise, about as hard to compress as a photograph."""
     layers = [smooth_noise(rng, height, width, 40) * 40 + smooth_noise(rng, height, width, 4) * 12 for _ in range(3)]
-    picture = 128 + np.stack(layers, axis=2) + rng.normal(0, 6, (height, width, 3))
-    return picture.clip(0, 255).astype(np.uint8)
+    image = 128 + np.stack(layers, axis=2) + rng.normal(0, 6, (height, width, 3))
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def make_network(arch: str, heads: dict[str, int] = HEADS) -> nn.Module:

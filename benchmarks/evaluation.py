@@ -1,6 +1,6 @@
-"""The VOC score of many pictures, against the reference's script: text, then one detection after the other.
+"""The VOC score of many images, against the reference's script: text, then one detection after the other.
 
-python benchmarks/evaluation.py [--pictures 5000] [--classes 20] [--detections 100]
+python benchmarks/evaluation.py [--images 5000] [--classes 20] [--detections 100]
 """
 
 import common
@@ -14,9 +14,9 @@ from centernet.evaluation import voc
 def main() -> None:
     """Print the table."""
     parser = common.make_parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--detections", type=int, default=100, help="a picture")
+    parser.add_argument("--detections", type=int, default=100, help="an image")
     parser.set_defaults(repeats=1)
     args = parser.parse_args()
     common.start(args)
@@ -32,14 +32,14 @@ def main() -> None:
 
     measured = common.take_turns({"the reference's way": reference, "ours": ours}, args.repeats, torch.device("cpu"))
     common.check("AP of all classes", *([found[way][name] for name in names] for way in ("ours", "plain")), 1e-12)
-    common.show(f"{args.pictures} pictures, {args.detections} detections each", measured, args.pictures)
+    common.show(f"{args.images} images, {args.detections} detections each", measured, args.images)
 
 
 def make(args, names: list[str]) -> tuple[list, list]:
     """Objects, and detections of which some are right."""
     rng = np.random.default_rng(0)
     truth, detections = [], [[] for _ in names]
-    for _ in range(args.pictures):
+    for _ in range(args.images):
         count = rng.integers(1, 6)
         corners = rng.integers(1, 300, (count, 2))
         boxes = np.hstack([corners, corners + rng.integers(20, 200, (count, 2))])

@@ -1,8 +1,8 @@
-"""From a picture to its boxes, ours against the reference's way.
+"""From an image to its boxes, ours against the reference's way.
 
     python benchmarks/inference.py [--arch dla_34] [--size 512] [--batch 1] [--amp bf16]
 
-The reference's way: one picture after the other, normalised in double precision, channels first, BatchNorm on its own,
+The reference's way: one image after the other, normalized in double precision, channels first, BatchNorm on its own,
 torchvision's deformable convolution, decoding step by step. The boxes are checked to be the same.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from centernet.detector import Detector
-from centernet.engine.processes import keep_memory
+from centernet.engine.processes import tune_malloc
 from centernet.models.fuse import fuse
 from centernet.opts import opts
 
@@ -23,26 +23,26 @@ def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--arch", default="dla_34")
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=1, help="pictures that ours takes together")
+    parser.add_argument("--batch", type=int, default=1, help="images that ours takes together")
     parser.add_argument("--amp", choices=("bf16", "fp16"))
     args = parser.parse_args()
     device = common.start(args)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
-    keep_memory(device)  # as main.py and test.py do; the reference's way gains from it, too
+    tune_malloc(device)  # as main.py and test.py do; the reference's way gains from it, too
     options = ["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)]
     opt = opts().parse(options)
     network = common.make_network(args.arch).eval().to(device)
     rng = np.random.default_rng(0)
-    pictures = [common.make_picture(rng) for _ in range(args.batch)]
+    images = [common.make_image(rng) for _ in range(args.batch)]
     detector = Detector(opt, fuse(network), device)
 
     def reference() -> list[dict]:
         with common.operator(torchvision.ops.deform_conv2d):
-            return [plain.detect(network, picture, opt, device) for picture in pictures]
+            return [plain.detect(network, image, opt, device) for image in images]
 
-    ways = {"the reference's way": reference, "ours": lambda: detector.run(pictures)}
-    for own, other in zip(detector.run(pictures), reference(), strict=True):
+    ways = {"the reference's way": reference, "ours": lambda: detector.run(images)}
+    for own, other in zip(detector.run(images), reference(), strict=True):
         rows, others = (np.concatenate(list(results.values())) for results in (own["results"], other))
         common.check("scores", np.sort(rows[:, 4]), np.sort(others[:, 4]), 2e-3)
         # Scores that are nearly equal come in any order, and of the last ones some or others: the nearest row counts.
@@ -51,11 +51,11 @@ def main() -> None:
         common.check("boxes", best, others[nearest], 2e-3)
     if args.amp:
         half = Detector(opts().parse([*options, "--amp", args.amp]), fuse(network), device)
-        ways[f"ours, {args.amp}"] = lambda: half.run(pictures)
+        ways[f"ours, {args.amp}"] = lambda: half.run(images)
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
     work = (common.network_work(network, x), common.matrix_rate(device))
     measured = common.take_turns(ways, args.repeats, device)
-    title = f"{args.arch}, {args.size} x {args.size}, {args.batch} picture(s): from picture to boxes"
+    title = f"{args.arch}, {args.size} x {args.size}, {args.batch} image(s): from image to boxes"
     common.show(title, measured, args.batch, work=work)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py [--images FOLDER --annotations FILE] [--size 512] [--batch 8]
 
-Times of one core, whatever ``--threads`` says. Without pictures of one's own it draws some of COCO's size. The sizes
+Times of one core, whatever ``--threads`` says. Without images of one's own it draws some of COCO's size. The sizes
 that travel to the training process are printed, too. The reference's samples are checked against ours.
 """
 
@@ -18,7 +18,7 @@ import plain
 import torch
 
 from centernet.datasets import get_dataset
-from centernet.datasets.augmentation import random_draws, random_view
+from centernet.datasets.augmentation import random_view, sample_rng
 from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.opts import opts
 from centernet.tasks import ctdet
@@ -27,18 +27,18 @@ from centernet.tasks import ctdet
 def main() -> None:
     """Print the tables."""
     parser = common.make_parser(__doc__)
-    parser.add_argument("--images", type=Path, help="folder of pictures; with --annotations")
+    parser.add_argument("--images", type=Path, help="folder of images; with --annotations")
     parser.add_argument("--annotations", type=Path, help="COCO-style file")
     parser.add_argument("--size", type=int, default=512, help="of the network's input")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--num_images", type=int, default=64)
     args = parser.parse_args()
     args.threads = 1
     common.start(args)
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         if args.images is None:
-            draw(Path(folder) / "coco", args.pictures)
+            draw(Path(folder) / "coco", args.num_images)
         else:
             link(Path(folder) / "coco", args.images, args.annotations)
         options = ["ctdet", "--dataset", "coco", "--data_path", folder, "--input_res", str(args.size)]
@@ -50,11 +50,11 @@ def main() -> None:
 def run(samples: Samples, args, device: torch.device) -> None:
     """Check that the ways are equal, and time them."""
     dataset, opt = samples.dataset, samples.opt
-    keys = [(1, k % len(dataset)) for k in range(args.pictures)]
+    keys = [(1, k % len(dataset)) for k in range(args.num_images)]
 
     def read_and_warp(key: tuple[int, int]) -> np.ndarray:
         image = dataset.read_image(key[1])
-        return plain.warp(image, random_view(*image.shape[:2], opt, random_draws(opt.seed, *key)))
+        return plain.warp(image, random_view(*image.shape[:2], opt, sample_rng(opt.seed, *key)))
 
     def reference(key: tuple[int, int]) -> dict:
         return plain.sample(dataset.read_image(key[1]), dataset.read_objects(key[1]), opt, key)
@@ -83,14 +83,14 @@ def _stack(samples: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def draw(folder: Path, count: int) -> None:
-    """A data set of pictures of 640 x 480 with about 7 objects each, in COCO's layout."""
+    """A dataset of images of 640 x 480 with about 7 objects each, in COCO's layout."""
     rng = np.random.default_rng(0)
     (folder / "train2017").mkdir(parents=True)
     images, annotations = [], []
     ids = get_dataset("coco").category_ids
     for k in range(count):
-        picture = common.make_picture(rng)
-        cv2.imwrite(str(folder / "train2017" / f"{k}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        image = common.make_image(rng)
+        cv2.imwrite(str(folder / "train2017" / f"{k}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
         images.append({"id": k, "file_name": f"{k}.jpg", "width": 640, "height": 480})
         for _ in range(rng.poisson(7)):
             w, h = np.exp(rng.uniform(np.log(12), np.log(400), 2))
@@ -105,7 +105,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def link(folder: Path, images: Path, annotations: Path) -> None:
-    """Real pictures in the places where COCO has them."""
+    """Real images in the places where COCO has them."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "train2017").symlink_to(images.resolve())
     (folder / "annotations" / "instances_train2017.json").symlink_to(annotations.resolve())

@@ -2,7 +2,7 @@
 
     python benchmarks/long_run.py [--arch res_18] [--size 64] [--batch 2] [--iterations 1000]
 
-``main.py`` learns the data set ``sample`` for so many iterations, 100 an epoch, with two loader processes. Its memory,
+``main.py`` learns the dataset ``sample`` for so many iterations, 100 an epoch, with two loader processes. Its memory,
 each loader process included (what several share is counted once), is read while it runs. Linux only.
 """
 

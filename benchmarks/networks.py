@@ -24,7 +24,7 @@ def main() -> None:
     """Print the tables of the networks asked for."""
     parser = common.make_parser(__doc__)
     parser.add_argument("--net", action="append", help="may be given several times; default: res_18 and dla_34")
-    parser.add_argument("--batch", type=int, help="pictures; default: 4 for res_18, else 1")
+    parser.add_argument("--batch", type=int, help="images; default: 4 for res_18, else 1")
     parser.add_argument("--side", type=int, help="of the input; default: 384 for res_18, else 512")
     args = parser.parse_args()
     common.start(args)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from centernet.datasets.augmentation import EIG_VAL, EIG_VEC, GREY, View, random_draws, random_view
+from centernet.datasets.augmentation import EIG_VAL, EIG_VEC, GRAY, View, random_view, sample_rng
 from centernet.ops.image import (
     affine_transform,
     draw_umich_gaussian,
@@ -17,13 +17,13 @@ from centernet.ops.image import (
 
 
 def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[int, int]) -> dict[str, np.ndarray]:
-    """A finished training sample: a picture of floats, coloured step by step, and heat maps, all of it in numpy."""
-    draws = random_draws(opt.seed, *key)
+    """A finished training sample: an image of floats, colored step by step, and heat maps, all of it in numpy."""
+    draws = sample_rng(opt.seed, *key)
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws)
-    picture = warp(image, view).astype(np.float32) / 255.0
-    _jitter(picture, draws.color())
-    picture = ((picture - opt.mean) / opt.std).astype(np.float32).transpose(2, 0, 1)
+    pixels = warp(image, view).astype(np.float32) / 255.0
+    _jitter(pixels, draws.color())
+    pixels = ((pixels - opt.mean) / opt.std).astype(np.float32).transpose(2, 0, 1)
 
     output_w, output_h = opt.output_w, opt.output_h
     hm = np.zeros((opt.num_classes, output_h, output_w), dtype=np.float32)
@@ -41,35 +41,35 @@ def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[in
         h, w = box[3] - box[1], box[2] - box[0]
         if h > 0 and w > 0:
             radius = max(0, int(gaussian_radius((np.ceil(h), np.ceil(w)))))
-            centre = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], dtype=np.float32)
-            cell = centre.astype(np.int32)
+            center = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], dtype=np.float32)
+            cell = center.astype(np.int32)
             draw_umich_gaussian(hm[cls], cell, radius)
             wh[k] = w, h
             ind[k] = cell[1] * output_w + cell[0]
-            reg[k] = centre - cell
+            reg[k] = center - cell
             reg_mask[k] = 1
-    return {"input": picture, "hm": hm, "reg_mask": reg_mask, "ind": ind, "wh": wh, "reg": reg}
+    return {"input": pixels, "hm": hm, "reg_mask": reg_mask, "ind": ind, "wh": wh, "reg": reg}
 
 
 def warp(image: np.ndarray, view: View) -> np.ndarray:
-    """The part of a picture that a view shows."""
+    """The part of an image that a view shows."""
     if view.flipped:
         image = image[:, ::-1, :]
     matrix = get_affine_transform(view.center, view.scale, 0, view.input_size)
     return cv2.warpAffine(image, matrix, view.input_size, flags=cv2.INTER_LINEAR)
 
 
-def _jitter(picture: np.ndarray, color: dict) -> None:
-    grey = (picture @ GREY.astype(np.float32)).astype(np.float32)
-    mean = grey.mean()
+def _jitter(image: np.ndarray, color: dict) -> None:
+    gray = (image @ GRAY.astype(np.float32)).astype(np.float32)
+    mean = gray.mean()
     for name in color["order"]:
         alpha = np.float32(color["alpha"][name])
-        picture *= alpha
+        image *= alpha
         if name == "contrast":
-            picture += mean * (1 - alpha)
+            image += mean * (1 - alpha)
         elif name == "saturation":
-            picture += (grey * (1 - alpha))[:, :, None]
-    picture += EIG_VEC @ (EIG_VAL * color["lighting"]).astype(np.float32)
+            image += (gray * (1 - alpha))[:, :, None]
+    image += EIG_VEC @ (EIG_VAL * color["lighting"]).astype(np.float32)
 
 
 def heat_maps(size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, radius: Tensor) -> np.ndarray:
@@ -100,13 +100,13 @@ def loss(output: dict[str, Tensor], batch: dict[str, Tensor], opt) -> Tensor:
     return opt.hm_weight * hm_loss + opt.wh_weight * at_objects("wh") + opt.off_weight * at_objects("reg")
 
 
-def detect(model, picture: np.ndarray, opt, device: torch.device) -> dict[int, np.ndarray]:
-    """Detections of one picture: prepared in double precision, decoded step by step, classes one after the other."""
-    height, width = picture.shape[:2]
-    centre, scale = np.array([width / 2.0, height / 2.0], dtype=np.float32), max(height, width) * 1.0
+def detect(model, image: np.ndarray, opt, device: torch.device) -> dict[int, np.ndarray]:
+    """Detections of one image: prepared in double precision, decoded step by step, classes one after the other."""
+    height, width = image.shape[:2]
+    center, scale = np.array([width / 2.0, height / 2.0], dtype=np.float32), max(height, width) * 1.0
     size = (opt.input_w, opt.input_h)
-    matrix = get_affine_transform(centre, scale, 0, size)
-    resized = cv2.resize(picture, (width, height))
+    matrix = get_affine_transform(center, scale, 0, size)
+    resized = cv2.resize(image, (width, height))
     cut = cv2.warpAffine(resized, matrix, size, flags=cv2.INTER_LINEAR)
     cut = ((cut / 255.0 - opt.mean) / opt.std).astype(np.float32)
     x = torch.from_numpy(cut.transpose(2, 0, 1)[None].copy()).to(device)
@@ -133,7 +133,7 @@ def detect(model, picture: np.ndarray, opt, device: torch.device) -> dict[int, n
         sides = [xs - half[..., 0], ys - half[..., 1], xs + half[..., 0], ys + half[..., 1]]
         dets = torch.stack([*sides, score, cls.float()], dim=2)[0].cpu().numpy()
     for corner in (slice(0, 2), slice(2, 4)):
-        dets[:, corner] = transform_preds(dets[:, corner], centre, scale, (opt.output_w, opt.output_h))
+        dets[:, corner] = transform_preds(dets[:, corner], center, scale, (opt.output_w, opt.output_h))
     return {j + 1: dets[dets[:, 5] == j, :5].astype(np.float32) for j in range(opt.num_classes)}
 
 
@@ -148,8 +148,8 @@ def voc_ap(ground_truth: list, detections: list, name: str) -> float:
         for x1, y1, x2, y2, score in rows.tolist()
     ]
     objects, positives = {}, 0
-    for i, of_picture in enumerate(ground_truth):
-        own = [o for o in of_picture if o["name"] == name]
+    for i, of_image in enumerate(ground_truth):
+        own = [o for o in of_image if o["name"] == name]
         difficult = np.array([o["difficult"] for o in own], dtype=bool)
         positives += int((~difficult).sum())
         boxes = np.array([o["bbox"] for o in own], dtype=float)

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--processes 1 2] [--arch resdcn_18] [--size 384] [--batch 4]
 
 Starts ``torchrun`` once for every number of processes, each with its own accelerator, or with its share of the CPU's
-cores and gloo. Every process works on ``--batch`` pictures, so ideally the rate grows with their number. Two ways take
+cores and gloo. Every process works on ``--batch`` images, so ideally the rate grows with their number. Two ways take
 turns: the trainer's wrapper, and the network as it is in ``DistributedDataParallel`` with its defaults, channels first.
 The gradients of both are checked to be equal.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", help="default: 1 and as many as there are devices or cores")
     parser.add_argument("--arch", default="resdcn_18")
     parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--batch", type=int, default=4, help="pictures of each process")
+    parser.add_argument("--batch", type=int, default=4, help="images of each process")
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)  # of a process that torchrun has started
     args = parser.parse_args()
     if args.report is not None:
@@ -46,7 +46,7 @@ def main() -> None:
     most = torch.accelerator.device_count() if device.type != "cpu" else args.threads
     numbers = args.processes or sorted({1, most})
     threads = 1 if device.type == "cpu" else args.threads
-    print(f"{args.arch}, {args.size} x {args.size}, {args.batch} pictures and {threads} CPU thread(s) a process")
+    print(f"{args.arch}, {args.size} x {args.size}, {args.batch} images and {threads} CPU thread(s) a process")
     alone: dict[str, float] = {}
     for number in numbers:
         for name, (middle, least, greatest) in run(number, threads, args).items():

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--size", type=int, default=128, help="of the maps")
-    parser.add_argument("--objects", type=int, default=8, help="a picture, on average")
+    parser.add_argument("--objects", type=int, default=8, help="an image, on average")
     args = parser.parse_args()
     device = common.start(args)
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import torchvision
 
 from centernet.datasets.loader import collate, finish_batch, to_device
 from centernet.engine.precision import Precision
-from centernet.engine.processes import keep_memory
+from centernet.engine.processes import tune_malloc
 from centernet.opts import opts
 from centernet.tasks import ctdet
 
@@ -36,7 +36,7 @@ def main() -> None:
     device = common.start(args)
     torch.backends.cudnn.benchmark = True
     set_tf32(False)
-    keep_memory(device)  # as main.py and test.py do; the reference's way gains from it, too
+    tune_malloc(device)  # as main.py and test.py do; the reference's way gains from it, too
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)])
     sent = make_batch(args, opt)
     if device.type != "cpu":

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from centernet.datasets import get_dataset, read_dataset
-from centernet.datasets.loader import Samples, TrainBatches, lost_workers_explained, make_loader
+from centernet.datasets.loader import Samples, TrainBatches, explain_dataloader_crash, make_loader
 from centernet.engine import processes as engine_processes
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.precision import check_amp, set_precision
 from centernet.engine.report import write_report
-from centernet.engine.run_folder import RunFolder
+from centernet.engine.run_directory import RunDirectory
 from centernet.engine.run_state import check_plan, check_recipe, follow_restart
-from centernet.engine.signals import Requests
+from centernet.engine.signals import ShutdownHandler
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
 from centernet.models import create_model
@@ -23,12 +23,12 @@ from centernet.opts import NEVER, model_card, opts, process_shares
 from centernet.tasks import get_task
 
 
-@lost_workers_explained()
+@explain_dataloader_crash()
 def main(parser: opts, opt) -> None:
     """The story of a run: build, epochs, save, evaluate."""
     started = time.perf_counter()
     if opt.keep_res and not opt.test:
-        raise UserError("--keep_res: training needs pictures of one size; it is for --test")
+        raise UserError("--keep_res: training needs images of one size; it is for --test")
     processes = engine_processes.start(opt)
     say = processes.print
     follow_restart(opt, processes, log=say)
@@ -41,17 +41,19 @@ def main(parser: opts, opt) -> None:
         say("note: --precision tf32 changes nothing on a CPU")
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
 
-    # Data set and network.
+    # Dataset and network.
     task, dataset = get_task(opt.task), get_dataset(opt.dataset)
-    processes.one_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=say))
+    processes.local_main_process_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=say))
     pretrained = None if opt.resume else opt.pretrained
-    model = processes.one_first(lambda: create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say))
+    model = processes.local_main_process_first(
+        lambda: create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=say)
+    )
     validates = opt.test or 0 < opt.val_intervals < NEVER
     val_set = read_dataset(opt, "val", processes) if validates else None
     train_set = read_dataset(opt, "train", processes) if not opt.test else None
     for split in (train_set, val_set):
         if split is not None:
-            split.check_pictures()
+            split.check_images_exist()
             for note in split.notes:
                 say(note)
     if "metric" not in opt.given:
@@ -64,37 +66,37 @@ def main(parser: opts, opt) -> None:
         shares = process_shares(opt, processes.count)
         batches = TrainBatches(len(train_set), shares, processes.rank, opt.seed, opt.num_iters)
         if len(batches) == 0:
-            raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} pictures to train on")
+            raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} images to train on")
     if opt.prepare_only:
         for split in (train_set, val_set):
             if split is not None:
-                say(f"{split.annotation_file}: {len(split)} pictures")
+                say(f"{split.annotation_file}: {len(split)} images")
         return
 
-    engine_processes.keep_memory(processes.device)
+    engine_processes.tune_malloc(processes.device)
 
-    # Optimiser, checkpoint, run folder. Convolutions are faster when the channels of a pixel lie together.
+    # Optimizer, checkpoint, run folder. Convolutions are faster when the channels of a pixel lie together.
     model.to(processes.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=processes.device.type in ("cpu", "cuda"))
     state = load(opt, model, optimizer, processes, log=say)
     if opt.test:
-        run = RunFolder(opt, processes, task.Loss.names) if processes.is_main else None
+        run = RunDirectory(opt, processes, task.Loss.names) if processes.is_main else None
         say(lines(Trainer(opt, task, model, optimizer, processes, run).evaluate(state.epoch, val_set)))
         return
     check_plan(state, [len(train_set), opt.batch_size, opt.seed, opt.num_iters], len(batches), log=say)
     check_recipe(state, opt, log=say)
     processes.check_equal({"options": state.recipe, "training data": train_set.summary()})
-    run = RunFolder(opt, processes, task.Loss.names, state) if processes.is_main else None
-    requests = Requests()
+    run = RunDirectory(opt, processes, task.Loss.names, state) if processes.is_main else None
+    requests = ShutdownHandler()
     trainer = Trainer(opt, task, model, optimizer, processes, run, state, requests)
-    checkpoints = Checkpoints(model_card(opt, train_set.usual_info()), trainer, processes, run)
+    checkpoints = Checkpoints(model_card(opt, train_set.default_image_info()), trainer, processes, run)
     trainer.save = checkpoints.save
     trainer.resume()
 
     loader = make_loader(Samples(train_set, opt, train=True), batches, opt.num_workers, trainer.pin_memory)
     say(
-        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(train_set)} pictures, input {opt.input_w} x "
-        f"{opt.input_h}, {opt.num_epochs} epochs of {len(batches)} iterations of {opt.batch_size} pictures, "
+        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(train_set)} images, input {opt.input_w} x "
+        f"{opt.input_h}, {opt.num_epochs} epochs of {len(batches)} iterations of {opt.batch_size} images, "
         f"{processes.count} process(es) on {processes.device.type}"
     )
 

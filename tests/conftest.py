@@ -1,4 +1,4 @@
-"""What all tests share: one thread each, and a very small data set that is drawn by code."""
+"""What all tests share: one thread each, and a very small dataset that is drawn by code."""
 
 import functools
 import json
@@ -19,10 +19,10 @@ TINY_SPLITS = {"pascal_trainval0712.json": 6, "pascal_test2007.json": 4}
 
 @pytest.fixture
 def tiny_voc(tmp_path):
-    """A data path that holds ``voc/``: 6 + 4 pictures of coloured rectangles, annotated with VOC's 20 classes.
+    """A data path that holds ``voc/``: 6 + 4 images of colored rectangles, annotated with VOC's 20 classes.
 
-    Pictures have ids 1 to 10 and two sizes, and two objects of different classes each. The second object of every
-    third picture is difficult.
+    Images have ids 1 to 10 and two sizes, and two objects of different classes each. The second object of every
+    third image is difficult.
     """
     folder = tmp_path / "data" / "voc"
     (folder / "images").mkdir(parents=True)
@@ -34,10 +34,10 @@ def tiny_voc(tmp_path):
         for _ in range(count):
             image_id += 1
             width, height = (64, 48) if image_id % 2 else (48, 64)
-            picture = np.full((height, width, 3), 90, np.uint8)
+            image = np.full((height, width, 3), 90, np.uint8)
             boxes = [(3 + image_id, 5, 24, 18), (8, 28, 30 - image_id, 16)]
             for place, (x, y, w, h) in enumerate(boxes):
-                picture[y : y + h, x : x + w] = (25 * image_id, 250 - 20 * image_id, 120 + 60 * place)
+                image[y : y + h, x : x + w] = (25 * image_id, 250 - 20 * image_id, 120 + 60 * place)
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -51,7 +51,7 @@ def tiny_voc(tmp_path):
                     }
                 )
             name = f"{image_id:06d}.jpg"
-            assert cv2.imwrite(str(folder / "images" / name), picture)
+            assert cv2.imwrite(str(folder / "images" / name), image)
             images.append({"file_name": name, "height": height, "width": width, "id": image_id})
         content = {"images": images, "type": "instances", "annotations": annotations, "categories": categories}
         (folder / "annotations" / file_name).write_text(json.dumps(content))

@@ -10,13 +10,13 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TOY = {
-    "loader": "--pictures 4 --batch 2 --size 64",
+    "loader": "--images 4 --batch 2 --size 64",
     "targets": "--batch 2 --classes 3 --size 16",
-    "evaluation": "--pictures 20 --classes 3 --detections 10",
+    "evaluation": "--images 20 --classes 3 --detections 10",
     "train_step": "--arch res_18 --size 64 --batch 2",
     "inference": "--arch res_18 --size 64",
     "networks": "--net res_18 --side 64 --batch 1",
-    "annotations": "--pictures 20 --objects 60",
+    "annotations": "--images 20 --objects 60",
 }
 
 

@@ -10,28 +10,28 @@ import pytest
 from tests.training import run_here
 
 
-def make_pictures(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int, int]]]:
+def make_images(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int, int]]]:
     """Write ``0.png``, ``1.png``, ..., dark noise with one or two bright rectangles; gives their x, y, w, h."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     boxes = []
     for k in range(count):
-        picture = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        image = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
         here = []
         for left in (2, 34)[: 1 + k % 2]:  # they do not touch
             x, y = left + int(rng.integers(0, 6)), int(rng.integers(2, 28))
             w, h = (int(side) for side in rng.integers(12, 24, 2))
-            picture[y : y + h, x : x + w] = (60, 200, 250)
+            image[y : y + h, x : x + w] = (60, 200, 250)
             here.append((x, y, w, h))
         boxes.append(here)
-        assert cv2.imwrite(str(folder / f"{k}.png"), picture)
+        assert cv2.imwrite(str(folder / f"{k}.png"), image)
     return boxes
 
 
 def coco_data(root: Path, counts: dict[str, int]) -> None:
     for seed, (split, count) in enumerate(counts.items()):
         content = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "thing"}]}
-        for k, boxes in enumerate(make_pictures(root / split, count, seed)):
+        for k, boxes in enumerate(make_images(root / split, count, seed)):
             content["images"].append({"id": k, "file_name": f"{k}.png", "width": 64, "height": 64})
             for box in boxes:
                 number = len(content["annotations"])
@@ -41,7 +41,7 @@ def coco_data(root: Path, counts: dict[str, int]) -> None:
 
 def voc_data(root: Path, counts: dict[str, int]) -> None:
     for seed, (split, count) in enumerate(counts.items()):
-        for k, boxes in enumerate(make_pictures(root / split, count, seed)):
+        for k, boxes in enumerate(make_images(root / split, count, seed)):
             text = "<annotation><size><width>64</width><height>64</height></size>"
             for x, y, w, h in boxes:
                 text += f"<object><name>thing</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
@@ -52,7 +52,7 @@ def voc_data(root: Path, counts: dict[str, int]) -> None:
 def yolo_data(root: Path, counts: dict[str, int]) -> None:
     for seed, (split, count) in enumerate(counts.items()):
         (root / "labels" / split).mkdir(parents=True)
-        for k, boxes in enumerate(make_pictures(root / "images" / split, count, seed)):
+        for k, boxes in enumerate(make_images(root / "images" / split, count, seed)):
             lines = [f"0 {(x + w / 2) / 64} {(y + h / 2) / 64} {w / 64} {h / 64}\n" for x, y, w, h in boxes]
             (root / "labels" / split / f"{k}.txt").write_text("".join(lines))
     (root / "classes.txt").write_text("thing\n")
@@ -67,7 +67,7 @@ STYLES = {
 
 @pytest.mark.parametrize("style", STYLES)
 def test_train_test_and_look(tmp_path, style):
-    make, picture, first_id = STYLES[style]
+    make, image, first_id = STYLES[style]
     make(tmp_path / "data", {"train": 4, "val": 2})
     exp = ["--exp_dir", str(tmp_path / "exp")]
     sizes = ["--arch", "res_18", "--head_conv", "8", "--batch_size", "2", "--num_workers", "0", "--pretrained", "none"]
@@ -89,7 +89,7 @@ def test_train_test_and_look(tmp_path, style):
     model = ["--load_model", str(folder / "model_last.pth")]
     done = run_here("test", "ctdet", "--device", "cpu", *model, *exp, "--exp_id", "score")
     assert done.returncode == 0, done.stderr
-    assert "custom, 2 pictures at 64 x 64" in done.stdout and "AP/thing " in done.stdout
+    assert "custom, 2 images at 64 x 64" in done.stdout and "AP/thing " in done.stdout
     assert ("\nAP " in done.stdout) == (style != "voc")
     results = json.loads((tmp_path / "exp/ctdet/score/results.json").read_text())
     assert {type(r["image_id"]) for r in results} == {type(first_id)} and len(results) == 2 * 100
@@ -97,7 +97,7 @@ def test_train_test_and_look(tmp_path, style):
     assert {r["category_id"] for r in results} == {{"coco": 5, "voc": "thing", "yolo": 0}[style]}
 
     output = tmp_path / "seen"
-    shown = str(tmp_path / "data" / picture)
+    shown = str(tmp_path / "data" / image)
     done = run_here(
         "demo", "ctdet", "--device", "cpu", *model, "--demo", shown, "--output_dir", str(output), "--vis_thresh", "0"
     )
@@ -106,10 +106,10 @@ def test_train_test_and_look(tmp_path, style):
     assert cv2.imread(str(output / "0_ctdet.png")).shape == (64, 64, 3)
 
 
-def test_one_class_is_learned_from_ten_pictures(tmp_path):
+def test_one_class_is_learned_from_ten_images(tmp_path):
     """And found in them again: mAP above 0.9 by both rules."""
     coco_data(tmp_path / "data", {"train": 10})
-    # Each picture is listed six times for training, which makes epochs longer and checkpoints fewer.
+    # Each image is listed six times for training, which makes epochs longer and checkpoints fewer.
     content = json.loads((tmp_path / "data/train.json").read_text())
     images, annotations = content["images"], content["annotations"]
     content["images"] = [{**image, "id": f"{image['id']}/{k}"} for k in range(6) for image in images]

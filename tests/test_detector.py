@@ -55,7 +55,7 @@ def test_pre_processing(k):
     np.testing.assert_array_equal(meta["c"], case["c"])
     np.testing.assert_array_equal(meta["s"], case["s"])
     assert meta["output_size"] == tuple(case["out_hw"][::-1])
-    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][scale][None])
+    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][scale][None])
     assert batch.shape == tuple(case["shape"]) and batch.dtype == torch.float32
     exact = int(cv2.__version__.split(".")[0]) >= 5
     expected, tolerance = (case["images_sub_opencv5"], 2e-5) if exact else (case["images_sub_opencv3"], 0.09)
@@ -84,10 +84,10 @@ def test_carried_views(args, size, center, extent, output_size):
 
 
 def test_a_small_scale_lies_in_a_black_frame():
-    """A grey picture of 90 x 120 at scale 0.5 takes the middle 48 rows and 64 columns of an input of 128 x 128."""
+    """A gray image of 90 x 120 at scale 0.5 takes the middle 48 rows and 64 columns of an input of 128 x 128."""
     opt = options("--input_res", "128", "--test_scales", "0.5", "--flip_test")
     prepared = prepare(np.full((90, 120, 3), (10, 100, 200), np.uint8), opt)
-    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][0.5][None]).numpy()
+    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][0.5][None]).numpy()
     mean, std = opt.mean.reshape(3, 1, 1), opt.std.reshape(3, 1, 1)
     inside = (np.array([10, 100, 200]).reshape(3, 1, 1) / 255 - mean) / std
     np.testing.assert_allclose(batch[0, :, 43:85, 35:93], np.broadcast_to(inside, (3, 42, 58)), atol=1e-5)
@@ -100,13 +100,13 @@ def test_a_small_scale_lies_in_a_black_frame():
 @pytest.mark.parametrize(
     "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.float32), None]
 )
-def test_odd_pictures_are_refused(image):
+def test_odd_images_are_refused(image):
     with pytest.raises(UserError, match="must be a path or an array"):
         prepare(image, options())
 
 
 def test_scale_that_leaves_nothing():
-    with pytest.raises(UserError, match="--test_scales 0.1: nothing is left of a picture of 9 x 30"):
+    with pytest.raises(UserError, match="--test_scales 0.1: nothing is left of an image of 9 x 30"):
         prepare(np.zeros((30, 9, 3), np.uint8), options("--test_scales", "1,0.1"))
 
 
@@ -144,7 +144,7 @@ def test_post_processing():
     opt.num_classes = 5
     meta = {"c": case["ctpost_c"], "s": float(case["ctpost_s"]), "scale": float(case["ctpost_scale"])}
     dets = torch.from_numpy(case["ctpost_dets"])
-    (results,) = ctdet.to_picture(dets, [{**meta, "output_size": (32, 32)}], opt)
+    (results,) = ctdet.to_image_coords(dets, [{**meta, "output_size": (32, 32)}], opt)
     assert all(rows.dtype == np.float32 for rows in results.values())
     np.testing.assert_allclose(rows_of(results), case["ctpost_out"], rtol=1e-5, atol=1e-4)
 
@@ -177,18 +177,18 @@ def test_carried_merging():
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_batch_gives_what_its_pictures_give(mirrored):
+def test_a_batch_gives_what_its_images_give(mirrored):
     generator = torch.Generator().manual_seed(0)
     opt = options()
     heads = opt.heads.items()
-    pictures = [{head: torch.randn(1, n, 16, 16, generator=generator) for head, n in heads} for _ in range(6)]
+    images = [{head: torch.randn(1, n, 16, 16, generator=generator) for head, n in heads} for _ in range(6)]
     metas = [{"c": np.float32([30 + k, 20]), "s": 70.0 + k, "output_size": (16, 16), "scale": 1 + k} for k in range(3)]
 
     def results(numbers):
-        chosen = [pictures[n] for n in numbers] + ([pictures[n + 3] for n in numbers] if mirrored else [])
-        output = {head: torch.cat([picture[head] for picture in chosen]) for head in opt.heads}
+        chosen = [images[n] for n in numbers] + ([images[n + 3] for n in numbers] if mirrored else [])
+        output = {head: torch.cat([image[head] for image in chosen]) for head in opt.heads}
         dets = ctdet.decode(output, opt, mirrored=mirrored)
-        return [rows_of(found) for found in ctdet.to_picture(dets, [metas[n] for n in numbers], opt)]
+        return [rows_of(found) for found in ctdet.to_image_coords(dets, [metas[n] for n in numbers], opt)]
 
     for together, alone in zip(results([0, 1, 2]), [results([n])[0] for n in range(3)], strict=True):
         np.testing.assert_array_equal(together, alone)
@@ -198,7 +198,7 @@ def test_a_batch_gives_what_its_pictures_give(mirrored):
 
 
 class BrightBox(nn.Module):
-    """Finds the bright rectangle of its input: one peak of class 4 at its centre; size and offset all over the map."""
+    """Finds the bright rectangle of its input: one peak of class 4 at its center; size and offset all over the map."""
 
     def forward(self, batch):
         bright = batch.sum(1) > 0
@@ -225,7 +225,7 @@ def test_a_box_comes_back_where_it_is(args, scales):
     found = Detector(opt, BrightBox(), CPU).run(image)["results"][4]
     best = found[found[:, 4].argmax()]
     np.testing.assert_allclose(best[:4], box, atol=3)
-    assert best[4] == pytest.approx(1 / (1 + np.exp(-3)), rel=1e-5)  # the mirrored picture has its peak there too
+    assert best[4] == pytest.approx(1 / (1 + np.exp(-3)), rel=1e-5)  # the mirrored image has its peak there too
     assert (found[:, 4] > 0.5).sum() == 1  # those of other scales lose their score to it
 
 
@@ -241,14 +241,14 @@ class Patches(nn.Module):
 
 
 def test_the_flip_test_is_symmetric():
-    """With a flip test a mirrored picture gives mirrored boxes, whatever the network."""
+    """With a flip test a mirrored image gives mirrored boxes, whatever the network."""
     opt = options("--not_reg_offset", "--flip_test")
     torch.manual_seed(0)
     detector = Detector(opt, Patches(opt.heads), CPU)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
-    def best(picture, mirror):
-        rows = rows_of(detector.run(picture)["results"])
+    def best(pixels, mirror):
+        rows = rows_of(detector.run(pixels)["results"])
         if mirror:
             rows[:, [1, 3]] = 64 - rows[:, [3, 1]]
         return rows[np.argsort(-rows[:, 5])][:50]
@@ -259,7 +259,7 @@ def test_the_flip_test_is_symmetric():
 
 
 @pytest.mark.parametrize("args", [[], ["--keep_res", "--flip_test"], ["--test_scales", "0.5,1"]])
-def test_several_pictures_at_once(args, tmp_path):
+def test_several_images_at_once(args, tmp_path):
     """An array, a path, a PIL image, and what was prepared, of two sizes: each gives what it gives alone."""
     opt = options(*args, "--debug", "2")
     torch.manual_seed(0)
@@ -273,18 +273,18 @@ def test_several_pictures_at_once(args, tmp_path):
     pil = Image.fromarray(images[3][:, :, ::-1])
     together = detector.run([images[0], prepare(images[1], opt), path, pil])
     assert len(together) == 4 and detector.run([]) == []
-    for picture, found in zip(images, together, strict=True):
-        alone = detector.run(picture)
+    for image, found in zip(images, together, strict=True):
+        alone = detector.run(image)
         np.testing.assert_allclose(rows_of(found["results"]), rows_of(alone["results"]), atol=1e-4)
-        assert found["pictures"].keys() == alone["pictures"].keys()
-        for name, drawing in alone["pictures"].items():
-            assert np.abs(found["pictures"][name].astype(int) - drawing).mean() < 1, name
+        assert found["images"].keys() == alone["images"].keys()
+        for name, drawing in alone["images"].items():
+            assert np.abs(found["images"][name].astype(int) - drawing).mean() < 1, name
         assert all(found[name] >= 0 for name in TIMES)
 
 
 @pytest.mark.parametrize(("args", "calls"), [([], [6]), (["--keep_res"], [1, 2, 3]), (["--flip_test"], [12])])
 def test_views_of_one_size_go_together(args, calls):
-    """All scales of three pictures, and their detections come back at once; scale by scale they are the same."""
+    """All scales of three images, and their detections come back at once; scale by scale they are the same."""
     opt = options("--test_scales", "0.5,1", "--nms", *args)
     torch.manual_seed(0)
     detector = Detector(opt, Patches(opt.heads), CPU)
@@ -299,24 +299,24 @@ def test_views_of_one_size_go_together(args, calls):
         of_scales = []
         for scale in opt.test_scales:
             cut, meta = torch.from_numpy(prepared["images"][scale][None]), prepared["meta"][scale]
-            output = detector.model(detector.normalised(cut.numpy()))[-1]
+            output = detector.model(detector.normalized(cut.numpy()))[-1]
             dets = ctdet.decode(output, opt, mirrored=opt.flip_test)
-            of_scales += ctdet.to_picture(dets.detach(), [meta], opt)
+            of_scales += ctdet.to_image_coords(dets.detach(), [meta], opt)
         alone = ctdet.merge_outputs(of_scales, opt)
         np.testing.assert_allclose(rows_of(found["results"]), rows_of(alone), atol=1e-4)
 
 
-def test_batches_have_pictures_of_one_size():
+def test_batches_have_images_of_one_size():
     opt = options("--keep_res")
     sizes = [(64, 64), (64, 128), (64, 64), (128, 64), (64, 64), (64, 128), (32, 32)]
-    pictures = [(k, prepare(np.zeros((h - 1, w - 1, 3), np.uint8), opt)) for k, (h, w) in enumerate(sizes)]
-    dealt = [[k for k, _ in batch] for batch in batches(pictures, 2)]
+    images = [(k, prepare(np.zeros((h - 1, w - 1, 3), np.uint8), opt)) for k, (h, w) in enumerate(sizes)]
+    dealt = [[k for k, _ in batch] for batch in batches(images, 2)]
     assert dealt == [[0, 2], [1, 5], [3], [4], [6]]
     # Never more than four batches' worth waits.
     many = [(k, prepare(np.zeros((32 * k + 31, 31, 3), np.uint8), opt)) for k in range(12)]
     came = []
     pulled = []
-    for batch in batches((pulled.append(k) or (k, picture) for k, picture in many), 2):
+    for batch in batches((pulled.append(k) or (k, image) for k, image in many), 2):
         came += [k for k, _ in batch]
         assert len(pulled) - len(came) <= 8
     assert sorted(came) == list(range(12))
@@ -349,14 +349,14 @@ def test_a_checkpoint_is_enough(checkpoint, tmp_path):
     np.testing.assert_allclose(opt.mean.reshape(3), (0.485, 0.456, 0.406), rtol=1e-6)
 
     image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "picture.png"), image)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
     found = detector.run(image)
     assert set(found) == {"results", *TIMES}
     assert all(found[name] >= 0 for name in TIMES)
     assert found["tot"] == pytest.approx(sum(found[name] for name in TIMES[1:]), rel=1e-6)
     assert list(found["results"]) == list(range(1, 21))
     assert sum(len(rows) for rows in found["results"].values()) == 100
-    for same in (str(tmp_path / "picture.png"), tmp_path / "picture.png", prepare(image, opt)):
+    for same in (str(tmp_path / "image.png"), tmp_path / "image.png", prepare(image, opt)):
         np.testing.assert_array_equal(rows_of(detector.run(same)["results"]), rows_of(found["results"]))
     with pytest.raises(UserError, match="there is no such file"):
         detector.run(tmp_path / "other.png")
@@ -417,13 +417,13 @@ def test_a_checkpoint_without_description_goes_by_the_options(tmp_path):
         create_detector(opt)
 
 
-def test_pictures_of_debug(checkpoint):
+def test_images_of_debug(checkpoint):
     image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    assert "pictures" not in detector_of(checkpoint).run(image)
-    drawn = detector_of(checkpoint, "--debug", "1", "--vis_thresh", "0").run(image)["pictures"]
+    assert "images" not in detector_of(checkpoint).run(image)
+    drawn = detector_of(checkpoint, "--debug", "1", "--vis_thresh", "0").run(image)["images"]
     assert set(drawn) == {"ctdet"} and drawn["ctdet"].shape == image.shape
     assert not np.array_equal(drawn["ctdet"], image)
     args = ["--debug", "2", "--test_scales", "0.5,1", "--flip_test"]
-    drawn = detector_of(checkpoint, *args).run(image)["pictures"]
+    drawn = detector_of(checkpoint, *args).run(image)["images"]
     assert set(drawn) == {"pred_hm_0.5", "out_pred_0.5", "pred_hm_1.0", "out_pred_1.0", "ctdet"}
     assert drawn["pred_hm_0.5"].shape == (96, 96, 3)

@@ -68,7 +68,7 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder for what the documents call DIR: two pictures in YOLO style."""
+    """A folder for what the documents call DIR: two images in YOLO style."""
     folder = tmp_path_factory.mktemp("documents") / "DIR"
     for split in ("train", "val"):
         (folder / "images" / split).mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_every_recipe_is_listed():
 
 
 def test_the_examples_of_develop(tmp_path, monkeypatch):
-    """The network and the data set of docs/DEVELOP.md, together from training to scores."""
+    """The network and the dataset of docs/DEVELOP.md, together from training to scores."""
     monkeypatch.setattr("centernet.models.ARCHITECTURES", dict(models.ARCHITECTURES))
     monkeypatch.setattr("centernet.datasets.DATASETS", dict(datasets.DATASETS))
     examples = [lines for language, lines in blocks(ROOT / "docs" / "DEVELOP.md") if language == "python"]

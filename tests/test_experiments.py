@@ -18,7 +18,7 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable}
 DLA, HG = [9] + [17] * 7, [4] + [5] * 4
 TASK_COCO = {"ctdet": "coco", "exdet": "coco", "multi_pose": "coco_hp", "ddd": "kitti"}
 NFM = ([], ["flip"], ["flip", "scales"])
-# Script: data set, run folder, network, input, shares of a batch, rate, epochs and steps, start weights, tests.
+# Script: dataset, run folder, network, input, shares of a batch, rate, epochs and steps, start weights, tests.
 RECIPES = {
     "ctdet_coco_dla_1x": ("coco", "coco_dla_1x", "dla_34", 512, DLA, 5e-4, 140, [90, 120], "", NFM),
     "ctdet_coco_dla_2x": ("coco", "coco_dla_2x", "dla_34", 512, DLA, 5e-4, 230, [180, 210], "", NFM),
@@ -39,9 +39,9 @@ RECIPES = {
 for network, arch in (("dla", "dla_34"), ("resdcn18", "resdcn_18"), ("resdcn101", "resdcn_101")):
     for side in (384, 512):
         count = {("dla", 512): 2, ("resdcn101", 384): 2, ("resdcn101", 512): 4}.get((network, side), 1)
-        run_folder = f"pascal_{network}_{side}"
-        RECIPES[f"ctdet_{run_folder}"] = (
-            *("pascal", run_folder, arch, side, [32 // count] * count, 1.25e-4, 70, [45, 60], "", NFM[:2]),
+        run_directory = f"pascal_{network}_{side}"
+        RECIPES[f"ctdet_{run_directory}"] = (
+            *("pascal", run_directory, arch, side, [32 // count] * count, 1.25e-4, 70, [45, 60], "", NFM[:2]),
         )
 
 

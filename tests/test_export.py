@@ -195,18 +195,18 @@ def test_the_examples_of_the_documents(tmp_path, checkpoint):
     sizes = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == ["batch", 3, "32*height", "32*width"]
 
-    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (150, 110))
-    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (150, 110))
+    cv2.imwrite(str(tmp_path / "image.png"), image)
     (tmp_path / "detect.py").write_text(
         "import sys\nsys.modules.update(torch=None, centernet=None)\n" + example_of("import onnxruntime")
     )
-    command = [sys.executable, "detect.py", "model.onnx", "picture.png"]
+    command = [sys.executable, "detect.py", "model.onnx", "image.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
 
     detector = create_detector(opts().parse(["ctdet", "--load_model", str(checkpoint), "--device", "cpu"]))
-    results = detector.run(picture)["results"]
+    results = detector.run(image)["results"]
     names = detector.opt.class_names
     expected = [(names[cls - 1], row) for cls, boxes in results.items() for row in boxes if row[4] > 0.3]
     assert len(rows) == len(expected) > 5

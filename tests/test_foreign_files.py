@@ -240,6 +240,6 @@ def test_names_in_image_sets_stay_in_their_folder(tmp_path):
         (tmp_path / "voc/train.txt").write_text(f"{name}\n")
         source = custom_formats.Source("voc", "train", tmp_path / "voc", tmp_path / "voc/train.txt", labels, labels)
         with pytest.raises(
-            UserError, match=r"train\.txt: a picture has the file_name .*, which leads out of the folder"
+            UserError, match=r"train\.txt: an image has the file_name .*, which leads out of the folder"
         ):
             custom_formats.read_source(source, refuse)

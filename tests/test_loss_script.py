@@ -231,7 +231,7 @@ def test_run_without_its_recipe_needs_a_named_reference(exp, reference, call, re
         assert status == 0 and any(line.startswith("Note: no recipe known for the run:") for line in lines)
 
 
-def test_reference_by_file_name_and_run_folder(exp, reference, call):
+def test_reference_by_file_name_and_run_directory(exp, reference, call):
     write_run(exp, "run", losses(seed=2))
     for given in (reference, "base", exp / "ctdet" / "for_reference"):
         status, lines, _ = call("--reference", given)
@@ -409,7 +409,7 @@ def test_make_reference_refuses_odd_names(exp, name):
     assert not (exp / "reference").exists()
 
 
-def test_make_reference_needs_a_run_folder_with_its_recipe(exp, capsys):
+def test_make_reference_needs_a_run_directory_with_its_recipe(exp, capsys):
     folder = write_run(exp, "run", losses(), recipe=None)
     for path in (folder, exp / "missing"):
         assert make_reference.main([str(path), "name", "--exp_dir", str(exp)]) == 2

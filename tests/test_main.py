@@ -54,13 +54,13 @@ def test_a_run_leaves_what_the_documents_promise(main, tmp_path, tiny_voc):
     last = torch.load(folder / "model_last.pth", weights_only=True)
     assert last["epoch"] == 2 and last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1.25e-5)
     assert last["model"]["class_names"][14] == "person"
-    assert list(last["best"]) == ["mAP"]  # a data set that can be scored is judged by its score
+    assert list(last["best"]) == ["mAP"]  # a dataset that can be scored is judged by its score
     assert "optimizer" not in torch.load(folder / "model_best.pth", weights_only=True)
     assert torch.load(folder / "model_1.pth", weights_only=True)["epoch"] == 1
     results = json.loads((folder / "results.json").read_text())
     assert len(results) == 21 and len(results[1]) == 4
     report = (folder / "report.html").read_text()
-    assert f"report: {folder / 'report.html'}" in done.stdout and "Worst pictures" in report and "person" in report
+    assert f"report: {folder / 'report.html'}" in done.stdout and "Worst images" in report and "person" in report
     if importlib.util.find_spec("tensorboard"):
         assert len(list(logs.glob("events.out.tfevents.*"))) == 1
     assert "final mAP: " in done.stdout and f"weights and logs: {folder}" in done.stdout
@@ -121,13 +121,13 @@ def test_workers_do_not_change_the_curve(main, tmp_path, tiny_voc):
     [
         (["--data_path", "no/such"], "--data_path no/such: this folder does not exist"),
         (["--load_model", "no.pth"], "no.pth: there is no such checkpoint file"),
-        (["--batch_size", "64"], "--batch_size 64: there are only 6 pictures to train on"),
+        (["--batch_size", "64"], "--batch_size 64: there are only 6 images to train on"),
         (["--metric", "AP"], "--metric AP: choose from loss, hm_loss, wh_loss, off_loss, time, mAP"),
         (["--keep_res"], "--keep_res: "),
         (["--device", "sdaa"], "--device sdaa: not on this machine"),
         (["--gpus", "0,1"], "--gpus 0,1: one process was started for 2 devices"),
         (["--sync_bn"], "--sync_bn: "),
-        (["--dataset", "coco"], "holds no data set coco"),
+        (["--dataset", "coco"], "holds no dataset coco"),
     ],
 )
 def test_a_mistake_ends_with_one_line(main, tmp_path, tiny_voc, more, message):
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(main, tmp_path, tiny_voc):
     assert re.search(r"error: iteration \d+ of epoch \d+: the loss is not finite \(loss (nan|inf)", done.stderr)
 
 
-def test_debug_pictures_are_saved(main, tmp_path, tiny_voc):
+def test_debug_images_are_saved(main, tmp_path, tiny_voc):
     done = main(*small(tmp_path, tiny_voc, "--debug", "4", "--num_epochs", "1", "--num_iters", "1"))
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "exp/ctdet/default/debug").iterdir()}
@@ -192,7 +192,7 @@ def test_train_full_4p_dry_run_shows_the_recipe():
     ("dataset", "folder", "score"),
     [("pascal", "voc128", "mAP"), pytest.param("coco", "coco128", "AP", marks=pytest.mark.slow)],
 )
-def test_train_full_4p_on_real_pictures(tmp_path, dataset, folder, score):
+def test_train_full_4p_on_real_images(tmp_path, dataset, folder, score):
     arguments = [f"--data_path={SHARED_DATA / folder}", f"--dataset={dataset}", f"--exp_dir={tmp_path}"]
     arguments += ["--num_epochs=1", "--num_iters=2", "--pretrained=none", "--input_res=64", "--batch_size=8"]
     done = train_full_4p(*arguments)

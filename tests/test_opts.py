@@ -234,7 +234,7 @@ def test_trainval_never_validates():
     assert parse("--val_intervals", "1").val_intervals == 1
 
 
-def test_debug_takes_one_picture_at_a_time():
+def test_debug_takes_one_image_at_a_time():
     args = ["--gpus", "0,1", "--batch_size", "16", "--master_batch", "7", "--num_workers", "3"]
     opt = parse(*args, "--debug", "2")
     assert (opt.num_workers, opt.batch_size, opt.gpus) == (0, 1, [0])
@@ -353,7 +353,7 @@ def test_heads_of_ctdet(args, heads):
         (["ctdet", "--test_scales", "1,inf"], "--test_scales"),
         (["ctdet", "--test_scales", "1,nan"], "--test_scales"),
         (["ctdet", "--reg_loss", "l2"], "l2"),
-        (["ctdet", "--debugger_theme", "grey"], "grey"),
+        (["ctdet", "--debugger_theme", "gray"], "gray"),
         (["ctdet", "--down_ratio", "8"], "--down_ratio"),
         (["ctdet", "--input_res", "100"], "100"),
         (["ctdet", "--input_h", "384", "--arch", "hourglass", "--input_w", "500"], "500"),

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from centernet.datasets import get_dataset
-from centernet.datasets.augmentation import random_draws, replayed_draws
+from centernet.datasets.augmentation import replayed_rng, sample_rng
 from centernet.datasets.base import read_image
 from centernet.datasets.custom_formats import Source, read_source
 from centernet.datasets.joints import FLIP_PAIRS
@@ -25,7 +25,7 @@ from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.datasets.voc_devkit import read_annotation
 from centernet.engine.curves import read_curve
 from centernet.errors import UserError
-from centernet.evaluation.kitti_text import read_calib, read_label_lines, read_picture_names
+from centernet.evaluation.kitti_text import read_calib, read_image_names, read_label_lines
 from centernet.models import read_checkpoint
 from centernet.ops.oracle import oracle_map
 from centernet.opts import opts
@@ -96,13 +96,13 @@ def annotations_of(task, things):
 
 
 def batch_of(task, size, things, seed, train):
-    """A finished batch of one picture, with what the task's trainer would get."""
+    """A finished batch of one image, with what the task's trainer would get."""
     opt, module = OPTIONS[task], get_task(task)
     objects = module.read_objects(annotations_of(task, things), {c: k for k, c in enumerate(opt.category_ids)})
     if task == "ddd":
         objects["calib"] = CALIB
     image = np.full((size[1], size[0], 3), 99, np.uint8)
-    sample = module.make_sample(image, objects, opt, random_draws(seed, 1, 0) if train else None, train)
+    sample = module.make_sample(image, objects, opt, sample_rng(seed, 1, 0) if train else None, train)
     return finish_batch(collate([sample]), module, opt)
 
 
@@ -155,8 +155,8 @@ def truth_as_output(task, batch):
 def boxes_in_output(batch, mask):
     width = batch["image"].shape[2] // 4
     cells = torch.stack([batch["ind"][0] % width, batch["ind"][0] // width], 1)[mask]
-    centres, sizes = cells + batch["reg"][0][mask], batch["wh"][0][mask]
-    return torch.cat([centres - sizes / 2, centres + sizes / 2], 1)
+    centers, sizes = cells + batch["reg"][0][mask], batch["wh"][0][mask]
+    return torch.cat([centers - sizes / 2, centers + sizes / 2], 1)
 
 
 @holds(**scene)
@@ -175,7 +175,7 @@ def boxes_come_back(_folder, size, things, seed, train):
 
 @holds(size=scene["size"], things=st.lists(thing, min_size=1, max_size=1), seed=scene["seed"], train=st.booleans())
 def a_pose_comes_back(_folder, size, things, seed, train):
-    """Box and joints of one person; joints that the picture does not show stay where the displacements say."""
+    """Box and joints of one person; joints that the image does not show stay where the displacements say."""
     batch = batch_of("multi_pose", size, things, seed, train)
     (mask,) = batch["reg_mask"].bool()
     if not mask.any():
@@ -197,7 +197,7 @@ def a_pose_comes_back(_folder, size, things, seed, train):
     cls=st.integers(0, 2),
 )  # fmt: skip
 def extreme_points_come_back(_folder, x, y, w, h, seed, cls):
-    """Of one object in a picture of the input's size."""
+    """Of one object in an image of the input's size."""
     opt, module = OPTIONS["exdet"], get_task("exdet")
     size = (opt.input_res, opt.input_res)
     batch = batch_of("exdet", size, [(x, y, w, h, cls, 1.0, seed)], seed, False)
@@ -209,7 +209,7 @@ def extreme_points_come_back(_folder, x, y, w, h, seed, cls):
     det = module.decode(output, opt)[0, 0]
     width = opt.input_res // 4
     cells = {s: divmod(int(batch[f"ind_{s}"][0, 0]), width) for s in "tlbr"}
-    # The middle of the outermost cells may be another one than the centre's, and too dark to count as a centre.
+    # The middle of the outermost cells may be another one than the center's, and too dark to count as a center.
     middle = (cells["t"][0] + cells["b"][0]) // 2, (cells["l"][1] + cells["r"][1]) // 2
     if batch["hm_c"][0, cls][middle] < opt.center_thresh:
         assert det[4] < 0
@@ -249,9 +249,9 @@ whole = st.integers(0, 200)
     place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
 def mirroring_twice_is_the_identity(_folder, size, boxes, scale, place):
-    """The mirror image with mirrored objects, mirrored by the augmentation, is the sample of the picture itself."""
+    """The mirror image with mirrored objects, mirrored by the augmentation, is the sample of the image itself."""
     width, height = size
-    picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     cx, cy = (int(share * (side - 1)) for share, side in zip(place, size, strict=True))
     for task in ("ctdet", "multi_pose"):
         opt, module = OPTIONS[task], get_task(task)
@@ -267,15 +267,15 @@ def mirroring_twice_is_the_identity(_folder, size, boxes, scale, place):
             for left, right in FLIP_PAIRS:
                 mirrored["joints"][:, [left, right]] = mirrored["joints"][:, [right, left]]
 
-        def sample(image, objects, centre, flip):
-            draws = [["choice", scale], ["randint", centre], ["randint", cy], ["random", 1.0], ["random", flip]]
+        def sample(image, objects, center, flip):
+            draws = [["choice", scale], ["randint", center], ["randint", cy], ["random", 1.0], ["random", flip]]
             if task == "ctdet":  # noqa: B023
                 del draws[3]
-            record = replayed_draws({"draws": draws, "color": None})
+            record = replayed_rng({"draws": draws, "color": None})
             return module.make_sample(image, objects, opt, record, True)  # noqa: B023
 
-        plain = sample(picture, objects, cx, 0.9)
-        twice = sample(picture[:, ::-1], mirrored, width - cx - 1, 0.1)
+        plain = sample(pixels, objects, cx, 0.9)
+        twice = sample(pixels[:, ::-1], mirrored, width - cx - 1, 0.1)
         for name in plain:
             assert np.array_equal(plain[name], twice[name]), name
 
@@ -331,7 +331,7 @@ def logs_are_read_or_refused(folder, lines, rest, name):
         assert loss.dtype == np.float64 and loss.ndim == 1 and len(loss)
 
 
-# Annotations, pictures and checkpoints
+# Annotations, images and checkpoints
 
 junk = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), plain_text, st.integers(1, 3)),
@@ -348,7 +348,7 @@ def fields(**right):
 
 
 number = st.one_of(st.floats(-10, 100), st.integers(-10, 100))
-picture_entry = fields(
+image_entry = fields(
     id=st.integers(1, 3), file_name=st.sampled_from(["a.png", "b.png", "../a.png"]), width=st.just(32),
     height=st.just(24), calib=st.just(CALIB.tolist()),
 )  # fmt: skip
@@ -362,7 +362,7 @@ annotation_entry = fields(
 annotation_file = st.one_of(
     junk,
     fields(
-        images=st.lists(st.one_of(picture_entry, picture_entry, junk), min_size=1, max_size=3),
+        images=st.lists(st.one_of(image_entry, image_entry, junk), min_size=1, max_size=3),
         annotations=st.lists(st.one_of(annotation_entry, annotation_entry, junk), max_size=4),
         categories=st.just([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]),
     ),
@@ -383,14 +383,14 @@ FILES = {
     split=st.sampled_from(["train", "val"]),
 )
 def annotation_files_are_used_or_refused(folder, content, kind, skip, split):
-    name, file, pictures = FILES[kind]
+    name, file, images = FILES[kind]
     path = folder / file.format(split)
     path.parent.mkdir(parents=True, exist_ok=True)
-    (folder / pictures.format(split)).mkdir(parents=True, exist_ok=True)
+    (folder / images.format(split)).mkdir(parents=True, exist_ok=True)
     for one in "ab":
-        picture = folder / pictures.format(split) / f"{one}.png"
-        if not picture.is_file():
-            cv2.imwrite(str(picture), np.full((24, 32, 3), 99, np.uint8))
+        image = folder / images.format(split) / f"{one}.png"
+        if not image.is_file():
+            cv2.imwrite(str(image), np.full((24, 32, 3), 99, np.uint8))
     path.write_text(json.dumps(content))
     task = "ctdet" if kind == "custom" else kind
     arguments = [task, "--dataset", name, "--data_path", str(folder / name.removesuffix("_hp")), "--input_res", "64"]
@@ -407,7 +407,7 @@ def annotation_files_are_used_or_refused(folder, content, kind, skip, split):
             try:
                 batch = finish_batch(collate([samples[1, index]]), samples.task, opt)
             except UserError as error:
-                assert "pictures in a row cannot be used" in str(error)
+                assert "images in a row cannot be used" in str(error)
             else:
                 assert all(v.double().isfinite().all() for v in batch.values() if torch.is_tensor(v))
         if name != "kitti":  # whose scores need label files or more fields
@@ -476,7 +476,7 @@ def kitti_texts_are_read_or_refused(folder, lines, rest):
         assert all(math.isfinite(v) for line in read_label_lines(path) for v in line.numbers)
     with contextlib.suppress(UserError):
         assert np.isfinite(read_calib(path)).all()
-    for read in (read_picture_names, lambda path: read_label_lines(path, with_scores=True)):
+    for read in (read_image_names, lambda path: read_label_lines(path, with_scores=True)):
         with contextlib.suppress(UserError):
             read(path)
 
@@ -512,19 +512,19 @@ def checkpoints_are_read_or_refused(folder, edits, keep, evil, legacy):
     assert not (folder / "PWNED").exists()
 
 
-PICTURES = [
+IMAGES = [
     cv2.imencode(ending, np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8))[1].tobytes()
     for ending in (".jpg", ".png", ".bmp")
 ]
 
 
-@holds(content=st.sampled_from(PICTURES), edits=edits, keep=st.one_of(st.just(1.0), st.floats(0, 1)))
-def pictures_are_read_or_refused(folder, content, edits, keep):
+@holds(content=st.sampled_from(IMAGES), edits=edits, keep=st.one_of(st.just(1.0), st.floats(0, 1)))
+def images_are_read_or_refused(folder, content, edits, keep):
     path = folder / "a.jpg"
     path.write_bytes(mutated(content, edits, keep))
     with contextlib.suppress(UserError):
-        picture = read_image(str(path))
-        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        image = read_image(str(path))
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
 
 
 @pytest.mark.parametrize("name", PROPERTIES)

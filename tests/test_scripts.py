@@ -1,4 +1,4 @@
-"""test.py and demo.py from end to end, with a network of random weights on a very small data set."""
+"""test.py and demo.py from end to end, with a network of random weights on a very small dataset."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "s
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
-    """A file with a network whose maps vary over the picture, and its description."""
+    """A file with a network whose maps vary over the image, and its description."""
     opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64"])
     torch.manual_seed(0)
     model = create_model("res_18", opt.heads, opt.head_conv)
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory) -> str:
 
 @pytest.fixture
 def score(checkpoint, tiny_voc, tmp_path):
-    """Run test.py on the small data set."""
+    """Run test.py on the small dataset."""
 
     def score(*arguments: str) -> subprocess.CompletedProcess:
         paths = ("--load_model", checkpoint, "--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp"))
@@ -61,12 +61,12 @@ def test_results_and_scores(score, tmp_path):
     done = score()
     assert done.returncode == 0, done.stderr
     results = results_of(tmp_path)
-    assert [len(pictures) for pictures in results] == [4] * 21 and not any(results[0])
+    assert [len(images) for images in results] == [4] * 21 and not any(results[0])
     for k in range(4):
         rows = [row for cls in results[1:] for row in cls[k]]
         assert len(rows) == 100 and all(len(row) == 5 and 0 < row[4] < 1 for row in rows)
     times = "tot .* |load .* |pre .* |net .* |dec .* |post .* |merge ".replace("|", r"\|")
-    assert re.search(f"^seconds a picture: {times}", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(f"^seconds an image: {times}", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^mAP \d\.\d{4}$", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^AP/\w+ \d\.\d{4}$", done.stdout, re.MULTILINE)) == 20
     assert f"results: {folder / 'results.json'}" in done.stdout
@@ -107,8 +107,8 @@ def test_two_processes_give_the_results_of_one(score, checkpoint, tiny_voc, tmp_
     ],
     ids=" ".join,
 )
-def test_a_batch_gives_the_results_of_single_pictures(score, tmp_path, arguments):
-    """Pictures of two sizes alternate, so with --keep_res those of a batch are not neighbours."""
+def test_a_batch_gives_the_results_of_single_images(score, tmp_path, arguments):
+    """Images of two sizes alternate, so with --keep_res those of a batch are not neighbors."""
     assert score("--exp_id", "one", *arguments).returncode == 0
     done = score("--exp_id", "batch", "--batch_size", "3", *arguments)
     assert done.returncode == 0, done.stderr
@@ -159,7 +159,7 @@ def test_resume_takes_the_checkpoint_of_the_run(score, tmp_path, checkpoint):
     assert results_of(tmp_path, "trained") == results_of(tmp_path, "trainedTEST")
 
 
-def test_pictures_of_a_test(score, tmp_path):
+def test_images_of_a_test(score, tmp_path):
     done = score("--debug", "4")
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "exp/ctdet/default/debug").iterdir()}
@@ -173,10 +173,10 @@ def test_pictures_of_a_test(score, tmp_path):
         (["--load_model", "no.pth"], "error: no.pth: there is no such checkpoint file"),
         (["--load_model", "", "--resume"], "model_last.pth: there is no such checkpoint file"),
         (["--data_path", "no/such"], "error: --data_path no/such: this folder does not exist"),
-        (["--trainval"], "error: --trainval: the data set pascal has no test split"),
+        (["--trainval"], "error: --trainval: the dataset pascal has no test split"),
         (["--arch", "dla_34"], "error: --arch dla_34: the network in "),
         (["--batch_size", "2", "--not_prefetch_test"], "error: --batch_size: with --not_prefetch_test "),
-        (["--test_scales", "1,0.001"], "error: --test_scales 0.001: nothing is left of a picture of "),
+        (["--test_scales", "1,0.001"], "error: --test_scales 0.001: nothing is left of an image of "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -187,11 +187,11 @@ def test_a_mistake_ends_test_with_one_line(score, arguments, message):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_a_broken_picture_is_named(score, tiny_voc):
-    (tiny_voc / "voc/images/000009.jpg").write_bytes(b"no picture")
+def test_a_broken_image_is_named(score, tiny_voc):
+    (tiny_voc / "voc/images/000009.jpg").write_bytes(b"no image")
     done = score()
     assert done.returncode == 2
-    assert "000009.jpg: this picture cannot be read, it is no picture or damaged" in done.stderr
+    assert "000009.jpg: this image cannot be read, it is no image or damaged" in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
@@ -217,30 +217,30 @@ TIME_LINE = re.compile(
 )
 
 
-def test_demo_of_a_picture(demo, tmp_path, tiny_voc):
-    picture = tiny_voc / "voc/images/000007.jpg"
-    done = demo("--demo", str(picture), "--vis_thresh", "0")
+def test_demo_of_an_image(demo, tmp_path, tiny_voc):
+    image = tiny_voc / "voc/images/000007.jpg"
+    done = demo("--demo", str(image), "--vis_thresh", "0")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp/ctdet/default/demo"
     assert names_in(folder) == ["000007_ctdet.png"]
-    assert done.stderr == f"no display: pictures go to {folder}\n"
+    assert done.stderr == f"no display: images go to {folder}\n"
     assert len(TIME_LINE.findall(done.stdout)) == 1
-    drawn, plain = cv2.imread(str(folder / "000007_ctdet.png")), cv2.imread(str(picture))
+    drawn, plain = cv2.imread(str(folder / "000007_ctdet.png")), cv2.imread(str(image))
     assert drawn.shape == plain.shape and not np.array_equal(drawn, plain)
 
 
 def test_demo_of_a_folder(demo, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     for name in ("b.JPG", "a.png", "c.bmp", "d.webp", "e.jpeg", "a.jpg"):
         (folder / name).write_bytes(cv2.imencode(Path(name).suffix.lower(), image)[1].tobytes())
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     done = demo("--demo", str(folder), "--output_dir", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert names_in(tmp_path / "out") == [f"{name}_ctdet.png" for name in ("a.jpg", "a.png", "b", "c", "d", "e")]
     assert len(TIME_LINE.findall(done.stdout)) == 6
-    assert f"6 picture(s), saved in {tmp_path / 'out'}" in done.stdout
+    assert f"6 image(s), saved in {tmp_path / 'out'}" in done.stdout
     assert done.stderr == "" and not (tmp_path / "exp").exists()
 
 
@@ -268,26 +268,26 @@ def test_demo_of_a_video(demo, tmp_path):
 def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
     shown = []
 
-    def show(pictures, folder, prefix, show, delay=0):
-        shown.append((list(pictures), show, delay))
+    def show(images, folder, prefix, show, delay=0):
+        shown.append((list(images), show, delay))
         return 27
 
     monkeypatch.setattr(load_script("demo"), "show_or_save", show)
     done = demo("--demo", str(tiny_voc / "voc/images"))
-    assert done.returncode == 0 and "1 picture(s)" in done.stdout
+    assert done.returncode == 0 and "1 image(s)" in done.stdout
     assert shown == [(["ctdet"], True, 0)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: --demo: needs a picture, a folder of pictures, a video, or the word webcam"),
+        ([], "error: --demo: needs an image, a folder of images, a video, or the word webcam"),
         (["--demo", "no.jpg"], "error: --demo no.jpg: there is no such file or folder"),
         (["--demo", "no.avi"], "error: --demo no.avi: there is no such file"),
-        (["--demo", "EMPTY"], "no pictures in this folder"),
-        (["--demo", "EMPTY/x.png"], "x.png: this picture cannot be read, it is no picture or damaged"),
+        (["--demo", "EMPTY"], "no images in this folder"),
+        (["--demo", "EMPTY/x.png"], "x.png: this image cannot be read, it is no image or damaged"),
         (["--demo", "EMPTY/x.mp4"], "x.mp4: this video cannot be read"),
-        (["--demo", "PICTURE", "--load_model", ""], "error: --load_model: needs the checkpoint"),
+        (["--demo", "IMAGE", "--load_model", ""], "error: --load_model: needs the checkpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -295,7 +295,7 @@ def test_a_mistake_ends_demo_with_one_line(demo, tmp_path, tiny_voc, arguments, 
     empty = tmp_path / "empty"
     empty.mkdir()
     arguments = [
-        argument.replace("EMPTY", str(empty)).replace("PICTURE", str(tiny_voc / "voc/images/000007.jpg"))
+        argument.replace("EMPTY", str(empty)).replace("IMAGE", str(tiny_voc / "voc/images/000007.jpg"))
         for argument in arguments
     ]
     for name in ("x.png", "x.mp4"):

@@ -1,4 +1,4 @@
-"""Moving pictures: reading ahead, and writing in the background."""
+"""Moving images: reading ahead, and writing in the background."""
 
 import os
 import threading
@@ -159,7 +159,7 @@ def test_videos_of_several_names(tmp_path):
     assert cv2.VideoCapture(str(folder / "clip_small.mp4")).get(cv2.CAP_PROP_FPS) == 5
 
 
-def test_a_picture_of_another_size_is_fitted(tmp_path):
+def test_an_image_of_another_size_is_fitted(tmp_path):
     with VideoWriter(tmp_path, "", 5) as writer:
         for shape in ((48, 64, 3), (96, 128, 3)):
             writer.write({"a": np.full(shape, 100, np.uint8)})
@@ -195,12 +195,12 @@ def test_a_folder_without_the_right_to_write(tmp_path):
 
 def test_an_error_of_the_writer_is_raised_by_a_later_write(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    picture = np.zeros((48, 64, 3), np.uint8)
+    image = np.zeros((48, 64, 3), np.uint8)
     written = 0
     with pytest.raises(UserError, match="cannot write video"), VideoWriter(tmp_path / "file", "", 5) as writer:
         end = time.monotonic() + 10
         while time.monotonic() < end:
-            writer.write({"a": picture})
+            writer.write({"a": image})
             written += 1
             time.sleep(0.01)
         raise AssertionError("no write complained")

@@ -1,4 +1,4 @@
-"""Picture in, detections out: test scales, flip test, merging. What is particular to a task is in ``tasks/``."""
+"""Image in, detections out: test scales, flip test, merging. What is particular to a task is in ``tasks/``."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .datasets.augmentation import View, color_matrix
 from .datasets.base import CocoStyleDataset, read_image
-from .datasets.loader import apply_color, as_tensor, black_picture, start_worker
+from .datasets.loader import apply_color, as_tensor, black_image, start_worker
 from .engine import processes
 from .engine.precision import Precision
 from .errors import UserError
@@ -58,7 +58,7 @@ def load_network(opt, log=print) -> tuple[Namespace, torch.nn.Module]:
 
 
 class Detector:
-    """A network and what it takes to use it on pictures.
+    """A network and what it takes to use it on images.
 
     Attributes:
         opt: the options, completed by the checkpoint.
@@ -72,33 +72,33 @@ class Detector:
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def run(self, pictures, info=None) -> dict | list[dict]:
-        """Detect in a picture, or in several at once.
+    def run(self, images, info=None) -> dict | list[dict]:
+        """Detect in an image, or in several at once.
 
         Args:
-            pictures: a picture: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that gives
-                one of these, or what ``prepare`` gives for one; or a list of pictures. Cuts of one size, of whichever
-                picture and test scale, go through the network together.
-            info: what the task needs to know of the picture besides its pixels (``picture_info`` of its data set), or
-                a list of it; for what it lacks, what ``--calib`` or the checkpoint says. Prepared pictures have it
+            images: an image: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that gives
+                one of these, or what ``prepare`` gives for one; or a list of images. Cuts of one size, of whichever
+                image and test scale, go through the network together.
+            info: what the task needs to know of the image besides its pixels (``picture_info`` of its dataset), or
+                a list of it; for what it lacks, what ``--calib`` or the checkpoint says. Prepared images have it
                 already.
 
         Returns:
-            For each picture ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in
-            picture pixels (tasks other than ctdet have longer rows), and the seconds that it took by ``TIMES``: ``net``
-            is the network alone, ``dec`` decodes and averages the flip test; of several pictures each has its share.
-            With ``--debug`` also ``pictures``, drawings by name, whose time is not counted. A list for a list.
+            For each image ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in
+            image pixels (tasks other than ctdet have longer rows), and the seconds that it took by ``TIMES``: ``net``
+            is the network alone, ``dec`` decodes and averages the flip test; of several images each has its share.
+            With ``--debug`` also ``images``, drawings by name, whose time is not counted. A list for a list.
 
         Raises:
-            UserError: a picture that cannot be read or has another form.
+            UserError: an image that cannot be read or has another form.
         """
-        if not isinstance(pictures, (list, tuple)):
-            return self._run([pictures], [info])[0]
-        if not pictures:
+        if not isinstance(images, (list, tuple)):
+            return self._run([images], [info])[0]
+        if not images:
             return []
-        return self._run(pictures, info if info is not None else [None] * len(pictures))
+        return self._run(images, info if info is not None else [None] * len(images))
 
-    def _run(self, pictures: Sequence, infos: Sequence[dict | None]) -> list[dict]:
+    def _run(self, images: Sequence, infos: Sequence[dict | None]) -> list[dict]:
         seconds = dict.fromkeys(TIMES, 0.0)
         started = last = time.perf_counter()
 
@@ -110,7 +110,7 @@ class Detector:
             seconds[name] += now - last
             last = now
 
-        arrays = [picture if isinstance(picture, dict) else as_array(picture) for picture in pictures]
+        arrays = [image if isinstance(image, dict) else as_array(image) for image in images]
         lap("load")
         prepared = [
             array if isinstance(array, dict) else prepare(array, self.opt, info)
@@ -121,7 +121,7 @@ class Detector:
         decoded, views = [], {}
         for group in groups:
             cuts = np.stack([np.asarray(prepared[k]["images"][scale]) for k, scale in group])
-            batch = self.normalised(cuts)
+            batch = self.normalized(cuts)
             lap("pre")
             output = self.precision.forward(self.model, batch)[-1]
             lap("net")
@@ -136,7 +136,7 @@ class Detector:
         found: dict[tuple, dict] = {}
         for group, dets in zip(groups, decoded, strict=True):
             metas = [prepared[k]["meta"][scale] for k, scale in group]
-            found.update(zip(group, self.task.to_picture(dets, metas, self.opt), strict=True))
+            found.update(zip(group, self.task.to_image_coords(dets, metas, self.opt), strict=True))
         detections = [[found[k, scale] for scale in one["images"]] for k, one in enumerate(prepared)]
         lap("post")
         results = [self.task.merge_outputs(of_scales, self.opt) for of_scales in detections]
@@ -148,50 +148,48 @@ class Detector:
             for k, one in enumerate(prepared):
                 meta = next(iter(one["meta"].values()))
                 seen = [(scale, *views[k, scale]) for scale in one["images"] if (k, scale) in views]
-                answers[k]["pictures"] = self._draw(np.asarray(one["image"]), results[k], seen, meta)
+                answers[k]["images"] = self._draw(np.asarray(one["image"]), results[k], seen, meta)
         return answers
 
-    def normalised(self, cuts: np.ndarray) -> torch.Tensor:
+    def normalized(self, cuts: np.ndarray) -> torch.Tensor:
         """Cuts (B, h, w, 3) uint8 to the network's input (B, 3, h, w) float32; with ``--flip_test`` (2B, ...).
 
-        The mirror images come after the pictures.
+        The mirror images come after the images.
         """
         colors = np.stack([color_matrix(cut, None, self.opt.mean, self.opt.std) for cut in cuts])
         batch = apply_color(*(torch.from_numpy(array).to(self.device) for array in (cuts, colors)))
         return torch.cat([batch, batch.flip(3)]) if self.opt.flip_test else batch
 
     def _draw(self, image: np.ndarray, results: dict, views: list[tuple], meta: dict) -> dict[str, np.ndarray]:
-        pictures = {}
+        images = {}
         for scale, view, output, dets in views:
-            drawn = self.task.network_pictures(view, output, dets, self.opt)
-            pictures.update({f"{name}_{scale:.1f}": drawing for name, drawing in drawn.items()})
-        return {**pictures, **self.task.result_pictures(image, results, self.opt, meta)}
+            drawn = self.task.network_images(view, output, dets, self.opt)
+            images.update({f"{name}_{scale:.1f}": drawing for name, drawing in drawn.items()})
+        return {**images, **self.task.result_images(image, results, self.opt, meta)}
 
 
-def as_array(picture) -> np.ndarray:
+def as_array(image) -> np.ndarray:
     """A path, a PIL image or an array as (H, W, 3) uint8 in B, G, R order, or of a function that gives one.
 
     Raises UserError for anything else.
     """
-    if callable(picture):
-        picture = picture()
-    if isinstance(picture, (str, os.PathLike)):
-        return read_image(os.fspath(picture))
-    if hasattr(picture, "convert") and hasattr(picture, "size"):  # PIL's pictures are R, G, B or can be made so
-        return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-        return picture
-    form = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-    raise UserError(
-        f"a picture must be a path or an array (height, width, 3) of uint8 in BGR order, this one is {form}"
-    )
+    if callable(image):
+        image = image()
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(os.fspath(image))
+    if hasattr(image, "convert") and hasattr(image, "size"):  # PIL's images are R, G, B or can be made so
+        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    form = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UserError(f"an image must be a path or an array (height, width, 3) of uint8 in BGR order, this one is {form}")
 
 
 def _same_size(cuts: list) -> list[list[int]]:
-    """The indices of pictures, grouped by their height and width."""
+    """The indices of images, grouped by their height and width."""
     groups: dict = {}
-    for k, picture in enumerate(cuts):
-        groups.setdefault(tuple(picture.shape[:2]), []).append(k)
+    for k, image in enumerate(cuts):
+        groups.setdefault(tuple(image.shape[:2]), []).append(k)
     return list(groups.values())
 
 
@@ -203,7 +201,7 @@ def _to_cpu(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
-    """A picture as ``Detector.run`` takes it, at all test scales, made without the network.
+    """An image as ``Detector.run`` takes it, at all test scales, made without the network.
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
@@ -223,10 +221,10 @@ def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
 
 
 def cut(image: np.ndarray, scale: float, opt) -> tuple[np.ndarray, dict]:
-    """Resize a picture by ``scale`` and cut out what the network sees (``pre_process``).
+    """Resize an image by ``scale`` and cut out what the network sees (``pre_process``).
 
-    At a fixed resolution the extent of the cut is that of the unscaled picture, as in the reference: a scale below 1
-    shows the picture smaller in a black frame, one above 1 loses its borders. ``--keep_res`` shows all of it.
+    At a fixed resolution the extent of the cut is that of the unscaled image, as in the reference: a scale below 1
+    shows the image smaller in a black frame, one above 1 loses its borders. ``--keep_res`` shows all of it.
     A task with a view of its own (``test_view``) has that one at every scale.
     """
     height, width = image.shape[:2]
@@ -237,7 +235,7 @@ def cut(image: np.ndarray, scale: float, opt) -> tuple[np.ndarray, dict]:
         return view.warp(image), {**meta, "scale": scale}
     new_height, new_width = int(height * scale), int(width * scale)
     if min(new_height, new_width) < 1:
-        raise UserError(f"--test_scales {scale:g}: nothing is left of a picture of {width} x {height}")
+        raise UserError(f"--test_scales {scale:g}: nothing is left of an image of {width} x {height}")
     if opt.keep_res:
         input_size = ((new_width | opt.pad) + 1, (new_height | opt.pad) + 1)
         center = np.array([new_width // 2, new_height // 2], dtype=np.float32)
@@ -253,10 +251,10 @@ def cut(image: np.ndarray, scale: float, opt) -> tuple[np.ndarray, dict]:
     return view.warp(image), {"c": center, "s": extent, "output_size": output_size, "scale": scale}
 
 
-class PreparedPictures(Dataset):
-    """What a loader process runs: pictures of a data set, read and prepared, as (image id, ``prepare``'s dict).
+class PreparedImages(Dataset):
+    """What a loader process runs: images of a dataset, read and prepared, as (image id, ``prepare``'s dict).
 
-    The dict says besides whether the picture was ``skipped``, so that there is a black one in its place.
+    The dict says besides whether the image was ``skipped``, so that there is a black one in its place.
     """
 
     def __init__(self, dataset: CocoStyleDataset, indices: Sequence[int], opt) -> None:
@@ -273,15 +271,15 @@ class PreparedPictures(Dataset):
         except UserError:
             if self.opt.on_bad_image != "skip":  # a score may not change without a word
                 raise
-            skipped, image = True, black_picture(self.dataset, index)
-        picture = prepare(image, self.opt, self.dataset.picture_info(index))
-        return self.dataset.image_ids[index], {**picture, "skipped": skipped}
+            skipped, image = True, black_image(self.dataset, index)
+        prepared = prepare(image, self.opt, self.dataset.picture_info(index))
+        return self.dataset.image_ids[index], {**prepared, "skipped": skipped}
 
 
 def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoader:
-    """(image id, prepared picture) of the pictures ``indices`` in order, from ``--num_workers`` that read ahead."""
+    """(image id, prepared image) of the images ``indices`` in order, from ``--num_workers`` that read ahead."""
     return DataLoader(
-        PreparedPictures(dataset, indices, opt),
+        PreparedImages(dataset, indices, opt),
         batch_size=None,
         num_workers=min(opt.num_workers, len(indices), os.cpu_count() or 1),
         collate_fn=_shared,  # type: ignore[arg-type]  # a sample comes alone, not in a list
@@ -289,16 +287,16 @@ def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoad
     )
 
 
-def batches(pictures: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
-    """Lists of at most ``size`` of the (image id, prepared picture), those of one list with cuts of the same sizes.
+def batches(images: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
+    """Lists of at most ``size`` of the (image id, prepared image), those of one list with cuts of the same sizes.
 
-    At most four such lists wait until they are full; pictures come out in another order then.
+    At most four such lists wait until they are full; images come out in another order then.
     """
     waiting: dict[tuple, list] = {}
     count = 0
-    for image_id, picture in pictures:
-        key = tuple(tuple(view.shape) for view in picture["images"].values())
-        waiting.setdefault(key, []).append((image_id, picture))
+    for image_id, image in images:
+        key = tuple(tuple(view.shape) for view in image["images"].values())
+        waiting.setdefault(key, []).append((image_id, image))
         count += 1
         full = key if len(waiting[key]) == size else None
         if full is None and count > 4 * size:

@@ -69,7 +69,7 @@ def file_format(opt) -> str:
 def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
     """Write a network with its description.
 
-    The file takes ``input`` (B, 3, H, W) float32: pictures in B, G, R order, divided by 255, less ``mean``, divided by
+    The file takes ``input`` (B, 3, H, W) float32: images in B, G, R order, divided by 255, less ``mean``, divided by
     ``std``; any B, and sides that are multiples of ``multiple_of``, at least two of them. It gives the raw maps of the
     heads of the last stack under their names, or with ``--with_decode`` ``dets`` (B, n, ``columns``) float32, best
     first, with lengths in output pixels (``down_ratio`` input pixels).
@@ -168,7 +168,7 @@ class PlainDCN(nn.Module):
         place = maps[:, :18].unflatten(1, (9, 2)) + self.taps
         y = place[:, :, 0] + torch.arange(height, dtype=x.dtype, device=x.device)[:, None]
         x_ = place[:, :, 1] + torch.arange(width, dtype=x.dtype, device=x.device)
-        # The nine samples of a cell lie above one another; -1 and 1 are the outer edges of the picture.
+        # The nine samples of a cell lie above one another; -1 and 1 are the outer edges of the image.
         grid = torch.stack([(2 * x_ + 1) / width - 1, (2 * y + 1) / height - 1], dim=4).flatten(1, 2)
         samples = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         samples = samples.unflatten(2, (9, height)) * maps[:, None, 18:].sigmoid()

@@ -51,7 +51,7 @@ RECIPE = (
 )
 
 
-# Where the annotations and pictures of --dataset custom are, if not where they are looked for.
+# Where the annotations and images of --dataset custom are, if not where they are looked for.
 CUSTOM_OPTIONS = ("train_annotations", "val_annotations", "train_images", "val_images")
 
 # What a checkpoint says about its network, besides mean, std and the options of its data.
@@ -150,19 +150,17 @@ class opts:
         add(g, "dataset", "coco", str, text)
         add(g, "exp_id", "default", str, "name of the run folder <exp_dir>/<task>/<exp_id>")
         flag(g, "test", "do not train: validate once, write the results and score them")
-        add(
-            g, "debug", 0, _number(int, 0, 4), "pictures: 1 results, 2 or 3 also the network's maps; 4 saved, not shown"
-        )
-        add(g, "demo", "", str, "demo.py: picture, folder, video, or webcam")
+        add(g, "debug", 0, _number(int, 0, 4), "images: 1 results, 2 or 3 also the network's maps; 4 saved, not shown")
+        add(g, "demo", "", str, "demo.py: image, folder, video, or webcam")
         add(g, "output_dir", "", str, "demo.py: save what is drawn in this folder instead of showing it")
         add(g, "load_model", "", str, "checkpoint to start from")
-        flag(g, "resume", "also restore optimiser, epoch and rate; without --load_model from the run's model_last.pth")
+        flag(g, "resume", "also restore optimizer, epoch and rate; without --load_model from the run's model_last.pth")
         add(g, "exp_dir", "", str, "folder of the run folders; default: exp/")
         add(g, "data_path", "", str, "folder that holds voc/, coco/, ..., or is one of them; default: data/")
         for split in ("train", "val"):
-            add(g, f"{split}_annotations", "", str, f"custom: JSON file, list of pictures or labels folder, to {split}")
-            add(g, f"{split}_images", "", str, f"custom: folder of the pictures to {split}")
-        text = "error: end; skip: go on without; auto: annotations end the start, pictures do not end a training"
+            add(g, f"{split}_annotations", "", str, f"custom: JSON file, list of images or labels folder, to {split}")
+            add(g, f"{split}_images", "", str, f"custom: folder of the images to {split}")
+        text = "error: end; skip: go on without; auto: annotations end the start, images do not end a training"
         add(g, "on_bad_image", "auto", str, f"bad data: {text}", choices=["auto", "error", "skip"])
 
         g = parser.add_argument_group("system")
@@ -183,7 +181,7 @@ class opts:
         flag(g, "sync_bn", "batch statistics over all processes (accelerators only)")
         text = "seconds after which a process that does not answer, or is that late, ends the run"
         add(g, "dist_timeout", 600, _number(float, low=1), text)
-        flag(g, "prepare_only", "check the options, prepare the data set and the weights, and stop")
+        flag(g, "prepare_only", "check the options, prepare the dataset and the weights, and stop")
 
         g = parser.add_argument_group("log")
         add(g, "print_iter", 0, _number(int, low=0), "n > 0: print a line every n iterations instead of the bar")
@@ -196,7 +194,7 @@ class opts:
         )
         add(g, "metric", "loss", str, text)
         add(g, "vis_thresh", 0.3, fraction, "score from which a detection is drawn")
-        add(g, "debugger_theme", "white", str, "colours of the pictures", choices=["white", "black"])
+        add(g, "debugger_theme", "white", str, "colors of the images", choices=["white", "black"])
 
         g = parser.add_argument_group("model")
         add(g, "arch", "dla_34", str, "res_18 ... res_152, resdcn_18 ... resdcn_152, dla_34, dlav0_34, hourglass")
@@ -212,12 +210,12 @@ class opts:
 
         g = parser.add_argument_group("input")
         size = _number(int, low=-1)
-        add(g, "input_res", -1, size, "height and width; -1: default of the data set")
+        add(g, "input_res", -1, size, "height and width; -1: default of the dataset")
         add(g, "input_h", -1, size, "height, overrides input_res")
         add(g, "input_w", -1, size, "width, overrides input_res")
 
         g = parser.add_argument_group("training")
-        add(g, "lr", 1.25e-4, _number(float, above=0), "rate for the whole batch; 1.25e-4 is meant for 32 pictures")
+        add(g, "lr", 1.25e-4, _number(float, above=0), "rate for the whole batch; 1.25e-4 is meant for 32 images")
         add(g, "lr_step", "90,120", _numbers(int), "epochs after which the rate is divided by 10")
         add(g, "num_epochs", 140, _number(int, low=1), "last epoch")
         add(g, "batch_size", 32, _number(int, low=1), "of all processes together")
@@ -228,22 +226,22 @@ class opts:
         text = "validate and keep the running average of the weights with this decay, such as 0.999; 0: the weights"
         add(g, "ema", 0, _number(float, low=0, high=0.999999), text)
         add(g, "master_batch_size", -1, _number(int, low=-1), "share of the first process; -1: equal shares")
-        add(g, "num_iters", -1, int, "iterations of an epoch, of training and of validation; -1: the whole data set")
+        add(g, "num_iters", -1, int, "iterations of an epoch, of training and of validation; -1: the whole dataset")
         text = "a loss that is not finite: stop the run, or skip the update"
         add(g, "on_nan", "stop", str, text, choices=["stop", "skip"])
         add(g, "val_intervals", 5, int, "validate every n epochs; 0: never")
         flag(g, "trainval", "train without validation")
 
         g = parser.add_argument_group("testing")
-        flag(g, "flip_test", "average with the mirrored picture")
-        add(g, "test_scales", "1", _numbers(float), "sizes at which a picture is tested")
+        flag(g, "flip_test", "average with the mirrored image")
+        add(g, "test_scales", "1", _numbers(float), "sizes at which an image is tested")
         flag(g, "nms", "soft-NMS also for a single scale")
         flag(g, "keep_discarded", "soft-NMS leaves copies in place of the boxes that it discards, as in the reference")
-        add(g, "K", 100, _number(int, low=1), "peaks kept of a picture; exdet: 40 of each kind")
-        flag(g, "not_prefetch_test", "read pictures in the main process")
+        add(g, "K", 100, _number(int, low=1), "peaks kept of an image; exdet: 40 of each kind")
+        flag(g, "not_prefetch_test", "read images in the main process")
         flag(g, "rounded_results", "coco: results with two decimals, as the reference writes and scores them")
         flag(g, "fix_res", "test at the training resolution (what happens without --keep_res)")
-        flag(g, "keep_res", "test at each picture's own size")
+        flag(g, "keep_res", "test at each image's own size")
 
         g = parser.add_argument_group("export")
         add(g, "output", "", str, "file to write: .onnx, .pt2 (torch.export), or .ts (TorchScript)")
@@ -255,22 +253,22 @@ class opts:
 
         g = parser.add_argument_group("augmentation")
         flag(g, "not_rand_crop", "jitter position and scale instead of random crops")
-        add(g, "shift", 0.1, weight, "standard deviation of the position jitter, of the picture's side")
+        add(g, "shift", 0.1, weight, "standard deviation of the position jitter, of the image's side")
         add(g, "scale", 0.4, fraction, "standard deviation of the scale jitter")
         add(g, "flip", 0.5, fraction, "probability of mirroring")
-        flag(g, "no_color_aug", "no colour jitter")
+        flag(g, "no_color_aug", "no color jitter")
 
         g = parser.add_argument_group("loss")
         flag(g, "mse_loss", "squared error on heat maps instead of the focal loss")
         add(g, "hm_gauss", 2, _number(int, low=1), "standard deviation of the heat maps' Gaussians with --mse_loss")
         add(g, "reg_loss", "l1", str, "l1 | sl1 (smooth)", choices=["l1", "sl1"])
-        add(g, "hm_weight", 1, weight, "of the centre heat map")
+        add(g, "hm_weight", 1, weight, "of the center heat map")
         add(g, "off_weight", 1, weight, "of the offsets")
         add(g, "wh_weight", 0.1, weight, "of the size")
 
         g = parser.add_argument_group("tasks in common")
         flag(g, "not_reg_offset", "no offset head")
-        add(g, "center_thresh", 0.1, fraction, "exdet: score of the centres; also of what debug pictures show")
+        add(g, "center_thresh", 0.1, fraction, "exdet: score of the centers; also of what debug images show")
         flag(g, "eval_oracle_hm", "use the ground truth for hm, to take errors apart")
 
         for name, task in TASKS.items():
@@ -284,7 +282,7 @@ class opts:
                     add(g, option.name, option.default, kind, option.help, **more)
 
     def parse(self, args: Sequence[str] | str = "") -> argparse.Namespace:
-        """Finished options: every option, and what follows from them, from the network and from the data set.
+        """Finished options: every option, and what follows from them, from the network and from the dataset.
 
         ``args``: list of arguments; the empty string: those of the process. A mistake ends the process with one line
         on stderr and status 2, as with any command line.
@@ -301,13 +299,13 @@ class opts:
             self.parser.error(str(error))
         return opt
 
-    init = parse  # the reference's entry for demos and library use; here both know the data set
+    init = parse  # the reference's entry for demos and library use; here both know the dataset
 
     def notes(self, opt: argparse.Namespace, script: str = "main.py") -> list[str]:
         """One line for each option that was given and that nothing in ``script`` will look at."""
         own = get_task(opt.task).OPTIONS
         others = {option.name for task in TASKS.values() for option in task.OPTIONS if option not in own}
-        others |= set(get_task(opt.task).NO_EFFECT)
+        others |= set(get_task(opt.task).IGNORED_OPTIONS)
         unused = UNUSED_OPTIONS[script] | {option.name for option in own if script not in option.scripts}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
         notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unused]
@@ -325,7 +323,7 @@ class opts:
         if opt.master_batch_size == 0 or opt.master_batch_size > opt.batch_size:
             raise UserError(f"--master_batch_size {opt.master_batch_size}: not between 1 and --batch_size")
         if opt.num_iters == 0:
-            raise UserError("--num_iters 0: needs a number above 0, or -1 for the whole data set")
+            raise UserError("--num_iters 0: needs a number above 0, or -1 for the whole dataset")
         if opt.exp_id in ("", ".", "..") or "/" in opt.exp_id or "\\" in opt.exp_id:
             raise UserError(f"--exp_id {opt.exp_id!r}: must be the plain name of a folder")
         if opt.resume and opt.test:
@@ -343,7 +341,7 @@ class opts:
         opt.lr_step = [int(part) for part in opt.lr_step.split(",") if part]
         opt.test_scales = [float(part) for part in opt.test_scales.split(",") if part]
         opt.fix_res = not opt.keep_res
-        opt.picture_info = {}  # what is known of pictures that come alone, as picture_info of a data set has it
+        opt.picture_info = {}  # what is known of images that come alone, as picture_info of a dataset has it
         _derive_heads(opt)
 
         architecture, _ = describe(opt.arch)
@@ -398,7 +396,7 @@ class opts:
             opt.pretrained = dataset.pretrained if from_scratch else "none"
 
         height, width = data["default_resolution"]
-        if not dataset.class_names:  # of its pictures, whatever the network needs
+        if not dataset.class_names:  # of its images, whatever the network needs
             height, width = (side + -side % (opt.pad + 1) for side in (height, width))
         if opt.input_res > 0:
             height = width = opt.input_res
@@ -440,7 +438,7 @@ def chunk_sizes(batch_size: int, master: int, count: int) -> list[int]:
 
 
 def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
-    """How many pictures of a global batch each process gets: equal shares, unless --master_batch_size is given."""
+    """How many images of a global batch each process gets: equal shares, unless --master_batch_size is given."""
     if processes == 1:
         return [opt.batch_size]
     equal = opt.master_batch_size == opt.batch_size // len(opt.gpus)
@@ -450,7 +448,7 @@ def process_shares(opt: argparse.Namespace, processes: int) -> list[int]:
 def model_card(opt: argparse.Namespace, picture_info: dict | None = None) -> dict:
     """What inference needs to know of a network and its data, for the checkpoint; plain values only.
 
-    ``picture_info``: what is usual of the pictures (``usual_info`` of their data set).
+    ``picture_info``: what is usual of the images (``default_image_info`` of their dataset).
     """
     card = {name: getattr(opt, name) for name in (*CARD, *data_options(), "mse_loss")}
     if opt.data_path:
@@ -464,7 +462,7 @@ def use_model_card(opt: argparse.Namespace, card: dict) -> argparse.Namespace:
     """A copy of the options in which ``card`` (of ``model_card``) decides what was not given on the command line.
 
     Task, network, heads and classes belong to the weights, so that a given option can only agree. The input size may
-    be another one, and so may the data set if it has the same classes. Mean and standard deviation are the card's.
+    be another one, and so may the dataset if it has the same classes. Mean and standard deviation are the card's.
 
     Raises UserError where the command line and the card contradict each other, and when the card is incomplete.
     """
@@ -532,7 +530,7 @@ def data_options() -> list[str]:
 def loss_weights(task: ModuleType) -> list[str]:
     """The options that weigh the parts of a task's loss."""
     own = [option.name for option in task.OPTIONS if option.recipe and option.name.endswith("_weight")]
-    return [*(name for name in LOSS_WEIGHTS if name not in task.NO_EFFECT), *own]
+    return [*(name for name in LOSS_WEIGHTS if name not in task.IGNORED_OPTIONS), *own]
 
 
 def recipe(opt: argparse.Namespace) -> dict:

@@ -1,4 +1,4 @@
-"""Moving pictures: frames are read ahead of the network and written behind it, each in a thread of its own."""
+"""Moving images: frames are read ahead of the network and written behind it, each in a thread of its own."""
 
 import queue
 import threading
@@ -12,7 +12,7 @@ import numpy as np
 from .errors import UserError
 
 T = TypeVar("T")
-AHEAD = 4  # frames that wait for the network, and pictures that wait to be written
+AHEAD = 4  # frames that wait for the network, and images that wait to be written
 RATE = 25.0  # frames a second where the source does not tell
 END = object()
 
@@ -97,7 +97,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
 
 
 class VideoWriter:
-    """Writes pictures of several names, one video a name: ``<folder>/<prefix><name>.mp4``.
+    """Writes images of several names, one video a name: ``<folder>/<prefix><name>.mp4``.
 
     Used in a ``with`` block; at its end everything is written. Raises UserError when a file cannot be written.
 
@@ -117,11 +117,11 @@ class VideoWriter:
         self._thread.start()
         return self
 
-    def write(self, pictures: Mapping[str, np.ndarray]) -> None:
+    def write(self, images: Mapping[str, np.ndarray]) -> None:
         """The next frame of each video, (H, W, 3) uint8."""
         if self._error is not None:
             raise self._error
-        self._waiting.put(pictures)
+        self._waiting.put(images)
 
     def __exit__(self, kind, error, trace) -> None:
         self._waiting.put(None)
@@ -132,16 +132,16 @@ class VideoWriter:
             raise self._error
 
     def _work(self) -> None:
-        while (pictures := self._waiting.get()) is not None:
+        while (images := self._waiting.get()) is not None:
             if self._error is None:
                 try:
-                    for name, picture in pictures.items():
-                        self._write(name, picture)
+                    for name, image in images.items():
+                        self._write(name, image)
                 except Exception as error:  # raised by the next write or at the end
                     self._error = error
 
-    def _write(self, name: str, picture: np.ndarray) -> None:
-        height, width = picture.shape[:2]
+    def _write(self, name: str, image: np.ndarray) -> None:
+        height, width = image.shape[:2]
         if name not in self._writers:
             path = self.folder / f"{self.prefix}{name}.mp4"
             try:
@@ -155,4 +155,4 @@ class VideoWriter:
                 raise UserError(f"cannot write video {path}: this OpenCV has no encoder for it")
             self._writers[name], self.paths[name] = (writer, (width, height)), path
         writer, size = self._writers[name]
-        writer.write(picture if (width, height) == size else cv2.resize(picture, size))
+        writer.write(image if (width, height) == size else cv2.resize(image, size))

@@ -1,4 +1,4 @@
-"""Look at a data set before training: python src/tools/check_data.py ctdet --dataset custom --data_path DIR
+"""Look at a dataset before training: python src/tools/check_data.py ctdet --dataset custom --data_path DIR
 
 Takes the options of main.py. Prints what is wrong and what is there, and writes grids of training samples as the
 network will see them into --output_dir (the run folder's check_data/ by default). Status 0: no problem, 1: problems,
@@ -19,11 +19,11 @@ from centernet.opts import NEVER, opts
 from centernet.tasks import get_task
 from centernet.visualization import show_or_save
 
-SAMPLES = 16  # pictures of a grid
+SAMPLES = 16  # images of a grid
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the data set that the options name; returns the exit status."""
+    """Check the dataset that the options name; returns the exit status."""
     opt = opts().parse(sys.argv[1:] if argv is None else argv)
     try:
         dataset = get_dataset(opt.dataset)
@@ -53,11 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def read_with_bar(pictures, count: int):
-    """The pictures, with a bar that shows how many have been read."""
-    bar = Bar("reading pictures", max=max(count, 1), check_tty=True)
-    for picture in pictures:
-        yield picture
+def read_with_bar(images, count: int):
+    """The images, with a bar that shows how many have been read."""
+    bar = Bar("reading images", max=max(count, 1), check_tty=True)
+    for image in images:
+        yield image
         bar.next()
     bar.finish()
 

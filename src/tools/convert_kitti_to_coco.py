@@ -17,7 +17,7 @@ from centernet.errors import UserError  # noqa: E402
 
 
 def _load_kitti_devkit():
-    # By its path: importing it from its package would ask for everything that the data sets need.
+    # By its path: importing it from its package would ask for everything that the datasets need.
     spec = importlib.util.spec_from_file_location("kitti_devkit", SOURCE / "centernet" / "datasets" / "kitti_devkit.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--arrange",
         action="store_true",
-        help="also make images/trainval and images/test, which show the pictures, and training/label_val",
+        help="also make images/trainval and images/test, which show the images, and training/label_val",
     )
     args = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Convert a VOC devkit into the annotation files and the picture folder that training reads.
+"""Convert a VOC devkit into the annotation files and the image folder that training reads.
 
     python src/tools/convert_voc.py data/voc/VOCdevkit
 
@@ -40,7 +40,7 @@ CLASS_NAMES = [
 
 
 def _load_voc_devkit():
-    # By its path: importing it from its package would ask for everything that the data sets need.
+    # By its path: importing it from its package would ask for everything that the datasets need.
     spec = importlib.util.spec_from_file_location("voc_devkit", SOURCE / "centernet" / "datasets" / "voc_devkit.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -52,10 +52,10 @@ voc_devkit = _load_voc_devkit()
 
 def main(argv: list[str] | None = None) -> int:
     """Run the conversion; returns the exit status: 0, or 2 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser(description="VOC devkit to COCO-style annotation files and one picture folder.")
+    parser = argparse.ArgumentParser(description="VOC devkit to COCO-style annotation files and one image folder.")
     parser.add_argument("devkit", type=Path, help="the folder VOCdevkit, which holds VOC2007 and VOC2012")
     parser.add_argument("--annotations", type=Path, help="where the JSON files go (annotations beside VOCdevkit)")
-    parser.add_argument("--images", type=Path, help="where the pictures go (images beside VOCdevkit)")
+    parser.add_argument("--images", type=Path, help="where the images go (images beside VOCdevkit)")
     args = parser.parse_args(argv)
     beside = args.devkit.resolve().parent
     try:

@@ -42,7 +42,7 @@ def score(path: Path, results: list[dict]) -> dict:
     try:
         return coco.evaluate_content(content, results)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: a picture, an object or a result is malformed ({error!r})") from None
+        raise UserError(f"{path}: an image, an object or a result is malformed ({error!r})") from None
 
 
 def read_results(path: Path) -> list[dict]:

@@ -2,7 +2,7 @@
 
     python src/tools/eval_kitti.py data/kitti/training/label_2 exp/ddd/my_run/results
 
-Prints AP of the boxes in the picture, their orientation similarity (AOS), AP on the ground (bird's eye view) and AP in
+Prints AP of the boxes in the image, their orientation similarity (AOS), AP on the ground (bird's eye view) and AP in
 3D, in percent, with 11 and with 40 recall points.
 """
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         "--split",
         type=Path,
         metavar="FILE",
-        help="names of the pictures to score, one a line (ImageSets_3dop/val.txt); by default those with a result file",
+        help="names of the images to score, one a line (ImageSets_3dop/val.txt); by default those with a result file",
     )
     parser.add_argument(
         "--overlaps",
@@ -36,9 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        names = kitti.names_in(args.result_dir) if args.split is None else kitti_text.read_picture_names(args.split)
+        names = kitti.names_in(args.result_dir) if args.split is None else kitti_text.read_image_names(args.split)
         if not names:
-            raise UserError(f"{args.split}: it names no pictures")
+            raise UserError(f"{args.split}: it names no images")
         truth = [kitti.read_labels(args.label_dir / f"{name}.txt") for name in names]
         found = [kitti.read_labels(args.result_dir / f"{name}.txt", with_scores=True) for name in names]
         result = kitti.evaluate(truth, found, overlaps=args.overlaps)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     count = sum(len(one) for one in found)
-    print(f"{len(names)} pictures, {count} detections, {args.overlaps} overlaps, AP in percent")
+    print(f"{len(names)} images, {count} detections, {args.overlaps} overlaps, AP in percent")
     print(kitti.format_table(result))
     return 0
 

@@ -9,7 +9,7 @@ DEFAULT_HOST=https://s3.eu-central-1.amazonaws.com/avg-kitti
 PYTHON=${PYTHON:-python3}
 
 # One row a file, in parallel arrays because the shell of macOS (3.2) has no others. The first ZIPS of them are the
-# archives; the others say which pictures are for training. SHA-256 sums; a file without one is checked by its contents.
+# archives; the others say which images are for training. SHA-256 sums; a file without one is checked by its contents.
 # The last three sizes are rough.
 SUB_PATHS=(data_object_image_2.zip data_object_label_2.zip data_object_calib.zip imagesets.tar.gz kitti_ids_val.txt)
 ADDRESSES=(
@@ -35,7 +35,7 @@ usage() {
 Usage: get_kitti.sh [--out DIR] [--mirror URL]... [--keep] [--checksums FILE]
 
 Fills DIR/kitti with training/, testing/, ImageSets_3dop/, ImageSets_subcnn/, images/ and annotations/ from KITTI's
-object benchmark: left colour pictures, labels and cameras (12.6 GB; 26 GB on the disk while it works). After an
+object benchmark: left color images, labels and cameras (12.6 GB; 26 GB on the disk while it works). After an
 interruption, run it again: it goes on where it stopped, and does nothing when all is done.
 
   --out DIR         data folder; without it the repository's: $REPOSITORY/data
@@ -48,8 +48,8 @@ interruption, run it again: it goes on where it stopped, and does nothing when a
                     "sha256  name" or "sha256  name  bytes", for one file or more (bytes: for the disk space check)
   --help            this text
 
-The pictures come from $DEFAULT_HOST, as KITTI's own page
-http://www.cvlibs.net/datasets/kitti/eval_object.php names them after a registration; their licence is CC BY-NC-SA 3.0.
+The images come from $DEFAULT_HOST, as KITTI's own page
+http://www.cvlibs.net/datasets/kitti/eval_object.php names them after a registration; their license is CC BY-NC-SA 3.0.
 The two divisions into training and validation are those of 3DOP (${ADDRESSES[3]})
 and of SubCNN (${ADDRESSES[4]}).
 A division for which DIR/kitti/ImageSets_{3dop,subcnn} already has train.txt and val.txt is taken from there.
@@ -170,10 +170,10 @@ except (tarfile.TarError, ValueError, EOFError, OSError) as error:
     fail(f"cannot be read: {' '.join(str(error).split())}")
 for part in ("train", "val"):
     if not sets.get(part):
-        fail(f"names no pictures for {part}")
+        fail(f"names no images for {part}")
 absent = sorted({*sets["train"], *sets["val"]} - set(stems("training/label_2", "txt")))
 if absent:
-    fail(f"names pictures that {home / 'training' / 'label_2'} does not have: {absent[0]}, {len(absent)} in all")
+    fail(f"names images that {home / 'training' / 'label_2'} does not have: {absent[0]}, {len(absent)} in all")
 folder = home / f"ImageSets_{split}"
 try:
     folder.mkdir(exist_ok=True)
@@ -184,7 +184,7 @@ try:
         os.replace(aside, folder / f"{part}.txt")
 except OSError as error:
     sys.exit(f"error: {folder}: cannot be written ({error.strerror})")
-print(f"{folder}: {len(sets['train'])} pictures for training, {len(sets['val'])} for validation")
+print(f"{folder}: {len(sets['train'])} images for training, {len(sets['val'])} for validation")
 PY
     [ $KEEP = yes ] || rm -f "$archive"
 }
@@ -203,7 +203,7 @@ get_image_sets() {
         fi
     done
     has_image_sets 3dop || has_image_sets subcnn ||
-        die "no list says which pictures are for training; put train.txt and val.txt into $DATA/ImageSets_3dop"
+        die "no list says which images are for training; put train.txt and val.txt into $DATA/ImageSets_3dop"
 }
 
 # What the annotations are made from: if it has changed, they are made again.
@@ -247,7 +247,7 @@ for name, full in (("3dop_train", 3712), ("3dop_val", 3769), ("subcnn_train", 36
     if os.path.exists(path):
         with open(path) as file:
             number = len(json.load(file)["images"])
-        print(f"{name}: {number} pictures" + ("" if number == full else f" (the full set has {full})"))
+        print(f"{name}: {number} images" + ("" if number == full else f" (the full set has {full})"))
 PY
     say "The data is in $DATA. Next:"
     printf '    python src/main.py ddd --dataset kitti --kitti_split 3dop --data_path=%q\n' "$OUT"

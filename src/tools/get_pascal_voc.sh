@@ -110,7 +110,7 @@ import json, sys
 for name, full in (("trainval0712", 16551), ("test2007", 4952)):
     with open(f"{sys.argv[1]}/pascal_{name}.json") as file:
         number = len(json.load(file)["images"])
-    print(f"{name}: {number} pictures" + ("" if number == full else f" (the full set has {full})"))
+    print(f"{name}: {number} images" + ("" if number == full else f" (the full set has {full})"))
 PY
     say "The data is in $DATA. Next:"
     printf '    bash train_full_4p.sh --data_path=%q\n' "$OUT"

@@ -1,7 +1,7 @@
 """Write the report of a run folder once more: python src/tools/make_report.py exp/ctdet/RUN
 
-Numbers and curves are those of the folder's logs. For the worst and best pictures the run's network, model_best.pth or
-else model_last.pth, detects in the first pictures of the validation set.
+Numbers and curves are those of the folder's logs. For the worst and best images the run's network, model_best.pth or
+else model_last.pth, detects in the first images of the validation set.
 """
 
 import argparse
@@ -24,13 +24,13 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--pictures", type=int, default=200, help="how many are looked at; 0: none (%(default)s)")
+    parser.add_argument("--images", type=int, default=200, help="how many are looked at; 0: none (%(default)s)")
     parser.add_argument("--data_path", help="where the data are, if not where they were")
     parser.add_argument("--device", default="auto", help="as in the training (%(default)s)")
     args = parser.parse_args(argv)
     try:
         dataset = results = None
-        if args.pictures > 0:
+        if args.images > 0:
             dataset, results = detect(args)
         print(write_report(args.run, dataset, results))
     except UserError as error:
@@ -40,17 +40,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def detect(args: argparse.Namespace) -> tuple:
-    """The validation set and the detections in its first pictures."""
+    """The validation set and the detections in its first images."""
     checkpoint = next((path for name in ("best", "last") if (path := args.run / f"model_{name}.pth").is_file()), None)
     if checkpoint is None:
-        raise UserError(f"{args.run}: has no model_best.pth or model_last.pth to detect with; add --pictures 0")
+        raise UserError(f"{args.run}: has no model_best.pth or model_last.pth to detect with; add --images 0")
     task = read_json(args.run / "opt.json").get("options", {}).get("task", "ctdet")
     command = [task, "--load_model", str(checkpoint), "--device", args.device]
     command += ["--data_path", args.data_path] if args.data_path else []
     detector = create_detector(opts().parse(command))
     dataset = get_dataset(detector.opt.dataset)(detector.opt, "val")
     results = {}
-    for index in range(min(args.pictures, len(dataset))):
+    for index in range(min(args.images, len(dataset))):
         found = detector.run(dataset.read_image(index), dataset.picture_info(index))
         results[dataset.image_ids[index]] = found["results"]
     return dataset, results

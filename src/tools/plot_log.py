@@ -1,6 +1,6 @@
 """Draw the logs of runs: python src/tools/plot_log.py exp/ctdet/RUN [exp/ctdet/OTHER ...]
 
-Loss and its parts, scores, learning rate and pictures a second of all runs, over the epochs, in one picture. Pale:
+Loss and its parts, scores, learning rate and images a second of all runs, over the epochs, in one image. Pale:
 every iteration; bold: moving average; diamonds: validation.
 """
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
-    parser.add_argument("--output", type=Path, help="picture to write; default: logs.png in the first run folder")
+    parser.add_argument("--output", type=Path, help="image to write; default: logs.png in the first run folder")
     parser.add_argument("--window", type=int, help="iterations that are averaged; default: a tenth, at most 50")
     args = parser.parse_args(argv)
     if args.window is not None and args.window < 1:

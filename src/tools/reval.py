@@ -1,7 +1,7 @@
 """Score the results of a PASCAL VOC test once more: python src/tools/reval.py exp/ctdet/RUN/results.json
 
 Prints AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files of
-the devkit where there is one, else from the annotation file of the data set.
+the devkit where there is one, else from the annotation file of the dataset.
 """
 
 import argparse
@@ -68,10 +68,10 @@ def score(args: argparse.Namespace) -> None:
         image_ids, truth = from_json(source)
     detections = read_results(path, len(names), len(truth), source)
     if args.nms:
-        detections = [[drop_overlapping(rows) for rows in pictures] for pictures in detections]
+        detections = [[drop_overlapping(rows) for rows in images] for images in detections]
     by_2007 = int(year) < 2010 and not args.area
     scores = voc.evaluate(truth, detections, names, use_07_metric=by_2007)
-    print(f"VOC{year} metric, {'eleven points' if by_2007 else 'area'}; {len(truth)} pictures of {source}")
+    print(f"VOC{year} metric, {'eleven points' if by_2007 else 'area'}; {len(truth)} images of {source}")
     for name, value in scores["ap"].items():
         print(f"AP for {name} = {value:.4f}")
     print(f"Mean AP = {scores['mean_ap']:.4f}")
@@ -82,7 +82,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def from_devkit(devkit: Path, year: str, image_set: str) -> tuple[Path, list[str], list[list[dict]]]:
-    """The image set file, the names of its pictures in order, and their objects with 1-based corners."""
+    """The image set file, the names of its images in order, and their objects with 1-based corners."""
     path = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
         image_ids = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -99,7 +99,7 @@ def from_devkit(devkit: Path, year: str, image_set: str) -> tuple[Path, list[str
 
 
 def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
-    """The names of the pictures in the ascending order of their ids, and their objects."""
+    """The names of the images in the ascending order of their ids, and their objects."""
     content = read_annotation_file(path)
     try:
         files = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
@@ -110,8 +110,8 @@ def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
         raise UserError(f"{path}: not an annotation file of VOC ({error!r})") from None
 
 
-def read_results(path: Path, classes: int, pictures: int, source: Path) -> list[list[np.ndarray]]:
-    """``[class][picture]`` rows of a results.json, without the background. Raises UserError when they do not fit."""
+def read_results(path: Path, classes: int, images: int, source: Path) -> list[list[np.ndarray]]:
+    """``[class][image]`` rows of a results.json, without the background. Raises UserError when they do not fit."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -128,8 +128,8 @@ def read_results(path: Path, classes: int, pictures: int, source: Path) -> list[
         detections = [[_rows(rows) for rows in of_class] for of_class in content[1:]]
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: a detection is not [x1, y1, x2, y2, score] ({error})") from None
-    if any(len(of_class) != pictures for of_class in detections):
-        raise UserError(f"{path}: results of {len(detections[0])} pictures, {source} has {pictures}")
+    if any(len(of_class) != images for of_class in detections):
+        raise UserError(f"{path}: results of {len(detections[0])} images, {source} has {images}")
     return detections
 
 
@@ -141,18 +141,18 @@ def _rows(rows: list) -> np.ndarray:
 
 
 def drop_overlapping(rows: np.ndarray) -> np.ndarray:
-    """Rows without those that overlap a better one of the same picture and class."""
+    """Rows without those that overlap a better one of the same image and class."""
     boxes = torch.from_numpy(rows[:, :4] + [0, 0, 1, 1])  # VOC's corners are pixels, both inside
     return rows[torchvision.ops.nms(boxes, torch.from_numpy(rows[:, 4]), NMS_OVERLAP).numpy()]
 
 
 def write_comp(folder: Path, names, image_ids: list[str], detections: list[list[np.ndarray]]) -> None:
-    """The files that the official MATLAB evaluation reads: picture, score, 1-based corners, a line a detection."""
+    """The files that the official MATLAB evaluation reads: image, score, 1-based corners, a line a detection."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, pictures in zip(names, detections, strict=True):
+        for name, images in zip(names, detections, strict=True):
             with open(folder / f"comp4_det_test_{name}.txt", "w", encoding="utf-8") as file:
-                for image_id, rows in zip(image_ids, pictures, strict=True):
+                for image_id, rows in zip(image_ids, images, strict=True):
                     for *box, score in rows:
                         corners = " ".join(f"{value + 1:.1f}" for value in box)
                         file.write(f"{image_id} {score:.3f} {corners}\n")

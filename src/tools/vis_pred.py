@@ -1,7 +1,7 @@
 """Look at results beside the truth: python src/tools/vis_pred.py exp/ctdet/RUN/results.json [OTHER.json ...]
 
-For each picture windows `gt`, `pred0`, `pred1`, ...; a key goes on, Esc ends. Without a display, or with --output_dir,
-the pictures are saved.
+For each image windows `gt`, `pred0`, `pred1`, ...; a key goes on, Esc ends. Without a display, or with --output_dir,
+the images are saved.
 """
 
 import argparse
@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's form beside the true ones.")
     parser.add_argument("results", type=Path, nargs="+", help="result files")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
-    parser.add_argument("--images", type=Path, help="folder of the pictures (coco/val2017 beside the annotations)")
+    parser.add_argument("--images", type=Path, help="folder of the images (coco/val2017 beside the annotations)")
     parser.add_argument("--threshold", type=float, default=0.2, help="score from which a box is drawn (%(default)s)")
-    parser.add_argument("--count", type=int, help="only the first COUNT pictures")
-    parser.add_argument("--output_dir", type=Path, help="save the pictures in this folder instead of showing them")
+    parser.add_argument("--count", type=int, help="only the first COUNT images")
+    parser.add_argument("--output_dir", type=Path, help="save the images in this folder instead of showing them")
     args = parser.parse_args(argv)
     try:
         show(args)
@@ -47,23 +47,23 @@ def show(args: argparse.Namespace) -> None:
     try:
         classes = {category["id"]: k for k, category in enumerate(content["categories"])}
         names = [str(category["name"]) for category in content["categories"]]
-        truth = rows_by_picture(content["annotations"], classes)
-        predictions = [rows_by_picture(read_results(path), classes) for path in args.results]
+        truth = rows_by_image(content["annotations"], classes)
+        predictions = [rows_by_image(read_results(path), classes) for path in args.results]
         for image in content["images"][: args.count]:
-            picture = read_image(str(folder / image["file_name"]))
-            drawings = {"gt": draw_boxes(picture, np.array(truth.get(image["id"], [])), names, args.threshold, "white")}
+            pixels = read_image(str(folder / image["file_name"]))
+            drawings = {"gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white")}
             for k, found in enumerate(predictions):
                 rows = np.array(found.get(image["id"], []))
-                drawings[f"pred{k}"] = draw_boxes(picture, rows, names, args.threshold, "white")
+                drawings[f"pred{k}"] = draw_boxes(pixels, rows, names, args.threshold, "white")
             prefix = f"{Path(str(image['file_name'])).stem}_"
             if show_or_save(drawings, output_dir, prefix, show=args.output_dir is None) == ESCAPE:
                 return
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{args.annotations}: a picture, an object or a result is malformed ({error!r})") from None
+        raise UserError(f"{args.annotations}: a pixels, an object or a result is malformed ({error!r})") from None
 
 
-def rows_by_picture(entries: list[dict], classes: dict) -> dict:
-    """Rows [x1, y1, x2, y2, score, class from 0] of annotations (score 1) or results by picture."""
+def rows_by_image(entries: list[dict], classes: dict) -> dict:
+    """Rows [x1, y1, x2, y2, score, class from 0] of annotations (score 1) or results by image."""
     rows: dict = {}
     for entry in entries:
         if entry["category_id"] in classes:

@@ -1,4 +1,4 @@
-"""Random cuts and colours: where the numbers come from, what they mean, and that they can be replayed."""
+"""Random cuts and colors: where the numbers come from, what they mean, and that they can be replayed."""
 
 import json
 
@@ -16,9 +16,9 @@ from centernet.datasets.augmentation import (
     border,
     color_matrix,
     full_view,
-    random_draws,
     random_view,
-    replayed_draws,
+    replayed_rng,
+    sample_rng,
 )
 from centernet.ops.image import get_affine_transform
 from centernet.opts import opts
@@ -31,32 +31,32 @@ def options(*args):
     return opts().parse(["ctdet", "--dataset", "pascal", "--input_res", "64", *args])
 
 
-def noise_picture(height, width, seed=0):
+def noise_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def jitter_step_by_step(picture, color):
-    """The colour jitter as the reference does it: one step after the other on a float picture."""
-    image = picture.astype(np.float64) / 255
-    grey = image @ [0.114, 0.587, 0.299]
-    mean_grey = grey.mean()
+def jitter_step_by_step(pixels, color):
+    """The color jitter as the reference does it: one step after the other on a float image."""
+    image = pixels.astype(np.float64) / 255
+    gray = image @ [0.114, 0.587, 0.299]
+    mean_gray = gray.mean()
     for name in color["order"]:
         alpha = color["alpha"][name]
         if name == "brightness":
             image = image * alpha
         elif name == "contrast":
-            image = image * alpha + (1 - alpha) * mean_grey
+            image = image * alpha + (1 - alpha) * mean_gray
         else:
-            image = image * alpha + (1 - alpha) * grey[:, :, None]
+            image = image * alpha + (1 - alpha) * gray[:, :, None]
     return image + EIG_VEC.astype(np.float64) @ (EIG_VAL * np.asarray(color["lighting"]))
 
 
-def apply(matrix, picture):
-    return picture @ matrix[:, :3].T.astype(np.float64) + matrix[:, 3]
+def apply(matrix, image):
+    return image @ matrix[:, :3].T.astype(np.float64) + matrix[:, 3]
 
 
-class Recorder(augmentation.Draws):
-    """Draws numbers and writes down which, in the form of the conformance files."""
+class Recorder(augmentation.AugmentationRng):
+    """AugmentationRng numbers and writes down which, in the form of the conformance files."""
 
     def __init__(self, rng):
         super().__init__(rng=rng)
@@ -73,31 +73,31 @@ class Recorder(augmentation.Draws):
         return drawn
 
 
-# Colour
+# Color
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_color_matrix_is_the_jitter_step_by_step(seed):
-    picture = noise_picture(20, 30, seed) // (seed + 1)
-    color = random_draws(1, 2, seed).color()
-    expected = (jitter_step_by_step(picture, color) - MEAN) / STD
-    matrix = color_matrix(picture, color, MEAN, STD)
+    image = noise_image(20, 30, seed) // (seed + 1)
+    color = sample_rng(1, 2, seed).color()
+    expected = (jitter_step_by_step(image, color) - MEAN) / STD
+    matrix = color_matrix(image, color, MEAN, STD)
     assert matrix.shape == (3, 4) and matrix.dtype == np.float32
-    np.testing.assert_allclose(apply(matrix, picture), expected, atol=5e-6)
+    np.testing.assert_allclose(apply(matrix, image), expected, atol=5e-6)
 
 
 def test_order_of_the_steps_matters():
-    picture = noise_picture(20, 30)
+    image = noise_image(20, 30)
     color = {"alpha": {"brightness": 0.7, "contrast": 1.3, "saturation": 0.8}, "lighting": [0, 0, 0]}
-    one = color_matrix(picture, {**color, "order": ["brightness", "contrast", "saturation"]}, MEAN, STD)
-    other = color_matrix(picture, {**color, "order": ["contrast", "brightness", "saturation"]}, MEAN, STD)
+    one = color_matrix(image, {**color, "order": ["brightness", "contrast", "saturation"]}, MEAN, STD)
+    other = color_matrix(image, {**color, "order": ["contrast", "brightness", "saturation"]}, MEAN, STD)
     assert np.abs(one - other).max() > 0.1
 
 
-def test_normalisation_only():
-    picture = noise_picture(8, 9)
+def test_normalization_only():
+    image = noise_image(8, 9)
     np.testing.assert_allclose(
-        apply(color_matrix(picture, None, MEAN, STD), picture), (picture / 255 - MEAN) / STD, atol=2e-6
+        apply(color_matrix(image, None, MEAN, STD), image), (image / 255 - MEAN) / STD, atol=2e-6
     )
 
 
@@ -108,18 +108,18 @@ def test_against_the_reference():
     names = ("brightness", "contrast", "saturation")
     assert np.array_equal(EIG_VAL, reference["eig_val"]) and np.array_equal(EIG_VEC, reference["eig_vec"])
     for k in range(int(reference["n"])):
-        picture = reference[f"img{k}"]
+        image = reference[f"img{k}"]
         color = {
             "order": reference[f"order{k}"].tolist(),
             "alpha": dict(zip(names, reference[f"alpha{k}"], strict=True)),
             "lighting": reference[f"lighting{k}"],
         }
-        plain = color_matrix(picture, color, (0, 0, 0), (1, 1, 1))
-        np.testing.assert_allclose(apply(plain, picture), reference[f"out{k}"], atol=2e-6)
+        plain = color_matrix(image, color, (0, 0, 0), (1, 1, 1))
+        np.testing.assert_allclose(apply(plain, image), reference[f"out{k}"], atol=2e-6)
         for name in ("coco", "pascal"):
             mean, std = reference[f"mean_{name}"], reference[f"std_{name}"]
-            matrix = color_matrix(picture, color, mean, std)
-            np.testing.assert_allclose(apply(matrix, picture), reference[f"out{k}_norm_{name}"], atol=2e-6 / std.min())
+            matrix = color_matrix(image, color, mean, std)
+            np.testing.assert_allclose(apply(matrix, image), reference[f"out{k}_norm_{name}"], atol=2e-6 / std.min())
 
 
 # Numbers
@@ -137,16 +137,16 @@ def all_draws(draws):
 
 
 def test_draws_depend_on_seed_epoch_and_index_alone():
-    once = all_draws(random_draws(317, 4, 25))
+    once = all_draws(sample_rng(317, 4, 25))
     np.random.seed(0)
-    random_draws(317, 4, 26).randn()
-    assert all_draws(random_draws(317, 4, 25)) == once
+    sample_rng(317, 4, 26).randn()
+    assert all_draws(sample_rng(317, 4, 25)) == once
     for other in ((318, 4, 25), (317, 5, 25), (317, 4, 26), (317, 25, 4), (4, 317, 25)):
-        assert all_draws(random_draws(*other))[1:] != once[1:]
+        assert all_draws(sample_rng(*other))[1:] != once[1:]
 
 
 def test_distributions():
-    many = [random_draws(0, 1, k) for k in range(1500)]
+    many = [sample_rng(0, 1, k) for k in range(1500)]
     scales = np.array([draws.choice(CROP_SCALES) for draws in many])
     assert np.bincount(np.searchsorted(CROP_SCALES, scales), minlength=8).min() > 130
     whole = np.array([draws.randint(3, 7) for draws in many])
@@ -184,14 +184,14 @@ def test_border(size, expected):
 @pytest.mark.parametrize("args", [[], ["--not_rand_crop"], ["--no_color_aug", "--flip", "1"]])
 def test_a_recorded_sample_can_be_replayed(args):
     opt = options(*args)
-    picture = noise_picture(150, 210)
+    image = noise_image(150, 210)
     objects = {"boxes": np.float32([[20, 30, 120, 100], [5, 5, 60, 140]]), "cls": np.array([3, 7])}
     for index in range(6):
         recorder = Recorder(np.random.default_rng((317, 1, index)))
-        drawn = ctdet.make_sample(picture, objects, opt, random_draws(317, 1, index), True)
-        recorded = ctdet.make_sample(picture, objects, opt, recorder, True)
+        drawn = ctdet.make_sample(image, objects, opt, sample_rng(317, 1, index), True)
+        recorded = ctdet.make_sample(image, objects, opt, recorder, True)
         log = json.loads(json.dumps(recorder.log))
-        replayed = ctdet.make_sample(picture, objects, opt, replayed_draws(log), True)
+        replayed = ctdet.make_sample(image, objects, opt, replayed_rng(log), True)
         assert len(log["draws"]) == 4 and (log["color"] is None) == opt.no_color_aug
         assert drawn.keys() == replayed.keys()
         for name in drawn:
@@ -201,56 +201,56 @@ def test_a_recorded_sample_can_be_replayed(args):
 
 def test_a_record_of_something_else_is_refused():
     with pytest.raises(ValueError, match="choice"):
-        random_view(100, 100, options(), replayed_draws({"draws": [["randn", 0.5]], "color": None}))
+        random_view(100, 100, options(), replayed_rng({"draws": [["randn", 0.5]], "color": None}))
     with pytest.raises(ValueError, match="random"):
         record = {"draws": [["choice", 1.0], ["randint", 50], ["randint", 50]], "color": None}
-        random_view(100, 100, options(), replayed_draws(record))
+        random_view(100, 100, options(), replayed_rng(record))
 
 
 def test_replaying_leaves_the_record():
     record = {"draws": [["choice", 0.7], ["randint", 60], ["randint", 40], ["random", 0.9]], "color": None}
-    first = random_view(100, 120, options(), replayed_draws(record))
-    second = random_view(100, 120, options(), replayed_draws(record))
+    first = random_view(100, 120, options(), replayed_rng(record))
+    second = random_view(100, 120, options(), replayed_rng(record))
     assert len(record["draws"]) == 4
     assert first.scale == second.scale == pytest.approx(84)
     assert first.center.tolist() == second.center.tolist() == [60, 40]
     assert not first.flipped
 
 
-def test_flip_mirrors_the_centre():
+def test_flip_mirrors_the_center():
     record = {"draws": [["choice", 1.0], ["randint", 50], ["randint", 40], ["random", 0.49]], "color": None}
-    view = random_view(100, 120, options(), replayed_draws(record))
+    view = random_view(100, 120, options(), replayed_rng(record))
     assert view.flipped and view.center.tolist() == [120 - 50 - 1, 40]
-    view = random_view(100, 120, options("--flip", "0.4"), replayed_draws(record))
+    view = random_view(100, 120, options("--flip", "0.4"), replayed_rng(record))
     assert not view.flipped and view.center.tolist() == [50, 40]
 
 
 def test_jitter_is_limited():
     """Shift and scale are clipped at two and one standard deviations."""
     record = {"draws": [["randn", 9.0], ["randn", -9.0], ["randn", 9.0], ["random", 0.9]], "color": None}
-    view = random_view(100, 200, options("--not_rand_crop"), replayed_draws(record))
+    view = random_view(100, 200, options("--not_rand_crop"), replayed_rng(record))
     assert view.center.tolist() == pytest.approx([100 + 200 * 0.2, 50 - 200 * 0.2])
     assert view.scale == pytest.approx(200 * 1.4)
     record["draws"][0][1], record["draws"][2][1] = 0.5, -9.0
-    view = random_view(100, 200, options("--not_rand_crop", "--shift", "0.2"), replayed_draws(record))
+    view = random_view(100, 200, options("--not_rand_crop", "--shift", "0.2"), replayed_rng(record))
     assert view.center[0] == pytest.approx(100 + 200 * 0.1)
     assert view.scale == pytest.approx(200 * 0.6)
 
 
 def test_random_cuts():
     opt = options()
-    views = [random_view(150, 300, opt, random_draws(1, 1, k)) for k in range(400)]
-    centres = np.array([view.center for view in views])
+    views = [random_view(150, 300, opt, sample_rng(1, 1, k)) for k in range(400)]
+    centers = np.array([view.center for view in views])
     mirrored = np.array([view.flipped for view in views])
-    x = np.where(mirrored, 300 - centres[:, 0] - 1, centres[:, 0])
+    x = np.where(mirrored, 300 - centers[:, 0] - 1, centers[:, 0])
     assert x.min() >= 128 and x.max() < 172
-    assert centres[:, 1].min() >= 64 and centres[:, 1].max() < 86
+    assert centers[:, 1].min() >= 64 and centers[:, 1].max() < 86
     assert {round(view.scale / 300, 6) for view in views} == {round(float(scale), 6) for scale in CROP_SCALES}
     assert 150 < mirrored.sum() < 250
     assert all(view.input_size == (64, 64) and view.output_size == (16, 16) for view in views)
 
 
-def test_whole_pictures():
+def test_whole_images():
     view = full_view(150, 200, options("--input_h", "96", "--input_w", "160"))
     assert (view.input_size, view.output_size, view.scale) == ((160, 96), (40, 24), 200)
     assert view.center.tolist() == [100, 75] and not view.flipped
@@ -262,21 +262,21 @@ def test_whole_pictures():
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_warp_equals_the_plain_one(flipped):
-    picture = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
     view = View(np.array([40.3, 30.9], np.float32), 83.7, flipped, (64, 96), (16, 24), rot=11.0)
     matrix = get_affine_transform(view.center, view.scale, view.rot, (64, 96))
-    expected = cv2.warpAffine(picture[:, ::-1] if flipped else picture, matrix, (64, 96), flags=cv2.INTER_LINEAR)
-    assert np.array_equal(view.warp(picture), expected)
+    expected = cv2.warpAffine(image[:, ::-1] if flipped else image, matrix, (64, 96), flags=cv2.INTER_LINEAR)
+    assert np.array_equal(view.warp(image), expected)
 
 
 def test_warp_of_an_unscaled_view():
-    """With --keep_res the picture is moved to the middle of a black frame, and mirrored when the view says so."""
-    picture = noise_picture(32, 64)
+    """With --keep_res the image is moved to the middle of a black frame, and mirrored when the view says so."""
+    image = noise_image(32, 64)
     view = full_view(32, 64, options("--keep_res"))
-    warped = view.warp(picture)
+    warped = view.warp(image)
     assert warped.shape == (64, 96, 3) and warped.dtype == np.uint8
-    assert np.array_equal(warped[16:48, 16:80], picture)
+    assert np.array_equal(warped[16:48, 16:80], image)
     warped[16:48, 16:80] = 0
     assert not warped.any()
     view.flipped = True
-    assert np.array_equal(view.warp(picture)[16:48, 16:80], picture[:, ::-1])
+    assert np.array_equal(view.warp(image)[16:48, 16:80], image[:, ::-1])

@@ -1,4 +1,4 @@
-"""Bad pictures and bad annotations: told with file and reason, left out on request, and never a wrong box."""
+"""Bad images and bad annotations: told with file and reason, left out on request, and never a wrong box."""
 
 import io
 import json
@@ -21,10 +21,10 @@ from centernet.datasets.base import is_cut_off, read_image
 from centernet.datasets.loader import (
     EvalBatches,
     Samples,
-    SkippedPictures,
+    SkippedImages,
     TrainBatches,
     collate,
-    lost_workers_explained,
+    explain_dataloader_crash,
     make_loader,
 )
 from centernet.errors import UserError
@@ -33,46 +33,46 @@ from centernet.opts import opts
 HARD_CASES = Path(__file__).resolve().parents[3] / "shared" / "data" / "hard_cases"
 needs_hard_cases = pytest.mark.skipif(not HARD_CASES.is_dir(), reason="../shared/data is not there")
 
-PICTURE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8), (5, 5), 0)
+IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8), (5, 5), 0)
 
 
-def encoded(ending, picture=PICTURE):
-    done, content = cv2.imencode(ending, picture)
+def encoded(ending, image=IMAGE):
+    done, content = cv2.imencode(ending, image)
     assert done
     return content.tobytes()
 
 
-def by_pillow(picture, form, **more):
+def by_pillow(image, form, **more):
     file = io.BytesIO()
-    picture.save(file, form, **more)
+    image.save(file, form, **more)
     return file.getvalue()
 
 
 def turned(orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    return by_pillow(Image.fromarray(PICTURE[:, :, ::-1]), "JPEG", exif=exif, quality=95)
+    return by_pillow(Image.fromarray(IMAGE[:, :, ::-1]), "JPEG", exif=exif, quality=95)
 
 
 def with_thumbnail():
     """A JPEG whose first segment holds a small JPEG, end marker and all."""
-    inner, outer = encoded(".jpg", PICTURE[:8, :8]), encoded(".jpg")
+    inner, outer = encoded(".jpg", IMAGE[:8, :8]), encoded(".jpg")
     return outer[:2] + b"\xff\xe1" + struct.pack(">H", len(inner) + 2) + inner + outer[2:]
 
 
-# Pictures
+# Images
 
 
 GOOD = {
-    "colour": (encoded(".jpg"), (24, 32)),
-    "grey": (encoded(".jpg", PICTURE[:, :, 0]), (24, 32)),
-    "CMYK": (by_pillow(Image.fromarray(PICTURE[:, :, ::-1]).convert("CMYK"), "JPEG"), (24, 32)),
-    "16 bits, one channel": (encoded(".png", PICTURE[:, :, 0].astype(np.uint16) * 257), (24, 32)),
-    "16 bits": (encoded(".png", PICTURE.astype(np.uint16) * 257), (24, 32)),
-    "alpha": (encoded(".png", np.dstack([PICTURE, np.zeros((24, 32), np.uint8)])), (24, 32)),
-    "grey with alpha": (by_pillow(Image.fromarray(PICTURE[:, :, :2], "LA"), "PNG"), (24, 32)),
-    "palette": (by_pillow(Image.fromarray(PICTURE).convert("P"), "PNG"), (24, 32)),
-    "one pixel": (encoded(".png", PICTURE[:1, :1]), (1, 1)),
+    "color": (encoded(".jpg"), (24, 32)),
+    "gray": (encoded(".jpg", IMAGE[:, :, 0]), (24, 32)),
+    "CMYK": (by_pillow(Image.fromarray(IMAGE[:, :, ::-1]).convert("CMYK"), "JPEG"), (24, 32)),
+    "16 bits, one channel": (encoded(".png", IMAGE[:, :, 0].astype(np.uint16) * 257), (24, 32)),
+    "16 bits": (encoded(".png", IMAGE.astype(np.uint16) * 257), (24, 32)),
+    "alpha": (encoded(".png", np.dstack([IMAGE, np.zeros((24, 32), np.uint8)])), (24, 32)),
+    "gray with alpha": (by_pillow(Image.fromarray(IMAGE[:, :, :2], "LA"), "PNG"), (24, 32)),
+    "palette": (by_pillow(Image.fromarray(IMAGE).convert("P"), "PNG"), (24, 32)),
+    "one pixel": (encoded(".png", IMAGE[:1, :1]), (1, 1)),
     "EXIF 3": (turned(3), (24, 32)),
     "EXIF 6": (turned(6), (32, 24)),
     "bytes after the end": (encoded(".jpg") + b"camera\xff\xd8data", (24, 32)),
@@ -81,27 +81,27 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_pictures_are_read_as_opencv_defines(tmp_path, name):
+def test_images_are_read_as_opencv_defines(tmp_path, name):
     content, size = GOOD[name]
-    path = tmp_path / "picture.jpg"  # the content decides, not the name
+    path = tmp_path / "image.jpg"  # the content decides, not the name
     path.write_bytes(content)
-    picture = read_image(str(path))
-    assert picture.shape == (*size, 3) and picture.dtype == np.uint8
-    assert np.array_equal(picture, cv2.imread(str(path), cv2.IMREAD_COLOR))
+    image = read_image(str(path))
+    assert image.shape == (*size, 3) and image.dtype == np.uint8
+    assert np.array_equal(image, cv2.imread(str(path), cv2.IMREAD_COLOR))
 
 
-def test_16_bits_alpha_and_exif_give_the_same_picture(tmp_path):
+def test_16_bits_alpha_and_exif_give_the_same_image(tmp_path):
     def read(name):
-        (tmp_path / "picture").write_bytes(GOOD[name][0])
-        return read_image(str(tmp_path / "picture")).astype(int)
+        (tmp_path / "image").write_bytes(GOOD[name][0])
+        return read_image(str(tmp_path / "image")).astype(int)
 
-    assert np.array_equal(read("16 bits"), PICTURE) and np.array_equal(read("alpha"), PICTURE)
-    assert np.abs(read("EXIF 6") - np.rot90(PICTURE, -1)).mean() < 12
-    assert np.abs(read("EXIF 3") - np.rot90(PICTURE, 2)).mean() < 12
+    assert np.array_equal(read("16 bits"), IMAGE) and np.array_equal(read("alpha"), IMAGE)
+    assert np.abs(read("EXIF 6") - np.rot90(IMAGE, -1)).mean() < 12
+    assert np.abs(read("EXIF 3") - np.rot90(IMAGE, 2)).mean() < 12
 
 
 def huge_header():
-    data = bytearray(encoded(".png", PICTURE[:1, :1]))
+    data = bytearray(encoded(".png", IMAGE[:1, :1]))
     data[16:24] = struct.pack(">II", 65000, 65000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     return bytes(data)
@@ -109,23 +109,23 @@ def huge_header():
 
 BAD = {
     "empty": (b"", "the file is empty"),
-    "text": (b"no picture at all", "no picture or damaged"),
+    "text": (b"no image at all", "no image or damaged"),
     "header only": (encoded(".jpg")[:20], "its end is missing"),
     "cut off": (encoded(".jpg")[:500], "its end is missing"),
     "almost whole": (encoded(".jpg")[:-2], "its end is missing"),
     "cut off behind its thumbnail": (with_thumbnail()[:-100], "its end is missing"),
-    "cut off PNG": (encoded(".png")[:500], "no picture or damaged"),
-    "cut off BMP": (encoded(".bmp")[:500], "no picture or damaged"),
+    "cut off PNG": (encoded(".png")[:500], "no image or damaged"),
+    "cut off BMP": (encoded(".bmp")[:500], "no image or damaged"),
     "huge": (huge_header(), "(pixels <="),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_pictures_that_cannot_be_read(tmp_path, name):
+def test_images_that_cannot_be_read(tmp_path, name):
     content, reason = BAD[name]
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: this picture cannot be read.*{re.escape(reason)}"):
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: this image cannot be read.*{re.escape(reason)}"):
         read_image(str(path))
 
 
@@ -156,32 +156,32 @@ def test_every_jpeg_that_is_cut_off_is_seen():
         assert all(is_cut_off(content[:n]) for n in range(2, len(content) - 1))
 
 
-HARD_PICTURES = {
+HARD_IMAGES = {
     "truncated.jpg": "its end is missing",
     "header_only.jpg": "its end is missing",
     "zero_byte.jpg": "the file is empty",
-    "text.jpg": "no picture or damaged",
+    "text.jpg": "no image or damaged",
     "huge_header.png": "pixels",
 }
 
 
 @needs_hard_cases
 @pytest.mark.parametrize("path", sorted((HARD_CASES / "images").glob("*")), ids=lambda path: path.name)
-def test_hard_pictures(path):
-    if path.name in HARD_PICTURES:
-        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*{HARD_PICTURES[path.name]}"):
+def test_hard_images(path):
+    if path.name in HARD_IMAGES:
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*{HARD_IMAGES[path.name]}"):
             read_image(str(path))
     else:
-        picture = read_image(str(path))
-        assert picture.ndim == 3 and picture.dtype == np.uint8
-        assert np.array_equal(picture, cv2.imread(str(path), cv2.IMREAD_COLOR))
+        image = read_image(str(path))
+        assert image.ndim == 3 and image.dtype == np.uint8
+        assert np.array_equal(image, cv2.imread(str(path), cv2.IMREAD_COLOR))
 
 
 # Annotations
 
 
 def write_coco(root, change=lambda content: None, split="train", poses=False):
-    """``coco/`` with two pictures of 32 x 24, three boxes, and joints for ``poses``, after ``change``."""
+    """``coco/`` with two images of 32 x 24, three boxes, and joints for ``poses``, after ``change``."""
     folder = root / "coco"
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / f"{split}2017").mkdir(exist_ok=True)
@@ -218,12 +218,12 @@ def change_first(**values):
     return change
 
 
-def change_picture(**values):
+def change_image(**values):
     return lambda content: content["images"][0].update(values)
 
 
 NAN = float("nan")
-# A change of the file, what the line says, and how many pictures and objects are left with --on_bad_image skip.
+# A change of the file, what the line says, and how many images and objects are left with --on_bad_image skip.
 MISTAKES = [
     (change_first(bbox=[NAN, 1, 2, 3]), r"annotation 1 of 'a.png' has the bbox \[nan, .*not finite", (2, 2)),
     (change_first(bbox=[1, 1, float("inf"), 3]), "annotation 1 of 'a.png' has the bbox .*not finite", (2, 2)),
@@ -242,20 +242,20 @@ MISTAKES = [
     (change_first(category_id={}), "annotation 1 of 'a.png' has the unknown category_id {}", (2, 2)),
     (change_first(id=None, bbox=7), "annotation number 1 of 'a.png' .*bbox is not 4 numbers: 7", (2, 2)),
     (lambda c: c["annotations"].append("x"), "annotation number 4 is malformed.*'x'", (2, 3)),
-    (lambda c: c["images"].append([1]), "picture number 3 is malformed", (2, 3)),
-    (change_picture(id=2), "the picture id 2 is there more than once", (1, 1)),
-    (change_picture(id=[2]), r"picture number 1 has the id \[2\]", (1, 1)),
-    (change_picture(file_name=12345), "picture number 1 has the file_name 12345, which is no text", (1, 1)),
-    (change_picture(file_name=""), "picture number 1 has the file_name '', which is no text", (1, 1)),
-    (change_picture(file_name="x" * 200_000), "picture number 1 has a file_name that no file can have", (1, 1)),
-    (change_picture(file_name="a\0.png"), "picture number 1 has a file_name that no file can have", (1, 1)),
-    (change_picture(file_name="../../README.md"), "leads out of the folder of pictures", (1, 1)),
-    (change_picture(file_name="a/../../b.png"), "leads out of the folder of pictures", (1, 1)),
-    (change_picture(file_name="a\\..\\..\\b.png"), "leads out of the folder of pictures", (1, 1)),
-    (change_picture(file_name="/etc/hostname"), "leads out of the folder of pictures", (1, 1)),
-    (change_picture(file_name="C:\\a.png"), "leads out of the folder of pictures", (1, 1)),
-    (lambda c: c["images"][0].pop("file_name"), "picture number 1 lacks 'file_name'", (1, 1)),
-    (lambda c: c["images"][0].pop("id"), "picture number 1 lacks 'id'", (1, 1)),
+    (lambda c: c["images"].append([1]), "image number 3 is malformed", (2, 3)),
+    (change_image(id=2), "the image id 2 is there more than once", (1, 1)),
+    (change_image(id=[2]), r"image number 1 has the id \[2\]", (1, 1)),
+    (change_image(file_name=12345), "image number 1 has the file_name 12345, which is no text", (1, 1)),
+    (change_image(file_name=""), "image number 1 has the file_name '', which is no text", (1, 1)),
+    (change_image(file_name="x" * 200_000), "image number 1 has a file_name that no file can have", (1, 1)),
+    (change_image(file_name="a\0.png"), "image number 1 has a file_name that no file can have", (1, 1)),
+    (change_image(file_name="../../README.md"), "leads out of the folder of images", (1, 1)),
+    (change_image(file_name="a/../../b.png"), "leads out of the folder of images", (1, 1)),
+    (change_image(file_name="a\\..\\..\\b.png"), "leads out of the folder of images", (1, 1)),
+    (change_image(file_name="/etc/hostname"), "leads out of the folder of images", (1, 1)),
+    (change_image(file_name="C:\\a.png"), "leads out of the folder of images", (1, 1)),
+    (lambda c: c["images"][0].pop("file_name"), "image number 1 lacks 'file_name'", (1, 1)),
+    (lambda c: c["images"][0].pop("id"), "image number 1 lacks 'id'", (1, 1)),
 ]
 
 
@@ -292,11 +292,11 @@ def test_mistakes_in_joints(tmp_path, number):
 
 # What the reference trains on without a word and what does no harm: a note at most.
 HARMLESS = [
-    (change_first(bbox=[5, 5, 0, 0]), "boxes without an area.*: 1, .*annotation 1 in the picture 1", 3),
-    (change_first(bbox=[100, 5, 9, 9]), "boxes outside of their picture.*annotation 1", 3),
-    (change_first(bbox=[-5, 5, 9, 9]), "boxes that reach out of their picture.*annotation 1", 3),
-    (change_first(bbox=[-1e9, -1e9, 2e9, 2e9]), "boxes that reach out of their picture.*annotation 1", 3),
-    (change_first(image_id=4242), "annotations of pictures that are not there.*: 1.*picture 4242", 2),
+    (change_first(bbox=[5, 5, 0, 0]), "boxes without an area.*: 1, .*annotation 1 in the image 1", 3),
+    (change_first(bbox=[100, 5, 9, 9]), "boxes outside of their image.*annotation 1", 3),
+    (change_first(bbox=[-5, 5, 9, 9]), "boxes that reach out of their image.*annotation 1", 3),
+    (change_first(bbox=[-1e9, -1e9, 2e9, 2e9]), "boxes that reach out of their image.*annotation 1", 3),
+    (change_first(image_id=4242), "annotations of images that are not there.*: 1.*image 4242", 2),
     (change_first(id=2), None, 3),
     (change_first(iscrowd=1), None, 3),
     (change_first(image_id=1.0), None, 3),
@@ -361,18 +361,18 @@ def test_json_that_nests_deeply_and_folders_in_its_place(tmp_path):
         open_coco(tmp_path)
 
 
-def test_missing_pictures_are_found_at_the_start(tmp_path):
-    write_coco(tmp_path, change_picture(file_name="gone.png"))
-    with pytest.raises(UserError, match="train2017: 1 of 2 pictures are missing, the first is gone.png"):
-        open_coco(tmp_path).check_pictures()
+def test_missing_images_are_found_at_the_start(tmp_path):
+    write_coco(tmp_path, change_image(file_name="gone.png"))
+    with pytest.raises(UserError, match="train2017: 1 of 2 images are missing, the first is gone.png"):
+        open_coco(tmp_path).check_images_exist()
     for more in (["--on_bad_image", "skip"], ["--resume"]):
         dataset = open_coco(tmp_path, *more)
-        dataset.check_pictures()
-        assert "1 of 2 pictures are missing" in dataset.notes[-1]
-    write_coco(tmp_path, change_picture(file_name="sub/a.png"))
+        dataset.check_images_exist()
+        assert "1 of 2 images are missing" in dataset.notes[-1]
+    write_coco(tmp_path, change_image(file_name="sub/a.png"))
     (tmp_path / "coco/train2017/sub").mkdir()
     (tmp_path / "coco/train2017/sub/a.png").write_bytes(encoded(".png"))
-    open_coco(tmp_path).check_pictures()
+    open_coco(tmp_path).check_images_exist()
 
 
 # What pycocotools and the reference take, with the note that is printed; all others are refused with these words.
@@ -382,9 +382,9 @@ HARD_HARMLESS = {
     "missing_image_file": None,
     "wrong_image_size": "boxes that reach out|^$",
     "bbox_zero_size": "boxes without an area.*: 2",
-    "bbox_out_of_image": "boxes outside of their picture|2 boxes that reach out",
+    "bbox_out_of_image": "boxes outside of their image|2 boxes that reach out",
     "duplicate_annotation_ids": None,
-    "annotation_of_unlisted_image": "picture 424242",
+    "annotation_of_unlisted_image": "image 424242",
     "empty_annotations": None,
 }
 HARD_MISTAKES = {
@@ -395,11 +395,11 @@ HARD_MISTAKES = {
     "bbox_strings": "annotation .* bbox is not made of numbers",
     "bbox_three_numbers": "annotation .* bbox is not 4 numbers",
     "bbox_missing_key": "annotation .* lacks 'bbox'",
-    "duplicate_image_ids": "the picture id 1 is there more than once",
+    "duplicate_image_ids": "the image id 1 is there more than once",
     "missing_categories": "has no list 'categories'",
     "missing_images": "has no list 'images'",
     "missing_annotations": "has no list 'annotations'",
-    "empty_images": "lists no pictures",
+    "empty_images": "lists no images",
     "long_file_name": "a file_name that no file can have, 200000 characters",
     "path_traversal": r"'../../README.md', which leads out of the folder",
     "absolute_path": "'/etc/hostname', which leads out of the folder",
@@ -430,12 +430,12 @@ def test_hard_annotations(tmp_path, path):
         assert re.search(HARD_HARMLESS.get(path.stem) or "^$", notes), notes
 
 
-# Pictures in the middle of an epoch
+# Images in the middle of an epoch
 
 
 def spoil(data_path, *numbers, folder="voc/images"):
     for number in numbers:
-        (data_path / folder / f"{number:06d}.jpg").write_bytes(b"no picture")
+        (data_path / folder / f"{number:06d}.jpg").write_bytes(b"no image")
 
 
 def samples(data_path, train, *more):
@@ -443,17 +443,17 @@ def samples(data_path, train, *more):
     return Samples(get_dataset("pascal")(opt, "train" if train else "val"), opt, train)
 
 
-def test_the_next_picture_takes_the_place_of_a_bad_one(tiny_voc):
+def test_the_next_image_takes_the_place_of_a_bad_one(tiny_voc):
     whole = samples(tiny_voc, True)
     expected = [whole[3, index] for index in range(6)]
     assert all(sample["skipped"] == -1 for sample in expected)
-    spoil(tiny_voc, 2, 3, 6)  # numbers 1, 2 and 5 of the data set
+    spoil(tiny_voc, 2, 3, 6)  # numbers 1, 2 and 5 of the dataset
     spoiled = samples(tiny_voc, True)
     for index, other in enumerate([0, 3, 3, 3, 4, 0]):
         sample = spoiled[3, index]
         assert sample["skipped"] == (index if other != index else -1)
         assert all(np.array_equal(sample[name], expected[other][name]) for name in sample if name != "skipped")
-    with pytest.raises(UserError, match=r"000002\.jpg: this picture cannot be read"):
+    with pytest.raises(UserError, match=r"000002\.jpg: this image cannot be read"):
         samples(tiny_voc, True, "--on_bad_image", "error")[3, 1]
 
 
@@ -477,39 +477,39 @@ def test_batches_do_not_depend_on_workers_or_processes(tiny_voc):
         assert all(torch.equal(a[name], b[name]) for a, b in zip(alone, other, strict=True) for name in a)
 
 
-def test_when_no_picture_can_be_used(tiny_voc, monkeypatch):
+def test_when_no_image_can_be_used(tiny_voc, monkeypatch):
     spoil(tiny_voc, *range(1, 7))
-    with pytest.raises(UserError, match=r"6 pictures in a row cannot be used, the last because: .*000002\.jpg"):
+    with pytest.raises(UserError, match=r"6 images in a row cannot be used, the last because: .*000002\.jpg"):
         samples(tiny_voc, True)[1, 2]
     monkeypatch.setattr("centernet.datasets.loader.MOST_IN_A_ROW", 3)
-    with pytest.raises(UserError, match=r"3 pictures in a row cannot be used, the last because: .*000005\.jpg"):
+    with pytest.raises(UserError, match=r"3 images in a row cannot be used, the last because: .*000005\.jpg"):
         samples(tiny_voc, True)[1, 2]
 
 
-def test_when_the_only_picture_cannot_be_used(tiny_voc):
+def test_when_the_only_image_cannot_be_used(tiny_voc):
     path = tiny_voc / "voc/annotations/pascal_trainval0712.json"
     content = json.loads(path.read_text())
     content["images"] = content["images"][:1]
     path.write_text(json.dumps(content))
     spoil(tiny_voc, 1)
-    with pytest.raises(UserError, match=r"1 pictures in a row cannot be used, the last because: .*000001\.jpg"):
+    with pytest.raises(UserError, match=r"1 images in a row cannot be used, the last because: .*000001\.jpg"):
         samples(tiny_voc, True)[1, 0]
 
 
 @pytest.mark.parametrize("stated", [(64, 49), (48, 64)])
-def test_a_picture_of_another_size_than_stated(tiny_voc, stated):
+def test_an_image_of_another_size_than_stated(tiny_voc, stated):
     path = tiny_voc / "voc/annotations/pascal_trainval0712.json"
     content = json.loads(path.read_text())
     content["images"][0].update(width=stated[0], height=stated[1])
     path.write_text(json.dumps(content))
     assert samples(tiny_voc, True)[1, 0]["skipped"] == 0
-    text = f"000001.jpg: this picture is 64 x 48.*pascal_trainval0712.json says {stated[0]} x {stated[1]}"
+    text = f"000001.jpg: this image is 64 x 48.*pascal_trainval0712.json says {stated[0]} x {stated[1]}"
     with pytest.raises(UserError, match=text) as caught:
         samples(tiny_voc, True, "--on_bad_image", "error")[1, 0]
     assert ("EXIF" in str(caught.value)) == (stated == (48, 64))
 
 
-def test_a_validation_picture_is_black_and_a_test_ends(tiny_voc):
+def test_a_validation_image_is_black_and_a_test_ends(tiny_voc):
     spoil(tiny_voc, 8)
     validation = samples(tiny_voc, False)
     assert [int(validation[0, k]["skipped"]) for k in range(4)] == [-1, 1, -1, -1]
@@ -520,23 +520,23 @@ def test_a_validation_picture_is_black_and_a_test_ends(tiny_voc):
             samples(tiny_voc, False, *more)[0, 1]
 
 
-def test_skipped_pictures_are_told_and_named_once(tiny_voc, tmp_path):
+def test_skipped_images_are_told_and_named_once(tiny_voc, tmp_path):
     spoil(tiny_voc, 7, 8, 9)
     validation = samples(tiny_voc, False)
-    skipped = SkippedPictures(validation.dataset)
+    skipped = SkippedImages(validation.dataset)
     assert skipped.report("epoch 1") is None
     masks = [skipped.add(collate([validation[key] for key in batch])).tolist() for batch in EvalBatches(4, 3)]
     assert masks == [[False, False, False], [True]] and skipped.indices == [0, 1, 2]
     named = tmp_path / "skipped.txt"
     for _ in range(2):
         text = skipped.report("epoch 1", [2, 0, 1, 1], named)
-        assert text.startswith("epoch 1: 3 picture(s) could not be used: ") and "\n" not in text
+        assert text.startswith("epoch 1: 3 image(s) could not be used: ") and "\n" not in text
     lines = named.read_text().splitlines()
     assert len(lines) == 3 and all(f"{number:06d}.jpg" in line for number, line in zip((7, 8, 9), lines, strict=True))
 
 
 class Deadly(Samples):
-    """A loader process that asks for the picture 3 is killed."""
+    """A loader process that asks for the image 3 is killed."""
 
     def __getitem__(self, key):
         if key[1] == 3:
@@ -550,7 +550,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_with_the_reason(tiny_voc):
     loader = make_loader(ours, TrainBatches(6, [2], 0, 1), 1, False)
     with (
         pytest.raises(UserError, match="--num_workers: a loader process has ended.*killed") as caught,
-        lost_workers_explained(),
+        explain_dataloader_crash(),
     ):
         for _ in loader:
             pass
@@ -558,7 +558,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_with_the_reason(tiny_voc):
 
 
 def test_other_errors_of_a_loader_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="something else"), lost_workers_explained():
+    with pytest.raises(RuntimeError, match="something else"), explain_dataloader_crash():
         raise RuntimeError("something else")
 
 
@@ -575,19 +575,19 @@ def script(tmp_path, tiny_voc):
     return run
 
 
-def test_bad_pictures_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
+def test_bad_images_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
     spoil(tiny_voc, 2, 8)
     run = tmp_path / "exp/ctdet/default"
     status, output, errors = script("main", "--batch_size", "2", "--num_epochs", "2", "--val_intervals", "2")
     assert status == 0, errors
     for text in (
-        "epoch 1, training (the next ones took their place): 1 picture(s) could not be used: ",
-        "epoch 2, training (the next ones took their place): 1 picture(s) could not be used: ",
-        "epoch 2, validation (scored as if nothing was found): 1 picture(s) could not be used: ",
+        "epoch 1, training (the next ones took their place): 1 image(s) could not be used: ",
+        "epoch 2, training (the next ones took their place): 1 image(s) could not be used: ",
+        "epoch 2, validation (scored as if nothing was found): 1 image(s) could not be used: ",
     ):
         assert output.count(text) == 1, output
     assert len((run / "train_log.csv").read_text().splitlines()) == 7
-    lines = (run / "skipped_pictures.txt").read_text().splitlines()
+    lines = (run / "skipped_images.txt").read_text().splitlines()
     assert len(lines) == 2 and "000002.jpg" in lines[0] and "000008.jpg" in lines[1]
     results = json.loads((run / "results.json").read_text())
     assert all(not results[cls][1] for cls in range(1, 21)) and any(results[cls][0] for cls in range(1, 21))
@@ -595,27 +595,27 @@ def test_bad_pictures_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
     weights = ("--load_model", str(run / "model_last.pth"))
     for name, arguments in (("main", ["--test"]), ("test", []), ("test", ["--not_prefetch_test"])):
         status, output, errors = script(name, *weights, "--exp_id", "score", *arguments)
-        assert status == 2 and re.search(r"^error: .*000008\.jpg: this picture cannot be read.*\n$", errors)
+        assert status == 2 and re.search(r"^error: .*000008\.jpg: this image cannot be read.*\n$", errors)
     for name, arguments in (("main", ["--test"]), ("test", [])):
         status, output, errors = script(name, *weights, "--exp_id", "score", *arguments, "--on_bad_image", "skip")
         assert status == 0, errors
         assert (
-            output.count("(scored as if nothing was found): 1 picture(s) could not be used: ")
-            + output.count("scored as if nothing was found: 1 picture(s) could not be used: ")
+            output.count("(scored as if nothing was found): 1 image(s) could not be used: ")
+            + output.count("scored as if nothing was found: 1 image(s) could not be used: ")
             == 1
         )
         results = json.loads((tmp_path / "exp/ctdet/score/results.json").read_text())
         assert all(not results[cls][1] for cls in range(1, 21))
 
 
-def test_a_bad_annotation_ends_the_run_and_a_missing_picture_too(script, tiny_voc):
+def test_a_bad_annotation_ends_the_run_and_a_missing_image_too(script, tiny_voc):
     (tiny_voc / "voc/images/000003.jpg").unlink()
     status, _, errors = script("main", "--batch_size", "2", "--num_epochs", "1", "--prepare_only")
-    assert status == 2 and "images: 1 of 6 pictures are missing, the first is 000003.jpg" in errors
+    assert status == 2 and "images: 1 of 6 images are missing, the first is 000003.jpg" in errors
     path = tiny_voc / "voc/annotations/pascal_trainval0712.json"
     path.write_text(path.read_text().replace('"bbox": [', '"bbox": [NaN, ', 1))
     status, _, errors = script("main", "--batch_size", "2", "--num_epochs", "1", "--prepare_only")
     assert status == 2 and "pascal_trainval0712.json: annotation 1 of '000001.jpg'" in errors
     status, output, errors = script("main", "--on_bad_image", "skip", "--batch_size", "2", "--prepare_only")
     assert status == 0, errors
-    assert "--on_bad_image skip left out 1 picture(s) or annotation(s): " in output and "pictures are missing" in output
+    assert "--on_bad_image skip left out 1 image(s) or annotation(s): " in output and "images are missing" in output

@@ -1,4 +1,4 @@
-"""Extreme points of segmentations, and COCO as the data set of the task exdet."""
+"""Extreme points of segmentations, and COCO as the dataset of the task exdet."""
 
 import json
 import threading
@@ -144,7 +144,7 @@ def test_thin_parts_do_not_count():
         (lambda c: c["annotations"][0].update(image_id=9), "the annotation 1 lacks or does not know 9"),
         (lambda c: c["annotations"][0].update(segmentation=[["a", "b", "c", "d"]]), "the annotation 1 is malformed"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "is malformed"),
-        (lambda c: c["images"][0].pop("height"), "the picture 1 lacks or does not know 'height'"),
+        (lambda c: c["images"][0].pop("height"), "the image 1 lacks or does not know 'height'"),
         (lambda c: c["annotations"][0].pop("segmentation"), "none of the annotations has a segmentation"),
     ],
 )
@@ -168,19 +168,19 @@ def test_target_that_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["instances_x.json", "out.json"]
 
 
-def test_pictures_without_objects(tmp_path):
+def test_images_without_objects(tmp_path):
     source, lines = tmp_path / "instances_x.json", []
     source.write_text(json.dumps(content_of()))
     convert(source, tmp_path / "out.json", lines.append)
     assert lines == [f"{tmp_path / 'out.json'}: extreme points of 0 objects"]
 
 
-# The data set
+# The dataset
 
 
 @pytest.fixture
 def coco_folder(tmp_path):
-    """``coco/`` with one picture for training and one for validation."""
+    """``coco/`` with one image for training and one for validation."""
     folder = tmp_path / "data" / "coco" / "annotations"
     folder.mkdir(parents=True)
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""The data set of human poses: which pictures belong to it, its result file and its scores."""
+"""The dataset of human poses: which images belong to it, its result file and its scores."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def annotation(number, image_id, box, joints, **more):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A data path that holds ``coco/``: annotation files of four pictures, of which two have persons."""
+    """A data path that holds ``coco/``: annotation files of four images, of which two have persons."""
     folder = tmp_path / "coco" / "annotations"
     folder.mkdir(parents=True)
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": 300, "width": 300} for i in (9, 2, 5, 7)]
@@ -69,7 +69,7 @@ def test_what_is_known_without_reading():
     np.testing.assert_allclose(opt.std.reshape(-1), COCO_STD)
 
 
-def test_training_leaves_pictures_without_persons_out(tiny):
+def test_training_leaves_images_without_persons_out(tiny):
     train, val = open_split(tiny, "train"), open_split(tiny, "val")
     assert train.annotation_file.name == "person_keypoints_train2017.json"
     assert train.image_ids == [9, 5] and val.image_ids == [9, 2, 5, 7]
@@ -84,7 +84,7 @@ def test_training_leaves_pictures_without_persons_out(tiny):
 def test_nobody_to_learn_from(tiny):
     path = tiny / "coco" / "annotations" / "person_keypoints_train2017.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
-    with pytest.raises(UserError, match="none of its pictures has a person"):
+    with pytest.raises(UserError, match="none of its images has a person"):
         open_split(tiny, "train")
     assert len(open_split(tiny, "val")) == 4
 
@@ -170,7 +170,7 @@ def test_result_file(tiny, tmp_path):
     rounded = json.loads((tmp_path / "rounded.json").read_text())
     assert rounded[0]["keypoints"][:2] == [16.67, 31.11] and rounded[0]["score"] == 0.9
     assert all(np.array_equal(before[image_id], rows[1]) for image_id, rows in results.items())
-    scores, summary = score_keypoints(val.usable_content(), entries)
+    scores, summary = score_keypoints(val.filtered_annotations(), entries)
     assert scores == val.evaluate(results)
     assert "keypoints" in summary and "boxes" in summary and summary.count("Average Precision") == 11
 
@@ -189,7 +189,7 @@ def test_result_file_of_the_reference(tiny, tmp_path):
 
 
 @needs_shared
-def test_real_pictures():
+def test_real_images():
     train, val = open_split(SHARED, "train"), open_split(SHARED, "val")
     assert len(train) == len(val) == 4
     assert sum(len(val.read_objects(k)["cls"]) for k in range(4)) == 14

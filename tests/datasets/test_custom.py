@@ -1,4 +1,4 @@
-"""Your own data set: every layout is found and read into the same objects, is scored, and is told its mistakes."""
+"""Your own dataset: every layout is found and read into the same objects, is scored, and is told its mistakes."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from centernet.datasets.custom import Custom
-from centernet.datasets.custom_formats import Source, class_names, find_source, picture_size, read_source
+from centernet.datasets.custom_formats import Source, class_names, find_source, image_size, read_source
 from centernet.errors import UserError
 from centernet.opts import model_card, opts, use_model_card
 
 NAMES = ("hen house", "fox")
-# Three pictures of a split: name, (width, height), objects (class, x, y, width, height), whole pixels from 0.
-PICTURES = {
+# Three images of a split: name, (width, height), objects (class, x, y, width, height), whole pixels from 0.
+IMAGES = {
     "train": [
         ("t1", (64, 48), [(0, 4, 6, 20, 10), (1, 30, 10, 16, 16)]),
         ("t2", (40, 96), [(1, 8, 40, 12, 30)]),
@@ -49,18 +49,18 @@ def put(path: Path, content) -> Path:
 
 def draw(folder: Path, split: str, ending: str = ".jpg") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (width, height), objects in PICTURES[split]:
-        picture = np.full((height, width, 3), 40, np.uint8)
+    for name, (width, height), objects in IMAGES[split]:
+        image = np.full((height, width, 3), 40, np.uint8)
         for cls, x, y, w, h in objects:
-            picture[y : y + h, x : x + w] = (250, 120 + 100 * cls, 30)
-        assert cv2.imwrite(str(folder / (name + ending)), picture)
+            image[y : y + h, x : x + w] = (250, 120 + 100 * cls, 30)
+        assert cv2.imwrite(str(folder / (name + ending)), image)
 
 
 def coco(split: str, ids=(1, 2), first=1, text_ids=False, number=1) -> dict:
-    """The annotation file; ``ids`` are of the two classes, pictures count from ``first``."""
+    """The annotation file; ``ids`` are of the two classes, images count from ``first``."""
     images, annotations = [], []
-    for k, (name, (width, height), objects) in enumerate(PICTURES[split]):
-        image_id = f"picture {name}" if text_ids else first + 7 * k
+    for k, (name, (width, height), objects) in enumerate(IMAGES[split]):
+        image_id = f"image {name}" if text_ids else first + 7 * k
         images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
         for cls, *box in objects:
             annotations.append(
@@ -74,7 +74,7 @@ def coco(split: str, ids=(1, 2), first=1, text_ids=False, number=1) -> dict:
 
 
 def voc_files(folder: Path, split: str, difficult: int = 0) -> None:
-    for name, (width, height), objects in PICTURES[split]:
+    for name, (width, height), objects in IMAGES[split]:
         text = f"<annotation><filename>x.jpg</filename><size><width>{width}</width><height>{height}</height></size>"
         for k, (cls, x, y, w, h) in enumerate(objects):
             box = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
@@ -84,7 +84,7 @@ def voc_files(folder: Path, split: str, difficult: int = 0) -> None:
 
 
 def yolo_labels(folder: Path, split: str, outlines: bool = False) -> None:
-    for name, (width, height), objects in PICTURES[split]:
+    for name, (width, height), objects in IMAGES[split]:
         lines = []
         for cls, x, y, w, h in objects:
             if outlines:
@@ -93,7 +93,7 @@ def yolo_labels(folder: Path, split: str, outlines: bool = False) -> None:
             else:
                 numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
             lines.append(" ".join([str(cls), *(f"{value:.9f}" for value in numbers)]))
-        if lines:  # a picture without objects has no label file
+        if lines:  # an image without objects has no label file
             put(folder / f"{name}.txt", "\n".join(lines) + "\n")
 
 
@@ -136,7 +136,7 @@ def voc_devkit_form(root):
     for split in ("train", "val"):
         draw(root / "JPEGImages", split)
         voc_files(root / "Annotations", split)
-        put(root / f"ImageSets/Main/{split}.txt", "".join(f"{name}\n" for name, *_ in PICTURES[split]))
+        put(root / f"ImageSets/Main/{split}.txt", "".join(f"{name}\n" for name, *_ in IMAGES[split]))
 
 
 def voc_in_a_devkit(root):
@@ -198,7 +198,7 @@ def yolo_lists(root, prefix="./"):
     for split in ("train", "val"):
         draw(root / "images", split)
         yolo_labels(root / "labels", split)
-        put(root / f"{split}.txt", "".join(f"{prefix}images/{name}.jpg\n" for name, *_ in PICTURES[split]))
+        put(root / f"{split}.txt", "".join(f"{prefix}images/{name}.jpg\n" for name, *_ in IMAGES[split]))
 
 
 def yolo_lists_of_another_place(root):
@@ -217,10 +217,10 @@ STYLES = {"coco": coco_at_the_root, "voc": voc_devkit_form, "yolo": yolo_images_
 
 
 def check_objects(dataset, split, names=NAMES) -> None:
-    """The pictures and objects of a split are those of ``PICTURES``."""
-    assert len(dataset) == len(PICTURES[split])
+    """The images and objects of a split are those of ``IMAGES``."""
+    assert len(dataset) == len(IMAGES[split])
     found = {Path(name).stem: k for k, name in enumerate(dataset.file_names)}
-    for name, (width, height), objects in PICTURES[split]:
+    for name, (width, height), objects in IMAGES[split]:
         index = found[name]
         assert dataset.read_image(index).shape == (height, width, 3)
         rows = dataset.read_objects(index)
@@ -288,25 +288,25 @@ def test_parts_that_are_named(tmp_path, style):
         (root / new).parent.mkdir(exist_ok=True)
         (root / old).rename(root / new)
     one, two = {"coco": ("one.json", "two.json"), "voc": ("one.txt", "two.txt"), "yolo": ("one", "two")}[style]
-    pictures = ("pics/one", "pics/two") if style == "yolo" else ("pics", "pics")
+    images = ("pics/one", "pics/two") if style == "yolo" else ("pics", "pics")
     opt = parse(
         root,
         *("--train_annotations", one, "--val_annotations", str(root / two)),
-        *("--train_images", pictures[0], "--val_images", str(root / pictures[1])),
+        *("--train_images", images[0], "--val_images", str(root / images[1])),
     )
     for split in ("train", "val"):
         check_objects(Custom(opt, split), split)
 
 
-def test_yolo_pictures_that_are_named(tmp_path):
-    """Where the labels are follows from the pictures' folder."""
+def test_yolo_images_that_are_named(tmp_path):
+    """Where the labels are follows from the images' folder."""
     yolo_images_first(tmp_path)
     (tmp_path / "images/train").rename(tmp_path / "images/a")
     (tmp_path / "labels/train").rename(tmp_path / "labels/a")
     check_objects(Custom(parse(tmp_path, "--train_images", "images/a"), "train"), "train")
 
 
-def test_folders_of_xml_files_and_of_pictures_that_are_named(tmp_path):
+def test_folders_of_xml_files_and_of_images_that_are_named(tmp_path):
     draw(tmp_path / "images", "train")
     voc_files(tmp_path / "xml", "train")
     draw(tmp_path / "mixed", "val")
@@ -356,7 +356,7 @@ def test_data_yaml(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: nowhere\nnames: [a, b]\n", "data.yaml names the pictures nowhere for train, which are not there"),
+        ("train: nowhere\nnames: [a, b]\n", "data.yaml names the images nowhere for train, which are not there"),
         ("names: {0: a, 2: b}\n", "names in its data.yaml are not numbered from 0 without gaps"),
         ("train: [images/train, images/val]\nnames: [a, b]\n", "names several places for train"),
         ("names: [a, b\n", "data.yaml: not a readable YAML file"),
@@ -494,7 +494,7 @@ def test_numbers_as_names(tmp_path):
     assert dataset.evaluate(perfect(dataset))["AP/20"] == pytest.approx(1)
 
 
-def test_names_of_voc_pictures_may_have_spaces_and_points(tmp_path):
+def test_names_of_voc_images_may_have_spaces_and_points(tmp_path):
     voc_devkit_form(tmp_path)
     for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         (tmp_path / folder / f"t1.{ending}").rename(tmp_path / folder / f"my t.1.{ending}")
@@ -553,7 +553,7 @@ def test_crowds_and_fields_that_are_left_out(tmp_path):
     ("sides", "expected"),
     [([30], 64), ([65], 96), ([100, 200, 2000], 224), ([640, 512, 4000], 512), ([320], 320)],
 )
-def test_the_resolution_follows_from_the_pictures(tmp_path, sides, expected):
+def test_the_resolution_follows_from_the_images(tmp_path, sides, expected):
     coco_at_the_root(tmp_path)
     content = coco("train")
     content["images"] = [
@@ -568,7 +568,7 @@ def test_the_resolution_follows_from_the_pictures(tmp_path, sides, expected):
     assert parse(tmp_path, "--arch", "hourglass").input_h == -(-expected // 128) * 128
 
 
-def test_the_resolution_of_pictures_whose_size_is_not_stated(tmp_path):
+def test_the_resolution_of_images_whose_size_is_not_stated(tmp_path):
     coco_at_the_root(tmp_path)
     content = coco("train")
     for image in content["images"]:
@@ -577,7 +577,7 @@ def test_the_resolution_of_pictures_whose_size_is_not_stated(tmp_path):
     assert parse(tmp_path).input_h == 64
 
 
-def test_all_objects_of_a_picture_are_used(tmp_path):
+def test_all_objects_of_an_image_are_used(tmp_path):
     coco_at_the_root(tmp_path)
     content = coco("train")
     content["annotations"] = [{**content["annotations"][0], "id": k} for k in range(150)]
@@ -590,18 +590,18 @@ def test_all_objects_of_a_picture_are_used(tmp_path):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("ending", ["jpg", "png"])
-def test_turned_pictures(tmp_path, orientation, ending):
-    """YOLO boxes are shares of the picture as it is seen, which is how OpenCV reads it."""
-    picture = np.zeros((32, 64, 3), np.uint8)
+def test_turned_images(tmp_path, orientation, ending):
+    """YOLO boxes are shares of the image as it is seen, which is how OpenCV reads it."""
+    image = np.zeros((32, 64, 3), np.uint8)
     exif = Image.Exif()
     exif[274] = orientation
     (tmp_path / "images/train").mkdir(parents=True)
     path = tmp_path / f"images/train/a.{ending}"
-    Image.fromarray(picture).save(path, exif=exif)
+    Image.fromarray(image).save(path, exif=exif)
     put(tmp_path / "labels/train/a.txt", "0 0.5 0.25 0.5 0.5\n")
     put(tmp_path / "classes.txt", "fox\n")
     height, width = cv2.imread(str(path)).shape[:2]
-    assert picture_size(path) == (width, height)
+    assert image_size(path) == (width, height)
     if ending == "jpg":
         assert (width, height) == ((32, 64) if orientation in (6, 8) else (64, 32))
     dataset = Custom(parse(tmp_path, "--val_intervals", "0"), "train")
@@ -686,7 +686,7 @@ COCO_MISTAKES = [
     (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "the category id 2 is there more than once"),
     (lambda c: c["categories"].append({"name": "bear"}), "a category has no id or no name"),
     (lambda c: c["categories"].append(["bear"]), "a category has no id or no name"),
-    (lambda c: c["images"].append(c["images"][0]), "the picture id 1 is there more than once"),
+    (lambda c: c["images"].append(c["images"][0]), "the image id 1 is there more than once"),
     (lambda c: c["images"].append({"id": 5}), "lacks 'file_name'"),
     (lambda c: c["images"].append(7), "malformed"),
     (lambda c: c["annotations"].append({"image_id": 1, "category_id": 1}), "annotation 4 has no bbox"),
@@ -699,7 +699,7 @@ COCO_MISTAKES = [
     (lambda c: c["annotations"][0].update(image_id=[1]), "annotation 1 has the image_id"),
     (lambda c: c["annotations"][0].update(category_id=None), "annotation 1 has the category_id None"),
     (lambda c: c["annotations"][0].update(category_id=77), "has the unknown category_id 77"),
-    (lambda c: c.update(images=[]), "it lists no pictures"),
+    (lambda c: c.update(images=[]), "it lists no images"),
     (lambda c: c.pop("categories"), "it has no list 'categories'"),
     (lambda c: c.update(categories=[], annotations=[]), "there are no classes"),
     (lambda c: c["images"].__setitem__(slice(None), [{"id": 1, "file_name": "q" * 9000}]), "were not found in"),
@@ -746,27 +746,27 @@ def test_several_files_that_could_be_meant(tmp_path, capsys):
     assert len(str(caught.value)) < 1000
 
 
-def test_pictures_that_are_not_there(tmp_path, capsys):
+def test_images_that_are_not_there(tmp_path, capsys):
     coco_at_the_root(tmp_path)
     shutil.rmtree(tmp_path / "images")
-    message = r"train.json: its pictures (t1.jpg) were not found in .* name their folder with --train_images"
+    message = r"train.json: its images (t1.jpg) were not found in .* name their folder with --train_images"
     assert message.split(" in ")[0] in refused(capsys, tmp_path)
     voc_devkit_form(tmp_path / "voc")
     shutil.rmtree(tmp_path / "voc/JPEGImages")
-    assert "the pictures of its XML files were not found; name their folder with" in refused(capsys, tmp_path / "voc")
+    assert "the images of its XML files were not found; name their folder with" in refused(capsys, tmp_path / "voc")
 
 
 VOC_MISTAKES = [
     (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt9\n"), r"t9\.xml: no such annotation file"),
-    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt1\n"), "the picture id t1 is there more than once"),
-    (lambda root: put(root / "ImageSets/Main/train.txt", ""), "it lists no pictures"),
+    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt1\n"), "the image id t1 is there more than once"),
+    (lambda root: put(root / "ImageSets/Main/train.txt", ""), "it lists no images"),
     (lambda root: put(root / "Annotations/t1.xml", "<annotation>"), r"t1\.xml: not well-formed XML"),
     (
         lambda root: put(root / "classes.txt", "fox\n"),
         "objects of the class hen house, which is not one of the 1 known",
     ),
     (lambda root: put(root / "classes.txt", "fox\nhen house\nfox\n"), "the class fox is there more than once"),
-    (lambda root: shutil.rmtree(root / "ImageSets"), "nothing says which pictures are for the split train"),
+    (lambda root: shutil.rmtree(root / "ImageSets"), "nothing says which images are for the split train"),
     (lambda root: shutil.copytree(root / "Annotations", root / "b/Annotations"), "holds several VOC folders"),
 ]
 
@@ -785,7 +785,7 @@ def test_mistakes_in_xml(tmp_path, spoil, message):
 
 
 LABEL_MISTAKES = [
-    ("0 320 200 64 48", r"coordinates are shares of the picture, from 0 to 1"),
+    ("0 320 200 64 48", r"coordinates are shares of the image, from 0 to 1"),
     ("2 0.5 0.5 0.1 0.1", r"line 2 has the class 2, there are 2 names"),
     ("-1 0.5 0.5 0.1 0.1", r"line 2 has the class -1, there are 2 names"),
     ("0 0.5 0.5 -0.1 0.1", r"a negative size"),
@@ -815,12 +815,12 @@ def test_mistakes_in_labels(tmp_path, line, message):
 
 def test_other_mistakes_in_yolo_folders(tmp_path, capsys):
     yolo_images_first(tmp_path)
-    (tmp_path / "images/train/t2.jpg").write_text("no picture")
-    with pytest.raises(UserError, match=r"t2\.jpg: this picture cannot be read"):
+    (tmp_path / "images/train/t2.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"t2\.jpg: this image cannot be read"):
         Custom(parse(tmp_path), "train")
     (tmp_path / "images/train/t2.jpg").unlink()
     shutil.rmtree(tmp_path / "labels/train")
-    message = f"none of the 2 pictures has labels; looked for {tmp_path / 'images/train/t3.txt'}"
+    message = f"none of the 2 images has labels; looked for {tmp_path / 'images/train/t3.txt'}"
     with pytest.raises(UserError) as caught:
         Custom(parse(tmp_path), "train")
     assert message in str(caught.value)
@@ -831,11 +831,11 @@ def test_other_mistakes_in_yolo_folders(tmp_path, capsys):
     assert "the class fox is there more than once" in refused(capsys, tmp_path)
 
 
-def test_a_list_that_names_a_missing_picture(tmp_path):
+def test_a_list_that_names_a_missing_image(tmp_path):
     yolo_lists(tmp_path)
     with open(tmp_path / "train.txt", "a") as file:
         file.write("images/t9.jpg\n")
-    with pytest.raises(UserError, match=r"images/t9\.jpg: there is no such picture"):
+    with pytest.raises(UserError, match=r"images/t9\.jpg: there is no such image"):
         Custom(parse(tmp_path), "train")
 
 
@@ -847,14 +847,14 @@ def test_annotations_that_are_none(tmp_path):
     for name, message in (
         ("empty", "this folder holds neither XML files nor labels"),
         ("bytes.bin", r"bytes\.bin: cannot be read as text"),
-        ("words.txt", "there is no folder .*Annotations with the XML files of its pictures"),
+        ("words.txt", "there is no folder .*Annotations with the XML files of its images"),
     ):
         opt = parse(tmp_path, "--train_annotations", name)
         with pytest.raises(UserError, match=message):
             Custom(opt, "train")
 
 
-def test_large_files_are_read_once_to_find_their_pictures(tmp_path, monkeypatch):
+def test_large_files_are_read_once_to_find_their_images(tmp_path, monkeypatch):
     from centernet.datasets import custom_formats
 
     coco_at_the_root(tmp_path)

@@ -1,4 +1,4 @@
-"""Reading of data sets: what belongs where, results and scores, and what wrong files lead to."""
+"""Reading of datasets: what belongs where, results and scores, and what wrong files lead to."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ needs_shared = pytest.mark.skipif(not (SHARED / "voc128").is_dir(), reason="../s
 
 @pytest.fixture
 def tiny_coco(tmp_path):
-    """A data path that holds ``coco/``: annotation files only, three pictures, four objects."""
+    """A data path that holds ``coco/``: annotation files only, three images, four objects."""
     folder = tmp_path / "coco"
     (folder / "annotations").mkdir(parents=True)
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": 40, "width": 60} for i in (9, 2, 5)]
@@ -60,7 +60,7 @@ def ground_truth_as_detections(dataset):
     return results
 
 
-# What data sets say without being read
+# What datasets say without being read
 
 
 def test_classes_and_categories():
@@ -93,11 +93,11 @@ def test_pascal_splits(tiny_voc):
     assert objects["cls"].tolist() == [14, 15]
     assert objects["boxes"].tolist() == [[10, 5, 34, 23], [8, 28, 31, 44]]
     assert objects["boxes"].dtype == np.float32 and objects["cls"].dtype == np.int64
-    picture = val.read_image(0)
-    assert picture.shape == (48, 64, 3) and picture.dtype == np.uint8
+    image = val.read_image(0)
+    assert image.shape == (48, 64, 3) and image.dtype == np.uint8
     assert val.read_image(1).shape == (64, 48, 3)
     # blue, green, red as the fixture painted them, up to JPEG
-    np.testing.assert_allclose(picture[14, 20], (175, 110, 120), atol=12)
+    np.testing.assert_allclose(image[14, 20], (175, 110, 120), atol=12)
 
 
 def test_pascal_is_sorted_by_id(tiny_voc):
@@ -179,7 +179,7 @@ def test_straight_from_a_devkit(tmp_path, start):
 def test_missing_folder(tmp_path, name):
     with pytest.raises(UserError, match="does not exist"):
         get_dataset(name).locate(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=f"holds no data set {name}"):
+    with pytest.raises(UserError, match=f"holds no dataset {name}"):
         get_dataset(name).locate(tmp_path)
 
 
@@ -213,13 +213,13 @@ MISTAKES = {
     "no images": (without("images"), "images"),
     "no annotations": (without("annotations"), "annotations"),
     "no categories": (without("categories"), "categories"),
-    "no pictures": (lambda content: content["images"].clear(), "no pictures"),
+    "empty images": (lambda content: content["images"].clear(), "no images"),
     "images are no list": (lambda content: content.update(images={}), "images"),
     "annotation without bbox": (without("bbox", "annotations"), "bbox"),
     "annotation without category": (without("category_id", "annotations"), "category_id"),
-    "annotation without picture": (without("image_id", "annotations"), "image_id"),
-    "picture without id": (without("id", "images"), "id"),
-    "picture without name": (without("file_name", "images"), "file_name"),
+    "annotation without image": (without("image_id", "annotations"), "image_id"),
+    "image without id": (without("id", "images"), "id"),
+    "image without name": (without("file_name", "images"), "file_name"),
     "unknown category": (first_annotation(category_id=999), "999"),
     "box of three numbers": (first_annotation(bbox=[1, 2, 3]), "malformed"),
     "box of words": (first_annotation(bbox=["a", "b", "c", "d"]), "malformed"),
@@ -257,10 +257,10 @@ def test_files_that_are_no_annotations(tiny_voc, content):
 
 
 @pytest.mark.parametrize("content", [b"", b"words", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
-def test_pictures_that_are_none(tmp_path, content):
-    path = tmp_path / "picture.jpg"
+def test_images_that_are_none(tmp_path, content):
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"picture\.jpg.*damaged"):
+    with pytest.raises(UserError, match=r"image\.jpg.*damaged"):
         read_image(str(path))
 
 
@@ -278,15 +278,15 @@ def test_pictures_that_are_none(tmp_path, content):
         ("png_named.jpg", (60, 80, 3)),
     ],
 )
-def test_unusual_pictures(name, shape):
-    picture = read_image(str(SHARED / "hard_cases" / "images" / name))
-    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
-    assert shape is None or picture.shape == shape
+def test_unusual_images(name, shape):
+    image = read_image(str(SHARED / "hard_cases" / "images" / name))
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    assert shape is None or image.shape == shape
 
 
 @pytest.mark.skipif(not (SHARED / "hard_cases").is_dir(), reason="../shared/data is not there")
 @pytest.mark.parametrize("name", ["zero_byte.jpg", "text.jpg", "header_only.jpg", "huge_header.png"])
-def test_unreadable_pictures(name):
+def test_unreadable_images(name):
     with pytest.raises(UserError, match=name) as error:
         read_image(str(SHARED / "hard_cases" / "images" / name))
     assert "\n" not in str(error.value)
@@ -296,12 +296,12 @@ def test_unreadable_pictures(name):
 
 
 def test_pascal_results_file(tiny_voc, tmp_path):
-    """A list over 21 classes of lists over pictures, in the order of ids, whatever the order of the results."""
+    """A list over 21 classes of lists over images, in the order of ids, whatever the order of the results."""
     dataset = open_split("pascal", tiny_voc)
     rows = np.float32([[1.25, 2, 30, 40, 0.123456], [0, 0, 5, 5, 0.5]])
     dataset.save_results({9: {3: rows, 20: rows[:1]}, 7: {3: rows[1:]}}, tmp_path / "results.json")
     content = json.loads((tmp_path / "results.json").read_text())
-    assert len(content) == 21 and all(len(pictures) == 4 for pictures in content)
+    assert len(content) == 21 and all(len(images) == 4 for images in content)
     assert content[3] == [[[0, 0, 5, 5, 0.5]], [], rows.tolist(), []]
     assert content[20] == [[], [], rows[:1].tolist(), []]
     assert not any(map(any, content[:3] + content[4:20]))
@@ -324,14 +324,14 @@ def test_ground_truth_for_the_official_evaluation(tiny_voc):
         {"name": "person", "bbox": [11, 6, 34, 23], "difficult": 0},
         {"name": "pottedplant", "bbox": [9, 29, 31, 44], "difficult": 0},
     ]
-    assert [o["difficult"] for picture in objects for o in picture] == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert [o["difficult"] for image in objects for o in image] == [0, 0, 0, 0, 0, 1, 0, 0]
 
 
 def test_perfect_detections_of_tiny_voc(tiny_voc):
     dataset = open_split("pascal", tiny_voc)
     scores = dataset.evaluate(ground_truth_as_detections(dataset))
     present = {dataset.class_names[cls] for index in range(4) for cls in dataset.read_objects(index)["cls"]}
-    # the second object of picture 9 is difficult, and the only one of its class
+    # the second object of image 9 is difficult, and the only one of its class
     difficult = dataset.class_names[dataset.read_objects(2)["cls"][1]]
     assert {name for name in dataset.class_names if scores[f"AP/{name}"] == 1} == present - {difficult}
     assert scores["mAP"] == pytest.approx(7 / 20)
@@ -348,7 +348,7 @@ def test_imperfect_detections_of_tiny_voc(tiny_voc):
     assert dataset.evaluate({})["mAP"] == 0
 
 
-def test_annotation_of_an_unlisted_picture(tiny_voc):
+def test_annotation_of_an_unlisted_image(tiny_voc):
     """It is left out in reading, so it must not stop the scoring after a training either."""
     path = tiny_voc / "voc" / "annotations" / "pascal_test2007.json"
     rewrite(path, lambda content: content["annotations"].append({**content["annotations"][0], "image_id": 4242}))

@@ -1,4 +1,4 @@
-"""KITTI as a data set: where its files are, its cameras, its result files and its scores."""
+"""KITTI as a dataset: where its files are, its cameras, its result files and its scores."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from tests.models.conformance import CONFORMANCE
 
 from centernet.datasets.kitti import KITTI
-from centernet.datasets.sample_ddd import SEED, draw_picture
+from centernet.datasets.sample_ddd import SEED, draw_image
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import CLASS_NAMES
 from centernet.opts import model_card, opts, use_model_card
@@ -26,7 +26,7 @@ def kitti_folder(tmp_path):
     for name in ("image_2", "label_2", "calib"):
         (root / "training" / name).mkdir(parents=True)
     for k in range(1, 6):
-        _, calib, objects = draw_picture(np.random.default_rng((SEED, k)))
+        _, calib, objects = draw_image(np.random.default_rng((SEED, k)))
         (root / "training" / "image_2" / f"{k:06d}.png").write_bytes(b"")
         camera = " ".join(f"{value:.6e}" for value in calib.ravel())
         text = "".join(f"P{i}: {camera if i == 2 else ' '.join(['1'] * 12)}\n" for i in range(4))
@@ -80,17 +80,17 @@ def test_converted_on_first_use(kitti_folder, split):
     KITTI.prepare(folder, log=lines.append)
     assert lines
     for part, numbers in SETS[split].items():
-        pictures = dataset(kitti_folder, part, "--kitti_split", split)
-        assert pictures.annotation_file.name == f"kitti_{split}_{part}.json"
-        assert pictures.image_ids == numbers
-        assert pictures.file_names == [f"{k:06d}.png" for k in numbers]
-        assert pictures.image_folder == folder / "images" / "trainval"
-        assert all((pictures.image_folder / name).is_file() for name in pictures.file_names)
+        images = dataset(kitti_folder, part, "--kitti_split", split)
+        assert images.annotation_file.name == f"kitti_{split}_{part}.json"
+        assert images.image_ids == numbers
+        assert images.file_names == [f"{k:06d}.png" for k in numbers]
+        assert images.image_folder == folder / "images" / "trainval"
+        assert all((images.image_folder / name).is_file() for name in images.file_names)
         for index, k in enumerate(numbers):
-            _, calib, objects = draw_picture(np.random.default_rng((SEED, k)))
-            arrays = pictures.read_objects(index)
+            _, calib, objects = draw_image(np.random.default_rng((SEED, k)))
+            arrays = images.read_objects(index)
             np.testing.assert_allclose(arrays["calib"], calib, rtol=1e-5)
-            assert np.array_equal(pictures.picture_info(index)["calib"], arrays["calib"])
+            assert np.array_equal(images.picture_info(index)["calib"], arrays["calib"])
             codes = {1: 0, 2: 1, 3: 2, 4: -3, 9: -1}
             assert arrays["cls"].tolist() == [codes[entry["category_id"]] for entry in objects]
             np.testing.assert_allclose(arrays["dep"][:, 0], [entry["depth"] for entry in objects], atol=0.006)
@@ -102,13 +102,13 @@ def test_converted_on_first_use(kitti_folder, split):
 
 def test_trainval(kitti_folder):
     prepared(kitti_folder)
-    pictures = dataset(kitti_folder, "train", "--trainval")
-    assert pictures.annotation_file.name == "kitti_trainval.json" and pictures.image_ids == [1, 2, 3, 4, 5]
+    images = dataset(kitti_folder, "train", "--trainval")
+    assert images.annotation_file.name == "kitti_trainval.json" and images.image_ids == [1, 2, 3, 4, 5]
     with pytest.raises(UserError, match="kitti_test.json: there is no such annotation file"):
         dataset(kitti_folder, "test", "--trainval")
 
 
-def test_pictures_where_kitti_has_them(kitti_folder):
+def test_images_where_kitti_has_them(kitti_folder):
     prepared(kitti_folder)
     (kitti_folder / "kitti" / "images" / "trainval").unlink()
     assert dataset(kitti_folder, "val").image_folder == kitti_folder / "kitti" / "training" / "image_2"
@@ -131,12 +131,12 @@ def test_cameras_that_cannot_be_used(kitti_folder, calib):
     if calib is None:
         del content["images"][1]["calib"]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="kitti_3dop_val.json: the picture 5 has no 'calib' of 3 x 4 numbers"):
+    with pytest.raises(UserError, match="kitti_3dop_val.json: the image 5 has no 'calib' of 3 x 4 numbers"):
         dataset(kitti_folder, "val")
 
 
 def test_the_usual_camera(kitti_folder):
-    """The one of most pictures, whichever comes first."""
+    """The one of most images, whichever comes first."""
     prepared(kitti_folder)
     path = kitti_folder / "kitti/annotations/kitti_3dop_train.json"
     content = json.loads(path.read_text())
@@ -144,7 +144,7 @@ def test_the_usual_camera(kitti_folder):
     for image, calib in zip(content["images"], (rare, usual, usual), strict=True):
         image["calib"] = calib
     path.write_text(json.dumps(content))
-    assert dataset(kitti_folder, "train").usual_info() == {"calib": usual}
+    assert dataset(kitti_folder, "train").default_image_info() == {"calib": usual}
 
 
 def test_annotations_that_lack_something(kitti_folder):
@@ -158,9 +158,9 @@ def test_annotations_that_lack_something(kitti_folder):
 
 
 def test_result_files(kitti_folder, tmp_path):
-    """The text of the reference, one file a picture, and nothing of an earlier test."""
+    """The text of the reference, one file an image, and nothing of an earlier test."""
     prepared(kitti_folder)
-    pictures = dataset(kitti_folder, "val")
+    images = dataset(kitti_folder, "val")
     results = {
         int(image_id): {int(cls): np.float32(rows).reshape(-1, 13) for cls, rows in by_class.items()}
         for image_id, by_class in FIGURES["detections"].items()
@@ -169,28 +169,28 @@ def test_result_files(kitti_folder, tmp_path):
     folder.mkdir(parents=True)
     (folder / "000099.txt").write_text("old")
     (folder / "notes.txt").write_text("mine")
-    pictures.save_results(results, tmp_path / "run" / "results.json")
+    images.save_results(results, tmp_path / "run" / "results.json")
     texts = {path.name: path.read_text() for path in folder.iterdir() if path.name != "notes.txt"}
     assert texts == FIGURES["files"]
     assert (folder / "notes.txt").is_file()
 
 
-def perfect(pictures):
-    """Detections equal to the label files of the data set's pictures, with scores that differ."""
+def perfect(images):
+    """Detections equal to the label files of the dataset's images, with scores that differ."""
     results, score = {}, 1.0
-    for image_id, labels in zip(pictures.image_ids, pictures.ground_truth(pictures.image_ids), strict=True):
+    for image_id, labels in zip(images.image_ids, images.ground_truth(images.image_ids), strict=True):
         rows = labels.rows
         rows[:, 12] = score + np.arange(len(rows))
         score += len(rows)
         results[image_id] = {
-            cls + 1: rows[labels.names == name].astype(np.float32) for cls, name in enumerate(pictures.class_names)
+            cls + 1: rows[labels.names == name].astype(np.float32) for cls, name in enumerate(images.class_names)
         }
     return results
 
 
-def reachable(pictures, name):
+def reachable(images, name):
     """The AP over 11 recalls that detections equal to the objects get: with few objects KITTI's rules give less."""
-    labels = pictures.ground_truth(pictures.image_ids)
+    labels = images.ground_truth(images.image_ids)
     count = sum(
         int(np.sum((one.names == name) & (one.occluded <= 1) & (one.truncated <= 0.3) & _high(one))) for one in labels
     )
@@ -203,35 +203,35 @@ def _high(labels):
 
 def test_scores(kitti_folder):
     prepared(kitti_folder)
-    pictures = dataset(kitti_folder, "train", "--trainval")
-    scores = pictures.evaluate(perfect(pictures))
+    images = dataset(kitti_folder, "train", "--trainval")
+    scores = images.evaluate(perfect(images))
     assert list(scores)[:4] == ["AP3D", "APBEV", "AP2D", "AOS"]
-    expected = reachable(pictures, "Car")
+    expected = reachable(images, "Car")
     assert expected > 0.05
     for name in ("AP3D", "APBEV", "AP2D", "AOS"):
         assert scores[name] == pytest.approx(expected) == scores[f"{name}/Car_moderate"]
-    assert scores["AP3D/Pedestrian_moderate"] == pytest.approx(reachable(pictures, "Pedestrian"))
-    # Only the pictures that were tested count.
-    few = dict(list(perfect(pictures).items())[:1])
-    assert pictures.evaluate(few)["AP2D/Car_easy"] <= scores["AP2D/Car_easy"]
-    pictures.split = "test"
-    assert pictures.evaluate(few) == {}
+    assert scores["AP3D/Pedestrian_moderate"] == pytest.approx(reachable(images, "Pedestrian"))
+    # Only the images that were tested count.
+    few = dict(list(perfect(images).items())[:1])
+    assert images.evaluate(few)["AP2D/Car_easy"] <= scores["AP2D/Car_easy"]
+    images.split = "test"
+    assert images.evaluate(few) == {}
 
 
 def test_scores_without_label_files(kitti_folder):
     """The annotation file has the same objects."""
     prepared(kitti_folder)
-    pictures = dataset(kitti_folder, "train", "--trainval")
-    results = perfect(pictures)
-    scores = pictures.evaluate(results)
+    images = dataset(kitti_folder, "train", "--trainval")
+    results = perfect(images)
+    scores = images.evaluate(results)
     shutil.rmtree(kitti_folder / "kitti" / "training" / "label_2")
-    assert pictures.evaluate(results) == scores
-    content = json.loads(pictures.annotation_file.read_text())
+    assert images.evaluate(results) == scores
+    content = json.loads(images.annotation_file.read_text())
     for entry in content["annotations"]:
         entry.pop("location")
-    pictures.annotation_file.write_text(json.dumps(content))
+    images.annotation_file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="lacks 'location'"):
-        pictures.evaluate(results)
+        images.evaluate(results)
 
 
 @pytest.mark.skipif(not GENUINE.is_dir(), reason="../shared/data is not there")
@@ -244,13 +244,13 @@ def test_genuine_frames(tmp_path):
     counts = {}
     for split in ("3dop", "subcnn"):
         for part in ("train", "val"):
-            pictures = dataset(tmp_path, part, "--kitti_split", split)
-            counts[split, part] = (len(pictures), len(pictures.objects["cls"]))
+            images = dataset(tmp_path, part, "--kitti_split", split)
+            counts[split, part] = (len(images), len(images.objects["cls"]))
     assert counts == {("3dop", "train"): (6, 37), ("3dop", "val"): (7, 44), ("subcnn", "train"): (7, 46)} | {
         ("subcnn", "val"): (6, 35)
     }
-    pictures = dataset(tmp_path, "val")
-    assert pictures.read_image(0).shape == (375, 1242, 3)
-    assert pictures.evaluate(perfect(pictures))["AP3D"] == pytest.approx(reachable(pictures, "Car"))
+    images = dataset(tmp_path, "val")
+    assert images.read_image(0).shape == (375, 1242, 3)
+    assert images.evaluate(perfect(images))["AP3D"] == pytest.approx(reachable(images, "Car"))
     test = dataset(tmp_path, "test", "--trainval")
     assert test.image_ids == [6] and test.read_image(0).shape == (374, 1238, 3)

@@ -23,7 +23,7 @@ PERSON = "Pedestrian 0.00 0 0.50 1.00 2.00 4.00 9.00 1.75 0.50 0.75 3.00 1.75 12
 SITTING = "Person_sitting 0.00 2 0.50 1.00 2.00 4.00 9.00 1.25 0.50 0.75 3.00 1.75 12.00 0.75"
 AREA = "DontCare -1 -1 -10 20.00 5.00 25.00 9.00 -1 -1 -1 -1000 -1000 -1000 -10"
 
-# Picture to lines; the first three are for training, the last has no labels.
+# Image to lines; the first three are for training, the last has no labels.
 LABELS = {"000000": [PERSON], "000001": [CAR, SITTING, AREA], "000002": [], "000005": None}
 IMAGE_SETS = {
     "3dop": {"train": ["000001", "000000"], "val": ["000002"], "trainval": ["000000", "000001", "000002"]},
@@ -32,7 +32,7 @@ IMAGE_SETS = {
 
 
 def make_kitti(root, image_sets=IMAGE_SETS):
-    """Write a tiny KITTI with pictures of 40 x 30; returns ``root``."""
+    """Write a tiny KITTI with images of 40 x 30; returns ``root``."""
     for name, lines in LABELS.items():
         home = root / ("testing" if lines is None else "training")
         for folder in ("image_2", "calib", *(() if lines is None else ("label_2",))):
@@ -58,7 +58,7 @@ def silent(_):
 
 
 def test_converted_form(root):
-    data = kitti_devkit.convert_pictures(root, ["000001"])
+    data = kitti_devkit.convert_images(root, ["000001"])
     calib = [[720, 0, 610, 45], [0, 720, 173, 0.25], [0, 0, 1, 0.005]]
     assert data["images"] == [{"file_name": "000001.png", "id": 1, "calib": calib}]
     assert data["annotations"][0] == {
@@ -149,7 +149,7 @@ def test_arrange(root, monkeypatch, links):
 
 def test_arrange_names_what_is_missing(root):
     (root / "training" / "image_2" / "000000.png").unlink()
-    with pytest.raises(UserError, match=r"ImageSets_3dop/train.txt: pictures .*image_2: 000000.png, 1 in all"):
+    with pytest.raises(UserError, match=r"ImageSets_3dop/train.txt: images .*image_2: 000000.png, 1 in all"):
         kitti_devkit.arrange(root, log=silent)
     shutil.rmtree(root / "training" / "image_2")
     with pytest.raises(UserError, match="image_2: there is no such folder"):
@@ -177,8 +177,8 @@ def test_arrange_mends_a_link_to_nowhere(root, tmp_path):
         ("training/calib/000000.txt", "P0: 1\n", "it has no line P2"),
         ("training/calib/000000.txt", None, "there is no such camera file"),
         ("testing/calib/000005.txt", None, "there is no such camera file"),
-        ("ImageSets_3dop/val.txt", "000002\n7.png\n", "line 2: '7.png' is not the name of a KITTI picture"),
-        ("ImageSets_subcnn/val.txt", "000002\n000002\n", "line 2: the picture 000002 is named twice"),
+        ("ImageSets_3dop/val.txt", "000002\n7.png\n", "line 2: '7.png' is not the name of a KITTI image"),
+        ("ImageSets_subcnn/val.txt", "000002\n000002\n", "line 2: the image 000002 is named twice"),
     ],
 )
 def test_bad_file(root, file, text, reason):
@@ -225,9 +225,9 @@ def test_hard_cases(tmp_path, case, count, words):
     said = []
     if count is None:
         with pytest.raises(UserError, match=re.escape(f"{path}: {words}")):
-            kitti_devkit.convert_pictures(tmp_path, ["000007"], log=said.append)
+            kitti_devkit.convert_images(tmp_path, ["000007"], log=said.append)
     else:
-        data = kitti_devkit.convert_pictures(tmp_path, ["000007"], log=said.append)
+        data = kitti_devkit.convert_images(tmp_path, ["000007"], log=said.append)
         assert len(data["annotations"]) == count
         assert said == ([f"{path}: {words}"] if words else [])
         if count:

@@ -1,4 +1,4 @@
-"""Batches: who gets which picture, in which epoch, and how much travels from the workers."""
+"""Batches: who gets which image, in which epoch, and how much travels from the workers."""
 
 import sys
 
@@ -67,7 +67,7 @@ def test_processes_share_the_same_global_batches(shares):
     assert global_batches(50, shares, epoch=3) == alone
 
 
-def test_an_epoch_holds_every_picture_once():
+def test_an_epoch_holds_every_image_once():
     batches = global_batches(48, [3, 3])
     assert sorted(index for batch in batches for _, index in batch) == list(range(48))
     assert {epoch for batch in batches for epoch, _ in batch} == {1}
@@ -209,11 +209,11 @@ def test_validation_batches(tiny_voc):
 
 
 @pytest.mark.parametrize("args", [[], ["--cat_spec_wh"], ["--mse_loss"], ["--not_rand_crop"]])
-def test_workers_send_no_float_pictures(tiny_voc, args):
-    """A uint8 picture and some numbers of the objects: no picture of floats and no heat map."""
+def test_workers_send_no_float_images(tiny_voc, args):
+    """A uint8 image and some numbers of the objects: no image of floats and no heat map."""
     sample = samples_of(tiny_voc, True, *args)[1, 0]
-    picture = sample.pop("image")
-    assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+    image = sample.pop("image")
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     assert "input" not in sample and "hm" not in sample
     for name, value in sample.items():
         assert value.ndim < 3, name

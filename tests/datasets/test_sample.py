@@ -1,4 +1,4 @@
-"""The generated sample: always the same pictures, and annotations that fit them."""
+"""The generated sample: always the same images, and annotations that fit them."""
 
 import json
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from centernet.datasets import sample
-from centernet.datasets.sample import SEED, Sample, draw_picture, draw_split
+from centernet.datasets.sample import SEED, Sample, draw_image, draw_split
 from centernet.errors import UserError
 from centernet.opts import opts
 
-# Shape, objects (class from 0, box) and mean brightness of the first three pictures.
+# Shape, objects (class from 0, box) and mean brightness of the first three images.
 FIRST = [
     ((96, 128, 3), [(1, (57, 9, 64, 65)), (4, (19, 74, 35, 22))], 150.78),
     ((128, 96, 3), [(3, (36, 46, 32, 15))], 111.56),
@@ -27,36 +27,36 @@ FIRST = [
 
 @pytest.fixture
 def small(monkeypatch):
-    """Few pictures instead of 400."""
+    """Few images instead of 400."""
     monkeypatch.setattr(sample, "SPLITS", {"pascal_trainval0712.json": 5, "pascal_test2007.json": 3})
 
 
-def test_a_picture_is_always_the_same():
+def test_an_image_is_always_the_same():
     for image_id in (1, 7):
-        one, objects = draw_picture(np.random.default_rng((SEED, image_id)))
+        one, objects = draw_image(np.random.default_rng((SEED, image_id)))
         np.random.seed(image_id)
-        two, same = draw_picture(np.random.default_rng((SEED, image_id)))
+        two, same = draw_image(np.random.default_rng((SEED, image_id)))
         assert np.array_equal(one, two) and objects == same
-        other, _ = draw_picture(np.random.default_rng((SEED, image_id + 1)))
+        other, _ = draw_image(np.random.default_rng((SEED, image_id + 1)))
         assert one.shape != other.shape or not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_carried_pictures(k):
+def test_carried_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
-    picture, objects = draw_picture(np.random.default_rng((SEED, k + 1)))
+    image, objects = draw_image(np.random.default_rng((SEED, k + 1)))
     shape, expected, brightness = FIRST[k]
-    assert picture.shape == shape and picture.dtype == np.uint8
+    assert image.shape == shape and image.dtype == np.uint8
     assert [cls for cls, _ in objects] == [cls for cls, _ in expected]
     np.testing.assert_allclose([box for _, box in objects], [box for _, box in expected], atol=1)
-    assert picture.mean() == pytest.approx(brightness, abs=0.3)
+    assert image.mean() == pytest.approx(brightness, abs=0.3)
 
 
 def test_objects():
     classes, sizes = set(), []
     for image_id in range(1, 31):
-        picture, objects = draw_picture(np.random.default_rng((SEED, image_id)))
-        height, width = picture.shape[:2]
+        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
+        height, width = image.shape[:2]
         assert max(height, width) == 128 and len(objects) <= 5
         for cls, (x, y, w, h) in objects:
             assert x >= 0 and y >= 0 and x + w <= width and y + h <= height and min(w, h) >= 8
@@ -67,11 +67,11 @@ def test_objects():
 
 
 def test_objects_can_be_seen():
-    """Objects are colourful and grounds are dull."""
+    """Objects are colorful and grounds are dull."""
     for image_id in (1, 2, 3):
-        picture, objects = draw_picture(np.random.default_rng((SEED, image_id)))
-        chroma = picture.max(2).astype(int) - picture.min(2)
-        ground = np.ones(picture.shape[:2], bool)
+        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
+        chroma = image.max(2).astype(int) - image.min(2)
+        ground = np.ones(image.shape[:2], bool)
         for _, (x, y, w, h) in objects:
             ground[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1] = False
         for _, (x, y, w, h) in objects:

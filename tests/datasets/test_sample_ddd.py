@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from centernet.datasets import sample_ddd
-from centernet.datasets.sample_ddd import HEIGHT, SEED, WIDTH, SampleDDD, draw_picture, draw_split
+from centernet.datasets.sample_ddd import HEIGHT, SEED, WIDTH, SampleDDD, draw_image, draw_split
 from centernet.errors import UserError
 from centernet.ops.box3d import compute_box_3d, project_to_image, rot_y2alpha
 from centernet.opts import opts
 
-# Objects (category, box, depth, rotation_y) and mean brightness of the first three pictures.
+# Objects (category, box, depth, rotation_y) and mean brightness of the first three images.
 FIRST = [
     (
         116.0,
@@ -49,19 +49,19 @@ FIRST = [
 
 @pytest.fixture
 def small(monkeypatch):
-    """Few pictures instead of 340."""
+    """Few images instead of 340."""
     monkeypatch.setattr(sample_ddd, "SPLITS", {"train": 5, "val": 4})
 
 
 def drawn(image_id):
-    return draw_picture(np.random.default_rng((SEED, image_id)))
+    return draw_image(np.random.default_rng((SEED, image_id)))
 
 
 def dataset(folder, split, *args):
     return SampleDDD(opts().parse(["ddd", "--dataset", "sample_ddd", "--data_path", str(folder), *args]), split)
 
 
-def test_a_picture_is_always_the_same():
+def test_an_image_is_always_the_same():
     for image_id in (1, 7):
         one, calib, objects = drawn(image_id)
         np.random.seed(image_id)
@@ -71,16 +71,16 @@ def test_a_picture_is_always_the_same():
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_carried_pictures(k):
+def test_carried_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
-    picture, calib, objects = drawn(k + 1)
+    image, calib, objects = drawn(k + 1)
     middle, expected, brightness = FIRST[k]
-    assert picture.shape == (HEIGHT, WIDTH, 3) and picture.dtype == np.uint8 and calib[0, 2] == middle
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8 and calib[0, 2] == middle
     assert [entry["category_id"] for entry in objects] == [row[0] for row in expected]
     np.testing.assert_allclose([entry["bbox"] for entry in objects], [row[1] for row in expected], atol=0.1)
     np.testing.assert_allclose([entry["depth"] for entry in objects], [row[2] for row in expected], atol=1e-3)
     np.testing.assert_allclose([entry["rotation_y"] for entry in objects], [row[3] for row in expected], atol=1e-3)
-    assert picture.mean() == pytest.approx(brightness, abs=0.3)
+    assert image.mean() == pytest.approx(brightness, abs=0.3)
 
 
 def test_annotations_fit_the_camera():
@@ -113,11 +113,11 @@ def test_annotations_fit_the_camera():
 
 
 def test_objects_are_where_the_annotations_say():
-    """Without an object the picture differs inside of its box and its shadow only."""
+    """Without an object the image differs inside of its box and its shadow only."""
     seen = 0
     for image_id in range(1, 9):
-        picture, _, objects = drawn(image_id)
-        blurred = cv2.GaussianBlur(picture, (0, 0), 1).astype(float)
+        image, _, objects = drawn(image_id)
+        blurred = cv2.GaussianBlur(image, (0, 0), 1).astype(float)
         for entry in objects:
             if entry["category_id"] < 5 and entry["occluded"] == 0 and entry["truncated"] < 0.05:
                 x, y, w, h = (int(value) for value in entry["bbox"])
@@ -188,11 +188,11 @@ def test_data_path_that_is_a_file(tmp_path):
 
 
 def test_perfect_detections(tmp_path):
-    """Detections equal to the annotations have AP 1, those more than a metre off in depth less."""
+    """Detections equal to the annotations have AP 1, those more than a meter off in depth less."""
     SampleDDD.prepare(tmp_path / "sample_ddd", log=lambda line: None)
-    pictures = dataset(tmp_path, "val")
-    content = json.loads(pictures.annotation_file.read_text())
-    exact = {image_id: {cls: [] for cls in (1, 2, 3)} for image_id in pictures.image_ids}
+    images = dataset(tmp_path, "val")
+    content = json.loads(images.annotation_file.read_text())
+    exact = {image_id: {cls: [] for cls in (1, 2, 3)} for image_id in images.image_ids}
     score = 1.0
     for entry in content["annotations"]:
         if entry["category_id"] <= 3:
@@ -201,16 +201,16 @@ def test_perfect_detections(tmp_path):
             exact[entry["image_id"]][entry["category_id"]].append([*row, score])
             score += 1  # KITTI's evaluation looks at scores that differ
     results = {i: {cls: np.float32(rows).reshape(-1, 13) for cls, rows in found.items()} for i, found in exact.items()}
-    scores = pictures.evaluate(results)
-    assert list(scores)[: len(pictures.score_names)] == list(pictures.score_names)
+    scores = images.evaluate(results)
+    assert list(scores)[: len(images.score_names)] == list(images.score_names)
     for name in ("AP3D", "APBEV", "AP2D", "AOS", "official/AP3D/Car_moderate"):
         assert scores[name] == pytest.approx(1, abs=1e-3), name
-    assert min(scores[f"AP3D/{name}_moderate"] for name in pictures.class_names) > 0.7
+    assert min(scores[f"AP3D/{name}_moderate"] for name in images.class_names) > 0.7
     for found in results.values():
         for rows in found.values():
             rows[:, 10] += 1.2
-    shifted = pictures.evaluate(results)
+    shifted = images.evaluate(results)
     assert shifted["AP2D"] == scores["AP2D"]
     assert shifted["AP3D"] < 0.9 and shifted["official/AP3D/Car_moderate"] < 0.2
-    nothing = {i: {cls: np.zeros((0, 13), np.float32) for cls in (1, 2, 3)} for i in pictures.image_ids}
-    assert set(pictures.evaluate(nothing).values()) == {0.0}
+    nothing = {i: {cls: np.zeros((0, 13), np.float32) for cls in (1, 2, 3)} for i in images.image_ids}
+    assert set(images.evaluate(nothing).values()) == {0.0}

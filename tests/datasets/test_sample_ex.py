@@ -1,4 +1,4 @@
-"""The generated sample of the task exdet: always the same pictures, and annotations that fit them."""
+"""The generated sample of the task exdet: always the same images, and annotations that fit them."""
 
 import json
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from centernet.datasets import sample_ex
-from centernet.datasets.sample_ex import SEED, SampleEx, draw_picture, draw_split
+from centernet.datasets.sample_ex import SEED, SampleEx, draw_image, draw_split
 from centernet.errors import UserError
 from centernet.opts import opts
 
-# Shape, objects (class from 0, box) and mean brightness of the first three pictures.
+# Shape, objects (class from 0, box) and mean brightness of the first three images.
 FIRST = [
     ((96, 96, 3), [(3, [41.56, 33.24, 70.16, 53.44])], 151.52),
     (
@@ -30,7 +30,7 @@ FIRST = [
 
 @pytest.fixture
 def small(monkeypatch):
-    """Few pictures instead of 400."""
+    """Few images instead of 400."""
     monkeypatch.setattr(sample_ex, "SPLITS", {"train": 5, "val": 3})
 
 
@@ -39,8 +39,8 @@ def open_split(data_path, split, task="exdet"):
     return SampleEx(opt, split)
 
 
-def picture_of(image_id):
-    return draw_picture(np.random.default_rng((SEED, image_id)))
+def image_of(image_id):
+    return draw_image(np.random.default_rng((SEED, image_id)))
 
 
 def box_of(polygon):
@@ -48,20 +48,20 @@ def box_of(polygon):
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_carried_pictures(k):
+def test_carried_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
-    picture, objects = picture_of(k + 1)
+    image, objects = image_of(k + 1)
     shape, expected, brightness = FIRST[k]
-    assert picture.shape == shape and picture.dtype == np.uint8
+    assert image.shape == shape and image.dtype == np.uint8
     assert [cls for cls, _ in objects] == [cls for cls, _ in expected]
     np.testing.assert_allclose([box_of(polygon) for _, polygon in objects], [box for _, box in expected], atol=0.02)
-    assert picture.mean() == pytest.approx(brightness, abs=0.3)
+    assert image.mean() == pytest.approx(brightness, abs=0.3)
 
 
-def test_a_picture_is_always_the_same():
-    one, objects = picture_of(7)
+def test_an_image_is_always_the_same():
+    one, objects = image_of(7)
     np.random.seed(1)
-    two, same = picture_of(7)
+    two, same = image_of(7)
     assert np.array_equal(one, two)
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(objects, same, strict=True))
 
@@ -69,8 +69,8 @@ def test_a_picture_is_always_the_same():
 def test_objects():
     classes, sizes, counts = set(), [], set()
     for image_id in range(1, 41):
-        picture, objects = picture_of(image_id)
-        height, width = picture.shape[:2]
+        image, objects = image_of(image_id)
+        height, width = image.shape[:2]
         assert max(height, width) == 96 and 1 <= len(objects) <= 4
         counts.add(len(objects))
         boxes = np.array([box_of(polygon) for _, polygon in objects])
@@ -90,11 +90,11 @@ def test_objects():
 
 
 def test_objects_are_where_the_annotations_say():
-    """Inside a polygon the picture is colourful, around it is not."""
+    """Inside a polygon the image is colorful, around it is not."""
     for image_id in (1, 2, 3, 4):
-        picture, objects = picture_of(image_id)
-        chroma = picture.max(2).astype(int) - picture.min(2)
-        inside = np.zeros(picture.shape[:2], np.uint8)
+        image, objects = image_of(image_id)
+        chroma = image.max(2).astype(int) - image.min(2)
+        inside = np.zeros(image.shape[:2], np.uint8)
         for _, polygon in objects:
             cv2.fillPoly(inside, [np.rint(polygon - 0.5).astype(np.int32)], 1)
         core = cv2.erode(inside, np.ones((3, 3), np.uint8)) > 0
@@ -124,9 +124,9 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     assert len(lines) == 1 and SampleEx.locate(folder) == folder
     train, val = (open_split(tmp_path, split) for split in ("train", "val"))
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8])
-    assert np.array_equal(train.read_image(0), picture_of(1)[0])
-    assert train.read_objects(0)["points"].shape == (len(picture_of(1)[1]), 4, 2)
-    assert open_split(tmp_path, "val", "ctdet").read_objects(0)["boxes"].shape == (len(picture_of(6)[1]), 4)
+    assert np.array_equal(train.read_image(0), image_of(1)[0])
+    assert train.read_objects(0)["points"].shape == (len(image_of(1)[1]), 4, 2)
+    assert open_split(tmp_path, "val", "ctdet").read_objects(0)["boxes"].shape == (len(image_of(6)[1]), 4)
     assert not list(folder.rglob("*.part"))
     monkeypatch.setattr(sample_ex, "draw_split", lambda *_: pytest.fail("drawn again"))
     SampleEx.prepare(folder, log=lines.append)

@@ -1,4 +1,4 @@
-"""The generated sample of poses: always the same pictures, and annotations that fit them."""
+"""The generated sample of poses: always the same images, and annotations that fit them."""
 
 import json
 
@@ -8,11 +8,11 @@ import pytest
 
 from centernet.datasets import sample_hp
 from centernet.datasets.joints import JOINT_NAMES, NUM_JOINTS
-from centernet.datasets.sample_hp import SEED, SampleHP, draw_picture, draw_split
+from centernet.datasets.sample_hp import SEED, SampleHP, draw_image, draw_split
 from centernet.errors import UserError
 from centernet.opts import opts
 
-# Shape, boxes, shoulders of the first figure and mean brightness of the first pictures.
+# Shape, boxes, shoulders of the first figure and mean brightness of the first images.
 FIRST = [
     ((96, 128, 3), [(97, 2, 31, 74), (0, 1, 61, 81)], [[114.4, 20.7, 2], [99.2, 25.3, 2]], 162.76),
     ((128, 96, 3), [(49, 25, 47, 84)], [[76.4, 44.4, 2], [56.7, 42.0, 2]], 111.46),
@@ -27,7 +27,7 @@ FIRST = [
 
 @pytest.fixture
 def small(monkeypatch):
-    """Few pictures instead of 400."""
+    """Few images instead of 400."""
     monkeypatch.setattr(sample_hp, "SPLITS", {"train": 5, "val": 3})
 
 
@@ -37,39 +37,39 @@ def open_split(folder, split):
 
 def figures_of(image_ids):
     for image_id in image_ids:
-        picture, figures = draw_picture(np.random.default_rng((SEED, image_id)))
+        image, figures = draw_image(np.random.default_rng((SEED, image_id)))
         for figure in figures:
-            yield picture, figure
+            yield image, figure
 
 
-def test_a_picture_is_always_the_same():
-    one, figures = draw_picture(np.random.default_rng((SEED, 3)))
+def test_an_image_is_always_the_same():
+    one, figures = draw_image(np.random.default_rng((SEED, 3)))
     np.random.seed(7)
-    two, same = draw_picture(np.random.default_rng((SEED, 3)))
+    two, same = draw_image(np.random.default_rng((SEED, 3)))
     assert np.array_equal(one, two) and len(figures) == len(same)
     for figure, other in zip(figures, same, strict=True):
         assert figure["bbox"] == other["bbox"] and np.array_equal(figure["keypoints"], other["keypoints"])
-    other, _ = draw_picture(np.random.default_rng((SEED, 4)))
+    other, _ = draw_image(np.random.default_rng((SEED, 4)))
     assert one.shape != other.shape or not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("k", range(len(FIRST)))
-def test_carried_pictures(k):
+def test_carried_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
-    picture, figures = draw_picture(np.random.default_rng((SEED, k + 1)))
+    image, figures = draw_image(np.random.default_rng((SEED, k + 1)))
     shape, boxes, shoulders, brightness = FIRST[k]
-    assert picture.shape == shape and picture.dtype == np.uint8
+    assert image.shape == shape and image.dtype == np.uint8
     np.testing.assert_allclose([figure["bbox"] for figure in figures], boxes, atol=1)
     np.testing.assert_allclose(figures[0]["keypoints"][5:7], shoulders, atol=0.11)
-    assert picture.mean() == pytest.approx(brightness, abs=0.3)
+    assert image.mean() == pytest.approx(brightness, abs=0.3)
 
 
 def test_figures():
     counts, heights, visibilities = [], [], set()
     for image_id in range(1, 41):
-        picture, figures = draw_picture(np.random.default_rng((SEED, image_id)))
+        image, figures = draw_image(np.random.default_rng((SEED, image_id)))
         counts.append(len(figures))
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         assert max(height, width) == 128
         for figure in figures:
             x, y, w, h = figure["bbox"]
@@ -88,14 +88,14 @@ def test_figures():
 
 
 def test_left_is_blue_and_right_is_red():
-    """Also on the picture: the left wrist, on the right of a figure that faces the viewer, has more blue than red."""
+    """Also on the image: the left wrist, on the right of a figure that faces the viewer, has more blue than red."""
     right = checked = 0
-    for picture, figure in figures_of(range(1, 31)):
+    for image, figure in figures_of(range(1, 31)):
         for name, sign in (("left", 1), ("right", -1)):
             for joint in ("elbow", "wrist", "knee", "ankle"):
                 x, y, visibility = figure["keypoints"][JOINT_NAMES.index(f"{name}_{joint}")]
                 if visibility == 2:
-                    blue, _, red = picture[round(y), round(x)].astype(int)
+                    blue, _, red = image[round(y), round(x)].astype(int)
                     right += sign * (blue - red) > 25
                     checked += 1
     assert checked > 200 and right > 0.97 * checked

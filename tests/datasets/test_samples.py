@@ -30,9 +30,9 @@ def parse(case):
     return opts().parse(args)
 
 
-def replay(case, picture, annotations):
+def replay(case, image, annotations):
     draws = {"draws": case["draws"], "color": case.get("color")}
-    return build_sample(picture, annotations, parse(case), draws, split=case["split"])
+    return build_sample(image, annotations, parse(case), draws, split=case["split"])
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +109,11 @@ def totals(array):
 
 @pytest.mark.parametrize("case", FIGURES, ids=[case["name"] for case in FIGURES])
 def test_carried_targets(case):
-    """Targets do not depend on what the picture shows, so a black one will do."""
+    """Targets do not depend on what the image shows, so a black one will do."""
     annotations = [{"bbox": row[:4], "category_id": row[4]} for row in case["annotations"]]
     no_jitter = {"order": [], "alpha": {}, "lighting": [0, 0, 0]}
-    picture = np.zeros((*case["size"], 3), np.uint8)
-    sample = replay({**case, "color": no_jitter}, picture, annotations)
+    image = np.zeros((*case["size"], 3), np.uint8)
+    sample = replay({**case, "color": no_jitter}, image, annotations)
     slots = np.flatnonzero(sample["reg_mask"])
     assert slots.tolist() == case["slots"]
     assert sample["ind"][slots].tolist() == case["ind"]

@@ -1,4 +1,4 @@
-"""The VOC devkit as COCO-style JSON: form, merge, placing of the pictures, and what bad files lead to."""
+"""The VOC devkit as COCO-style JSON: form, merge, placing of the images, and what bad files lead to."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TINY = {
 
 
 def annotation_xml(name, objects, width=16, height=12):
-    """The XML of one picture; an object is (class, xmin, ymin, xmax, ymax, difficult)."""
+    """The XML of one image; an object is (class, xmin, ymin, xmax, ymax, difficult)."""
     parts = [
         f"<object><name>{label}</name><pose>Left</pose><truncated>0</truncated><difficult>{difficult}</difficult>"
         f"<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
@@ -37,13 +37,13 @@ def annotation_xml(name, objects, width=16, height=12):
 
 
 def make_devkit(folder, image_sets):
-    """Write a devkit with ``{(year, image set): {picture: objects}}`` and its pictures; returns ``folder``."""
-    for (year, image_set), pictures in image_sets.items():
+    """Write a devkit with ``{(year, image set): {image: objects}}`` and its images; returns ``folder``."""
+    for (year, image_set), images in image_sets.items():
         home = folder / f"VOC{year}"
         for sub_folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (home / sub_folder).mkdir(parents=True, exist_ok=True)
-        (home / "ImageSets" / "Main" / f"{image_set}.txt").write_text("".join(f"{name}\n" for name in pictures))
-        for name, objects in pictures.items():
+        (home / "ImageSets" / "Main" / f"{image_set}.txt").write_text("".join(f"{name}\n" for name in images))
+        for name, objects in images.items():
             (home / "Annotations" / f"{name}.xml").write_text(annotation_xml(name, objects))
             shade = int(name[-2:]) * 20
             assert cv2.imwrite(str(home / "JPEGImages" / f"{name}.jpg"), np.full((12, 16, 3), shade, np.uint8))
@@ -227,8 +227,8 @@ def test_unknown_class(devkit):
     ("names", "reason"),
     [
         ("000005\n000006\n", "000006.xml: no such annotation file"),
-        ("000005\n../000005\n", "'../000005' is not the name of a VOC picture"),
-        ("000005\n5\n", "names the picture 5 twice"),
+        ("000005\n../000005\n", "'../000005' is not the name of a VOC image"),
+        ("000005\n5\n", "names the image 5 twice"),
     ],
 )
 def test_bad_image_set(devkit, names, reason):
@@ -311,7 +311,7 @@ def test_link_images(devkit, tmp_path, monkeypatch, refused):
     assert "(2 by hard link)" in lines[1]
 
 
-def test_missing_pictures(devkit, tmp_path):
+def test_missing_images(devkit, tmp_path):
     (devkit / "VOC2007" / "JPEGImages" / "000007.jpg").unlink()
     (devkit / "VOC2012" / "JPEGImages" / "2011_000010.jpg").unlink()
     with pytest.raises(UserError, match=r"missing: VOC2012/JPEGImages/2011_000010\.jpg, 2 in all"):

@@ -21,7 +21,7 @@ RUN = "exp/ctdet/default"
 
 def command(exp: Path, data: Path, processes: int, *more: str) -> list[str]:
     """Twelve iterations with a validation in the middle and at the end, and a checkpoint as often as possible."""
-    epochs, batch = (4, 2) if processes <= 2 else (12, 4)  # of six pictures
+    epochs, batch = (4, 2) if processes <= 2 else (12, 4)  # of six images
     options = ["--batch_size", str(batch), "--num_epochs", str(epochs), "--val_intervals", str(epochs // 2)]
     options += ["--save_minutes", "1e-6", "--num_workers", "1"]
     start = [sys.executable, MAIN] if processes == 1 else [*LAUNCH, f"--nproc_per_node={processes}", MAIN]
@@ -174,7 +174,7 @@ def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, tiny_voc, undist
     assert_complete(folder, whole)
 
 
-# Companions
+# Watchdog
 
 
 @needs_proc
@@ -276,4 +276,4 @@ def test_processes_with_other_data_are_refused(tmp_path, tiny_voc):
     ]
     errors = "".join(process.communicate(timeout=120)[1] for process in processes)
     assert [process.returncode for process in processes] == [2, 2], errors
-    assert errors.count("the processes do not agree on training data: rank 0 has 6 pictures") == 1, errors
+    assert errors.count("the processes do not agree on training data: rank 0 has 6 images") == 1, errors

@@ -80,7 +80,7 @@ def test_mistakes(tmp_path, capsys, content, problem):
         (tmp_path / "train_log.csv").write_text(content)
     with pytest.raises(UserError, match=problem):
         read_run(tmp_path)
-    assert plot_log.main([str(tmp_path)]) == make_report.main([str(tmp_path), "--pictures", "0"]) == 2
+    assert plot_log.main([str(tmp_path)]) == make_report.main([str(tmp_path), "--images", "0"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
 
 
@@ -102,7 +102,7 @@ def test_plot_log(folder, tmp_path, capsys):
 
 
 def tiny(tiny_voc):
-    """The validation pictures of the smallest data set, and detections: all right but in the first two pictures."""
+    """The validation images of the smallest dataset, and detections: all right but in the first two images."""
     dataset = get_dataset("pascal")(opts().parse(["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc)]), "val")
     results = {}
     for index, image_id in enumerate(dataset.image_ids):
@@ -118,11 +118,11 @@ def tiny(tiny_voc):
     return dataset, results
 
 
-def test_scores_of_pictures(tiny_voc):
-    scores = report.score_pictures(*tiny(tiny_voc))
+def test_scores_of_images(tiny_voc):
+    scores = report.score_images(*tiny(tiny_voc))
     assert [(s.objects, s.found, s.false) for s in scores] == [(2, 0, 0), (2, 2, 2), (2, 2, 0), (2, 2, 0)]
     assert [s.f1 for s in scores] == pytest.approx([0, 2 / 3, 1, 1])
-    assert report.PictureScore(0, 0, 0, 0).f1 == 1 and report.PictureScore(0, 0, 0, 2).f1 == 0
+    assert report.ImageScore(0, 0, 0, 0).f1 == 1 and report.ImageScore(0, 0, 0, 2).f1 == 0
 
 
 @pytest.mark.parametrize("task", ["sample_hp", "sample_ex", "sample_ddd"])
@@ -140,8 +140,8 @@ def test_boxes_of_every_task(tmp_path, task):
     else:
         rows = np.array([[10, 20, 50, 90, 0.75, *range(34)]], np.float32)
         objects = {"boxes": boxes}
-    assert module.found_boxes(rows).tolist() == [[10, 20, 50, 90, 0.75]]
-    assert module.true_boxes(objects).tolist() == boxes.tolist()
+    assert module.detected_boxes(rows).tolist() == [[10, 20, 50, 90, 0.75]]
+    assert module.ground_truth_boxes(objects).tolist() == boxes.tolist()
 
 
 class Reader(html.parser.HTMLParser):
@@ -185,7 +185,7 @@ def test_report(folder, tiny_voc):
         "version of torch",
     ):
         assert part in text
-    titles = [re.search(f"{name} pictures", text).start() for name in ("Worst", "Best")]
+    titles = [re.search(f"{name} images", text).start() for name in ("Worst", "Best")]
     assert titles[0] < text.index("F1 0.00") < titles[1] < text.rindex("F1 1.00")
 
 
@@ -193,7 +193,7 @@ def test_report_without_validations(folder):
     (folder / "val_log.csv").unlink()
     (folder / "opt.json").unlink()
     page = Reader(report.write_report(folder).read_text())
-    assert page.tags.count("img") == 1 and "Worst pictures" not in page.text
+    assert page.tags.count("img") == 1 and "Worst images" not in page.text
 
 
 def test_tensorboard(tmp_path, tiny_voc):

@@ -41,7 +41,7 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
 
 
 def test_one_process_reads_for_all(tmp_path, tiny_voc):
-    """Two processes train and test a data set that only one of them can read, with nothing to complain of."""
+    """Two processes train and test a dataset that only one of them can read, with nothing to complain of."""
     script = tmp_path / "main.py"
     script.write_text(
         f"""import os, sys
@@ -70,11 +70,11 @@ run_script(main.main, main.opts())
 def test_freed_memory_is_used_again():
     script = """if True:
         import ctypes, resource, torch
-        from centernet.engine.processes import keep_memory
+        from centernet.engine.processes import tune_malloc
         if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
             raise SystemExit
         faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        keep_memory(torch.device("cpu"))
+        tune_malloc(torch.device("cpu"))
         used = []
         for _ in range(6):
             before = faults()
@@ -173,16 +173,16 @@ def test_a_mistake_that_all_processes_find_is_told_once(tmp_path, tiny_voc):
     started, folder = start_training(tmp_path, tiny_voc, "--batch_size", "3")
     _, errors = started.communicate(timeout=120)
     assert started.returncode == 2, errors
-    assert errors.count("error: --batch_size 3: less than one picture for one of 4 processes") == 1, errors
+    assert errors.count("error: --batch_size 3: less than one image for one of 4 processes") == 1, errors
     assert "Traceback" not in errors and not folder.exists()
 
 
-def test_a_broken_picture_ends_the_run_with_its_name(tmp_path, tiny_voc):
-    picture = sorted((tiny_voc / "voc/images").iterdir())[0]
-    picture.write_bytes(b"no picture")
+def test_a_broken_image_ends_the_run_with_its_name(tmp_path, tiny_voc):
+    image = sorted((tiny_voc / "voc/images").iterdir())[0]
+    image.write_bytes(b"no image")
     started, _ = start_training(tmp_path, tiny_voc, "--on_bad_image", "error")
     _, errors = started.communicate(timeout=120)
     assert started.returncode == 2, errors
-    assert f"error: {picture}: this picture cannot be read, it is no picture or damaged" in errors
+    assert f"error: {image}: this image cannot be read, it is no image or damaged" in errors
     assert errors.count("error: ") == 2, errors  # the reason, and the launcher's last word
     assert "Traceback" not in errors

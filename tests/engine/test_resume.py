@@ -14,8 +14,8 @@ from tests.training import ENVIRONMENT, MAIN, losses, rows, small
 
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
-from centernet.engine.run_state import RunState, resumed_state
-from centernet.engine.signals import Requests, Stopped
+from centernet.engine.run_state import TrainingState, resumed_state
+from centernet.engine.signals import ShutdownHandler, ShutdownRequested
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
 from centernet.opts import opts
@@ -195,8 +195,8 @@ def test_checkpoints_within_an_epoch_by_the_clock(main, tmp_path, tiny_voc):
 def test_the_second_signal_ends_at_once():
     code = """
 import os, signal, sys
-from centernet.engine.signals import Requests
-requests = Requests()
+from centernet.engine.signals import ShutdownHandler
+requests = ShutdownHandler()
 with requests.listening(), requests.waiting():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)  # a launcher may send another kind
@@ -211,8 +211,8 @@ with requests.listening(), requests.waiting():
 
 
 def test_nobody_waits_for_a_wish_that_nobody_looks_for():
-    requests = Requests()
-    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, requests.listening():
+    requests = ShutdownHandler()
+    with pytest.raises(ShutdownRequested, match="stopped by SIGTERM") as stopped, requests.listening():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
     assert stopped.value.status == 143
@@ -235,7 +235,7 @@ def test_a_state_of_another_kind_is_refused():
     for content in ("text", {"iteration": "many"}, {"sums": None}):
         with pytest.raises(UserError, match="x.pth: its entry 'run' does not describe a training"):
             resumed_state({"run": content}, 1, "x.pth")
-    state = RunState(epoch=3, iteration=40, done=4, unlogged={"loss": 1.0})
+    state = TrainingState(epoch=3, iteration=40, done=4, unlogged={"loss": 1.0})
     assert resumed_state({"run": state.to_dict()}, 3, "x.pth") == state
 
 
@@ -315,7 +315,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_its_batch(main, tmp
     done = main(*recipe(tmp_path, tiny_voc))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     found = re.match(
-        r"error: iteration 5 of epoch 2: the loss is not finite \(loss nan, .*\); pictures (\d) \(00000\d.jpg\), "
+        r"error: iteration 5 of epoch 2: the loss is not finite \(loss nan, .*\); images (\d) \(00000\d.jpg\), "
         r"(\d) \(00000\d.jpg\); the batch is in (\S+); try a lower --lr, or --on_nan skip",
         done.stderr,
     )
@@ -335,7 +335,7 @@ def test_an_update_that_is_not_a_number_can_be_skipped(main, tmp_path, tiny_voc,
     done = main(*small(tmp_path, tiny_voc, *arguments))
     assert done.returncode == 0, done.stderr
     assert "warning: iteration 2 of epoch 1: the loss is not finite (loss nan" in done.stdout
-    assert "its update is left out; pictures " in done.stdout
+    assert "its update is left out; images " in done.stdout
     assert "epoch 1: 1 of 3 updates were left out, their gradients were not finite\n" in done.stdout
     table = losses(tmp_path / RUN)
     assert [row[2] == "nan" for row in table[1:]] == [False, True, False]
@@ -353,10 +353,10 @@ def test_a_run_of_nothing_but_bad_updates_ends(main, tmp_path, tiny_voc, monkeyp
     assert "iteration 4 of epoch 2: the loss is not finite" in done.stderr and "as in the 3 before it" in done.stderr
 
 
-def test_pictures_that_were_skipped_before_the_interruption_are_told_at_the_end(main, tmp_path, tiny_voc, monkeypatch):
+def test_images_that_were_skipped_before_the_interruption_are_told_at_the_end(main, tmp_path, tiny_voc, monkeypatch):
     index = TrainBatches(6, [2], 0, opts().parse(["ctdet"]).seed).whole(0)[0][1]  # of the first iteration
-    picture = tiny_voc / f"voc/images/{index + 1:06}.jpg"
-    picture.write_bytes(b"no picture")
+    image = tiny_voc / f"voc/images/{index + 1:06}.jpg"
+    image.write_bytes(b"no image")
     short = ["--num_epochs", "1", "--val_intervals", "0"]
     with monkeypatch.context() as patch:
         signal_at(patch, 1, signal.SIGTERM)
@@ -364,6 +364,6 @@ def test_pictures_that_were_skipped_before_the_interruption_are_told_at_the_end(
     assert stopped.returncode == 143 and "could not be used" not in stopped.stdout
     resumed = main(*recipe(tmp_path, tiny_voc, *short, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
-    assert f"epoch 1, training (the next ones took their place): 1 picture(s) could not be used: {picture}" in (
+    assert f"epoch 1, training (the next ones took their place): 1 image(s) could not be used: {image}" in (
         resumed.stdout
     )

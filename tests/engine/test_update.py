@@ -7,7 +7,7 @@ from tests.engine.test_resume import RUN, signal_at
 from tests.training import losses, small
 
 import centernet.engine.trainer as trainer_module
-from centernet.engine.averaging import Averaged
+from centernet.engine.averaging import ModelEma
 from centernet.engine.precision import set_precision
 from centernet.engine.trainer import split
 from centernet.opts import opts, recipe
@@ -34,7 +34,7 @@ def test_a_batch_in_pieces():
 
 def test_averages_follow_the_weights():
     network = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.BatchNorm1d(1))
-    averaged = Averaged(network, 0.5)
+    averaged = ModelEma(network, 0.5)
     expected = network[0].weight.detach().clone()
     for k, decay in enumerate([2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 9 / 18, 0.5, 0.5]):
         with torch.no_grad():

@@ -80,8 +80,8 @@ def test_no_detections(capsys):
     assert coco.evaluate(make_coco(make_dataset([])), [])["AP"] == -1
 
 
-def test_unknown_picture():
-    with pytest.raises(UserError, match="picture 9"):
+def test_unknown_image():
+    with pytest.raises(UserError, match="image 9"):
         coco.evaluate(make_coco(make_dataset(BOXES)), as_results([(9, 3, 0, 0, 5, 5)]))
 
 

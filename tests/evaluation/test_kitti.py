@@ -24,7 +24,7 @@ def dontcare(box):
 
 
 def labels(*objects):
-    """One picture's Labels of what the three functions above give."""
+    """One image's Labels of what the three functions above give."""
     rows = np.array([o[3] for o in objects], dtype=np.float64).reshape(-1, 13)
     return kitti.Labels(
         names=np.array([o[0] for o in objects], dtype="U14"),
@@ -40,7 +40,7 @@ def labels(*objects):
 
 
 def score(truth, found, metric="AP2D", name="Car", **options):
-    """The scores of one class and metric; ``truth`` and ``found`` are lists of pictures, lists of objects."""
+    """The scores of one class and metric; ``truth`` and ``found`` are lists of images, lists of objects."""
     result = kitti.evaluate([labels(*p) for p in truth], [labels(*p) for p in found], [name], **options)
     return result[name][metric]
 
@@ -101,14 +101,14 @@ def slow_overlap(metric, d, o, of_detection_only=False):
     return inter / (size_d if of_detection_only else size_d + size_o - inter)
 
 
-def slow_picture(truth, found, metric, name, level, least, threshold=None):
-    """What is right, wrong and missed in one picture: scores of the right, tp, fp, fn, similarity."""
-    neighbour = {"Car": "Van", "Pedestrian": "Person_sitting"}.get(name)
+def slow_image(truth, found, metric, name, level, least, threshold=None):
+    """What is right, wrong and missed in one image: scores of the right, tp, fp, fn, similarity."""
+    neighbor = {"Car": "Van", "Pedestrian": "Person_sitting"}.get(name)
     states = []
     for label, truncated, occluded, row in truth:
         hard = occluded > (0, 1, 2)[level] or truncated > (0.15, 0.3, 0.5)[level]
         hard = hard or row[4] - row[2] < (40, 25, 25)[level]
-        states.append((1 if hard else 0) if label == name else 1 if label == neighbour else -1)
+        states.append((1 if hard else 0) if label == name else 1 if label == neighbor else -1)
     of_found = []
     for label, _, _, row in found:
         low = int(abs(row[2] - row[4])) < (40, 25, 25)[level]
@@ -150,9 +150,9 @@ def slow_picture(truth, found, metric, name, level, least, threshold=None):
 
 
 def slow_curve(truth, found, metric, name, level, least):
-    first = [slow_picture(t, f, metric, name, level, least) for t, f in zip(truth, found, strict=True)]
-    count = sum(picture[5] for picture in first)
-    scores = sorted((s for picture in first for s in picture[0]), reverse=True)
+    first = [slow_image(t, f, metric, name, level, least) for t, f in zip(truth, found, strict=True)]
+    count = sum(image[5] for image in first)
+    scores = sorted((s for image in first for s in image[0]), reverse=True)
     thresholds, recall = [], 0.0
     for i, value in enumerate(scores):
         left = (i + 1) / count
@@ -163,8 +163,8 @@ def slow_curve(truth, found, metric, name, level, least):
         recall += 1 / 40
     precision, similarity = [0.0] * 41, [0.0] * 41
     for k, threshold in enumerate(thresholds):
-        each = [slow_picture(t, f, metric, name, level, least, threshold) for t, f in zip(truth, found, strict=True)]
-        tp, fp, alike = (sum(picture[i] for picture in each) for i in (1, 2, 4))
+        each = [slow_image(t, f, metric, name, level, least, threshold) for t, f in zip(truth, found, strict=True)]
+        tp, fp, alike = (sum(image[i] for image in each) for i in (1, 2, 4))
         if tp + fp:
             precision[k], similarity[k] = tp / (tp + fp), alike / (tp + fp)
     for curve in (precision, similarity):
@@ -173,11 +173,11 @@ def slow_curve(truth, found, metric, name, level, least):
     return precision, similarity
 
 
-def scene(rng, pictures):
-    """Random objects and detections: many near misses, doubles, low ones, neighbours, DontCare, equal scores."""
+def scene(rng, images):
+    """Random objects and detections: many near misses, doubles, low ones, neighbors, DontCare, equal scores."""
     kinds = ["Car"] * 4 + ["Pedestrian", "Cyclist"] * 2 + ["Van", "Person_sitting", "Truck", "DontCare"]
     truth, found = [], []
-    for _ in range(pictures):
+    for _ in range(images):
         objects, guesses = [], []
         for _ in range(rng.integers(0, 8)):
             name = rng.choice(kinds)
@@ -321,7 +321,7 @@ def boxes(number):
 
 
 def test_precision_and_recall_by_hand():
-    """Three cars in two pictures, and detections .9 right, .8 wrong, .7 right, .6 right."""
+    """Three cars in two images, and detections .9 right, .8 wrong, .7 right, .6 right."""
     first, second, third, empty = boxes(4)
     truth = [[thing("Car", first), thing("Car", second)], [thing("Car", third)], []]
     found = [
@@ -358,7 +358,7 @@ def test_thresholds(count, expected):
 def test_all_found_scores_one():
     rng = np.random.default_rng(0)
     truth = [[thing("Car", box, alpha=a, loc=(9 * i, 1.5, 20)) for i, box in enumerate(boxes(5))] for a in range(20)]
-    found = [[guess("Car", o[3][1:5], rng.random(), o[3][0], loc=o[3][8:11]) for o in picture] for picture in truth]
+    found = [[guess("Car", o[3][1:5], rng.random(), o[3][0], loc=o[3][8:11]) for o in image] for image in truth]
     result = kitti.evaluate([labels(*p) for p in truth], [labels(*p) for p in found], ["Car"])
     scores = {**kitti.named_scores(result), **kitti.named_scores(result, 11)}
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
@@ -409,13 +409,13 @@ def test_height_of_detections():
 
 
 @pytest.mark.parametrize(
-    ("neighbour", "name"), [("Van", "Car"), ("Person_sitting", "Pedestrian"), ("Truck", "Car"), ("Van", "Cyclist")]
+    ("neighbor", "name"), [("Van", "Car"), ("Person_sitting", "Pedestrian"), ("Truck", "Car"), ("Van", "Cyclist")]
 )
-def test_neighbour_class(neighbour, name):
+def test_neighbor_class(neighbor, name):
     first, second = boxes(2)
-    truth = [[thing(name, first), thing(neighbour, second)]]
+    truth = [[thing(name, first), thing(neighbor, second)]]
     found = [[guess(name, first, 0.5), guess(name, second, 0.9)]]
-    unfair = (neighbour, name) in (("Van", "Car"), ("Person_sitting", "Pedestrian"))
+    unfair = (neighbor, name) in (("Van", "Car"), ("Person_sitting", "Pedestrian"))
     result = score(truth, found, name=name)
     assert result["precision"][0, 0] == (1 if unfair else 0.5)
     assert result["count"][0] == 1
@@ -483,28 +483,28 @@ def test_evaluated_as_the_program_would():
     assert next(line for line in lines if "AP2D" in line and "11" in line).split()[-1] == "9.09"
 
 
-@pytest.mark.parametrize("pictures", [0, 1])
-def test_nothing_at_all(pictures):
-    nothing = [labels()] * pictures
+@pytest.mark.parametrize("images", [0, 1])
+def test_nothing_at_all(images):
+    nothing = [labels()] * images
     scores = kitti.named_scores(kitti.evaluate(nothing, nothing))
     assert scores == dict.fromkeys(scores, 0.0)
-    truth = [labels(thing("Car", boxes(1)[0]))] * pictures
+    truth = [labels(thing("Car", boxes(1)[0]))] * images
     assert set(kitti.named_scores(kitti.evaluate(truth, nothing)).values()) == {0.0}
     assert set(kitti.named_scores(kitti.evaluate(nothing, truth_with_scores(truth))).values()) == {0.0}
 
 
 def truth_with_scores(truth):
-    return [labels(*[guess("Car", row[1:5], 0.5) for row in picture.rows]) for picture in truth]
+    return [labels(*[guess("Car", row[1:5], 0.5) for row in image.rows]) for image in truth]
 
 
 def test_bad_arguments():
     one = [labels(thing("Car", boxes(1)[0]))]
     for arguments, words in (
-        ({"detections": []}, "0 pictures"),
+        ({"detections": []}, "0 images"),
         ({"classes": ["Van"]}, "class 'Van'"),
         ({"overlaps": "easy"}, "overlaps 'easy' is none of official, reference"),
         ({"recall_points": [10]}, "recall points 10"),
-        ({"detections": [labels(guess("Car", boxes(1)[0], math.nan))]}, "picture 0"),
+        ({"detections": [labels(guess("Car", boxes(1)[0], math.nan))]}, "image 0"),
         ({"detections": [labels(guess("Bus", boxes(1)[0], 0.5))]}, "'Bus'"),
     ):
         with pytest.raises(UserError, match=words):
@@ -512,11 +512,11 @@ def test_bad_arguments():
 
 
 def test_speed():
-    """As many pictures and objects as in the 3DOP validation split; seconds on one core."""
+    """As many images and objects as in the 3DOP validation split; seconds on one core."""
     rng = np.random.default_rng(0)
-    pictures = 3769
+    images = 3769
     truth, found = [], []
-    for _ in range(pictures):
+    for _ in range(images):
         parts = []
         for count in (10, 50):
             rows = np.zeros((count, 13))
@@ -541,5 +541,5 @@ def test_speed():
     result = kitti.evaluate(truth, found)
     seconds = time.perf_counter() - start
     assert all(result["Car"][metric]["ap"][40][1] > 0 for metric in kitti.METRICS)
-    print(f"evaluated {pictures} pictures in {seconds:.1f} s")
+    print(f"evaluated {images} images in {seconds:.1f} s")
     assert seconds < 60

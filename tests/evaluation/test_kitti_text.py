@@ -34,16 +34,16 @@ def reference():
 
 @pytest.mark.parametrize("which", ["all", "peak_thresh_0.2"])
 def test_result_files_of_the_reference(reference, tmp_path, which):
-    results = {int(i): rows(of_picture) for i, of_picture in reference["detections"].items()}
+    results = {int(i): rows(of_image) for i, of_image in reference["detections"].items()}
     if which != "all":
-        results = {i: {k: r[r[:, 12] > 0.2] for k, r in of_picture.items()} for i, of_picture in results.items()}
+        results = {i: {k: r[r[:, 12] > 0.2] for k, r in of_image.items()} for i, of_image in results.items()}
     kitti.write_results(results, tmp_path / "results", NAMES)
     written = {path.name: path.read_text() for path in (tmp_path / "results").iterdir()}
     assert written == reference["files"][which]
     # What is read again is what from_rows gives without a file.
-    for image_id, of_picture in results.items():
+    for image_id, of_image in results.items():
         again = kitti.read_labels(tmp_path / "results" / f"{image_id:06d}.txt", with_scores=True)
-        direct = kitti.from_rows(of_picture, NAMES, decimals=2)
+        direct = kitti.from_rows(of_image, NAMES, decimals=2)
         assert again.names.tolist() == direct.names.tolist()
         np.testing.assert_array_equal(again.rows, direct.rows)
 
@@ -145,7 +145,7 @@ def test_bad_line(tmp_path, line, with_scores, reason):
 def test_unreadable_files(tmp_path):
     path = tmp_path / "000001.txt"
     path.write_bytes(b"\xff\xfe\x00")
-    for read in (kitti.read_labels, kitti_text.read_calib, kitti_text.read_camera, kitti_text.read_picture_names):
+    for read in (kitti.read_labels, kitti_text.read_calib, kitti_text.read_camera, kitti_text.read_image_names):
         with pytest.raises(UserError, match="000001.txt: this .* is not a text file"):
             read(path)
         with pytest.raises(UserError, match="000002.txt: there is no such"):
@@ -195,17 +195,17 @@ def test_camera(tmp_path):
             kitti_text.read_camera(path)
 
 
-def test_picture_names(tmp_path):
+def test_image_names(tmp_path):
     path = tmp_path / "val.txt"
     path.write_text("000007 \r\n\n000001\n")
-    assert kitti_text.read_picture_names(path) == ["000007", "000001"]
+    assert kitti_text.read_image_names(path) == ["000007", "000001"]
     for text, reason in (
         ("000007\n../../x\n", "line 2: '../../x' is not the name"),
-        ("1\n1\n", "line 2: the picture 1 is named twice"),
+        ("1\n1\n", "line 2: the image 1 is named twice"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=re.escape(f"{path}: {reason}")):
-            kitti_text.read_picture_names(path)
+            kitti_text.read_image_names(path)
 
 
 @pytest.mark.skipif(not HARD_CASES.is_dir(), reason="the shared test data is not here")

@@ -32,8 +32,8 @@ def slow_evaluate_class(ground_truth, detections, name, use_07_metric, ovthresh,
         for x1, y1, x2, y2, score in rows:
             lines.append(f"{i} {score:.3f} {x1 + 1:.1f} {y1 + 1:.1f} {x2 + 1:.1f} {y2 + 1:.1f}".split())
     lines.sort(key=lambda line: -float(line[1]))
-    objects = [[o for o in picture if o["name"] == name] for picture in ground_truth]
-    positives = sum(use_diff or not o["difficult"] for picture in objects for o in picture)
+    objects = [[o for o in image if o["name"] == name] for image in ground_truth]
+    positives = sum(use_diff or not o["difficult"] for image in objects for o in image)
     taken = set()
     tp = fp = 0
     rec, prec = [], []
@@ -75,11 +75,11 @@ def slow_ap(rec, prec, use_07_metric):
     return area
 
 
-def random_case(seed, pictures=25, classes=("car", "dog", "cow", "boat", "bus")):
-    """Repeated detections of up to 6 objects a picture, with ties. All boats are difficult, no bus exists."""
+def random_case(seed, images=25, classes=("car", "dog", "cow", "boat", "bus")):
+    """Repeated detections of up to 6 objects an image, with ties. All boats are difficult, no bus exists."""
     rng = np.random.default_rng(seed)
     ground_truth, detections = [], [[] for _ in classes]
-    for _ in range(pictures):
+    for _ in range(images):
         objects = []
         for _ in range(rng.integers(0, 7)):
             corner, size = rng.integers(1, 60, 2), rng.integers(5, 40, 2)
@@ -174,7 +174,7 @@ def test_no_detections_and_bad_numbers():
 def test_mismatch_is_named():
     with pytest.raises(UserError, match="2 classes"):
         voc.evaluate([[]], [[[]], [[]]], ["car"])
-    with pytest.raises(UserError, match="car cover 2 pictures, the ground truth 1"):
+    with pytest.raises(UserError, match="car cover 2 images, the ground truth 1"):
         voc.evaluate([[]], [[[], []]], ["car"])
     with pytest.raises(UserError, match="car must be rows"):
         voc.evaluate([[]], [[[[1, 2, 3, 4]]]], ["car"])
@@ -222,10 +222,10 @@ def test_results_list():
 
 
 def test_speed():
-    """A tenth of VOC 2007 test with 100 detections a picture; the bound is some thirty times what it takes."""
+    """A tenth of VOC 2007 test with 100 detections an image; the bound is some thirty times what it takes."""
     rng = np.random.default_rng(0)
     corners = rng.integers(1, 300, (496, 3, 2))
-    ground_truth = [[thing(*c.tolist(), *(c + 60).tolist()) for c in picture] for picture in corners]
+    ground_truth = [[thing(*c.tolist(), *(c + 60).tolist()) for c in image] for image in corners]
     detections = [[np.c_[xy := rng.random((5, 2)) * 300, xy + 60, rng.random(5)] for _ in corners] for _ in range(20)]
     start = time.perf_counter()
     voc.evaluate(ground_truth, detections, ["car", *map(str, range(19))])
@@ -269,7 +269,7 @@ def test_reference_other_overlaps(reference, ovthresh):
 def test_reference_rounding(reference):
     for name, text in reference["result_file_lines"].items():
         of_class = reference["detections"][reference["classes"].index(name)]
-        rows = np.array([row for picture in of_class for row in picture]).reshape(-1, 5)
+        rows = np.array([row for image in of_class for row in image]).reshape(-1, 5)
         written = np.array([line.split()[1:] for line in text.splitlines()], dtype=float).reshape(-1, 5)
         np.testing.assert_array_equal(voc.round_as_text(rows[:, 4], 3), written[:, 0])
         np.testing.assert_array_equal(voc.round_as_text(rows[:, :4] + 1, 1), written[:, 1:])

@@ -119,13 +119,13 @@ def test_sizes_of_networks(channels, out_channels, size, layout):
 
 @pytest.mark.parametrize("conv_groups", [1, 2])
 def test_channels_last_stays(conv_groups):
-    """The same numbers from a picture in channels-last order, and results in this order."""
+    """The same numbers from an image in channels-last order, and results in this order."""
     tensors, geometry = arguments(conv_groups=conv_groups)
     last = [tensors[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_(), *tensors[1:]]
     one, other = (with_gradients(deform_conv2d, values, geometry) for values in (tensors, last))
     check_equal(other, one)
-    for own, picture in ((one[0], False), (one[1], False), (other[0], True), (other[1], True)):
-        assert own.is_contiguous(memory_format=torch.channels_last) == picture
+    for own, image in ((one[0], False), (one[1], False), (other[0], True), (other[1], True)):
+        assert own.is_contiguous(memory_format=torch.channels_last) == image
 
 
 def test_empty_batch():
@@ -159,7 +159,7 @@ def test_offset_gradient_at_minus_one_is_zero():
         tensors[1].zero_()
     own = with_gradients(deform_conv2d, tensors, geometry)
     other = with_gradients(torchvision_deform_conv2d, tensors, geometry)
-    # By picture, row and column of the tap, axis, and output row and column.
+    # By image, row and column of the tap, axis, and output row and column.
     own_grad, other_grad = (grads[2].view(2, 3, 2, 2, *own[0].shape[2:]) for grads in (own, other))
     for outer in ((slice(None), 0, slice(None), 0, 0), (slice(None), slice(None), 0, 1, slice(None), 0)):
         assert not own_grad[outer].any()

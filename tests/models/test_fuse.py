@@ -32,7 +32,7 @@ def trained(arch: str, dtype: torch.dtype = torch.float64, head_conv: int | None
     return model
 
 
-def picture(arch: str, dtype: torch.dtype) -> torch.Tensor:
+def image(arch: str, dtype: torch.dtype) -> torch.Tensor:
     side = describe(arch)[0].pad + 1
     return torch.randn(1, 3, side, 2 * side, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
@@ -52,7 +52,7 @@ def check_same(model: nn.Module, fused: nn.Module, x: torch.Tensor, tolerance: f
 def test_fused_networks_give_the_same(arch):
     model = trained(arch)
     before = copy.deepcopy(model.state_dict())
-    x = picture(arch, torch.float64)
+    x = image(arch, torch.float64)
     for batch_heads in (False, True):
         fused = fuse(model, batch_heads)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
@@ -66,14 +66,14 @@ def test_fused_networks_give_the_same(arch):
 @pytest.mark.parametrize("arch", ["res_18", "resdcn_18", "dla_34", "dlav0_34"])
 def test_single_precision_agrees_to_rounding(arch):
     model = trained(arch, torch.float32).to(memory_format=torch.channels_last)
-    check_same(model, fuse(model), picture(arch, torch.float32), 1e-4)
+    check_same(model, fuse(model), image(arch, torch.float32), 1e-4)
 
 
 def test_a_network_in_training_can_be_fused_and_goes_on():
     model = trained("dlav0_34", torch.float32).train()
     fused = fuse(model)
     assert model.training and not fused.training
-    x = picture("dlav0_34", torch.float32)
+    x = image("dlav0_34", torch.float32)
     output = fused(x)[0]["hm"]
     assert not output.requires_grad
     model(x)[0]["hm"].mean().backward()
@@ -87,7 +87,7 @@ def test_batched_heads_of_any_width(arch, head_conv):
     model = trained(arch, head_conv=head_conv)
     fused = fuse(model, batch_heads=True)
     assert fused.batched_heads[0].first.out_channels == (sum(HEADS.values()) if head_conv == 0 else 3 * head_conv)
-    check_same(model, fused, picture(arch, torch.float64), 1e-9)
+    check_same(model, fused, image(arch, torch.float64), 1e-9)
 
 
 def test_a_batch_norm_without_convolution_is_an_error():
@@ -100,4 +100,4 @@ def test_fused_networks_can_be_compiled_without_a_break():
     torch._dynamo.reset()
     fused = fuse(trained("resdcn_18", torch.float32), batch_heads=True)
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
-    check_same(fused, compiled, picture("resdcn_18", torch.float32), 1e-4)
+    check_same(fused, compiled, image("resdcn_18", torch.float32), 1e-4)

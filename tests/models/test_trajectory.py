@@ -1,4 +1,4 @@
-"""Training steps of three networks against the reference, in float64: network, loss, gradients and optimiser."""
+"""Training steps of three networks against the reference, in float64: network, loss, gradients and optimizer."""
 
 import math
 
@@ -22,7 +22,7 @@ from centernet.tasks.ctdet import CtdetLoss
 INPUT_SHAPE = (2, 3, 96, 128)
 HEIGHT, WIDTH = 24, 32
 
-# The reference's first five batches: the parameters of the formula input, and of both pictures the objects as
+# The reference's first five batches: the parameters of the formula input, and of both images the objects as
 # (class, cell, width, height, offset x, offset y).
 INPUT_PARAMS = [
     (

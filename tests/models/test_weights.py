@@ -15,7 +15,7 @@ HEADS = {"hm": 3, "wh": 2, "reg": 2}
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network and its optimiser after one step."""
+    """A network and its optimizer after one step."""
     torch.manual_seed(0)
     model = create_model("res_18", HEADS, 64)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -64,7 +64,7 @@ def test_files_of_data_parallel_wrappers_and_of_other_classes_fit(tmp_path, trai
 
 
 def test_resuming_a_file_with_parameters_that_the_network_ignores(tmp_path):
-    """The optimiser of a reference dla_34 has two more parameters, for ``base.fc``."""
+    """The optimizer of a reference dla_34 has two more parameters, for ``base.fc``."""
     model = create_model("dla_34", HEADS, 64)
     state, params = {}, []
     for name, value in model.state_dict().items():

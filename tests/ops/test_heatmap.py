@@ -21,7 +21,7 @@ def random_objects(seed, slots=12, greatest=9):
     radius = rng.integers(0, greatest, (batch, slots))
     radius[rng.random((batch, slots)) < 0.2] = -1
     radius[0, 7] = 30  # larger than the map
-    radius[2] = -1  # a picture without objects
+    radius[2] = -1  # an image without objects
     return cls, x, y, radius
 
 

@@ -1,4 +1,4 @@
-"""A fifth task in one file, as docs/DEVELOP.md describes it: an object is a disc around the centre of its box."""
+"""A fifth task in one file, as docs/DEVELOP.md describes it: an object is a disc around the center of its box."""
 
 import numpy as np
 import torch
@@ -14,8 +14,17 @@ from centernet.tasks.option import Option, loss_weight
 
 DEFAULT_DATASET = "pascal"
 ANNOTATIONS = "ctdet"
-FOR_TARGETS = ("cls", "reach")
-NO_EFFECT = ("mse_loss", "hm_gauss", "reg_loss", "off_weight", "wh_weight", "not_reg_offset", "nms", "eval_oracle_hm")
+TARGET_INPUTS = ("cls", "reach")
+IGNORED_OPTIONS = (
+    "mse_loss",
+    "hm_gauss",
+    "reg_loss",
+    "off_weight",
+    "wh_weight",
+    "not_reg_offset",
+    "nms",
+    "eval_oracle_hm",
+)
 OPTIONS = (
     loss_weight("disc_weight", "the radius"),
     Option("disc_reach", "half the side of the heat map's Gaussians, in output pixels", 1, int, low=1, recipe=True),
@@ -35,19 +44,19 @@ def options_of_heads(heads):
 def read_objects(annotations, class_of):
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float32).reshape(-1, 4)
     cls = np.array([class_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64)
-    return {"centre": boxes[:, :2] + boxes[:, 2:] / 2, "radius": boxes[:, 2:].max(axis=1) / 2, "cls": cls}
+    return {"center": boxes[:, :2] + boxes[:, 2:] / 2, "radius": boxes[:, 2:].max(axis=1) / 2, "cls": cls}
 
 
 def make_sample(image, objects, opt, draws, train):
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws) if train else full_view(height, width, opt)
-    picture = view.warp(image)
-    centre = objects["centre"].copy()
+    warped = view.warp(image)
+    center = objects["center"].copy()
     if view.flipped:
-        centre[:, 0] = width - centre[:, 0] - 1
+        center[:, 0] = width - center[:, 0] - 1
     matrix = view.output_matrix()
-    centre = affine_transform(centre[:, None], matrix)[:, 0]
-    cells = np.floor(centre).astype(np.int64)
+    center = affine_transform(center[:, None], matrix)[:, 0]
+    cells = np.floor(center).astype(np.int64)
     slots = np.flatnonzero(((cells >= 0) & (cells < view.output_size)).all(1))[: opt.max_objs]
 
     def filled(values, empty=0):
@@ -55,7 +64,7 @@ def make_sample(image, objects, opt, draws, train):
         array[: len(slots)] = values
         return array
 
-    sample = {"image": picture, "color": color_matrix(picture, None, opt.mean, opt.std)}
+    sample = {"image": warped, "color": color_matrix(warped, None, opt.mean, opt.std)}
     sample["cls"] = filled(objects["cls"][slots])
     sample["reach"] = filled(np.full(len(slots), opt.disc_reach), empty=-1)
     sample["ind"] = filled(cells[slots, 1] * view.output_size[0] + cells[slots, 0])
@@ -112,46 +121,46 @@ def columns(opt):
     return ["x", "y", "radius", "score", "class"]
 
 
-def to_picture(dets, metas, opt):
-    pictures = []
+def to_image_coords(dets, metas, opt):
+    images = []
     for rows, meta in zip(dets.cpu().numpy(), metas, strict=True):
         corners = np.concatenate([rows[:, :2] - rows[:, 2:3], rows[:, :2] + rows[:, 2:3]], axis=1)
         corners = transform_preds(corners.reshape(-1, 2), meta["c"], meta["s"], meta["output_size"]).reshape(-1, 4)
         found = np.concatenate([corners / meta.get("scale", 1), rows[:, 3:4]], axis=1).astype(np.float32)
-        pictures.append({k + 1: found[rows[:, 4] == k] for k in range(opt.num_classes)})
-    return pictures
+        images.append({k + 1: found[rows[:, 4] == k] for k in range(opt.num_classes)})
+    return images
 
 
 def merge_outputs(detections, opt):
-    return {k: np.concatenate([picture[k] for picture in detections]) for k in detections[0]}
+    return {k: np.concatenate([image[k] for image in detections]) for k in detections[0]}
 
 
 def post_process(dets, metas, opt):
-    return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
+    return [merge_outputs([image], opt) for image in to_image_coords(dets, metas, opt)]
 
 
-def found_boxes(rows):
+def detected_boxes(rows):
     return rows
 
 
-def true_boxes(objects):
+def ground_truth_boxes(objects):
     return np.concatenate(
-        [objects["centre"] - objects["radius"][:, None], objects["centre"] + objects["radius"][:, None]], axis=1
+        [objects["center"] - objects["radius"][:, None], objects["center"] + objects["radius"][:, None]], axis=1
     )
 
 
-def debug_pictures(batch, output, opt):
+def debug_images(batch, output, opt):
     return {}
 
 
-def true_pictures(image, objects, opt):
+def ground_truth_images(image, objects, opt):
     return {}
 
 
-def network_pictures(picture, output, dets, opt):
+def network_images(image, output, dets, opt):
     return {}
 
 
-def result_pictures(image, results, opt, meta):
+def result_images(image, results, opt, meta):
     rows = np.concatenate([np.hstack([rows, np.full((len(rows), 1), k - 1)]) for k, rows in results.items()])
     return {"discs": visualization.draw_boxes(image, rows, opt.class_names, opt.vis_thresh, opt.debugger_theme)}

@@ -67,18 +67,18 @@ def loss_case(losses, case):
     return outputs, batch
 
 
-def random_batch(seed=0, pictures=4, size=128, args=()):
-    """Finished training targets of random objects on black pictures, and the options."""
+def random_batch(seed=0, images=4, size=128, args=()):
+    """Finished training targets of random objects on black images, and the options."""
     opt = options("--not_rand_crop", "--scale", "0", "--shift", "0", "--flip", "0", "--no_color_aug", *args)
     rng = np.random.default_rng(seed)
     samples = []
-    for k in range(pictures):
+    for k in range(images):
         count = 0 if k == 1 else 7
         corners = rng.uniform(0, 0.7 * size, (count, 2))
         boxes = np.hstack([corners, corners + rng.uniform(0.08 * size, 0.3 * size, (count, 2))]).astype(np.float32)
         objects = {"boxes": boxes, "cls": rng.integers(0, 20, count)}
         record = {"draws": [["randn", 0.0]] * 3 + [["random", 0.5]], "color": None}
-        draws = ctdet.Draws(record=record)
+        draws = ctdet.AugmentationRng(record=record)
         samples.append(ctdet.make_sample(np.zeros((size, size, 3), np.uint8), objects, opt, draws, True))
     return finish_batch(collate(samples), ctdet, opt), opt
 
@@ -293,8 +293,8 @@ def test_post_processing(decoding, kind):
     dets, scale = decoding["ct_dets_reg"], decoding[f"ct_post_{kind}_scale"]
     height, width = decoding["ct_hm"].shape[2:]
     results = ctdet_post_process(dets.copy(), decoding["ct_post_center"], scale, height, width, 5)
-    rows = [[b, cls, *row] for b, picture in enumerate(results) for cls, found in picture.items() for row in found]
-    counts = [[len(picture[cls]) for cls in range(1, 6)] for picture in results]
+    rows = [[b, cls, *row] for b, image in enumerate(results) for cls, found in image.items() for row in found]
+    counts = [[len(image[cls]) for cls in range(1, 6)] for image in results]
     assert counts == decoding[f"ct_post_{kind}_count"].tolist()
     np.testing.assert_allclose(rows, decoding[f"ct_post_{kind}"], rtol=1e-5, atol=1e-4)
 
@@ -383,16 +383,16 @@ def test_decoding_undoes_the_targets(args):
             y, x = divmod(int(batch["ind"][b, k]), width)
             target = batch["wh"][b, k] if "wh" in batch else batch["cat_spec_wh"][b, k].view(-1, 2).sum(0)
             offset = batch["reg"][b, k].numpy() if "reg" in batch else 0.5
-            centre = np.array([x, y]) + offset
-            expected = np.hstack([centre - target.numpy() / 2, centre + target.numpy() / 2])
+            center = np.array([x, y]) + offset
+            expected = np.hstack([center - target.numpy() / 2, center + target.numpy() / 2])
             error = np.abs(rows[:, :4] - expected).max(1) + 10 * (rows[:, 5] != int(batch["cls"][b, k]))
             assert error.min() < 1e-4
             found += 1
     assert found > 15
 
 
-def test_whole_way_back_to_the_picture():
-    """Boxes of a picture, as targets, decoded, in the picture again."""
+def test_whole_way_back_to_the_image():
+    """Boxes of an image, as targets, decoded, in the image again."""
     opt = options()
     boxes = np.float32([[20, 30, 120, 100], [150, 40, 190, 140], [5, 5, 60, 25]])
     objects = {"boxes": boxes, "cls": np.array([3, 7, 3])}
@@ -414,7 +414,7 @@ def test_whole_way_back_to_the_picture():
 
 
 def slow_flood(vectors, cells, valid, height, width):
-    """The flood for one picture in plain Python: distance by distance in the order of the queue."""
+    """The flood for one image in plain Python: distance by distance in the order of the queue."""
     owner, queue = {}, deque()
     for k in range(len(cells)):
         if valid[k]:
@@ -486,15 +486,15 @@ def test_oracles_together_decode_perfectly():
         assert len(rows) == len(slots)
         for k in slots:
             y, x = divmod(int(batch["ind"][b, k]), 32)
-            centre = np.array([x, y]) + batch["reg"][b, k].numpy()
+            center = np.array([x, y]) + batch["reg"][b, k].numpy()
             half = batch["wh"][b, k].numpy() / 2
-            assert np.abs(rows[:, :4] - np.hstack([centre - half, centre + half])).max(1).min() < 1e-4
+            assert np.abs(rows[:, :4] - np.hstack([center - half, center + half])).max(1).min() < 1e-4
 
 
 # Joining
 
 
-def picture_of(counts, classes=20, seed=0):
+def image_of(counts, classes=20, seed=0):
     """Detections of one scale: boxes far apart with different scores."""
     rng = np.random.default_rng(seed)
     scores = rng.permutation(np.linspace(0.01, 0.99, sum(counts.values())))
@@ -509,31 +509,31 @@ def picture_of(counts, classes=20, seed=0):
 
 def test_results_keep_the_100_best():
     opt = options()
-    picture = picture_of({1: 60, 5: 50, 20: 30})
-    merged = ctdet.merge_outputs([picture], opt)
+    image = image_of({1: 60, 5: 50, 20: 30})
+    merged = ctdet.merge_outputs([image], opt)
     assert list(merged) == list(range(1, 21))
     assert all(rows.dtype == np.float32 and rows.shape[1:] == (5,) for rows in merged.values())
     kept = np.sort(np.concatenate([rows[:, 4] for rows in merged.values()]))
-    everything = np.sort([row[4] for rows in picture.values() for row in rows])
+    everything = np.sort([row[4] for rows in image.values() for row in rows])
     np.testing.assert_allclose(kept, everything[-100:], rtol=1e-6)
     for cls in (1, 5, 20):
-        expected = [row for row in picture[cls] if row[4] >= everything[-100] - 1e-9]
+        expected = [row for row in image[cls] if row[4] >= everything[-100] - 1e-9]
         np.testing.assert_allclose(merged[cls], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100])
 def test_results_of_100_and_less_stay(count):
-    picture = picture_of({2: count // 2, 3: count - count // 2})
-    merged = ctdet.merge_outputs([picture], options())
+    image = image_of({2: count // 2, 3: count - count // 2})
+    merged = ctdet.merge_outputs([image], options())
     assert sum(len(rows) for rows in merged.values()) == count
-    np.testing.assert_allclose(merged[3], np.reshape(picture[3], (-1, 5)), rtol=1e-6)
+    np.testing.assert_allclose(merged[3], np.reshape(image[3], (-1, 5)), rtol=1e-6)
 
 
 def test_equal_scores_at_the_limit_stay():
-    picture = picture_of({1: 120})
-    for k, row in enumerate(picture[1]):
+    image = image_of({1: 120})
+    for k, row in enumerate(image[1]):
         row[4] = 0.9 if k < 90 else 0.5
-    assert len(ctdet.merge_outputs([picture], options())[1]) == 120
+    assert len(ctdet.merge_outputs([image], options())[1]) == 120
 
 
 def test_scales_are_joined_by_soft_nms():
@@ -544,8 +544,8 @@ def test_scales_are_joined_by_soft_nms():
     both = {cls: one[cls] + two[cls] for cls in one}
     assert sorted(ctdet.merge_outputs([both], options())[4][:, 4]) == pytest.approx([0.3, 0.8, 0.9])
     decayed = 0.8 * np.exp(-1 / 0.5)
-    for pictures, opt in (([one, two], options()), ([both], options("--nms"))):
-        merged = ctdet.merge_outputs(pictures, opt)
+    for images, opt in (([one, two], options()), ([both], options("--nms"))):
+        merged = ctdet.merge_outputs(images, opt)
         assert sorted(merged[4][:, 4]) == pytest.approx(sorted([0.9, 0.3, decayed]), rel=1e-5)
         assert len(merged[1]) == 0
 

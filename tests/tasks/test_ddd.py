@@ -11,13 +11,13 @@ from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet import visualization_3d
 from centernet.datasets import build_sample
-from centernet.datasets.augmentation import replayed_draws
+from centernet.datasets.augmentation import replayed_rng
 from centernet.datasets.loader import collate, finish_batch
 from centernet.errors import UserError
 from centernet.opts import opts
 from centernet.tasks import ddd
 from centernet.tasks.ddd import DddLoss, ddd_decode, ddd_post_process
-from centernet.visualization import draw_boxes, restore_picture
+from centernet.visualization import draw_boxes, restore_image
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())
 TARGETS = ("hm", "reg_mask", "rot_mask", "ind", "dep", "dim", "rotbin", "rotres", "wh", "reg")
@@ -103,9 +103,9 @@ def test_sample(reference, name):
 @pytest.mark.parametrize("case", FIGURES["samples"], ids=[case["name"] for case in FIGURES["samples"]])
 def test_carried_targets(case):
     opt = options(*case["args"])
-    picture = np.zeros((*case["size"], 3), np.uint8)
+    image = np.zeros((*case["size"], 3), np.uint8)
     record = {"draws": case["draws"], "color": None}
-    sample = build_sample(picture, case["annotations"], opt, record, case["split"], calib=case["calib"])
+    sample = build_sample(image, case["annotations"], opt, record, case["split"], calib=case["calib"])
     slots = np.flatnonzero(sample["rot_mask"])
     assert slots.tolist() == case["slots"]
     assert sample["reg_mask"].sum() == case["reg_mask"]
@@ -151,7 +151,7 @@ def test_ignored_categories(category, maps):
 
 
 def test_jitter():
-    """A jittered picture shows the object elsewhere, and depth and size in metres are not learned from it."""
+    """A jittered image shows the object elsewhere, and depth and size in meters are not learned from it."""
     args = ("--aug_ddd", "0.5", "--scale", "0.4", "--shift", "0.1")
     one = annotation([100, 30, 60, 40])
     draws = [["random", 0.49], ["randn", 5.0], ["randn", -0.5], ["randn", 0.25]]
@@ -159,16 +159,16 @@ def test_jitter():
     still = sample_of([one], *args, split="train", draws=[["random", 0.5]])
     assert still["reg_mask"][0] == still["rot_mask"][0] == moved["rot_mask"][0] == 1 and moved["reg_mask"][0] == 0
     np.testing.assert_allclose(moved["wh"][0], still["wh"][0] / 1.4, rtol=1e-4)  # 5 is clipped to scale 1.4
-    centre = [moved["ind"][0] % 80, moved["ind"][0] // 80] + moved["reg"][0]
+    center = [moved["ind"][0] % 80, moved["ind"][0] // 80] + moved["reg"][0]
     expected = (np.array([130, 50]) - [155 - 0.05 * 310, 47 + 0.025 * 94]) * 80 / (1.4 * 310) + [40, 12]
-    np.testing.assert_allclose(centre, expected, atol=1e-3)
+    np.testing.assert_allclose(center, expected, atol=1e-3)
     assert moved["dep"][0] == still["dep"][0] == 20
 
 
 def test_no_calibration_is_told():
-    picture = np.zeros((94, 310, 3), np.uint8)
+    image = np.zeros((94, 310, 3), np.uint8)
     with pytest.raises(UserError, match="calib"):
-        build_sample(picture, [annotation([50, 20, 60, 40])], options(), None, "val")
+        build_sample(image, [annotation([50, 20, 60, 40])], options(), None, "val")
 
 
 def test_annotations_that_lack_something():
@@ -259,19 +259,19 @@ def test_carried_loss(case):
     assert loss.item() == pytest.approx(total + parts["hm_loss"].item(), rel=1e-5)
 
 
-def random_batch(*args, seed=0, pictures=4):
-    """Finished training targets of random objects on black pictures, and the options; the second has none."""
+def random_batch(*args, seed=0, images=4):
+    """Finished training targets of random objects on black images, and the options; the second has none."""
     opt = options("--aug_ddd", "0", *args)
     rng = np.random.default_rng(seed)
     samples = []
-    for k in range(pictures):
+    for k in range(images):
         annotations = []
         for _ in range(0 if k == 1 else 6):
             box = [*rng.uniform(0, [250, 60]), *rng.uniform(10, [70, 40])]
             more = {"alpha": rng.uniform(-3.1, 3.1), "depth": rng.uniform(3, 60), "dim": rng.uniform(1, 4, 3).tolist()}
             annotations.append(annotation(box, int(rng.choice([1, 2, 3, 4, 9], p=[0.2, 0.4, 0.2, 0.1, 0.1])), **more))
         objects = {**ddd.read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
-        draws = replayed_draws({"draws": [["random", 0.5]]})
+        draws = replayed_rng({"draws": [["random", 0.5]]})
         samples.append(ddd.make_sample(np.zeros((94, 310, 3), np.uint8), objects, opt, draws, True))
     return finish_batch(collate(samples), ddd, opt), opt
 
@@ -464,7 +464,7 @@ def perfect_output(batch, opt):
 
 
 def scene(seed=1, count=12):
-    """Objects in front of a camera, as annotations whose box is centred on the projection of the object's middle."""
+    """Objects in front of a camera, as annotations whose box is centered on the projection of the object's middle."""
     rng = np.random.default_rng(seed)
     annotations, boxes = [], []
     while len(annotations) < count:
@@ -486,7 +486,7 @@ def scene(seed=1, count=12):
 
 @pytest.mark.parametrize("args", [[], ["--keep_res"], ["--not_reg_bbox"], ["--not_reg_offset"]])
 def test_objects_come_back_from_their_targets(args):
-    """Annotations, as targets, decoded, in the picture and in front of the camera again."""
+    """Annotations, as targets, decoded, in the image and in front of the camera again."""
     opt = opts().parse(["ddd", "--dataset", "kitti", *args])
     annotations = scene()
     objects = {**ddd.read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
@@ -521,30 +521,30 @@ def test_boxes_without_a_size_in_2d_go_around_the_box_in_3d():
     row = ddd.ddd_post_process_3d([flat], [CALIB])[0][1][0]
     pixels = ddd.project_3d_bbox(location, dim, turn, CALIB)
     np.testing.assert_allclose(row[1:5], [*pixels.min(0), *pixels.max(0)], atol=0.05)
-    # A box that leaves the picture is cut off at its edge.
+    # A box that leaves the image is cut off at its edge.
     meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
     dets = torch.zeros(1, 1, 16)
     dets[0, 0, :3] = torch.tensor([0.5, 48, 0.9])
     dets[0, 0, 11:15] = torch.tensor([4, 1.5, 1.6, 4.0])
-    box = ddd.to_picture(dets, [meta], opt)[0][1][0, 1:5]
+    box = ddd.to_image_coords(dets, [meta], opt)[0][1][0, 1:5]
     assert box[0] == 0 and 0 <= box[1] < box[3] <= 374 and 100 < box[2] <= 1241
 
 
 def test_sizes_are_scaled_as_lengths():
-    """A picture in an input of another shape: the reference's way gives boxes of negative height."""
+    """An image in an input of another shape: the reference's way gives boxes of negative height."""
     opt = opts().parse(["ddd", "--dataset", "kitti", "--input_h", "512", "--input_w", "512"])
     dets = torch.zeros(1, 1, 18)
     dets[0, 0, :3] = torch.tensor([64, 64, 0.9])
     dets[0, 0, 11:17] = torch.tensor([20, 1.5, 1.6, 4.0, 16, 8])
     meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
-    row = ddd.to_picture(dets, [meta], opt)[0][1][0]
+    row = ddd.to_image_coords(dets, [meta], opt)[0][1][0]
     factor = 1242 / 128
     np.testing.assert_allclose(row[3:5] - row[1:3], [16 * factor, 8 * factor], rtol=1e-5)
     reference = ddd_post_process(dets.numpy(), [meta["c"]], [meta["s"]], [CALIB], opt)[0][1][0]
     assert reference[4] - reference[2] < 0
 
 
-def test_every_picture_has_its_own_camera():
+def test_every_image_has_its_own_camera():
     heat, (rot, dep, dim, wh, reg) = carried_maps()
     raw = torch.logit(1 / (dep + 1), eps=1e-6)
     output = {"hm": torch.logit(heat, eps=1e-6), "rot": rot, "dep": raw, "dim": dim, "wh": wh, "reg": reg}
@@ -626,37 +626,37 @@ def test_location_by_hand():
     assert turn == pytest.approx(-0.0651628, abs=1e-6)
 
 
-# Pictures
+# Images
 
 
-def test_debug_pictures():
+def test_debug_images():
     opt = opts().parse(["ddd", "--dataset", "kitti", "--debug", "4", "--input_h", "128", "--input_w", "416"])
     annotations = scene(count=5)
     objects = {**ddd.read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
     image = np.random.default_rng(0).integers(0, 256, (375, 1242, 3), dtype=np.uint8)
     batch = finish_batch(collate([ddd.make_sample(image, objects, opt, None, False)]), ddd, opt)
     output = perfect_output(batch, opt)
-    pictures = ddd.debug_pictures(batch, output, opt)
+    images = ddd.debug_images(batch, output, opt)
     names = {"hm_pred", "hm_gt", "det_pred", "det_gt", "add_pred", "add_gt", "bird_pred_gt"}
-    assert set(pictures) == names
-    sizes = {name: picture.shape for name, picture in pictures.items()}
+    assert set(images) == names
+    sizes = {name: drawing.shape for name, drawing in images.items()}
     assert all(sizes[name] == (128, 416, 3) for name in ("hm_pred", "hm_gt", "det_pred", "det_gt"))
     assert sizes["add_pred"] == sizes["add_gt"] == (375, 1242, 3) and sizes["bird_pred_gt"] == (384, 384, 3)
     # What is predicted is the truth here; peaks below 0.999 are other cells.
     opt.center_thresh = 0.999
-    pictures = ddd.debug_pictures(batch, output, opt)
-    bare = draw_boxes(restore_picture(batch["input"][0].numpy(), opt.mean, opt.std), np.zeros((0, 6)), [], 0, "white")
-    drawn = (pictures["det_gt"] != bare).any(2).mean()
+    images = ddd.debug_images(batch, output, opt)
+    bare = draw_boxes(restore_image(batch["input"][0].numpy(), opt.mean, opt.std), np.zeros((0, 6)), [], 0, "white")
+    drawn = (images["det_gt"] != bare).any(2).mean()
     # Boxes of equal scores may be drawn in another order.
-    assert drawn > 0.01 and (pictures["det_pred"] != pictures["det_gt"]).any(2).mean() < drawn / 5
-    assert (pictures["add_pred"] != pictures["add_gt"]).any(2).mean() < 1e-3
-    assert set(ddd.debug_pictures(batch, None, opt)) == {"hm_gt", "det_gt", "add_gt", "bird_pred_gt"}
-    true = ddd.true_pictures(image, objects, opt)
+    assert drawn > 0.01 and (images["det_pred"] != images["det_gt"]).any(2).mean() < drawn / 5
+    assert (images["add_pred"] != images["add_gt"]).any(2).mean() < 1e-3
+    assert set(ddd.debug_images(batch, None, opt)) == {"hm_gt", "det_gt", "add_gt", "bird_pred_gt"}
+    true = ddd.ground_truth_images(image, objects, opt)
     assert set(true) == {"add_gt", "bird_gt"}
     assert (true["add_gt"] != image).any(2).mean() > 1e-3
-    assert np.array_equal(true["bird_gt"] != 230, ddd.debug_pictures(batch, None, opt)["bird_pred_gt"] != 230)
+    assert np.array_equal(true["bird_gt"] != 230, ddd.debug_images(batch, None, opt)["bird_pred_gt"] != 230)
     opt.reg_bbox = False
-    assert set(ddd.network_pictures(image, output, ddd.decode(output, opt), opt)) == {"pred_hm"}
+    assert set(ddd.network_images(image, output, ddd.decode(output, opt), opt)) == {"pred_hm"}
 
 
 def rows_of(*objects):
@@ -667,11 +667,11 @@ def rows_of(*objects):
     return {cls: np.float32(rows).reshape(-1, 13) for cls, rows in results.items()}
 
 
-def test_boxes_in_the_picture():
-    picture = np.full((375, 1242, 3), 90, np.uint8)
+def test_boxes_in_the_image():
+    image = np.full((375, 1242, 3), 90, np.uint8)
     dim, location = (1.5, 1.6, 4.0), (2.0, 1.7, 12.0)
-    drawn = visualization_3d.draw_boxes_3d(picture, rows_of((2, dim, location, 0.3, 0.8)), CALIB, 0.3, "white")
-    changed = (drawn != picture).any(2)
+    drawn = visualization_3d.draw_boxes_3d(image, rows_of((2, dim, location, 0.3, 0.8)), CALIB, 0.3, "white")
+    changed = (drawn != image).any(2)
     pixels = ddd.project_3d_bbox(location, dim, 0.3, CALIB)
     for x, y in pixels.astype(int).tolist():
         assert changed[y - 2 : y + 3, x - 2 : x + 3].any()
@@ -683,15 +683,15 @@ def test_boxes_in_the_picture():
     back = pixels[[2, 3, 7, 6]].mean(0).astype(int)
     around = [changed[y - 2 : y + 3, x - 2 : x + 3].any() for x, y in (front, back)]
     assert around == [True, False]  # the cross is on the front
-    assert not (picture != 90).any()
+    assert not (image != 90).any()
     for left_out in (
         (2, dim, location, 0.3, 0.25),  # the score has to exceed the threshold
         (2, dim, (0, 1.7, 0.9), 0.3, 0.9),
         (2, dim, (np.nan, 1.7, 20), 0.3, 0.9),
     ):
-        assert np.array_equal(visualization_3d.draw_boxes_3d(picture, rows_of(left_out), CALIB, 0.25, "black"), picture)
+        assert np.array_equal(visualization_3d.draw_boxes_3d(image, rows_of(left_out), CALIB, 0.25, "black"), image)
     half_behind = rows_of((2, dim, (0.5, 1.7, 1.5), np.pi / 2, 0.9))
-    assert (visualization_3d.draw_boxes_3d(picture, half_behind, CALIB, 0.3, "black") != picture).any()
+    assert (visualization_3d.draw_boxes_3d(image, half_behind, CALIB, 0.3, "black") != image).any()
 
 
 def test_view_from_above():
@@ -710,7 +710,7 @@ def test_view_from_above():
     assert (visualization_3d.bird_view(found, 0.9) == 230).all()
 
 
-def test_the_input_back_in_the_picture():
+def test_the_input_back_in_the_image():
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (94, 310, 3), dtype=np.uint8), (0, 0), 4)
     view = ddd.test_view(94, 310, options())
     back = visualization_3d.unwarp(view.warp(image), (310, 94), view.center, view.scale)

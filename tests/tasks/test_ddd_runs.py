@@ -1,4 +1,4 @@
-"""3D boxes from end to end: the detector, train, test, look, learn the sample, learn frames of KITTI by heart."""
+"""3D boxes from end to end: the detector, train, test, look, learn the sample, learn frames of KITTI overfit."""
 
 import json
 import re
@@ -37,14 +37,14 @@ def test_pre_processing(k):
     np.testing.assert_array_equal(meta["c"], case["c"])
     np.testing.assert_array_equal(meta["s"], case["s"])
     assert meta["output_size"] == (80, 24) and meta["size"] == (310, 94) and meta["calib"] is ddd.DEFAULT_CALIB
-    batch = Detector(opt, nn.Identity(), CPU).normalised(prepared["images"][1.0][None])
+    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][1.0][None])
     exact = int(cv2.__version__.split(".")[0]) >= 5
     expected = case[f"images_sub_{'opencv5' if exact else 'opencv3'}"]
     np.testing.assert_allclose(batch[:, :, ::3, ::3], expected, rtol=0, atol=2e-5 if exact else 0.09)
 
 
 class BrightBox(nn.Module):
-    """Finds the bright rectangle of its input: a car of fixed depth, size and direction at its centre."""
+    """Finds the bright rectangle of its input: a car of fixed depth, size and direction at its center."""
 
     def forward(self, batch):
         bright = batch.sum(1) > 0
@@ -66,42 +66,42 @@ class BrightBox(nn.Module):
 
 @pytest.mark.parametrize("args", [[], ["--keep_res"], ["--flip_test", "--test_scales", "0.5,1", "--nms"]])
 def test_a_box_comes_back_where_it_is(args):
-    """In the picture and in front of the camera, alone or with others; flips and scales change nothing in 3D."""
+    """In the image and in front of the camera, alone or with others; flips and scales change nothing in 3D."""
     opt = opts().parse(["ddd", "--dataset", "kitti", "--input_h", "96", "--input_w", "320", *args])
     detector = Detector(opt, BrightBox(), CPU)
     boxes = [(90, 30, 150, 66), (200, 20, 240, 60), (30, 40, 90, 70)]
     cameras = [np.float32([[300 + 9 * k, 0, 150, 0], [0, 300 + 9 * k, 47, 0], [0, 0, 1, 0]]) for k in range(3)]
-    pictures = []
+    images = []
     for (x1, y1, x2, y2), size in zip(boxes, [(94, 310), (98, 306), (94, 310)], strict=True):
-        pictures.append(np.zeros((*size, 3), np.uint8))
-        pictures[-1][y1:y2, x1:x2] = 255
-    together = detector.run(pictures, [{"calib": calib} for calib in cameras])
-    for picture, box, calib, found in zip(pictures, boxes, cameras, together, strict=True):
+        images.append(np.zeros((*size, 3), np.uint8))
+        images[-1][y1:y2, x1:x2] = 255
+    together = detector.run(images, [{"calib": calib} for calib in cameras])
+    for image, box, calib, found in zip(images, boxes, cameras, together, strict=True):
         rows = found["results"]
         assert list(rows) == [1, 2, 3] and len(rows[1]) == len(rows[3]) == 0 and rows[2].shape == (1, 13)
         alpha, *corners = rows[2][0, :5]
         assert alpha == pytest.approx(0, abs=1e-6)
         np.testing.assert_allclose(corners, box, atol=2)
         depth = np.exp(2)
-        centre = (np.add(box[:2], box[2:]) - 1) / 2
-        location = [*((centre - calib[:2, 2]) * depth / calib[0, 0]), depth]
+        center = (np.add(box[:2], box[2:]) - 1) / 2
+        location = [*((center - calib[:2, 2]) * depth / calib[0, 0]), depth]
         np.testing.assert_allclose(rows[2][0, 8:11], np.add(location, [0, 0.5, 0]), atol=0.05)
-        assert rows[2][0, 11] == pytest.approx(np.arctan2(centre[0] - calib[0, 2], calib[0, 0]), abs=0.01)
-        alone = detector.run(picture, {"calib": calib})["results"]
+        assert rows[2][0, 11] == pytest.approx(np.arctan2(center[0] - calib[0, 2], calib[0, 0]), abs=0.01)
+        alone = detector.run(image, {"calib": calib})["results"]
         np.testing.assert_allclose(alone[2], rows[2], rtol=1e-5, atol=1e-5)
-    default = detector.run(pictures[0])["results"][2]
-    with_default = detector.run(pictures[0], {"calib": ddd.DEFAULT_CALIB})["results"][2]
+    default = detector.run(images[0])["results"][2]
+    with_default = detector.run(images[0], {"calib": ddd.DEFAULT_CALIB})["results"][2]
     assert np.array_equal(default, with_default) and not np.allclose(default, together[0]["results"][2])
 
 
-def test_pictures_of_debug():
+def test_images_of_debug():
     image = np.zeros((94, 310, 3), np.uint8)
     image[30:66, 90:150] = 255
     calib = np.float32([[300, 0, 150, 0], [0, 300, 47, 0], [0, 0, 1, 0]])
     drawn = {}
     for name, info in (("own", {"calib": calib}), ("default", None)):
         opt = opts().parse(["ddd", "--input_h", "96", "--input_w", "320", "--debug", "2", "--vis_thresh", "0.5"])
-        drawn[name] = Detector(opt, BrightBox(), CPU).run(image, info)["pictures"]
+        drawn[name] = Detector(opt, BrightBox(), CPU).run(image, info)["images"]
         assert set(drawn[name]) == {"pred_hm_1.0", "det_pred_1.0", "add_pred", "bird_pred"}
         assert drawn[name]["add_pred"].shape == image.shape
     # With the right camera the drawn box is where the object is seen.
@@ -115,7 +115,7 @@ def test_pictures_of_debug():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a sample of few pictures in ``data/`` and a short training in ``exp/``, and what it printed."""
+    """A folder with a sample of few images in ``data/`` and a short training in ``exp/``, and what it printed."""
     folder = tmp_path_factory.mktemp("ddd")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_ddd, "SPLITS", {"train": 8, "val": 3})
@@ -140,14 +140,14 @@ def result_files(folder: Path) -> dict[str, list[list[str]]]:
 
 def test_training(trained):
     folder, output = trained
-    run_folder = folder / "exp/ddd/default"
+    run_directory = folder / "exp/ddd/default"
     assert re.search(r"final AP3D: \d\.\d{4}", output)
-    header = (run_folder / "train_log.csv").read_text().splitlines()[0]
+    header = (run_directory / "train_log.csv").read_text().splitlines()[0]
     assert header.startswith("epoch,iteration,loss,hm_loss,dep_loss,dim_loss,rot_loss,wh_loss,off_loss,lr")
-    files = result_files(run_folder)
+    files = result_files(run_directory)
     assert list(files) == ["000009", "000010", "000011"] and any(files.values())
     assert all(len(line) == 16 for lines in files.values() for line in lines)
-    card = torch.load(run_folder / "model_last.pth", weights_only=True)["model"]
+    card = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
     assert card["task"] == "ddd" and card["heads"]["rot"] == 8 and card["dataset"] == "sample_ddd"
     images = json.loads((folder / "data/sample_ddd/annotations/train.json").read_text())["images"]
     cameras = [np.float32(image["calib"]).tolist() for image in images]
@@ -162,8 +162,8 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
     output = output_here("test", "ddd", *paths, *more, *arguments)
     assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
     assert re.search(r"^official/AP3D/Car_moderate \d\.\d{4}$", output, re.M)
-    # The same network, pictures and arithmetic as in the validation of the training: one path, one result. The input
-    # has the pictures' own size here, so --keep_res shows the same.
+    # The same network, images and arithmetic as in the validation of the training: one path, one result. The input
+    # has the images' own size here, so --keep_res shows the same.
     before, after = (result_files(folder / "exp/ddd" / name) for name in ("default", "scored"))
     assert list(before) == list(after)
     for name in before:
@@ -174,19 +174,19 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
 
 def test_demo_saves_boxes(trained):
     folder, _ = trained
-    picture = folder / "data/sample_ddd/images/000009.jpg"
+    image = folder / "data/sample_ddd/images/000009.jpg"
     model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu"]
-    output_here("demo", "ddd", *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2")
+    output_here("demo", "ddd", *model, "--demo", str(image), "--output_dir", str(folder / "shown"), "--debug", "2")
     names = {path.name for path in (folder / "shown").iterdir()}
-    assert names == {f"{picture.stem}_{name}.png" for name in ("add_pred", "bird_pred", "pred_hm_1.0", "det_pred_1.0")}
+    assert names == {f"{image.stem}_{name}.png" for name in ("add_pred", "bird_pred", "pred_hm_1.0", "det_pred_1.0")}
 
 
-def test_the_camera_of_a_picture_that_comes_alone(trained, tmp_path):
-    """The one that was given, else the one of the checkpoint, else the reference's; and a picture's own before all."""
+def test_the_camera_of_an_image_that_comes_alone(trained, tmp_path):
+    """The one that was given, else the one of the checkpoint, else the reference's; and an image's own before all."""
     folder, _ = trained
     model = ["ddd", "--device", "cpu", "--peak_thresh", "0", "--load_model"]
     path = folder / "exp/ddd/default/model_last.pth"
-    picture = folder / "data/sample_ddd/images/000009.jpg"
+    image = folder / "data/sample_ddd/images/000009.jpg"
     checkpoint = torch.load(path, weights_only=True)
     card = checkpoint["model"].pop("picture_info")
     torch.save(checkpoint, tmp_path / "old.pth")
@@ -200,8 +200,8 @@ def test_the_camera_of_a_picture_that_comes_alone(trained, tmp_path):
         ([str(tmp_path / "old.pth"), *calib], given),
     ):
         detector = create_detector(opts().parse([*model, *arguments]))
-        alone, told = (detector.run(picture, info)["results"] for info in (None, expected))
-        own = detector.run(picture, {"calib": np.float32([[50, 0, 90, 0], [0, 50, 40, 0], [0, 0, 1, 0]])})["results"]
+        alone, told = (detector.run(image, info)["results"] for info in (None, expected))
+        own = detector.run(image, {"calib": np.float32([[50, 0, 90, 0], [0, 50, 40, 0], [0, 0, 1, 0]])})["results"]
         assert sum(map(len, alone.values())) > 0
         for cls, rows in alone.items():
             assert np.array_equal(rows, told[cls]) and not np.array_equal(rows, own[cls])
@@ -209,13 +209,13 @@ def test_the_camera_of_a_picture_that_comes_alone(trained, tmp_path):
 
 def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
     folder, _ = trained
-    picture, camera = folder / "data/sample_ddd/images/000009.jpg", tmp_path / "camera.txt"
+    image, camera = folder / "data/sample_ddd/images/000009.jpg", tmp_path / "camera.txt"
     model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu", "--vis_thresh", "0"]
-    demo = [*model, "--peak_thresh", "0", "--demo", str(picture), "--output_dir"]
+    demo = [*model, "--peak_thresh", "0", "--demo", str(image), "--output_dir"]
     camera.write_text("90 0 128\n0 90 40\n0 0 1\n")
     output_here("demo", "ddd", *demo, str(tmp_path / "card"))
     assert "note:" not in output_here("demo", "ddd", *demo, str(tmp_path / "given"), "--calib", str(camera))
-    drawn = [(tmp_path / name / f"{picture.stem}_add_pred.png").read_bytes() for name in ("card", "given")]
+    drawn = [(tmp_path / name / f"{image.stem}_add_pred.png").read_bytes() for name in ("card", "given")]
     assert drawn[0] != drawn[1]
     assert opts().notes(opts().parse(["ddd", "--calib", str(camera)]), "test.py") == [
         "note: --calib has no effect in test.py"
@@ -228,7 +228,7 @@ def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
         assert f"{path}: {reason}" in error and error.count("\n") == 1
 
 
-def test_pictures_of_a_training(trained, tmp_path):
+def test_images_of_a_training(trained, tmp_path):
     folder, _ = trained
     arguments = ["--exp_dir", str(tmp_path), "--debug", "4", "--num_epochs", "1", "--num_iters", "1"]
     output_here("main", "ddd", *small(folder), *arguments, "--val_intervals", "0")
@@ -299,7 +299,7 @@ def test_frames_of_kitti_are_learned_by_heart(tmp_path):
     list_frames("val", 5)
     output_of("main", "ddd", *data, *recipe, "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "6")
     # Batches drawn from that list hold some frames twice and others not at all, and the statistics of such batches are
-    # not those that tests use: depths are off by a metre. In the end every batch is the six frames.
+    # not those that tests use: depths are off by a meter. In the end every batch is the six frames.
     list_frames("train", 1)
     model = ["--load_model", str(tmp_path / "exp/ddd/default/model_last.pth"), "--exp_id", "exact"]
     output_of("main", "ddd", *data, *recipe, *model, "--lr", "2e-4", "--num_epochs", "40", "--lr_step", "30")

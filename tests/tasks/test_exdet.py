@@ -79,9 +79,9 @@ def reference():
         return {case["name"]: case for case in cases}, dict(file)
 
 
-def replay(case, picture, annotations):
+def replay(case, image, annotations):
     draws = {"draws": case["draws"], "color": case.get("color")}
-    return build_sample(picture, annotations, options(*case["args"]), draws, split=case["split"])
+    return build_sample(image, annotations, options(*case["args"]), draws, split=case["split"])
 
 
 @needs_conformance
@@ -118,7 +118,7 @@ def test_sample(reference, name):
 
 @pytest.mark.parametrize("case", FIGURES, ids=[case["name"] for case in FIGURES])
 def test_carried_targets(case):
-    """Targets do not depend on what the picture shows, so a black one will do."""
+    """Targets do not depend on what the image shows, so a black one will do."""
     annotations = [
         {"category_id": row[0], "extreme_points": np.reshape(row[1:], (4, 2))} for row in case["annotations"]
     ]
@@ -168,8 +168,8 @@ def test_annotations_without_points(annotations, text):
 
 
 def test_validation_may_keep_the_size():
-    picture = np.zeros((90, 120, 3), np.uint8)
-    sample = build_sample(picture, [], options("--keep_res"), None, split="val")
+    image = np.zeros((90, 120, 3), np.uint8)
+    sample = build_sample(image, [], options("--keep_res"), None, split="val")
     assert sample["input"].shape == (3, 96, 128) and sample["meta"]["output_size"] == (32, 24)
 
 
@@ -216,12 +216,12 @@ def test_loss(losses, case):
                 np.testing.assert_allclose(value.grad.numpy(), expected, rtol=1e-5, atol=limit, err_msg=head)
 
 
-def random_batch(args=(), seed=0, pictures=4, size=128):
-    """Finished validation targets of random diamonds on black pictures, and the options. The second has no object."""
+def random_batch(args=(), seed=0, images=4, size=128):
+    """Finished validation targets of random diamonds on black images, and the options. The second has no object."""
     opt = options(*args)
     rng = np.random.default_rng(seed)
     samples = []
-    for k in range(pictures):
+    for k in range(images):
         count = 0 if k == 1 else 5
         points = np.zeros((count, 4, 2), np.float32)
         corners = rng.uniform(0, 0.6 * size, (count, 2))
@@ -379,11 +379,11 @@ def exhaustive(heats, regs, K, scores_thresh, center_thresh, num_dets, agnostic)
             ys, xs = zip(*(divmod(ind, width) for _, ind, _ in combination), strict=True)
             cx, cy = int((xs[1] + xs[3] + 0.5) / 2), int((ys[0] + ys[2] + 0.5) / 2)
             cls = int(heats[4][b, :, cy, cx].argmax()) if agnostic else combination[0][2]
-            centre = heats[4][b, cls, cy, cx]
+            center = heats[4][b, cls, cy, cx]
             scores = [np.float32(score) for score, _, _ in combination]
             if (
                 min(scores) < np.float32(scores_thresh)
-                or centre < center_thresh
+                or center < center_thresh
                 or (not agnostic and {other for _, _, other in combination} != {cls})
                 or ys[0] > min(ys)
                 or xs[1] > min(xs)
@@ -391,7 +391,7 @@ def exhaustive(heats, regs, K, scores_thresh, center_thresh, num_dets, agnostic)
                 or xs[3] < max(xs)
             ):
                 continue
-            score = (scores[0] + scores[1] + scores[2] + scores[3] + 2 * centre.numpy()) / np.float32(6)
+            score = (scores[0] + scores[1] + scores[2] + scores[3] + 2 * center.numpy()) / np.float32(6)
             moved = []
             for side, (x, y) in enumerate(zip(xs, ys, strict=True)):
                 dx, dy = regs[side][b, :, y, x].tolist() if regs else (0.5, 0.5)
@@ -469,7 +469,7 @@ def raw_truth(batch, opt):
 
 @pytest.mark.parametrize("args", [[], ["--agnostic_ex"], ["--not_reg_offset"]])
 def test_targets_decode_to_the_objects(args):
-    """Three objects apart from each other come back, box by box and point by point, in picture pixels."""
+    """Three objects apart from each other come back, box by box and point by point, in image pixels."""
     opt = options(*args)
     points = np.array(
         [
@@ -488,7 +488,7 @@ def test_targets_decode_to_the_objects(args):
     limit = 1e-3 if opt.reg_offset else 2.01
     for cls, members in ((4, [0, 2]), (8, [1])):
         rows = results[cls]
-        # The middle of the box and the centre of the targets may be neighbours; without its centre a box has 0.67.
+        # The middle of the box and the center of the targets may be neighbors; without its center a box has 0.67.
         found = rows[rows[:, 4] > 0.75]
         assert len(found) == len(members)
         for member in members:
@@ -498,7 +498,7 @@ def test_targets_decode_to_the_objects(args):
             (tx, top), (left, ly), (bx, bottom), (right, ry) = best[5:].reshape(4, 2)
             assert best[:4].tolist() == [left, top, right, bottom]
 
-    # The flip test: the mirrored picture's maps, decoded and mirrored back, say the same.
+    # The flip test: the mirrored image's maps, decoded and mirrored back, say the same.
     mirrored = dict(output)
     for one, other in (("t", "t"), ("l", "r"), ("b", "b"), ("r", "l")):
         mirrored[f"hm_{one}"] = output[f"hm_{other}"].flip(3)
@@ -527,7 +527,7 @@ def test_post_processing():
     with np.load(CONFORMANCE / "detector.npz", allow_pickle=False) as file:
         c, s, scale = (file[f"ctpost_{name}"] for name in ("c", "s", "scale"))
     plain, mirrored = torch.from_numpy(case["dets"])
-    dets = torch.cat([plain, exdet.mirror_back(mirrored, 32)]).numpy()
+    dets = torch.cat([plain, exdet.unflip(mirrored, 32)]).numpy()
     rows = exdet.exdet_post_process(dets, c, float(s), 32, 32, float(scale))
     same = [0, 1, 2, 3, 4, 13]
     np.testing.assert_allclose(rows[:, same], case["out"][:, same], rtol=1e-5, atol=1e-4)
@@ -539,8 +539,8 @@ def test_post_processing():
 def test_mirroring_back():
     row = torch.tensor([[2.0, 1, 9, 8, 0.7, 4, 1, 2, 5, 6, 8, 9, 3, 1]])
     expected = [[1.0, 1, 8, 8, 0.7, 6, 1, 1, 3, 4, 8, 8, 5, 1]]
-    np.testing.assert_allclose(exdet.mirror_back(row, 10), expected)
-    assert torch.equal(exdet.mirror_back(exdet.mirror_back(row, 10), 10), row)
+    np.testing.assert_allclose(exdet.unflip(row, 10), expected)
+    assert torch.equal(exdet.unflip(exdet.unflip(row, 10), 10), row)
 
 
 # Results
@@ -584,7 +584,7 @@ def test_at_most_a_hundred():
 
 
 def test_default_number_of_peaks():
-    """40 of each kind, as published, unless --K is given; its default is one for centres."""
+    """40 of each kind, as published, unless --K is given; its default is one for centers."""
     generator = torch.Generator().manual_seed(0)
     opt = options("--agnostic_ex", "--scores_thresh", "0", "--center_thresh", "0")
     output = {head: torch.randn(1, channels, 32, 32, generator=generator) + 3 for head, channels in opt.heads.items()}
@@ -609,32 +609,32 @@ def test_true_maps_in_place_of_the_predicted():
         torch.testing.assert_close(output[name].sigmoid(), batch[name])
 
 
-# Pictures
+# Images
 
 
-def test_debug_pictures():
-    batch, opt = random_batch(["--debug", "4", "--center_thresh", "0.3"], pictures=1)
-    pictures = exdet.debug_pictures(batch, raw_truth(batch, opt), opt)
-    assert set(pictures) == {"pred_hm", "pred_hm_c", "gt_hm", "gt_hm_c", "out_pred", "out_gt"}
-    assert all(picture.shape == (128, 128, 3) and picture.dtype == np.uint8 for picture in pictures.values())
-    assert (pictures["out_gt"] != 0).any() and not np.array_equal(pictures["gt_hm"], pictures["gt_hm_c"])
-    assert set(exdet.debug_pictures(batch, None, opt)) == {"gt_hm", "gt_hm_c", "out_gt"}
+def test_debug_images():
+    batch, opt = random_batch(["--debug", "4", "--center_thresh", "0.3"], images=1)
+    images = exdet.debug_images(batch, raw_truth(batch, opt), opt)
+    assert set(images) == {"pred_hm", "pred_hm_c", "gt_hm", "gt_hm_c", "out_pred", "out_gt"}
+    assert all(image.shape == (128, 128, 3) and image.dtype == np.uint8 for image in images.values())
+    assert (images["out_gt"] != 0).any() and not np.array_equal(images["gt_hm"], images["gt_hm_c"])
+    assert set(exdet.debug_images(batch, None, opt)) == {"gt_hm", "gt_hm_c", "out_gt"}
 
 
-def test_result_pictures():
+def test_result_images():
     opt = options("--vis_thresh", "0.5")
     points = [40, 20, 20, 60, 50, 100, 90, 70]
     rows = {1: np.array([[20, 20, 90, 100, 0.9, *points], [0, 0, 5, 5, 0.2, *[2] * 8]], np.float32)}
     image = np.zeros((120, 120, 3), np.uint8)
-    drawn = exdet.result_pictures(image, rows, opt, {})["exdet"]
+    drawn = exdet.result_images(image, rows, opt, {})["exdet"]
     assert not image.any() and drawn.shape == image.shape
     for x, y in np.reshape(points, (4, 2)):
         assert drawn[y - 2 : y + 3, x - 2 : x + 3].any()
     assert not drawn[2:4, 2:4].any()  # the weak one is not drawn
     objects = {"points": np.reshape(points, (1, 4, 2)).astype(np.float32), "cls": np.array([0])}
-    assert exdet.true_pictures(image, objects, opt)["gt"].any()
+    assert exdet.ground_truth_images(image, objects, opt)["gt"].any()
     empty = {"points": np.zeros((0, 4, 2), np.float32), "cls": np.zeros(0, np.int64)}
-    assert not exdet.true_pictures(image, empty, opt)["gt"].any()
+    assert not exdet.ground_truth_images(image, empty, opt)["gt"].any()
 
 
 def test_octagon():

@@ -1,4 +1,4 @@
-"""The task exdet from main.py to test.py: it learns the generated sample, and real pictures by heart."""
+"""The task exdet from main.py to test.py: it learns the generated sample, and real images overfit."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from centernet.datasets import sample_ex
 
 COCO128 = ROOT.parent / "shared" / "data" / "coco128"
 NETWORK = ("--arch", "dlav0_34", "--head_conv", "64", "--num_workers", "1")
-PICTURES, REPEATS = 16, 20  # each picture is listed so often that an epoch has 40 iterations of 8
+IMAGES, REPEATS = 16, 20  # each image is listed so often that an epoch has 40 iterations of 8
 
 
 def point_distances(annotations, results):
@@ -38,8 +38,8 @@ def point_distances(annotations, results):
 @pytest.mark.parametrize(
     "args", [pytest.param([], marks=pytest.mark.slow), ["--agnostic_ex", "--not_reg_offset"]], ids=["plain", "agnostic"]
 )
-def test_from_training_to_pictures(tmp_path, monkeypatch, args):
-    """main.py, test.py and demo.py on a handful of pictures; a checkpoint says which heads it has."""
+def test_from_training_to_images(tmp_path, monkeypatch, args):
+    """main.py, test.py and demo.py on a handful of images; a checkpoint says which heads it has."""
     monkeypatch.setattr(sample_ex, "SPLITS", {"train": 4, "val": 2})
     sample_ex.SampleEx.prepare(tmp_path / "sample_ex", log=lambda line: None)
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
@@ -63,7 +63,7 @@ def test_from_training_to_pictures(tmp_path, monkeypatch, args):
 
 @pytest.mark.slow
 def test_the_generated_sample_is_learned(tmp_path):
-    """Eight epochs of 320 small pictures: nearly all polygons are found, and their points within two pixels."""
+    """Eight epochs of 320 small images: nearly all polygons are found, and their points within two pixels."""
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
     steps = ["--batch_size", "16", "--lr", "1e-3", "--num_epochs", "8", "--lr_step", "100", "--val_intervals", "8"]
     jitter = ["--not_rand_crop", "--shift", "0.05", "--scale", "0.2"]
@@ -82,8 +82,8 @@ def test_the_generated_sample_is_learned(tmp_path):
     assert len(distances) > 0.95 * count and np.median(distances) < 2
 
 
-def chosen_pictures():
-    """The first sixteen pictures of which all objects are large enough for an input of 128 pixels."""
+def chosen_images():
+    """The first sixteen images of which all objects are large enough for an input of 128 pixels."""
     content = json.loads((COCO128 / "annotations/instances_train2017.json").read_text())
     objects: dict = {}
     for annotation in content["annotations"]:
@@ -94,14 +94,14 @@ def chosen_pictures():
         return 1 <= len(found) <= 3 and all(not a["iscrowd"] and min(a["bbox"][2:]) >= 0.12 * side for a in found)
 
     images = [image for image in sorted(content["images"], key=lambda image: image["id"]) if suits(image)]
-    return images[:PICTURES], objects, content["categories"]
+    return images[:IMAGES], objects, content["categories"]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not COCO128.is_dir(), reason="the shared test data is not here")
-def test_sixteen_pictures_are_learned_by_heart(tmp_path):
+def test_sixteen_images_are_learned_by_heart(tmp_path):
     """240 steps of 8 without augmentation, from segmentations to scores: what was trained on is found again."""
-    images, objects, categories = chosen_pictures()
+    images, objects, categories = chosen_images()
     folder = tmp_path / "coco"
     (folder / "annotations").mkdir(parents=True)
     for split, repeats in (("train", REPEATS), ("val", 1)):
@@ -120,9 +120,9 @@ def test_sixteen_pictures_are_learned_by_heart(tmp_path):
     steps = ["--batch_size", "8", "--lr", "1e-3", "--num_epochs", "6", "--lr_step", "100", "--val_intervals", "6"]
     output_of("main", "exdet", *data, *NETWORK, *steps, *plain, "--exp_id", "heart")
     model = ["--load_model", tmp_path / "exp/exdet/heart/model_last.pth", "--exp_dir", tmp_path / "exp"]
-    # The middle between the cells of the points need not be the cell of the centre, and beside that one a network that
-    # knows its pictures by heart has little score left: peaks without a Gaussian around them give an AP of 0.71 here,
-    # and of 0.997 where the centre is only asked to rank.
+    # The middle between the cells of the points need not be the cell of the center, and beside that one a network that
+    # knows its images overfit has little score left: peaks without a Gaussian around them give an AP of 0.71 here,
+    # and of 0.997 where the center is only asked to rank.
     outputs = [output_of("test", "exdet", *model, "--exp_id", "once", "--center_thresh", str(t)) for t in (0.1, 0)]
     print([(score(output, "AP"), score(output, "AP50")) for output in outputs])
     assert score(outputs[0], "AP") > 0.85 and score(outputs[1], "AP") > 0.95

@@ -16,7 +16,7 @@ def one_line(monkeypatch):
     monkeypatch.setitem(TASKS, "discs", discs)
 
 
-def test_from_training_to_pictures(tmp_path, tiny_voc):
+def test_from_training_to_images(tmp_path, tiny_voc):
     paths = ["--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp")]
     small = ["--arch", "res_18", "--head_conv", "8", "--input_res", "64", "--batch_size", "2", "--num_workers", "0"]
     steps = ["--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1", "--disc_weight", "2", "--device", "cpu"]
@@ -35,9 +35,9 @@ def test_from_training_to_pictures(tmp_path, tiny_voc):
     assert "mAP " in output_here(
         "test", "discs", *model, "--exp_dir", str(tmp_path / "exp"), "--num_workers", "0", "--flip_test"
     )
-    picture = next((tiny_voc / "voc/images").iterdir())
-    output_here("demo", "discs", *model, "--demo", str(picture), "--output_dir", str(tmp_path / "shown"))
-    assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"{picture.stem}_discs.png"]
+    image = next((tiny_voc / "voc/images").iterdir())
+    output_here("demo", "discs", *model, "--demo", str(image), "--output_dir", str(tmp_path / "shown"))
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"{image.stem}_discs.png"]
 
 
 def test_its_options_are_declared_by_it_alone(capsys):

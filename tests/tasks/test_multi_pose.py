@@ -10,7 +10,7 @@ import torch
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets import build_sample
-from centernet.datasets.augmentation import Draws
+from centernet.datasets.augmentation import AugmentationRng
 from centernet.datasets.joints import FLIP_PAIRS, JOINT_NAMES, MIRRORED, SKELETON
 from centernet.datasets.loader import collate, finish_batch
 from centernet.opts import opts
@@ -47,10 +47,10 @@ def loaded(name, start="multi_pose"):
         return {key: file[key] for key in file.files if key.startswith(start)}
 
 
-def replay(case, picture, annotations):
+def replay(case, image, annotations):
     draws = {"draws": case["draws"], "color": case.get("color")}
     hm_gauss = ["--hm_gauss", str(case["hm_gauss"])] if "hm_gauss" in case else []
-    return build_sample(picture, annotations, options(*case["args"], *hm_gauss), draws, split=case["split"])
+    return build_sample(image, annotations, options(*case["args"], *hm_gauss), draws, split=case["split"])
 
 
 # Targets
@@ -100,9 +100,9 @@ def digest(array):
 
 @pytest.mark.parametrize("case", SAMPLES, ids=[case["name"] for case in SAMPLES])
 def test_carried_sample(case):
-    """Targets do not depend on what the picture shows, so a black one will do."""
-    picture = np.zeros((*case["size"], 3), np.uint8)
-    sample = replay({**case, "color": {"order": [], "alpha": {}, "lighting": [0, 0, 0]}}, picture, case["annotations"])
+    """Targets do not depend on what the image shows, so a black one will do."""
+    image = np.zeros((*case["size"], 3), np.uint8)
+    sample = replay({**case, "color": {"order": [], "alpha": {}, "lighting": [0, 0, 0]}}, image, case["annotations"])
     assert np.flatnonzero(sample["reg_mask"]).tolist() == case["slots"]
     assert set(sample) - {"input", "meta"} == set(case["fields"])
     for field, (shape, dtype, *expected) in case["fields"].items():
@@ -122,7 +122,7 @@ def person(box, joints=(), category=1):
 
 
 def random_people(rng, count, size=128):
-    """Annotations of persons of whom some joints are not labelled; no two joints are as near as a cell is wide."""
+    """Annotations of persons of whom some joints are not labeled; no two joints are as near as a cell is wide."""
     people, free = [], np.ones((size // 7, size // 7), bool)
     for _ in range(count):
         x, y = rng.uniform(0.05 * size, 0.6 * size, 2)
@@ -146,8 +146,8 @@ def test_joints():
     assert {joint for bone in SKELETON for joint in bone} == set(range(17)) and len(set(SKELETON)) == 18
 
 
-def test_mirroring_is_a_mirrored_picture():
-    """A mirrored sample of a picture is the plain sample of the mirrored picture, whose left and right have changed."""
+def test_mirroring_is_a_mirrored_image():
+    """A mirrored sample of an image is the plain sample of the mirrored image, whose left and right have changed."""
     rng = np.random.default_rng(3)
     people = random_people(rng, 4)
     mirrored = []
@@ -156,29 +156,29 @@ def test_mirroring_is_a_mirrored_picture():
         joints = np.reshape(entry["keypoints"], (17, 3))[list(MIRRORED)].copy()
         joints[:, 0] = 127 - joints[:, 0]
         mirrored.append({**person((127 - x - w, y, w, h)), "keypoints": joints.reshape(-1).tolist()})
-    picture = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    centre = (60.0, 70.0)
-    draws = [[["choice", 0.9], *(["randint", v] for v in xy), ["random", 0.5]] for xy in (centre, (127 - 60.0, 70.0))]
+    image = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    center = (60.0, 70.0)
+    draws = [[["choice", 0.9], *(["randint", v] for v in xy), ["random", 0.5]] for xy in (center, (127 - 60.0, 70.0))]
     one = {"args": ["--flip", "1", "--no_color_aug"], "draws": [*draws[0], ["random", 0.5]], "split": "train"}
     two = {"args": ["--flip", "0", "--no_color_aug"], "draws": [*draws[1], ["random", 0.5]], "split": "train"}
-    one, two = replay(one, picture, people), replay(two, picture[:, ::-1].copy(), mirrored)
+    one, two = replay(one, image, people), replay(two, image[:, ::-1].copy(), mirrored)
     assert set(one) == set(two) and one["reg_mask"].sum() == 4
     for field in one:
         np.testing.assert_allclose(one[field], two[field], atol=1e-4, err_msg=field)
 
 
-def test_turned_joints_stay_on_the_picture():
-    """Where a joint is drawn the turned picture shows what the joint was on."""
-    picture = np.zeros((128, 128, 3), np.uint8)
+def test_turned_joints_stay_on_the_image():
+    """Where a joint is drawn the turned image shows what the joint was on."""
+    image = np.zeros((128, 128, 3), np.uint8)
     joints = {0: (40.0, 30.0, 2), 9: (90.0, 40.0, 2), 16: (70.0, 100.0, 1)}
     for x, y, _ in joints.values():
-        cv2.circle(picture, (int(x), int(y)), 5, (255, 255, 255), -1)
+        cv2.circle(image, (int(x), int(y)), 5, (255, 255, 255), -1)
     record = {"draws": [*[["randn", 0.0]] * 3, ["random", 0.1], ["randn", 0.7], ["random", 0.9]], "split": "train"}
     args = ["--aug_rot", "0.5", "--rotate", "50", "--not_rand_crop", "--no_color_aug", "--input_res", "256"]
     opt = options(*args)
-    draws = Draws(record={"draws": record["draws"], "color": None})
+    draws = AugmentationRng(record={"draws": record["draws"], "color": None})
     objects = multi_pose.read_objects([person((20, 10, 90, 100), joints)], {1: 0})
-    sample = multi_pose.make_sample(picture, objects, opt, draws, True)
+    sample = multi_pose.make_sample(image, objects, opt, draws, True)
     assert sample["turned"] == 1 and sample["reg_mask"].sum() == 0 and sample["hps_mask"].sum() == 0
     cells = np.flatnonzero(sample["joints"] >= 0)
     assert cells.tolist() == [0, 9, 16]
@@ -228,14 +228,14 @@ def test_malformed_annotations(change, message):
 # Loss
 
 
-def random_batch(seed=0, pictures=3, args=()):
-    """Finished training targets of random persons on black pictures, and the options."""
+def random_batch(seed=0, images=3, args=()):
+    """Finished training targets of random persons on black images, and the options."""
     opt = options("--not_rand_crop", "--scale", "0", "--shift", "0", "--flip", "0", "--no_color_aug", *args)
     rng = np.random.default_rng(seed)
     samples = []
-    for k in range(pictures):
+    for k in range(images):
         objects = multi_pose.read_objects(random_people(rng, 0 if k == 1 else 4), {1: 0})
-        draws = Draws(record={"draws": [*[["randn", 0.0]] * 3, *[["random", 0.5]] * 2], "color": None})
+        draws = AugmentationRng(record={"draws": [*[["randn", 0.0]] * 3, *[["random", 0.5]] * 2], "color": None})
         samples.append(multi_pose.make_sample(np.zeros((128, 128, 3), np.uint8), objects, opt, draws, True))
     return finish_batch(collate(samples), multi_pose, opt), opt
 
@@ -437,8 +437,8 @@ def test_decoding(decoding):
 @needs_conformance
 def test_post_processing(decoding):
     height, width = decoding["mp_hm"].shape[2:]
-    dets, centres, scales = decoding["mp_dets_full"], decoding["mp_post_center"], decoding["mp_post_scale"]
-    results = multi_pose_post_process(dets.copy(), centres, scales, height, width)
+    dets, centers, scales = decoding["mp_dets_full"], decoding["mp_post_center"], decoding["mp_post_scale"]
+    results = multi_pose_post_process(dets.copy(), centers, scales, height, width)
     assert all(list(result) == [1] for result in results)
     np.testing.assert_allclose([result[1] for result in results], decoding["mp_post"], rtol=1e-5, atol=1e-4)
 
@@ -540,8 +540,8 @@ def perfect_maps(batch):
 
 
 @pytest.mark.parametrize("args", [[], ["--not_hm_hp"], ["--not_reg_hp_offset"], ["--mse_loss"]])
-def test_whole_way_back_to_the_picture(args):
-    """Targets of whole pictures, decoded, are the annotations again."""
+def test_whole_way_back_to_the_image(args):
+    """Targets of whole images, decoded, are the annotations again."""
     opt = options(*args)
     rng = np.random.default_rng(11)
     people = [random_people(rng, 3) for _ in range(3)]
@@ -572,7 +572,7 @@ def test_whole_way_back_to_the_picture(args):
 
 
 def test_flip_test_of_a_symmetric_network():
-    """Maps of a mirrored picture, averaged with those of the picture, leave the detections where they are."""
+    """Maps of a mirrored image, averaged with those of the image, leave the detections where they are."""
     batch, opt = random_batch(seed=8)
     maps = perfect_maps(batch)
     mirrored = {
@@ -635,7 +635,7 @@ def test_test_scales_are_undone():
     dets = torch.zeros(1, 1, 40)
     dets[0, 0, :39] = torch.arange(39)
     meta = {"c": np.array([64.0, 64.0], np.float32), "s": 128.0, "output_size": (32, 32)}
-    plain, half = (multi_pose.to_picture(dets, [{**meta, "scale": scale}], options())[0][1] for scale in (1, 0.5))
+    plain, half = (multi_pose.to_image_coords(dets, [{**meta, "scale": scale}], options())[0][1] for scale in (1, 0.5))
     np.testing.assert_allclose(plain[0, [0, 5, 38]], [0, 20, 152], atol=1e-3)
     np.testing.assert_allclose(half[0, :4], 2 * plain[0, :4], atol=1e-3)
     np.testing.assert_allclose(half[0, 5:], 2 * plain[0, 5:], atol=1e-3)
@@ -655,7 +655,7 @@ def test_heads_and_options():
     assert opts().parse(["multi_pose"]).dataset == "coco_hp"
 
 
-def test_pictures():
+def test_images():
     opt = options("--debug", "1")
     joints = {k: (20 + 19 * (k % 5) + k, 25 + 24 * (k // 5), 2) for k in range(17)}
     objects = multi_pose.read_objects([person((10, 15, 110, 100), joints)], {1: 0})
@@ -663,32 +663,32 @@ def test_pictures():
     sample = multi_pose.make_sample(image, objects, opt, None, False)
     batch = finish_batch(collate([sample]), multi_pose, opt)
     maps = perfect_maps(batch)
-    pictures = multi_pose.debug_pictures(batch, maps, opt)
-    assert set(pictures) == {"pred_hm", "gt_hm", "out_pred", "out_gt", "pred_hmhp", "gt_hmhp"}
-    assert set(multi_pose.debug_pictures(batch, None, opt)) == {"gt_hm", "gt_hmhp", "out_gt"}
+    drawings = multi_pose.debug_images(batch, maps, opt)
+    assert set(drawings) == {"pred_hm", "gt_hm", "out_pred", "out_gt", "pred_hmhp", "gt_hmhp"}
+    assert set(multi_pose.debug_images(batch, None, opt)) == {"gt_hm", "gt_hmhp", "out_gt"}
     dets = multi_pose.decode(maps, opt)
-    shown = multi_pose.network_pictures(image, maps, dets, opt)
+    shown = multi_pose.network_images(image, maps, dets, opt)
     assert set(shown) == {"pred_hm", "pred_hmhp"}
     results = multi_pose.post_process(dets, batch["meta"], opt)[0]
-    drawn = multi_pose.result_pictures(image, results, opt, {})
+    drawn = multi_pose.result_images(image, results, opt, {})
     assert set(drawn) == {"multi_pose"} and not np.array_equal(drawn["multi_pose"], image)
     strict = options("--vis_thresh", "1")
-    assert np.array_equal(multi_pose.result_pictures(image, results, strict, {})["multi_pose"], image)
-    true = multi_pose.true_pictures(image, objects, opt)["gt"]
-    assert all(picture.shape == (128, 128, 3) and picture.dtype == np.uint8 for picture in (*pictures.values(), true))
-    # What is found is what is there: the same discs in the same colours.
+    assert np.array_equal(multi_pose.result_images(image, results, strict, {})["multi_pose"], image)
+    true = multi_pose.ground_truth_images(image, objects, opt)["gt"]
+    assert all(drawing.shape == (128, 128, 3) and drawing.dtype == np.uint8 for drawing in (*drawings.values(), true))
+    # What is found is what is there: the same discs in the same colors.
     for color in ((255, 0, 0), (0, 0, 255)):
-        here, there = ((picture == color).all(2) for picture in (drawn["multi_pose"], true))
+        here, there = ((drawing == color).all(2) for drawing in (drawn["multi_pose"], true))
         assert there.sum() > 200 and (here & there).sum() > 0.8 * there.sum()
     assert np.array_equal(image, np.full((128, 128, 3), 128, np.uint8))
 
 
-def test_pictures_of_nobody():
+def test_images_of_nobody():
     opt = options("--debug", "1")
     image = np.full((128, 128, 3), 128, np.uint8)
     sample = multi_pose.make_sample(image, multi_pose.read_objects([], {1: 0}), opt, None, False)
     assert sample["meta"]["gt_det"].shape == (1, 40)
     batch = finish_batch(collate([sample]), multi_pose, opt)
-    pictures = multi_pose.debug_pictures(batch, None, opt)
-    restored = pictures["out_gt"].astype(int)
+    images = multi_pose.debug_images(batch, None, opt)
+    restored = images["out_gt"].astype(int)
     assert np.abs(restored - 128).max() <= 1  # a mean of 128 / 255 in every channel, and nothing drawn

@@ -1,4 +1,4 @@
-"""Human pose from end to end: train, test, look, go on from a detector, learn the sample, learn pictures by heart."""
+"""Human pose from end to end: train, test, look, go on from a detector, learn the sample, learn images overfit."""
 
 import json
 import re
@@ -18,7 +18,7 @@ SHARED = ROOT.parent / "shared" / "data" / "coco_hp_sample"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a sample of few pictures in ``data/`` and a short training in ``exp/``, and what it printed."""
+    """A folder with a sample of few images in ``data/`` and a short training in ``exp/``, and what it printed."""
     folder = tmp_path_factory.mktemp("pose")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_hp, "SPLITS", {"train": 8, "val": 3})
@@ -38,13 +38,13 @@ def small(folder: Path) -> list[str]:
 
 def test_training(trained):
     folder, output = trained
-    run_folder = folder / "exp/multi_pose/default"
+    run_directory = folder / "exp/multi_pose/default"
     assert re.search(r"final AP: -?\d\.\d{4}", output)
-    header = (run_folder / "train_log.csv").read_text().splitlines()[0]
+    header = (run_directory / "train_log.csv").read_text().splitlines()[0]
     assert header.startswith("epoch,iteration,loss,hm_loss,hp_loss,hm_hp_loss,hp_offset_loss,wh_loss,off_loss,lr")
-    entries = json.loads((run_folder / "results.json").read_text())
+    entries = json.loads((run_directory / "results.json").read_text())
     assert len(entries) == 300 and all(len(entry["keypoints"]) == 51 for entry in entries)
-    card = torch.load(run_folder / "model_last.pth", weights_only=True)["model"]
+    card = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
     assert card["task"] == "multi_pose" and card["heads"]["hps"] == 34 and card["dataset"] == "sample_hp"
 
 
@@ -59,7 +59,7 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
     entries = json.loads((folder / "exp/multi_pose/scored/results.json").read_text())
     assert {entry["image_id"] for entry in entries} == {9, 10, 11}
     if not arguments:
-        # The same network, pictures and arithmetic as in the validation of the training.
+        # The same network, images and arithmetic as in the validation of the training.
         before = json.loads((folder / "exp/multi_pose/default/results.json").read_text())
         for one, other in zip(entries, before, strict=True):
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
@@ -68,16 +68,16 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
 
 def test_demo_saves_skeletons(trained):
     folder, _ = trained
-    picture = folder / "data/sample_hp/val2017/000000000009.jpg"
+    image = folder / "data/sample_hp/val2017/000000000009.jpg"
     model = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--device", "cpu"]
     output_here(
-        "demo", "multi_pose", *model, "--demo", str(picture), "--output_dir", str(folder / "shown"), "--debug", "2"
+        "demo", "multi_pose", *model, "--demo", str(image), "--output_dir", str(folder / "shown"), "--debug", "2"
     )
     names = {path.name for path in (folder / "shown").iterdir()}
-    assert names == {f"{picture.stem}_{name}.png" for name in ("multi_pose", "pred_hm_1.0", "pred_hmhp_1.0")}
+    assert names == {f"{image.stem}_{name}.png" for name in ("multi_pose", "pred_hm_1.0", "pred_hmhp_1.0")}
 
 
-def test_pictures_of_a_training(trained, tmp_path):
+def test_images_of_a_training(trained, tmp_path):
     folder, _ = trained
     arguments = ["--exp_dir", str(tmp_path), "--debug", "4", "--num_epochs", "1", "--num_iters", "1"]
     output_here("main", "multi_pose", *small(folder), *arguments, "--val_intervals", "0")
@@ -151,10 +151,10 @@ def test_the_sample_of_poses_is_learned(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
-def test_four_pictures_are_learned_by_heart(tmp_path):
-    """800 steps on four real pictures without augmentation, and all persons with joints are found again."""
+def test_four_images_are_learned_by_heart(tmp_path):
+    """800 steps on four real images without augmentation, and all persons with joints are found again."""
     content = json.loads((SHARED / "annotations/person_keypoints_train2017.json").read_text())
-    # Each picture so often that an epoch is worth its start. Persons without joints go: they would count as wrong.
+    # Each image so often that an epoch is worth its start. Persons without joints go: they would count as wrong.
     images = [{**image, "id": image["id"] + 10**7 * k} for k in range(40) for image in content["images"]]
     people = [
         {**person, "id": person["id"] + 10**13 * k, "image_id": person["image_id"] + 10**7 * k}

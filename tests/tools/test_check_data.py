@@ -22,12 +22,12 @@ specification.loader.exec_module(check_data)
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """COCO-style data: four pictures of 64 x 48 to train on, one to test on; two classes, five objects."""
+    """COCO-style data: four images of 64 x 48 to train on, one to test on; two classes, five objects."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     for k in range(1, 6):
-        picture = np.full((48, 64, 3), 30 * k, np.uint8)
-        assert cv2.imwrite(str(folder / "images" / f"{k}.png"), picture)
+        image = np.full((48, 64, 3), 30 * k, np.uint8)
+        assert cv2.imwrite(str(folder / "images" / f"{k}.png"), image)
     objects = [(1, 1, [4, 4, 20, 20]), (1, 2, [30, 8, 30, 30]), (2, 1, [0, 0, 64, 48]), (3, 1, [5, 6, 6, 7])]
     write(folder / "train.json", range(1, 5), objects)
     write(folder / "val.json", [5], [(5, 2, [10, 10, 20, 16])])
@@ -69,10 +69,10 @@ def test_good_data(data, tmp_path):
     status, output, errors = check(data, "--output_dir", str(tmp_path / "grids"))
     assert (status, errors) == (0, "")
     assert "PROBLEM" not in output and output.endswith("no problems\n")
-    assert f"train: {data / 'train.json'}\n  4 pictures, 4 objects of 2 classes\n" in output
-    assert f"val: {data / 'val.json'}\n  1 pictures, 1 objects of 1 classes\n" in output
+    assert f"train: {data / 'train.json'}\n  4 images, 4 objects of 2 classes\n" in output
+    assert f"val: {data / 'val.json'}\n  1 images, 1 objects of 1 classes\n" in output
     assert re.search(r"\n    fox +3 #{40}\n    hen +1 #{14}\n", output)
-    assert "note: pictures without objects: 4.png" in output
+    assert "note: images without objects: 4.png" in output
     # Square roots of the areas: 20, 30, 55.4, 6.5.
     for interval, count in (("0 to 8", 1), ("8 to 16", 0), ("16 to 32", 2), ("32 to 64", 1), ("from 256", 0)):
         assert re.search(rf"\n +{interval} +{count} ", output.split("val: ")[0]), interval
@@ -82,13 +82,13 @@ def test_good_data(data, tmp_path):
         assert f"training samples: {tmp_path / 'grids' / name}" in output
         grid = cv2.imread(str(tmp_path / "grids" / name))
         assert grid.shape[0] == grid.shape[1] and grid.shape[0] >= 2 * 64  # four square samples
-        # White lines between them, and something else than one colour in them.
+        # White lines between them, and something else than one color in them.
         side = grid.shape[0] // 2
         assert (grid[side - 2 : side] == 255).all() and (grid[:, side - 2 : side] == 255).all()
         assert len(np.unique(grid[: side - 2, : side - 2].reshape(-1, 3), axis=0)) > 1
 
 
-def test_the_grids_are_in_the_run_folder_by_default(data, tmp_path):
+def test_the_grids_are_in_the_run_directory_by_default(data, tmp_path):
     status, output, _ = check(data, "--exp_dir", str(tmp_path / "exp"), "--exp_id", "a", "--val_intervals", "0")
     assert status == 0 and "val: " not in output
     assert list((tmp_path / "exp/ctdet/a/check_data").glob("samples_*.png"))
@@ -102,17 +102,17 @@ def test_sizes_are_those_in_the_networks_input(data, tmp_path):
 
 
 PROBLEMS = [
-    (lambda c: c["images"][3].update(file_name="no.png"), "PROBLEM: missing pictures: no.png"),
-    (lambda c: c["images"][3].update(file_name="text.png"), "PROBLEM: pictures that cannot be read: text.png"),
-    (lambda c: c["images"][3].update(file_name=7), "PROBLEM: pictures without id or file_name: number 4"),
-    (lambda c: c["images"][3].update(id=1), "PROBLEM: picture ids that are there twice: 1 (4.png)"),
-    (lambda c: c["images"][3].update(id=1.5), "PROBLEM: ids that are neither numbers nor words: picture 4.png: 1.5"),
+    (lambda c: c["images"][3].update(file_name="no.png"), "PROBLEM: missing images: no.png"),
+    (lambda c: c["images"][3].update(file_name="text.png"), "PROBLEM: images that cannot be read: text.png"),
+    (lambda c: c["images"][3].update(file_name=7), "PROBLEM: images without id or file_name: number 4"),
+    (lambda c: c["images"][3].update(id=1), "PROBLEM: image ids that are there twice: 1 (4.png)"),
+    (lambda c: c["images"][3].update(id=1.5), "PROBLEM: ids that are neither numbers nor words: image 4.png: 1.5"),
     (lambda c: c["images"].append(None), "PROBLEM: annotations that cannot be read: "),
     (
         lambda c: c["images"][0].update(width=48, height=64),
-        "PROBLEM: pictures of another size than stated: 1.png is 64 x 48, not 48 x 64",
+        "PROBLEM: images of another size than stated: 1.png is 64 x 48, not 48 x 64",
     ),
-    (lambda c: c["annotations"][0].update(image_id=99), "objects of pictures that are not listed: annotation 1 (pict"),
+    (lambda c: c["annotations"][0].update(image_id=99), "objects of images that are not listed: annotation 1 (pict"),
     (lambda c: c["annotations"][0].update(category_id=99), "PROBLEM: unknown categories: annotation 1: 99"),
     (lambda c: c["annotations"][0].update(category_id="1"), "annotation 1: 1 (as text and as number)"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "PROBLEM: annotations that cannot be read: "),
@@ -124,15 +124,15 @@ PROBLEMS = [
     (lambda c: c["annotations"][0].update(bbox=[9, 9, -5, 3]), "PROBLEM: empty boxes: annotation 1 in 1.png"),
     (
         lambda c: c["annotations"][0].update(bbox=[64, 2, 5, 5]),
-        "PROBLEM: boxes outside of their picture: annotation 1 in 1.png: [64.0, 2.0, 5.0, 5.0] in 64 x 48",
+        "PROBLEM: boxes outside of their image: annotation 1 in 1.png: [64.0, 2.0, 5.0, 5.0] in 64 x 48",
     ),
-    (lambda c: c.update(annotations=[]), "PROBLEM: no objects: none in 4 pictures to train with"),
+    (lambda c: c.update(annotations=[]), "PROBLEM: no objects: none in 4 images to train with"),
 ]
 
 
 @pytest.mark.parametrize(("plant", "message"), PROBLEMS, ids=[message for _, message in PROBLEMS])
 def test_problems(data, tmp_path, plant, message):
-    (data / "images/text.png").write_text("no picture")
+    (data / "images/text.png").write_text("no image")
     change(data, plant)
     status, output, errors = check(data, "--output_dir", str(tmp_path / "grids"), "--val_intervals", "0")
     assert status == 1 and errors == ""
@@ -145,7 +145,7 @@ REMARKS = [
     (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "objects that are there twice: annotation 9"),
     (lambda c: c["annotations"][0].update(bbox=[50, 2, 30, 9]), "note: boxes that reach over the border: annotation 1"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 1e9, 1e9]), "note: boxes that reach over the border"),
-    (lambda c: c["images"][3].update(file_name="3.png"), "note: files that several pictures share: 3.png (2 times)"),
+    (lambda c: c["images"][3].update(file_name="3.png"), "note: files that several images share: 3.png (2 times)"),
     (lambda c: c["categories"].append({"id": 3, "name": "owl"}), "note: classes without objects: owl"),
 ]
 
@@ -183,7 +183,7 @@ def test_several_labels_that_cannot_be_read(tmp_path):
     (folder / "classes.txt").write_text("fox\nhen\n")
     status, output, errors = check(folder, "--val_intervals", "0", "--output_dir", str(tmp_path / "grids"))
     assert (status, errors) == (1, "")
-    assert "3 pictures, 5 objects of 2 classes" in output and output.endswith("4 problem(s)\n")
+    assert "3 images, 5 objects of 2 classes" in output and output.endswith("4 problem(s)\n")
     assert "labels/train/2.txt: line 2 has the class 2, there are 2 names" in output
     assert "no training samples: " in output
 
@@ -198,7 +198,7 @@ def test_nothing_to_check(data, tmp_path):
 def test_a_folder_that_cannot_be_written(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     status, _, errors = check(data, "--output_dir", str(tmp_path / "file"))
-    assert status == 2 and errors.startswith("error: cannot write picture ") and errors.count("\n") == 1
+    assert status == 2 and errors.startswith("error: cannot write image ") and errors.count("\n") == 1
 
 
 def cases() -> list[str]:

@@ -71,7 +71,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, files):
         ((text, "--annotations", annotations), "text.json: not a JSON file"),
         ((voc, "--annotations", annotations), "results of a VOC test; use src/tools/reval.py"),
         ((lacking, "--annotations", annotations), "not a list of detections with bbox, category_id, image_id, score"),
-        ((stranger, "--annotations", annotations), "results have picture 99"),
+        ((stranger, "--annotations", annotations), "results have image 99"),
         ((short, "--annotations", annotations), "is malformed"),
         ((path, "--annotations", tmp_path / "none.json"), "there is no such annotation file"),
         ((path, "--annotations", path), "not a COCO-style annotation file"),

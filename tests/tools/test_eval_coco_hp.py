@@ -59,7 +59,7 @@ def test_scores(files):
         ('[{"image_id": 4, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "lacks 'keypoints'"),
         (
             json.dumps([{"image_id": 5, "category_id": 1, "bbox": [1] * 4, "score": 1, "keypoints": [1] * 51}]),
-            "picture 5",
+            "image 5",
         ),
     ],
 )

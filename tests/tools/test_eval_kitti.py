@@ -16,7 +16,7 @@ def line(name, x, score=None, z=20.0):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Pictures 1 and 2 with a car each, found right and the second half a metre too far; picture 3 has no result."""
+    """Images 1 and 2 with a car each, found right and the second half a meter too far; image 3 has no result."""
     for folder in ("labels", "results"):
         (tmp_path / folder).mkdir()
     for name in ("000001", "000002", "000003"):
@@ -41,12 +41,12 @@ def table(result):
 
 def test_table(folders):
     head, rows = table(run(folders, "labels", "results"))
-    assert head == "2 pictures, 2 detections, official overlaps, AP in percent"
+    assert head == "2 images, 2 detections, official overlaps, AP in percent"
     assert len(rows) == 3 * 4 * 2
     assert rows["Car", "AP2D", 11] == ["9.09"] * 3  # two objects: the curve's samples 0 and 1 alone are reached
     assert rows["Car", "AP2D", 40] == ["2.50"] * 3
     assert rows["Car", "AOS", 40] == ["2.50"] * 3
-    # Half a metre of two aside: 1.5 / 2.5 in common is not enough for 0.7, but for the reference's 0.5.
+    # Half a meter of two aside: 1.5 / 2.5 in common is not enough for 0.7, but for the reference's 0.5.
     assert rows["Car", "APBEV", 40] == rows["Car", "AP3D", 40] == ["0.00"] * 3
     assert rows["Cyclist", "AP2D", 11] == ["-"] * 3
     head, rows = table(run(folders, "labels", "results", "--overlaps", "reference"))
@@ -57,7 +57,7 @@ def test_table(folders):
 def test_split(folders):
     (folders / "val.txt").write_text("000002\n")
     head, rows = table(run(folders, "labels", "results", "--split", "val.txt"))
-    assert head.startswith("1 pictures, 1 detections")
+    assert head.startswith("1 images, 1 detections")
     assert rows["Car", "AP2D", 40] == ["0.00"] * 3
 
 
@@ -70,7 +70,7 @@ def test_mistakes(folders):
     for arguments, text in (
         (["labels", "absent"], "absent: there is no such folder"),
         (["labels", "results", "--split", "val.txt"], "results/000003.txt: there is no such result file"),
-        (["labels", "results", "--split", "none.txt"], "none.txt: it names no pictures"),
+        (["labels", "results", "--split", "none.txt"], "none.txt: it names no images"),
         (["labels", "results"], "labels/000009.txt: there is no such label file"),
         (["labels", "bad"], "bad/000001.txt: line 2 is no line of a KITTI result file: it has 15 fields instead of 16"),
     ):

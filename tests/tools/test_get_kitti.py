@@ -130,8 +130,8 @@ def test_whole_run_then_nothing_to_do(tmp_path, server, checksums, downloader):
     assert not (out / "kitti" / "archives").exists()
     tail = result.stdout.splitlines()[-6:]
     assert tail[:2] == [
-        "3dop_train: 2 pictures (the full set has 3712)",
-        "3dop_val: 1 pictures (the full set has 3769)",
+        "3dop_train: 2 images (the full set has 3712)",
+        "3dop_val: 1 images (the full set has 3769)",
     ]
     assert tail[4] == f"The data is in {out}/kitti. Next:"
     assert tail[5].strip().endswith(f"--data_path={out}".replace("my data", "my\\ data"))
@@ -216,7 +216,7 @@ def test_without_a_list(tmp_path, server, checksums):
     server.files[DOP] = b"damaged"
     arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
     result = run(tmp_path, *arguments)
-    assert "no list says which pictures are for training" in error_line(result)
+    assert "no list says which images are for training" in error_line(result)
     assert f"Going on without the division subcnn ({server.url}/{SUBCNN}: HTTP status 404;" in result.stdout
     own = tmp_path / "kitti" / "ImageSets_3dop"
     own.mkdir()
@@ -233,7 +233,7 @@ def test_without_a_list(tmp_path, server, checksums):
     [
         (SUBCNN, b"2\n0\n", "says that it has 2 numbers, and has 1"),
         (SUBCNN, b"2\n0\n9\n", "label_2 does not have: 000009, 1 in all"),
-        (DOP, pack_image_sets({"train": "000000\n"}), "names no pictures for val"),
+        (DOP, pack_image_sets({"train": "000000\n"}), "names no images for val"),
         (DOP, pack_image_sets({"train": "000000\n", "val": "../../evil\n"}), "cannot be read"),
         (DOP, pack_image_sets({"train": "000000\n", "val": "000007\n"}), "label_2 does not have: 000007, 1 in all"),
     ],
@@ -287,7 +287,7 @@ def test_archive_of_something_else(tmp_path, server, tiny_kitti, checksums):
     assert f"{LABELS}: cannot be unpacked" in line
 
 
-def test_missing_picture_is_named(tmp_path, server, tiny_kitti, checksums):
+def test_missing_image_is_named(tmp_path, server, tiny_kitti, checksums):
     root = kitti["make_kitti"](tmp_path / "source")
     (root / "training" / "image_2" / "000001.png").unlink()
     server.files[IMAGES] = pack_zip(root, "image_2")

@@ -178,8 +178,8 @@ def test_whole_run_then_nothing_to_do(tmp_path, server, checksums, downloader):
     assert not (out / "voc" / "archives").exists()
     tail = result.stdout.splitlines()[-4:]
     assert tail[:2] == [
-        "trainval0712: 6 pictures (the full set has 16551)",
-        "test2007: 1 pictures (the full set has 4952)",
+        "trainval0712: 6 images (the full set has 16551)",
+        "test2007: 1 images (the full set has 4952)",
     ]
     assert tail[2] == f"The data is in {out}/voc. Next:"
     assert tail[3].strip() == f"bash train_full_4p.sh --data_path={out}".replace("my data", "my\\ data")

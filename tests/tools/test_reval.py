@@ -18,14 +18,14 @@ specification = importlib.util.spec_from_file_location("reval", ROOT / "src/tool
 reval = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(reval)
 
-# Picture to objects: name, corners from 1, difficult.
+# Image to objects: name, corners from 1, difficult.
 OBJECTS = {"000003": [("dog", 2, 3, 11, 8, 0), ("cat", 1, 1, 4, 4, 0)], "000010": [("dog", 5, 5, 14, 10, 1)]}
 DOG = [[[1, 2, 10, 7, 0.9], [1, 2, 10, 8, 0.8], [11, 0, 15, 3, 0.5]], [[4, 4, 13, 9, 0.7]]]
 COLUMNS = ("name", "xmin", "ymin", "xmax", "ymax", "difficult")
 
 
-def write_results(path: Path, of_class: dict[str, list], pictures: int) -> Path:
-    none = [[] for _ in range(pictures)]
+def write_results(path: Path, of_class: dict[str, list], images: int) -> Path:
+    none = [[] for _ in range(images)]
     path.write_text(json.dumps([none, *(of_class.get(name, none) for name in PascalVOC.class_names)]))
     return path
 
@@ -53,7 +53,7 @@ def test_devkit_and_json_agree(capsys, small):
     results, devkit, annotations = small
     status, output, errors = run(capsys, results, "--devkit", devkit)
     assert (status, errors) == (0, "")
-    assert output.startswith("VOC2007 metric, eleven points; 2 pictures of ")
+    assert output.startswith("VOC2007 metric, eleven points; 2 images of ")
     scores = numbers(output)
     assert len(scores) == 21 and scores["dog"] == 1 and scores["cat"] == 0
     assert scores["Mean"] == pytest.approx(1 / 20, abs=1e-4)
@@ -63,7 +63,7 @@ def test_devkit_and_json_agree(capsys, small):
 
 def test_the_metric_follows_from_the_year(capsys, tmp_path, small):
     _, devkit, annotations = small
-    # The one dog is found second: precision 1/2 at all recalls; a cat of lower rank in another picture is wrong.
+    # The one dog is found second: precision 1/2 at all recalls; a cat of lower rank in another image is wrong.
     results = write_results(tmp_path / "results.json", {"dog": [[DOG[0][2][:4] + [0.95], DOG[0][0]], []]}, 2)
     for arguments, line in (
         (("--devkit", devkit), "VOC2007 metric, eleven points"),
@@ -105,18 +105,18 @@ def test_official_result_files(capsys, tmp_path, small):
 @pytest.mark.skipif(not CONFORMANCE.is_file(), reason="no conformance data")
 def test_reference_figures(capsys, tmp_path):
     reference = json.loads(CONFORMANCE.read_text())
-    pictures = {
+    images = {
         name: [(o["name"], *o["bbox"], o["difficult"]) for o in objects]
         for name, objects in zip(reference["image_names"], reference["ground_truth"], strict=True)
     }
     devkit = tmp_path / "VOCdevkit"
     for folder in ("Annotations", "ImageSets/Main"):
         (devkit / "VOC2007" / folder).mkdir(parents=True)
-    (devkit / "VOC2007/ImageSets/Main/test.txt").write_text("\n".join(pictures))
-    for name, objects in pictures.items():
+    (devkit / "VOC2007/ImageSets/Main/test.txt").write_text("\n".join(images))
+    for name, objects in images.items():
         (devkit / f"VOC2007/Annotations/{name}.xml").write_text(annotation_xml(name, objects))
     of_class = dict(zip(reference["classes"], reference["detections"], strict=True))
-    results = write_results(tmp_path / "results.json", of_class, len(pictures))
+    results = write_results(tmp_path / "results.json", of_class, len(images))
     status, output, _ = run(capsys, results, "--devkit", devkit, "--comp")
     assert status == 0
     scores, expected = numbers(output), reference["metric"]["2007"]
@@ -144,7 +144,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, small):
         ((coco, "--devkit", devkit), "results in COCO's form; use src/tools/eval_coco.py"),
         ((few, "--devkit", devkit), "not the results of a VOC test"),
         ((rows, "--devkit", devkit), "a detection is not [x1, y1, x2, y2, score]"),
-        ((one, "--devkit", devkit), "one.json: results of 1 pictures, "),
+        ((one, "--devkit", devkit), "one.json: results of 1 images, "),
         ((results, "--devkit", tmp_path / "none"), "the image set cannot be read"),
         ((results, "--devkit", devkit, "--imdb", "coco"), "--imdb coco: needs the form voc_<year>_<image set>"),
         ((results, "--annotations", tmp_path / "none"), "there is no such annotation file"),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def vis_pred(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "src/tools"))  # where a script finds its neighbours
+    monkeypatch.syspath_prepend(str(ROOT / "src/tools"))  # where a script finds its neighbors
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     specification = importlib.util.spec_from_file_location("vis_pred", ROOT / "src/tools/vis_pred.py")
@@ -26,7 +26,7 @@ def vis_pred(monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """Two pictures, one object, and results of which one has a score below the threshold."""
+    """Two images, one object, and results of which one has a score below the threshold."""
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations").mkdir()
     for i in (1, 2):
@@ -43,7 +43,7 @@ def files(tmp_path):
     return tmp_path / "annotations/val.json", tmp_path / "good.json", tmp_path / "bad.json"
 
 
-def test_pictures_are_saved(vis_pred, files, tmp_path, capsys):
+def test_images_are_saved(vis_pred, files, tmp_path, capsys):
     annotations, good, bad = (str(path) for path in files)
     output = tmp_path / "out"
     assert vis_pred.main([good, bad, "--annotations", annotations, "--output_dir", str(output)]) == 0
@@ -58,7 +58,7 @@ def test_without_a_display(vis_pred, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     annotations, good, bad = (str(path) for path in files)
     assert vis_pred.main([bad, "--annotations", annotations, "--count", "1", "--threshold", "0.05"]) == 0
-    assert capsys.readouterr().err == "no display: pictures go to vis_pred\n"
+    assert capsys.readouterr().err == "no display: images go to vis_pred\n"
     assert sorted(path.name for path in (tmp_path / "vis_pred").iterdir()) == ["1_gt.png", "1_pred0.png"]
     assert (cv2.imread(str(tmp_path / "vis_pred/1_pred0.png")) != 50).any()
 
@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(vis_pred, files, tmp_path, capsys):
         ((str(short), "--annotations", annotations), "is malformed"),
         ((good, "--annotations", good), "not a COCO-style annotation file"),
         ((good, "--annotations", annotations, "--images", str(tmp_path)), "there is no such file"),
-        ((good, "--annotations", annotations, "--output_dir", good), "cannot write picture"),
+        ((good, "--annotations", annotations, "--output_dir", good), "cannot write image"),
     ):
         assert vis_pred.main(list(arguments)) == 2
         errors = capsys.readouterr().err

@@ -1,10 +1,10 @@
-"""Where pictures and annotations come from, and the making of samples and batches."""
+"""Where images and annotations come from, and the making of samples and batches."""
 
 import numpy as np
 import torch
 
 from ..errors import UserError
-from .augmentation import replayed_draws
+from .augmentation import replayed_rng
 from .base import CocoStyleDataset
 from .coco import COCO
 from .coco_hp import COCOHP
@@ -16,30 +16,30 @@ from .sample_ddd import SampleDDD
 from .sample_ex import SampleEx
 from .sample_hp import SampleHP
 
-# One line a data set.
+# One line a dataset.
 DATASETS: dict[str, type[CocoStyleDataset]] = {
     dataset.name: dataset for dataset in (COCO, PascalVOC, Custom, Sample, COCOHP, SampleHP, SampleEx, KITTI, SampleDDD)
 }
 
 
 def get_dataset(name: str) -> type[CocoStyleDataset]:
-    """The class of a data set; UserError when there is none of this name."""
+    """The class of a dataset; UserError when there is none of this name."""
     if name not in DATASETS:
-        raise UserError(f"--dataset {name}: there is no such data set; choose from {', '.join(DATASETS)}")
+        raise UserError(f"--dataset {name}: there is no such dataset; choose from {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def read_dataset(opt, split: str, processes) -> CocoStyleDataset:
     """A split of ``--dataset``, which one process of each machine reads for all (``engine.processes.Processes``)."""
-    dataset = processes.one_reads(lambda: get_dataset(opt.dataset)(opt, split))
+    dataset = processes.load_once_per_node(lambda: get_dataset(opt.dataset)(opt, split))
     dataset.opt = opt  # this process's, in which some things are settled later
     return dataset
 
 
 def build_sample(image, annotations, opt, draws, split="train", calib=None) -> dict:
-    """One finished sample from a picture, its annotations and explicit random draws.
+    """One finished sample from an image, its annotations and explicit random draws.
 
-    Runs the code of the training for one picture, so that a sample can be replayed and checked.
+    Runs the code of the training for one image, so that a sample can be replayed and checked.
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
@@ -47,7 +47,7 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
         opt: finished options.
         draws: ``{"draws": [[function, value], ...], "color": {"order", "alpha", "lighting"} or None}``; None or empty
             outside training.
-        split: ``train`` augments; anything else is the whole picture.
+        split: ``train`` augments; anything else is the whole image.
         calib: (3, 4) camera matrix, for tasks that need one.
 
     Returns:
@@ -61,11 +61,11 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
     if calib is not None:
         objects["calib"] = np.asarray(calib, dtype=np.float32)
     train = split == "train"
-    sample = task.make_sample(image, objects, opt, replayed_draws(draws) if train else None, train)
+    sample = task.make_sample(image, objects, opt, replayed_rng(draws) if train else None, train)
     meta = sample.get("meta")
     with torch.no_grad():
         batch = finish_batch(collate([sample]), task, opt)
-    inner = {"image", "color", "meta", *task.FOR_TARGETS}  # what the worker sends instead of input and maps
+    inner = {"image", "color", "meta", *task.TARGET_INPUTS}  # what the worker sends instead of input and maps
     finished = {name: value[0].numpy() for name, value in batch.items() if name not in inner}
     if meta is not None:
         finished["meta"] = meta

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UserError
 
 Complain = Callable[[str], None]
-LONGEST_NAME = 4096  # characters of a picture's file name
+LONGEST_NAME = 4096  # characters of an image's file name
 SHOWN = 80  # characters of a value in a message
 
 
@@ -51,7 +51,7 @@ def _are_ids(values: Sequence) -> bool:
 
 
 def read_annotation_file(path: Path, complain: Complain = refuse) -> dict:
-    """A COCO-style JSON file, whose pictures and annotations are objects.
+    """A COCO-style JSON file, whose images and annotations are objects.
 
     Raises UserError when it is missing, is no JSON, or lacks a part.
     """
@@ -69,8 +69,8 @@ def read_annotation_file(path: Path, complain: Complain = refuse) -> dict:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise UserError(f"{path}: not a COCO-style annotation file, it has no list '{part}'")
     if not content["images"]:
-        raise UserError(f"{path}: it lists no pictures")
-    for part, kind in (("images", "picture"), ("annotations", "annotation")):
+        raise UserError(f"{path}: it lists no images")
+    for part, kind in (("images", "image"), ("annotations", "annotation")):
         if {*map(type, content[part])} <= {dict}:
             continue
         for k, entry in enumerate(content[part], start=1):
@@ -80,8 +80,8 @@ def read_annotation_file(path: Path, complain: Complain = refuse) -> dict:
     return content
 
 
-def usable_pictures(path: Path, images: Sequence[dict], complain: Complain) -> list[dict]:
-    """The pictures of an annotation file with an id of their own and a name inside the folder of pictures."""
+def usable_images(path: Path, images: Sequence[dict], complain: Complain) -> list[dict]:
+    """The images of an annotation file with an id of their own and a name inside the folder of images."""
     usable, ids = [], set()
     for k, image in enumerate(images, start=1):
         lacking = next((f"lacks '{field}'" for field in ("id", "file_name") if field not in image), None)
@@ -89,9 +89,9 @@ def usable_pictures(path: Path, images: Sequence[dict], complain: Complain) -> l
         if problem is None and not is_id(image["id"]):
             problem = f"has the id {_short(image['id'])}, which is neither a whole number nor a text"
         if problem is not None:
-            complain(f"{path}: picture number {k} {problem}")
+            complain(f"{path}: image number {k} {problem}")
         elif image["id"] in ids:
-            complain(f"{path}: the picture id {image['id']} is there more than once")
+            complain(f"{path}: the image id {image['id']} is there more than once")
         else:
             ids.add(image["id"])
             usable.append(image)
@@ -99,18 +99,18 @@ def usable_pictures(path: Path, images: Sequence[dict], complain: Complain) -> l
 
 
 def name_problem(name) -> str | None:
-    """What is wrong with the file name of a picture; None when it is one inside of the folder of pictures."""
+    """What is wrong with the file name of an image; None when it is one inside of the folder of images."""
     if not isinstance(name, str) or not name:
         return f"has the file_name {_short(name)}, which is no text"
     if len(name) > LONGEST_NAME or "\0" in name:
         return f"has a file_name that no file can have, {len(name)} characters: {_short(name)}"
     if ".." in re.split(r"[/\\]", name) or re.match(r"[/\\]|[A-Za-z]:[/\\]", name):
-        return f"has the file_name {_short(name)}, which leads out of the folder of pictures"
+        return f"has the file_name {_short(name)}, which leads out of the folder of images"
     return None
 
 
-def of_known_pictures(path: Path, annotations: list[dict], ids: Mapping, notes: list[str]) -> list[dict]:
-    """Without the annotations of other pictures than ``ids``, which are harmless: a line in ``notes`` tells of them."""
+def of_known_images(path: Path, annotations: list[dict], ids: Mapping, notes: list[str]) -> list[dict]:
+    """Without the annotations of other images than ``ids``, which are harmless: a line in ``notes`` tells of them."""
     with contextlib.suppress(TypeError):  # of an id that is none
         if {annotation.get("image_id") for annotation in annotations} <= ids.keys():
             return annotations
@@ -122,8 +122,8 @@ def of_known_pictures(path: Path, annotations: list[dict], ids: Mapping, notes: 
     strangers = [annotation for annotation in annotations if is_stranger(annotation)]
     if not strangers:
         return annotations
-    first = f"annotation {_short(strangers[0].get('id'))} of the picture {_short(strangers[0]['image_id'])}"
-    notes.append(f"note: {path}: annotations of pictures that are not there, left out: {len(strangers)}, first {first}")
+    first = f"annotation {_short(strangers[0].get('id'))} of the image {_short(strangers[0]['image_id'])}"
+    notes.append(f"note: {path}: annotations of images that are not there, left out: {len(strangers)}, first {first}")
     return [annotation for annotation in annotations if not is_stranger(annotation)]
 
 
@@ -140,8 +140,8 @@ def usable_annotations(
 
     Args:
         path: of the annotation file, for messages.
-        annotations: of the file; ``of_known_pictures``.
-        names: file names of the usable pictures by id.
+        annotations: of the file; ``of_known_images``.
+        names: file names of the usable images by id.
         categories: ids of those that are known.
         read: the task's reading of annotations, which says whether they fit it.
         scored_fields: what must be a number besides.
@@ -207,7 +207,7 @@ def numbers(values: Sequence, what: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def sizes_of(images: Sequence[dict]) -> np.ndarray:
-    """(n, 2) int32, the width and height that an annotation file states of each picture; 0 where it does not."""
+    """(n, 2) int32, the width and height that an annotation file states of each image; 0 where it does not."""
     sizes = np.zeros((len(images), 2), dtype=np.int32)
     for row, image in zip(sizes, images, strict=True):
         size = image.get("width"), image.get("height")
@@ -219,7 +219,7 @@ def sizes_of(images: Sequence[dict]) -> np.ndarray:
 def box_notes(path: Path, annotations: Sequence[dict], boxes: np.ndarray, sizes: np.ndarray) -> list[str]:
     """A line for each kind of box that is allowed, but perhaps not meant.
 
-    ``annotations`` are usable ones, ``boxes`` (n, 4) what they say, ``sizes`` (n, 2) those of their pictures, 0 where
+    ``annotations`` are usable ones, ``boxes`` (n, 4) what they say, ``sizes`` (n, 2) those of their images, 0 where
     they are not known.
     """
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
@@ -230,12 +230,12 @@ def box_notes(path: Path, annotations: Sequence[dict], boxes: np.ndarray, sizes:
     notes = []
     for found, what in (
         (empty, "boxes without an area, which are left out"),
-        (outside, "boxes outside of their picture, which are left out"),
-        (across, "boxes that reach out of their picture and are cut off there"),
+        (outside, "boxes outside of their image, which are left out"),
+        (across, "boxes that reach out of their image and are cut off there"),
     ):
         if found.any():
             first = annotations[int(found.argmax())]
-            text = f"{_short(first.get('id'))} in the picture {_short(first['image_id'])}: {_short(first['bbox'])}"
+            text = f"{_short(first.get('id'))} in the image {_short(first['image_id'])}: {_short(first['bbox'])}"
             notes.append(f"note: {path}: {what}: {found.sum()}, the first is annotation {text}")
     return notes
 

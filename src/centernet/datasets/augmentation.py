@@ -1,7 +1,7 @@
-"""How a picture is cut, mirrored and coloured. One code path for random samples and for replayed ones.
+"""How an image is cut, mirrored and colored. One code path for random samples and for replayed ones.
 
-A sample's random numbers come from ``random_draws(seed, epoch, index)`` and from nothing else, so a sample is the same
-whichever worker or process makes it and whenever. ``replayed_draws`` gives recorded numbers to the same code.
+A sample's random numbers come from ``sample_rng(seed, epoch, index)`` and from nothing else, so a sample is the same
+whichever worker or process makes it and whenever. ``replayed_rng`` gives recorded numbers to the same code.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..ops.image import get_affine_transform
 
-# Principal components of ImageNet's colours in B, G, R order (Krizhevsky et al., 2012): columns are components.
+# Principal components of ImageNet's colors in B, G, R order (Krizhevsky et al., 2012): columns are components.
 EIG_VAL = np.array([0.2141788, 0.01817699, 0.00341571], dtype=np.float32)
 EIG_VEC = np.array(
     [
@@ -22,13 +22,13 @@ EIG_VEC = np.array(
     ],
     dtype=np.float32,
 )
-GREY = np.array([0.114, 0.587, 0.299])  # of B, G, R
+GRAY = np.array([0.114, 0.587, 0.299])  # of B, G, R
 CROP_SCALES = np.arange(0.6, 1.4, 0.1)  # eight values, 1.4 is not among them
 JITTER = 0.4  # brightness, contrast and saturation are multiplied by 1 + U(-0.4, 0.4)
 LIGHTING_STD = 0.1
 
 
-class Draws:
+class AugmentationRng:
     """Random numbers in the order in which a sample asks for them, drawn from ``rng`` or taken from a record.
 
     The record has the form ``{"draws": [[function, value], ...], "color": {"order", "alpha", "lighting"} or None}``.
@@ -62,7 +62,7 @@ class Draws:
         return float(self._next("random", lambda: self.rng.random()))
 
     def color(self) -> dict | None:
-        """Order and strengths of the colour jitter: ``order`` of names, ``alpha`` by name, ``lighting`` (3)."""
+        """Order and strengths of the color jitter: ``order`` of names, ``alpha`` by name, ``lighting`` (3)."""
         if self.record is not None:
             return self.record["color"]
         names = ["brightness", "contrast", "saturation"]
@@ -73,26 +73,26 @@ class Draws:
         }
 
 
-def random_draws(seed: int, epoch: int, index: int) -> Draws:
-    """The random numbers of one picture in one epoch."""
-    return Draws(rng=np.random.default_rng((seed, epoch, index)))
+def sample_rng(seed: int, epoch: int, index: int) -> AugmentationRng:
+    """The random numbers of one image in one epoch."""
+    return AugmentationRng(rng=np.random.default_rng((seed, epoch, index)))
 
 
-def replayed_draws(record: dict) -> Draws:
+def replayed_rng(record: dict) -> AugmentationRng:
     """Recorded random numbers."""
-    return Draws(record=record)
+    return AugmentationRng(record=record)
 
 
 @dataclass
 class View:
-    """The part of a picture that the network sees: ``scale`` picture pixels around ``center`` fill the input's width.
+    """The part of an image that the network sees: ``scale`` image pixels around ``center`` fill the input's width.
 
     Attributes:
-        center: (2,) float32, x and y in the (mirrored) picture.
+        center: (2,) float32, x and y in the (mirrored) image.
         scale: a number, or (width, height) with ``--keep_res``.
-        flipped: the picture is mirrored first.
+        flipped: the image is mirrored first.
         input_size, output_size: (width, height) of the network's input and of its output maps.
-        rot: degrees by which the picture is turned around ``center``.
+        rot: degrees by which the image is turned around ``center``.
     """
 
     center: np.ndarray
@@ -113,12 +113,12 @@ class View:
         return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
 
     def output_matrix(self, turned: bool = False) -> np.ndarray:
-        """The 2x3 map from the (mirrored) picture to output pixels; ``turned``: with the rotation, for points."""
+        """The 2x3 map from the (mirrored) image to output pixels; ``turned``: with the rotation, for points."""
         return get_affine_transform(self.center, self.scale, self.rot if turned else 0, self.output_size)
 
 
 def border(size: int) -> int:
-    """How far a crop's centre stays from the picture's edge: 128, halved until it is under half of ``size``."""
+    """How far a crop's center stays from the image's edge: 128, halved until it is under half of ``size``."""
     i = 1
     while size - 128 // i <= 128 // i:
         i *= 2
@@ -126,7 +126,7 @@ def border(size: int) -> int:
 
 
 def full_view(height: int, width: int, opt, square: bool = False) -> View:
-    """The whole picture, as validation sees it: scaled to the input, or with ``--keep_res`` padded at its own size.
+    """The whole image, as validation sees it: scaled to the input, or with ``--keep_res`` padded at its own size.
 
     ``square``: the input is ``input_res`` wide and high, whatever ``input_w`` and ``input_h`` are.
     """
@@ -145,8 +145,10 @@ def full_view(height: int, width: int, opt, square: bool = False) -> View:
     )
 
 
-def random_view(height: int, width: int, opt, draws: Draws, square: bool = False, turns: bool = False) -> View:
-    """A random cut: by default one of eight scales around a random centre, with ``--not_rand_crop`` a jittered one.
+def random_view(
+    height: int, width: int, opt, draws: AugmentationRng, square: bool = False, turns: bool = False
+) -> View:
+    """A random cut: by default one of eight scales around a random center, with ``--not_rand_crop`` a jittered one.
 
     ``turns``: the task takes part in the rotation that ``--aug_rot`` and ``--rotate`` describe.
     """
@@ -168,30 +170,30 @@ def random_view(height: int, width: int, opt, draws: Draws, square: bool = False
     return view
 
 
-def color_matrix(picture: np.ndarray, color: dict | None, mean, std) -> np.ndarray:
-    """Colour jitter and normalisation as one affine map of the pixel.
+def color_matrix(image: np.ndarray, color: dict | None, mean, std) -> np.ndarray:
+    """Color jitter and normalization as one affine map of the pixel.
 
-    Every step of the jitter is affine: brightness a*x, contrast a*x + (1-a)*m with the mean grey m of the picture
-    before any change, saturation a*x + (1-a)*grey(x) likewise, lighting x + constant. Nothing is clipped.
+    Every step of the jitter is affine: brightness a*x, contrast a*x + (1-a)*m with the mean gray m of the image
+    before any change, saturation a*x + (1-a)*gray(x) likewise, lighting x + constant. Nothing is clipped.
 
     Args:
-        picture: (H, W, 3) uint8, B, G, R.
-        color: what ``Draws.color`` gives; None: normalisation only.
+        image: (H, W, 3) uint8, B, G, R.
+        color: what ``AugmentationRng.color`` gives; None: normalization only.
         mean, std: 3 numbers each, of pixels in [0, 1].
 
     Returns:
-        (3, 4) float32 M: normalised pixel = M[:, :3] @ bgr + M[:, 3], with bgr in 0..255.
+        (3, 4) float32 M: normalized pixel = M[:, :3] @ bgr + M[:, 3], with bgr in 0..255.
     """
     linear, constant = np.eye(3), np.zeros(3)
     if color is not None:
-        mean_grey = GREY @ cv2.mean(picture)[:3] / 255
+        mean_gray = GRAY @ cv2.mean(image)[:3] / 255
         for name in color["order"]:
             alpha = color["alpha"][name]
             linear, constant = linear * alpha, constant * alpha
             if name == "contrast":
-                constant = constant + (1 - alpha) * mean_grey
+                constant = constant + (1 - alpha) * mean_gray
             elif name == "saturation":
-                linear = linear + (1 - alpha) * GREY
+                linear = linear + (1 - alpha) * GRAY
         constant = constant + EIG_VEC @ (EIG_VAL * np.asarray(color["lighting"]))
     mean, std = (np.asarray(values, dtype=np.float64).reshape(3) for values in (mean, std))
     matrix = np.column_stack([linear / 255, constant - mean]) / std[:, None]

@@ -1,4 +1,4 @@
-"""What a data set is, and the reading of pictures."""
+"""What a dataset is, and the reading of images."""
 
 import hashlib
 import os
@@ -15,13 +15,13 @@ from .annotations import (
     box_notes,
     ignore,
     is_id,
-    of_known_pictures,
+    of_known_images,
     read_annotation_file,
     refuse,
     sizes_of,
     uncollected,
     usable_annotations,
-    usable_pictures,
+    usable_images,
 )
 
 SHOWN = 5  # mistakes that are told of those that are left out
@@ -30,10 +30,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class CocoStyleDataset:
-    """Pictures and annotations of one split, read from a COCO-style JSON file.
+    """Images and annotations of one split, read from a COCO-style JSON file.
 
-    A data set is a subclass with the class attributes below; they are known without reading anything, unless it
-    overrides ``describe``. The rest of the code never asks for a data set's name.
+    A dataset is a subclass with the class attributes below; they are known without reading anything, unless it
+    overrides ``describe``. The rest of the code never asks for a dataset's name.
 
     Attributes:
         name: what ``--dataset`` calls it.
@@ -43,7 +43,7 @@ class CocoStyleDataset:
         category_ids: category id of the annotation file of each class.
         mean, std: of pixels in [0, 1], in the order in which they are applied to B, G, R.
         default_resolution: (height, width) of the network's input.
-        max_objs: annotations of a picture that are used.
+        max_objs: annotations of an image that are used.
         score_names: the keys of ``evaluate`` that say how good a detector is, the usual one first.
         rounded_results: write and score results with two decimals, where the reference does so.
         ignored_categories: category ids that belong to no class and are no mistake.
@@ -72,12 +72,12 @@ class CocoStyleDataset:
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:
-        """Whether ``folder`` is one of this data set (complete or to be prepared)."""
+        """Whether ``folder`` is one of this dataset (complete or to be prepared)."""
         return (folder / "annotations").is_dir()
 
     @classmethod
     def locate(cls, data_path: Path) -> Path:
-        """The data set's folder: ``data_path`` itself or the one of the usual name in it.
+        """The dataset's folder: ``data_path`` itself or the one of the usual name in it.
 
         Raises UserError when there is none.
         """
@@ -87,13 +87,13 @@ class CocoStyleDataset:
                 return folder
         state = "holds no" if data_path.is_dir() else "does not exist, so there is no"
         raise UserError(
-            f"--data_path {data_path}: this folder {state} data set {cls.name} (looked for annotations/ in "
+            f"--data_path {data_path}: this folder {state} dataset {cls.name} (looked for annotations/ in "
             f"{' and '.join(str(folder) for folder in candidates)}); see docs/DATA.md, or try --dataset sample"
         )
 
     @classmethod
     def describe(cls, opt) -> dict:
-        """What the options take from the data set: these attributes, and ``main_score``, the first of the scores."""
+        """What the options take from the dataset: these attributes, and ``main_score``, the first of the scores."""
         names = ("class_names", "category_ids", "mean", "std", "default_resolution", "max_objs")
         return {**{name: getattr(cls, name) for name in names}, "main_score": cls.score_names[0]}
 
@@ -127,23 +127,23 @@ class CocoStyleDataset:
         self.notes += box_notes(self.annotation_file, content["annotations"], boxes, self.sizes[owners])
         if left_out:
             more = f"; ... {len(left_out)} in all" if len(left_out) > SHOWN else ""
-            text = f"note: --on_bad_image skip left out {len(left_out)} picture(s) or annotation(s): "
+            text = f"note: --on_bad_image skip left out {len(left_out)} image(s) or annotation(s): "
             self.notes.append(text + "; ".join(left_out[:SHOWN]) + more)
 
     def _usable(
         self, content: dict, complain: Complain, notes: list[str]
     ) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
-        """``content`` without the pictures and annotations that cannot be learned from; ``notes`` get what is odd.
+        """``content`` without the images and annotations that cannot be learned from; ``notes`` get what is odd.
 
         And what its annotations say: ``bbox`` (n, 4), and the arrays of the task's ``read_objects``.
         """
-        images = usable_pictures(self.annotation_file, content["images"], complain)
+        images = usable_images(self.annotation_file, content["images"], complain)
         if not images:
-            raise UserError(f"{self.annotation_file}: none of its pictures can be used")
+            raise UserError(f"{self.annotation_file}: none of its images can be used")
         names = {image["id"]: image["file_name"] for image in images}
         annotations, boxes, objects = usable_annotations(
             self.annotation_file,
-            of_known_pictures(self.annotation_file, content["annotations"], names, notes),
+            of_known_images(self.annotation_file, content["annotations"], names, notes),
             names=names,
             categories={*self.classes_of(content), *self.ignored_categories},
             read=lambda annotations: self._read(annotations, content),
@@ -158,7 +158,7 @@ class CocoStyleDataset:
         return get_task(self.opt.task).read_objects(annotations, self.classes_of(content))
 
     @uncollected()
-    def usable_content(self) -> dict:
+    def filtered_annotations(self) -> dict:
         """The annotations as they are scored: read once more, without what is left out, with ids that tell them apart.
 
         Annotations whose ids are there twice are numbered anew, because pycocotools would take one for all; so are
@@ -170,8 +170,8 @@ class CocoStyleDataset:
             content["annotations"] = [{**one, "id": k} for k, one in enumerate(content["annotations"], start=1)]
         return content
 
-    def check_pictures(self) -> None:
-        """Look for the files of the pictures; their contents are seen when they are needed.
+    def check_images_exist(self) -> None:
+        """Look for the files of the images; their contents are seen when they are needed.
 
         Raises UserError when some are missing, unless the options say that they are to be skipped. A training that is
         resumed goes on without them.
@@ -189,14 +189,14 @@ class CocoStyleDataset:
             if base not in present[folder] and not os.path.exists(os.path.join(self.image_folder, name)):
                 missing.append(name)
         if missing:
-            text = f"{self.image_folder}: {len(missing)} of {len(self)} pictures are missing, the first is {missing[0]}"
+            text = f"{self.image_folder}: {len(missing)} of {len(self)} images are missing, the first is {missing[0]}"
             if self.opt.on_bad_image != "skip" and not self.opt.resume:
                 raise UserError(f"{text} (--on_bad_image skip goes on without them)")
             self.notes.append(f"note: {text}")
 
     @classmethod
     def unread(cls, opt, split: str) -> "CocoStyleDataset":
-        """The data set before anything of it is read: with the names of its files, without ids and objects."""
+        """The dataset before anything of it is read: with the names of its files, without ids and objects."""
         dataset = cls.__new__(cls)
         dataset._find_files(opt, split)
         return dataset
@@ -214,7 +214,7 @@ class CocoStyleDataset:
         raise NotImplementedError
 
     def find_images(self, folder: Path, split: str) -> Path:
-        """The folder of the pictures of ``train`` or ``val``."""
+        """The folder of the images of ``train`` or ``val``."""
         raise NotImplementedError
 
     def read_content(self, complain: Complain = refuse) -> dict:
@@ -229,20 +229,20 @@ class CocoStyleDataset:
         return {category: k for k, category in enumerate(self.category_ids)}
 
     def order(self, images: list[dict]) -> list[dict]:
-        """The order in which the pictures are numbered; the file's by default."""
+        """The order in which the images are numbered; the file's by default."""
         return images
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def summary(self) -> str:
-        """What tells these pictures and objects from others, in a few words."""
+        """What tells these images and objects from others, in a few words."""
         digest = hashlib.sha256()
         for names in (self.image_ids, self.file_names):
             digest.update("\n".join(map(str, names)).encode(errors="replace"))
         for name in sorted(self.objects):
             digest.update(np.ascontiguousarray(self.objects[name]).tobytes())
-        return f"{len(self)} pictures with {self.start[-1]} objects (digest {digest.hexdigest()[:12]})"
+        return f"{len(self)} images with {self.start[-1]} objects (digest {digest.hexdigest()[:12]})"
 
     def read_image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8, B, G, R.
@@ -255,22 +255,22 @@ class CocoStyleDataset:
         if stated not in (size, (0, 0)):
             turned = ", perhaps because its EXIF data turn it" if stated == size[::-1] else ""
             raise UserError(
-                f"{path}: this picture is {size[0]} x {size[1]}{turned}, but {self.annotation_file} says {stated[0]} x "
+                f"{path}: this image is {size[0]} x {size[1]}{turned}, but {self.annotation_file} says {stated[0]} x "
                 f"{stated[1]}, so its boxes would be wrong"
             )
         return image
 
     def read_objects(self, index: int) -> dict[str, np.ndarray]:
-        """The arrays of the task's ``read_objects`` for one picture."""
+        """The arrays of the task's ``read_objects`` for one image."""
         part = slice(self.start[index], self.start[index + 1])
         return {name: values[part] for name, values in self.objects.items()}
 
     def picture_info(self, index: int) -> dict:
-        """What a detector needs to know of a picture besides its pixels, such as the camera. Nothing by default."""
+        """What a detector needs to know of an image besides its pixels, such as the camera. Nothing by default."""
         return {}
 
-    def usual_info(self) -> dict:
-        """The same of most of the pictures, in plain values: the checkpoint keeps it for pictures that come alone."""
+    def default_image_info(self) -> dict:
+        """The same of most of the images, in plain values: the checkpoint keeps it for images that come alone."""
         return {}
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
@@ -286,36 +286,36 @@ class CocoStyleDataset:
 
 
 def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8, B, G, R, as OpenCV's colour reading defines it; UserError names a file that cannot be read.
+    """(H, W, 3) uint8, B, G, R, as OpenCV's color reading defines it; UserError names a file that cannot be read.
 
-    Grey, CMYK, 16-bit and palette pictures become 8-bit colours, alpha is dropped, of an animation the first frame is
-    taken, and EXIF data turn the picture.
+    Gray, CMYK, 16-bit and palette images become 8-bit colors, alpha is dropped, of an animation the first frame is
+    taken, and EXIF data turn the image.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
-            raise UserError(f"{path}: this picture cannot be read, it is no file")
+            raise UserError(f"{path}: this image cannot be read, it is no file")
         with open(path, "rb") as file:
             content = file.read()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: this picture cannot be read, there is no such file") from error
+        raise UserError(f"{path}: this image cannot be read, there is no such file") from error
     except (OSError, ValueError) as error:  # a ValueError is a name that no file can have
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path[:200]}: this picture cannot be read ({reason})") from error
+        raise UserError(f"{path[:200]}: this image cannot be read ({reason})") from error
     if not content:
-        raise UserError(f"{path}: this picture cannot be read, it is damaged: the file is empty")
+        raise UserError(f"{path}: this image cannot be read, it is damaged: the file is empty")
     if is_cut_off(content):
-        raise UserError(f"{path}: this picture cannot be read, it is damaged: its end is missing")
+        raise UserError(f"{path}: this image cannot be read, it is damaged: its end is missing")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise UserError(f"{path}: this picture cannot be read ({error.err})") from error
+        raise UserError(f"{path}: this image cannot be read ({error.err})") from error
     if image is None:
-        raise UserError(f"{path}: this picture cannot be read, it is no picture or damaged")
+        raise UserError(f"{path}: this image cannot be read, it is no image or damaged")
     return image
 
 
 def is_cut_off(content: bytes) -> bool:
-    """Whether ``content`` is a JPEG file without its end, which OpenCV may fill with grey without a word.
+    """Whether ``content`` is a JPEG file without its end, which OpenCV may fill with gray without a word.
 
     What follows the end, as some cameras write it, does not matter.
     """

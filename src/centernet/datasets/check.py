@@ -1,4 +1,4 @@
-"""A look at a data set before training: what is wrong with it, what is in it, and what the network will see."""
+"""A look at a dataset before training: what is wrong with it, what is in it, and what the network will see."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from .loader import Samples, collate, finish_batch
 EXAMPLES = 5  # of a kind of problem that are shown
 SIZES = (0, 8, 16, 32, 64, 128, 256, math.inf)  # square roots of areas in the network's input
 BAR, LONGEST = 40, 200  # characters
-CELL = 256  # pixels of a picture in the grid
+CELL = 256  # pixels of an image in the grid
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Report:
     Attributes:
         problems: kind of mistake to its places. They would stop a training or teach it something wrong.
         remarks: kind of peculiarity to its places. They are allowed.
-        pictures, objects: how many there are.
+        images, objects: how many there are.
         classes: class name to number of objects.
         sizes: number of objects in each interval of ``SIZES``.
     """
@@ -40,7 +40,7 @@ class Report:
     annotation_file: Path
     problems: dict[str, list[str]] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
     objects: int = 0
     classes: Counter = field(default_factory=Counter)
     sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) - 1))
@@ -56,7 +56,7 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report as text."""
         yield f"{self.split}: {self.annotation_file}"
-        yield f"  {self.pictures} pictures, {self.objects} objects of {len(+self.classes)} classes"
+        yield f"  {self.images} images, {self.objects} objects of {len(+self.classes)} classes"
         for title, found in (("PROBLEM", self.problems), ("note", self.remarks)):
             for kind, places in found.items():
                 more = f", ... {len(places)} in all" if len(places) > EXAMPLES else ""
@@ -82,45 +82,45 @@ def _bar(count: int, highest: int) -> str:
 
 
 def check_split(opt, split: str, progress: Callable[[Iterable, int], Iterable] = lambda items, _: items) -> Report:
-    """Read all annotations and all pictures of one split, and report.
+    """Read all annotations and all images of one split, and report.
 
-    ``progress`` wraps the pictures, of which it is told the number. Raises UserError when there is nothing to check.
+    ``progress`` wraps the images, of which it is told the number. Raises UserError when there is nothing to check.
     """
     dataset = get_dataset(opt.dataset).unread(opt, split)
     report = Report(split, dataset.annotation_file)
     content = dataset.read_content(lambda text: report.problem("annotations that cannot be read", text))
-    pictures = _check_pictures(content["images"], report)
-    for image_id, size in _read_pictures(dataset, pictures, progress, report):
-        pictures[image_id]["size"] = size
-    _check_objects(dataset, content, pictures, report)
+    images = _check_images_exist(content["images"], report)
+    for image_id, size in _read_images(dataset, images, progress, report):
+        images[image_id]["size"] = size
+    _check_objects(dataset, content, images, report)
     return report
 
 
-def _check_pictures(images: list, report: Report) -> dict:
-    """The pictures by id, without those that have none or an old one."""
-    pictures: dict = {}
+def _check_images_exist(images: list, report: Report) -> dict:
+    """The images by id, without those that have none or an old one."""
+    by_id: dict = {}
     files: Counter = Counter()
     for k, image in enumerate(images, start=1):
         if not isinstance(image.get("file_name"), str) or "id" not in image:
-            report.problem("pictures without id or file_name", f"number {k}: {str(image)[:60]}")
+            report.problem("images without id or file_name", f"number {k}: {str(image)[:60]}")
         elif (problem := name_problem(image["file_name"])) is not None:
-            report.problem("file names that cannot be used", f"picture {str(image['id'])[:60]} {problem}")
+            report.problem("file names that cannot be used", f"image {str(image['id'])[:60]} {problem}")
         elif not is_id(image["id"]):
-            report.problem("ids that are neither numbers nor words", f"picture {image['file_name']}: {image['id']}")
-        elif image["id"] in pictures:
-            report.problem("picture ids that are there twice", f"{image['id']} ({image['file_name']})")
+            report.problem("ids that are neither numbers nor words", f"image {image['file_name']}: {image['id']}")
+        elif image["id"] in by_id:
+            report.problem("image ids that are there twice", f"{image['id']} ({image['file_name']})")
         else:
-            pictures[image["id"]] = dict(image)
+            by_id[image["id"]] = dict(image)
             files[image["file_name"]] += 1
     for name, count in files.items():
         if count > 1:
-            report.remark("files that several pictures share", f"{name} ({count} times)")
-    report.pictures = len(pictures)
-    return pictures
+            report.remark("files that several by_id share", f"{name} ({count} times)")
+    report.by_id = len(by_id)
+    return by_id
 
 
-def _read_pictures(dataset: CocoStyleDataset, pictures: dict, progress, report: Report) -> Iterator[tuple]:
-    """(id, (width, height)) of each picture that can be read; the others are reported."""
+def _read_images(dataset: CocoStyleDataset, images: dict, progress, report: Report) -> Iterator[tuple]:
+    """(id, (width, height)) of each image that can be read; the others are reported."""
 
     def read(item: tuple) -> tuple:
         image_id, image = item
@@ -131,20 +131,20 @@ def _read_pictures(dataset: CocoStyleDataset, pictures: dict, progress, report: 
         return image_id, (width, height), ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for image_id, size, error in progress(pool.map(read, pictures.items()), len(pictures)):
-            image = pictures[image_id]
+        for image_id, size, error in progress(pool.map(read, images.items()), len(images)):
+            image = images[image_id]
             if size is None:
                 missing = "no such file" in error
-                report.problem("missing pictures" if missing else "pictures that cannot be read", image["file_name"])
+                report.problem("missing images" if missing else "images that cannot be read", image["file_name"])
                 continue
             stated = (image.get("width"), image.get("height"))
             if None not in stated and stated != size:
                 text = f"{image['file_name']} is {size[0]} x {size[1]}, not {stated[0]} x {stated[1]}"
-                report.problem("pictures of another size than stated", text)
+                report.problem("images of another size than stated", text)
             yield image_id, size
 
 
-def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, report: Report) -> None:
+def _check_objects(dataset: CocoStyleDataset, content: dict, images: dict, report: Report) -> None:
     opt = dataset.opt
     try:
         class_of = dataset.classes_of(content)
@@ -164,8 +164,8 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
                 report.remark("annotation ids that are there twice", str(number))
             annotation_ids.add(number)
         image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if not is_id(image_id) or image_id not in pictures:
-            report.problem("objects of pictures that are not listed", f"{where} (picture {image_id})")
+        if not is_id(image_id) or image_id not in images:
+            report.problem("objects of images that are not listed", f"{where} (image {image_id})")
             continue
         if isinstance(category, int) and category in dataset.ignored_categories:
             continue
@@ -174,7 +174,7 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
             report.problem("unknown categories", f"{where}: {category}{hint}")
             continue
         report.classes[dataset.class_names[class_of[category]]] += 1
-        image = pictures[image_id]
+        image = images[image_id]
         where += f" in {image['file_name']}"
         box = _box(annotation.get("bbox"))
         if box is None:
@@ -195,7 +195,7 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
         if size is not None:
             width, height = size
             if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                report.problem("boxes outside of their picture", f"{where}: {box} in {width} x {height}")
+                report.problem("boxes outside of their image", f"{where}: {box} in {width} x {height}")
                 continue
             if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
                 report.remark("boxes that reach over the border", f"{where}: {box} in {width} x {height}")
@@ -203,14 +203,14 @@ def _check_objects(dataset: CocoStyleDataset, content: dict, pictures: dict, rep
             side = math.sqrt(w * h) * shrink
             report.sizes[bisect_right(SIZES, side) - 1 if math.isfinite(side) else -1] += 1
     if not boxes_of:
-        report.problem("no objects", f"none in {report.pictures} pictures to {report.split} with")
-    empty = [image["file_name"] for image_id, image in pictures.items() if image_id not in boxes_of]
+        report.problem("no objects", f"none in {report.images} images to {report.split} with")
+    empty = [image["file_name"] for image_id, image in images.items() if image_id not in boxes_of]
     for name in empty:
-        report.remark("pictures without objects", name)
+        report.remark("images without objects", name)
     for image_id, boxes in boxes_of.items():
         if boxes.total() > opt.max_objs:
-            text = f"{pictures[image_id]['file_name']} ({boxes.total()})"
-            report.remark(f"pictures with more objects than the {opt.max_objs} that are used", text)
+            text = f"{images[image_id]['file_name']} ({boxes.total()})"
+            report.remark(f"images with more objects than the {opt.max_objs} that are used", text)
     for name, count in report.classes.items():
         if count == 0:
             report.remark("classes without objects", name)
@@ -225,34 +225,34 @@ def _box(values) -> list[float] | None:
 
 
 def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
-    """Augmented training samples with their targets as the network will see them, as grids of pictures by name.
+    """Augmented training samples with their targets as the network will see them, as grids of images by name.
 
-    Raises UserError when the data set cannot be trained on; pictures that cannot be read are left out.
+    Raises UserError when the dataset cannot be trained on; images that cannot be read are left out.
     """
     opt.debug = 1  # so that samples carry what is drawn of them
     opt.on_bad_image = "error"  # so that what cannot be read is told, not replaced
     samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
     found: dict[str, list[np.ndarray]] = {}
-    # The samples of the first epoch, from all over the data set.
+    # The samples of the first epoch, from all over the dataset.
     for index in np.linspace(0, len(samples.dataset) - 1, min(count, len(samples.dataset))).astype(int):
         try:
             batch = finish_batch(collate([samples[1, int(index)]]), task, opt)
         except UserError:
             continue
-        for name, picture in task.debug_pictures(batch, None, opt).items():
-            found.setdefault(name, []).append(picture)
-    return {name: _grid(pictures) for name, pictures in found.items()}
+        for name, image in task.debug_images(batch, None, opt).items():
+            found.setdefault(name, []).append(image)
+    return {name: _grid(images) for name, images in found.items()}
 
 
-def _grid(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures side by side in a square of cells, no larger than ``CELL`` pixels each."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    height, width = pictures[0].shape[:2]
+def _grid(images: list[np.ndarray]) -> np.ndarray:
+    """Images side by side in a square of cells, no larger than ``CELL`` pixels each."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width = images[0].shape[:2]
     shrink = min(1.0, CELL / max(height, width))
     height, width = round(height * shrink), round(width * shrink)
     grid = np.full((rows * (height + 2), columns * (width + 2), 3), 255, np.uint8)
-    for k, picture in enumerate(pictures):
+    for k, image in enumerate(images):
         y, x = (k // columns) * (height + 2), (k % columns) * (width + 2)
-        grid[y : y + height, x : x + width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        grid[y : y + height, x : x + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return grid

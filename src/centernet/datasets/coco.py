@@ -13,7 +13,7 @@ from . import coco_extreme
 from .annotations import Complain, refuse
 from .base import CocoStyleDataset
 
-# Of pixels in B, G, R order, like the pictures.
+# Of pixels in B, G, R order, like the images.
 COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
 COCO_STD = (0.28863828, 0.27408164, 0.27809835)
 
@@ -64,7 +64,7 @@ class COCO(CocoStyleDataset):
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
         ground_truth = pycocotools.coco.COCO()
-        ground_truth.dataset = self.usable_content()
+        ground_truth.dataset = self.filtered_annotations()
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step
             ground_truth.createIndex()
         scores = coco_evaluation.evaluate(ground_truth, self._to_results(results))

@@ -77,7 +77,7 @@ def mask_extremes(mask: np.ndarray) -> np.ndarray:
 def extreme_points(annotation: dict, height: int, width: int) -> np.ndarray | None:
     """Extreme points (4, 2) float64 of an annotation with polygons or a run-length mask, in pixels.
 
-    ``height`` and ``width`` of the picture are those of uncompressed masks. None for a segmentation that is missing,
+    ``height`` and ``width`` of the image are those of uncompressed masks. None for a segmentation that is missing,
     empty, or too thin to have an inside.
     """
     shape = annotation.get("segmentation")
@@ -110,7 +110,7 @@ def add_extreme_points(content: dict) -> int:
     Raises:
         UserError: an entry is malformed; says which.
     """
-    without, what, entry = 0, "picture", {}
+    without, what, entry = 0, "image", {}
     try:
         sizes = {}
         for entry in content["images"]:

@@ -13,7 +13,7 @@ from .coco import COCO
 class COCOHP(COCO):
     """Persons with the 17 joints of ``datasets/joints.py``.
 
-    Training uses the pictures with a person in them, whether or not its joints are labelled; validation uses all.
+    Training uses the images with a person in them, whether or not its joints are labeled; validation uses all.
     """
 
     name = "coco_hp"
@@ -33,14 +33,14 @@ class COCOHP(COCO):
         if self.split == "train":
             ids = (annotation.get("image_id") for annotation in content["annotations"])
             occupied = {image_id for image_id in ids if is_id(image_id)}
-            # A picture without a usable id stays, to be complained about.
+            # An image without a usable id stays, to be complained about.
             content["images"] = [i for i in content["images"] if not is_id(i.get("id")) or i["id"] in occupied]
             if not content["images"]:
-                raise UserError(f"{self.annotation_file}: none of its pictures has a person to learn from")
+                raise UserError(f"{self.annotation_file}: none of its images has a person to learn from")
         return content
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
-        return score_keypoints(self.usable_content(), self._to_results(results))[0]
+        return score_keypoints(self.filtered_annotations(), self._to_results(results))[0]
 
     def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)

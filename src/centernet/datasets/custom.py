@@ -1,4 +1,4 @@
-"""Your own data set: COCO-style JSON, VOC-style XML or YOLO-style labels, with any classes (``--dataset custom``)."""
+"""Your own dataset: COCO-style JSON, VOC-style XML or YOLO-style labels, with any classes (``--dataset custom``)."""
 
 import contextlib
 import json
@@ -13,17 +13,17 @@ from ..evaluation import voc
 from .annotations import Complain, name_problem, refuse
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
-from .custom_formats import Source, class_names, find_source, picture_size, read_source
+from .custom_formats import Source, class_names, find_source, image_size, read_source
 
 VOC_SCORES = ("mAP", "mAP_area")
-STEP, LARGEST = 32, 512  # of the resolution that follows from the pictures
-PICTURES_MEASURED = 500
+STEP, LARGEST = 32, 512  # of the resolution that follows from the images
+IMAGES_MEASURED = 500
 
 
 class Custom(CocoStyleDataset):
     """Classes, their ids and the resolution come from the data.
 
-    Categories are told apart by name, so that the files of two splits may number them differently. Ids of pictures and
+    Categories are told apart by name, so that the files of two splits may number them differently. Ids of images and
     categories may be numbers or strings.
     """
 
@@ -118,7 +118,7 @@ class Custom(CocoStyleDataset):
         return class_of
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
-        """COCO's list of detections, with the ids of the data: VOC's are names of pictures and of classes."""
+        """COCO's list of detections, with the ids of the data: VOC's are names of images and of classes."""
         path.write_text(json.dumps(self._to_results(results)))
         return path
 
@@ -127,7 +127,7 @@ class Custom(CocoStyleDataset):
 
         VOC-style data has only VOC's, since COCO's rules know no difficult objects.
         """
-        content = self.usable_content()
+        content = self.filtered_annotations()
         names = {category: self.class_names[cls] for category, cls in self.classes_of(content).items()}
         truth = voc.ground_truth(content["annotations"], self.image_ids, names)
         occurring = {item["name"] for objects in truth for item in objects if not item["difficult"]}
@@ -167,15 +167,15 @@ def _source(opt, root: Path, split: str) -> Source | None:
 
 
 def _resolution(source: Source, images: list[dict]) -> tuple[int, int]:
-    """Height and width of the input for these pictures: their median longer side, in steps of 32, at most 512."""
+    """Height and width of the input for these images: their median longer side, in steps of 32, at most 512."""
     sides = []
-    for image in images[:: max(1, len(images) // PICTURES_MEASURED)]:
+    for image in images[:: max(1, len(images) // IMAGES_MEASURED)]:
         try:
             sides.append(max(int(image["width"]), int(image["height"])))
         except (KeyError, TypeError, ValueError):
             try:
                 if name_problem(image.get("file_name")) is None:
-                    sides.append(max(picture_size(source.images / image["file_name"])))
+                    sides.append(max(image_size(source.images / image["file_name"])))
             except UserError:
                 continue
     side = int(np.median(sides)) if sides else LARGEST

@@ -1,4 +1,4 @@
-"""Your own data set: finding its parts in a folder, and reading COCO-, VOC- and YOLO-style annotations into one form.
+"""Your own dataset: finding its parts in a folder, and reading COCO-, VOC- and YOLO-style annotations into one form.
 
 The form is COCO's: ``{"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id",
 "category_id", "bbox", "area", "iscrowd", "ignore"}], "categories": [{"id", "name"}]}``, boxes [x, y, width, height] in
@@ -18,8 +18,8 @@ from ..errors import UserError
 from .annotations import Complain, ignore, is_id, name_problem, read_annotation_file, refuse
 from .voc_devkit import read_annotation
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# How the parts of a data set are called in names of files and folders; the first name that is found counts.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# How the parts of a dataset are called in names of files and folders; the first name that is found counts.
 SPLIT_NAMES = {
     "train": ("train", "trainval", "training"),
     "val": ("val", "valid", "validation", "dev", "test"),
@@ -38,11 +38,11 @@ class Source:
     Attributes:
         style: coco, voc or yolo.
         split: train, val or test.
-        root: the data set's folder.
-        annotations: coco: the JSON file; voc: an image set (.txt) or a folder of XML files; yolo: a list of pictures
-            (.txt) or the folder of the pictures.
-        images: the folder that the names of pictures begin at.
-        labels: the folder of the XML files or labels; None where each lies beside its picture or is told by its path.
+        root: the dataset's folder.
+        annotations: coco: the JSON file; voc: an image set (.txt) or a folder of XML files; yolo: a list of images
+            (.txt) or the folder of the images.
+        images: the folder that the names of images begin at.
+        labels: the folder of the XML files or labels; None where each lies beside its image or is told by its path.
     """
 
     style: str
@@ -59,25 +59,25 @@ class Source:
 def find_source(
     root: Path, split: str, annotations: str = "", images: str = "", style: str | None = None
 ) -> Source | None:
-    """Where ``split`` of the data set in ``root`` is; None when nothing there looks like it.
+    """Where ``split`` of the dataset in ``root`` is; None when nothing there looks like it.
 
     Args:
-        root: the data set's folder.
+        root: the dataset's folder.
         split: train, val or test.
         annotations, images: what the user named, as a path or one below ``root``; empty: to be found.
         style: the only one to look for; None: coco, voc and yolo, in this order.
 
     Raises:
-        UserError: a named path that is not there, several files that could be meant, or no pictures.
+        UserError: a named path that is not there, several files that could be meant, or no images.
     """
     option = "val" if split == "test" else split
-    pictures = _named(root, images, f"--{option}_images")
+    image_folder = _named(root, images, f"--{option}_images")
     if annotations:
         path = _named(root, annotations, f"--{option}_annotations")
-        return _named_source(root, split, path, pictures)
+        return _named_source(root, split, path, image_folder)
     finders = {"coco": _find_coco, "voc": _find_voc, "yolo": _find_yolo}
     for find in finders.values() if style is None else (finders[style],):
-        source = find(root, split, pictures)
+        source = find(root, split, image_folder)
         if source is not None:
             return source
     return None
@@ -92,31 +92,29 @@ def _named(root: Path, text: str, option: str) -> Path | None:
     raise UserError(f"{option} {text}: there is no such file or folder, nor below {root}")
 
 
-def _named_source(root: Path, split: str, path: Path, pictures: Path | None) -> Source:
+def _named_source(root: Path, split: str, path: Path, images: Path | None) -> Source:
     option = "val" if split == "test" else split
     if path.suffix.lower() == ".json":
-        return _coco_source(root, split, path, pictures)
+        return _coco_source(root, split, path, images)
     if path.is_dir():
         if any(path.glob("*.xml")):
-            return Source("voc", split, root, path, pictures or _voc_pictures(path), path)
-        if _has_pictures(path):
+            return Source("voc", split, root, path, images or _voc_images(path), path)
+        if _has_images(path):
             return Source("yolo", split, root, path, path)
         if any(path.glob("*.txt")):
-            folder = pictures or _beside(path, "labels", "images")
+            folder = images or _beside(path, "labels", "images")
             if folder is None:
-                raise UserError(f"--{option}_annotations {path}: name the pictures' folder with --{option}_images")
+                raise UserError(f"--{option}_annotations {path}: name the images' folder with --{option}_images")
             return Source("yolo", split, root, folder, folder, path)
         raise UserError(f"--{option}_annotations {path}: this folder holds neither XML files nor labels")
     first = next(iter(_lines(path)), "")
-    if Path(first).suffix.lower() in PICTURE_ENDINGS:
-        return Source("yolo", split, root, path, pictures or root)
+    if Path(first).suffix.lower() in IMAGE_SUFFIXES:
+        return Source("yolo", split, root, path, images or root)
     base = path.parents[2] if len(path.parents) > 2 and path.parent.name == "Main" else root
     labels = base / "Annotations"
     if not labels.is_dir():
-        raise UserError(
-            f"--{option}_annotations {path}: there is no folder {labels} with the XML files of its pictures"
-        )
-    return Source("voc", split, root, path, pictures or _voc_pictures(labels), labels)
+        raise UserError(f"--{option}_annotations {path}: there is no folder {labels} with the XML files of its images")
+    return Source("voc", split, root, path, images or _voc_images(labels), labels)
 
 
 def _named_for(split: str, name: str) -> int | None:
@@ -147,7 +145,7 @@ def _some(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths[:5])) + (f", ... {len(paths)} in all" if len(paths) > 5 else "")
 
 
-def _find_coco(root: Path, split: str, pictures: Path | None) -> Source | None:
+def _find_coco(root: Path, split: str, images: Path | None) -> Source | None:
     found = []
     for folder in (root / "annotations", root, *_folders(root)):
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
@@ -159,15 +157,15 @@ def _find_coco(root: Path, split: str, pictures: Path | None) -> Source | None:
             if rank is not None and (rank, path) not in found:
                 found.append((rank, path))
     path = _best(found, split)
-    return None if path is None else _coco_source(root, split, path, pictures)
+    return None if path is None else _coco_source(root, split, path, images)
 
 
-def _coco_source(root: Path, split: str, path: Path, pictures: Path | None) -> Source:
-    """With the folder in which the first pictures of the file are."""
-    if pictures is not None:
-        return Source("coco", split, root, path, pictures)
+def _coco_source(root: Path, split: str, path: Path, images: Path | None) -> Source:
+    """With the folder in which the first images of the file are."""
+    if images is not None:
+        return Source("coco", split, root, path, images)
     changed = path.stat() if path.is_file() else None
-    names = _first_pictures(path, changed and (changed.st_mtime_ns, changed.st_size))
+    names = _first_images(path, changed and (changed.st_mtime_ns, changed.st_size))
     subfolders = [*_folders(root), *_folders(root / "images")]
     subfolders.sort(key=lambda folder: _named_for(split, folder.name) is None)  # those of the split's name first
     candidates = [path.parent, root, root / "images", *subfolders]
@@ -177,13 +175,13 @@ def _coco_source(root: Path, split: str, path: Path, pictures: Path | None) -> S
     option = "val" if split == "test" else split
     first = names[0][:80] if names else "it names none"
     raise UserError(
-        f"{path}: its pictures ({first}) were not found in {root} and its folders; name their folder with "
+        f"{path}: its images ({first}) were not found in {root} and its folders; name their folder with "
         f"--{option}_images"
     )
 
 
 @lru_cache(maxsize=8)
-def _first_pictures(path: Path, version) -> list[str]:
+def _first_images(path: Path, version) -> list[str]:
     """Some file names of an annotation file, which is read once in each ``version``: it may be large."""
     images = read_annotation_file(path, ignore)["images"][:5]
     return [image["file_name"] for image in images if name_problem(image.get("file_name")) is None]
@@ -195,7 +193,7 @@ def _voc_bases(root: Path) -> list[Path]:
     return [folder for folder in candidates if (folder / "Annotations").is_dir()]
 
 
-def _find_voc(root: Path, split: str, pictures: Path | None) -> Source | None:
+def _find_voc(root: Path, split: str, images: Path | None) -> Source | None:
     bases = _voc_bases(root)
     if len(bases) > 1:
         raise UserError(
@@ -206,26 +204,24 @@ def _find_voc(root: Path, split: str, pictures: Path | None) -> Source | None:
         for name in SPLIT_NAMES[split]:
             for image_set in (base / "ImageSets" / "Main" / f"{name}.txt", base / f"{name}.txt"):
                 if image_set.is_file():
-                    return Source("voc", split, root, image_set, pictures or _voc_pictures(labels), labels)
+                    return Source("voc", split, root, image_set, images or _voc_images(labels), labels)
         for name in SPLIT_NAMES[split]:
             if (labels / name).is_dir():
-                return Source(
-                    "voc", split, root, labels / name, pictures or _voc_pictures(labels / name), labels / name
-                )
+                return Source("voc", split, root, labels / name, images or _voc_images(labels / name), labels / name)
         if any(labels.glob("*.xml")) and split != "test":
             raise UserError(
-                f"{base}: nothing says which pictures are for the split {split}; write their names, one a line, into "
+                f"{base}: nothing says which images are for the split {split}; write their names, one a line, into "
                 f"{base / 'ImageSets' / 'Main' / f'{split}.txt'}"
             )
     for name in SPLIT_NAMES[split]:
         folder = root / name
         if folder.is_dir() and any(folder.glob("*.xml")):
-            return Source("voc", split, root, folder, pictures or folder, folder)
+            return Source("voc", split, root, folder, images or folder, folder)
     return None
 
 
-def _voc_pictures(labels: Path) -> Path:
-    """The folder of the pictures that belong to a folder of XML files."""
+def _voc_images(labels: Path) -> Path:
+    """The folder of the images that belong to a folder of XML files."""
     names = ("JPEGImages", "images", "Images")
     beside = [labels.parent / name for name in names]
     if labels.name == "Annotations":
@@ -235,15 +231,15 @@ def _voc_pictures(labels: Path) -> Path:
         candidates = [above / name / labels.name for name in names] + [labels, *beside]
         candidates += [above / name for name in names] + [labels.parent]
     for folder in candidates:
-        if folder.is_dir() and _has_pictures(folder):
+        if folder.is_dir() and _has_images(folder):
             return folder
     raise UserError(
-        f"{labels}: the pictures of its XML files were not found; name their folder with --train_images or --val_images"
+        f"{labels}: the images of its XML files were not found; name their folder with --train_images or --val_images"
     )
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in PICTURE_ENDINGS for path in folder.iterdir())
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
 
 
 def _beside(path: Path, name: str, other: str) -> Path | None:
@@ -256,33 +252,33 @@ def _beside(path: Path, name: str, other: str) -> Path | None:
     return None
 
 
-def _find_yolo(root: Path, split: str, pictures: Path | None) -> Source | None:
+def _find_yolo(root: Path, split: str, images: Path | None) -> Source | None:
     described = _read_yaml(root)
     for name in SPLIT_NAMES[split]:
         text = described.get(name)
         if isinstance(text, list) and len(text) == 1:
             text = text[0]
-        if isinstance(text, list) and pictures is None:
+        if isinstance(text, list) and images is None:
             option = "val" if split == "test" else split
             raise UserError(
-                f"{root}: its data.yaml names several places for {name}; list their pictures in a text file and name "
+                f"{root}: its data.yaml names several places for {name}; list their images in a text file and name "
                 f"that with --{option}_annotations"
             )
-        if isinstance(text, str) and pictures is None:
+        if isinstance(text, str) and images is None:
             base = root / described["path"] if isinstance(described.get("path"), str) else root
             # Exports for training elsewhere name folders of that place; what they mean lies below this one.
             plain = text.removeprefix("../").removeprefix("./")
             for path in (base / text, root / plain, root / name / "images"):
                 if path.exists():
                     return Source("yolo", split, root, path, path if path.is_dir() else root)
-            raise UserError(f"{root}: its data.yaml names the pictures {text} for {name}, which are not there")
+            raise UserError(f"{root}: its data.yaml names the images {text} for {name}, which are not there")
     for name in SPLIT_NAMES[split]:
         for path in (root / "images" / name, root / name / "images", root / name):
-            if pictures is None and path.is_dir() and _has_pictures(path):
+            if images is None and path.is_dir() and _has_images(path):
                 return Source("yolo", split, root, path, path)
         if (root / f"{name}.txt").is_file():
-            return Source("yolo", split, root, root / f"{name}.txt", pictures or root)
-    return Source("yolo", split, root, pictures, pictures) if pictures is not None and pictures.is_dir() else None
+            return Source("yolo", split, root, root / f"{name}.txt", images or root)
+    return Source("yolo", split, root, images, images) if images is not None and images.is_dir() else None
 
 
 # Reading
@@ -296,12 +292,12 @@ def read_source(source: Source, complain: Complain = refuse) -> dict:
     reader = {"coco": _read_coco, "voc": _read_voc, "yolo": _read_yolo}[source.style]
     content = reader(source, complain)
     if not content["images"]:
-        raise UserError(f"{source.annotations}: it lists no pictures")
+        raise UserError(f"{source.annotations}: it lists no images")
     return content
 
 
 def class_names(source: Source, content: dict) -> list[str]:
-    """The classes of a data set in order, from the annotations of one split and what the folder says.
+    """The classes of a dataset in order, from the annotations of one split and what the folder says.
 
     Raises UserError when there are none, or two of one name.
     """
@@ -379,7 +375,7 @@ def _read_voc(source: Source, complain: Complain) -> dict:
             if problem is None:
                 files.append(_voc_file(source.labels, line))
             else:
-                complain(f"{source.annotations}: a picture {problem}")
+                complain(f"{source.annotations}: an image {problem}")
     images, annotations, names = [], [], set()
     for path in files:
         try:
@@ -387,8 +383,8 @@ def _read_voc(source: Source, complain: Complain) -> dict:
         except UserError as error:
             complain(str(error))
             continue
-        picture = _find_picture(source.images, path.stem, record["filename"])
-        images.append({"id": path.stem, "file_name": picture, "width": record["width"], "height": record["height"]})
+        image = _find_image(source.images, path.stem, record["filename"])
+        images.append({"id": path.stem, "file_name": image, "width": record["width"], "height": record["height"]})
         for item in record["objects"]:
             left, top = item["xmin"] - 1, item["ymin"] - 1  # VOC counts pixels from 1
             box = [left, top, item["xmax"] - left, item["ymax"] - top]
@@ -404,9 +400,9 @@ def _voc_file(folder: Path, line: str) -> Path:
     return whole if os.path.isfile(whole) else folder / f"{line.split()[0]}.xml"
 
 
-def _find_picture(folder: Path, stem: str, named: str) -> str:
-    """The name of an XML file's picture: its own with any ending, else the one that it states."""
-    for ending in PICTURE_ENDINGS:
+def _find_image(folder: Path, stem: str, named: str) -> str:
+    """The name of an XML file's image: its own with any ending, else the one that it states."""
+    for ending in IMAGE_SUFFIXES:
         for name in (stem + ending, stem + ending.upper()):
             if (folder / name).is_file():
                 return name
@@ -428,18 +424,18 @@ def _annotation(number: int, image_id, category_id, box: Sequence[float], diffic
 
 def _read_yolo(source: Source, complain: Complain) -> dict:
     names = _yolo_names(source.root)
-    images, annotations, labelled = [], [], 0
-    for picture in _yolo_pictures(source):
-        file_name = str(picture.relative_to(source.images)) if picture.is_relative_to(source.images) else str(picture)
+    images, annotations, labeled = [], [], 0
+    for image in _yolo_images(source):
+        file_name = str(image.relative_to(source.images)) if image.is_relative_to(source.images) else str(image)
         try:
-            width, height = picture_size(picture)
+            width, height = image_size(image)
         except UserError as error:
             complain(str(error))
             continue
         images.append({"id": file_name, "file_name": file_name, "width": width, "height": height})
-        label = _yolo_label(source, picture)
-        lines = _lines(label) if label.is_file() else []  # a picture without labels has no objects
-        labelled += label.is_file()
+        label = _yolo_label(source, image)
+        lines = _lines(label) if label.is_file() else []  # an image without labels has no objects
+        labeled += label.is_file()
         for number, line in enumerate(lines, start=1):
             try:
                 cls, x, y, w, h = _yolo_box(line)
@@ -451,15 +447,15 @@ def _read_yolo(source: Source, complain: Complain) -> dict:
                 continue
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             annotations.append(_annotation(len(annotations) + 1, file_name, cls, box))
-    if images and not labelled:
-        raise UserError(f"{source.annotations}: none of the {len(images)} pictures has labels; looked for {label}")
+    if images and not labeled:
+        raise UserError(f"{source.annotations}: none of the {len(images)} images has labels; looked for {label}")
     categories = [{"id": k, "name": name} for k, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _yolo_pictures(source: Source) -> Iterable[Path]:
+def _yolo_images(source: Source) -> Iterable[Path]:
     if source.annotations.is_dir():
-        return sorted(p for p in source.annotations.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS)
+        return sorted(p for p in source.annotations.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     base = source.annotations.parent
     paths = []
     for line in _lines(source.annotations):
@@ -470,17 +466,17 @@ def _yolo_pictures(source: Source) -> Iterable[Path]:
     return paths
 
 
-def _yolo_label(source: Source, picture: Path) -> Path:
-    """Where the labels of a picture are: in the folder that was named, in ``labels/`` for ``images/``, or beside it."""
+def _yolo_label(source: Source, image: Path) -> Path:
+    """Where the labels of an image are: in the folder that was named, in ``labels/`` for ``images/``, or beside it."""
     if source.labels is not None:
-        inside = picture.relative_to(source.images) if picture.is_relative_to(source.images) else Path(picture.name)
+        inside = image.relative_to(source.images) if image.is_relative_to(source.images) else Path(image.name)
         return (source.labels / inside).with_suffix(".txt")
-    twin = _beside(picture.parent, "images", "labels")
-    return (twin or picture.parent) / f"{picture.stem}.txt"
+    twin = _beside(image.parent, "images", "labels")
+    return (twin or image.parent) / f"{image.stem}.txt"
 
 
 def _yolo_box(line: str) -> tuple[int, float, float, float, float]:
-    """Class, and centre and size as shares of the picture, of a label line: a box, or the corners of an outline."""
+    """Class, and center and size as shares of the image, of a label line: a box, or the corners of an outline."""
     parts = line.split()
     cls, values = float(parts[0]), [float(part) for part in parts[1:]]
     if not cls.is_integer():
@@ -488,7 +484,7 @@ def _yolo_box(line: str) -> tuple[int, float, float, float, float]:
     if not all(math.isfinite(value) for value in values):
         raise ValueError("not finite")
     if any(abs(value) > 1.5 for value in values):
-        raise ValueError("coordinates are shares of the picture, from 0 to 1")
+        raise ValueError("coordinates are shares of the image, from 0 to 1")
     if len(values) == 4:
         x, y, w, h = values
     elif len(values) >= 6 and len(values) % 2 == 0:
@@ -517,7 +513,7 @@ def _yolo_names(root: Path) -> list[str]:
 
 
 def _names_file(root: Path) -> list[str]:
-    """The lines of a file of class names in the data set's folder; none when there is no such file."""
+    """The lines of a file of class names in the dataset's folder; none when there is no such file."""
     for path in (*(root / name for name in NAMES_FILES), *sorted(root.glob("*.names"))):
         if path.is_file():
             return _lines(path)
@@ -525,7 +521,7 @@ def _names_file(root: Path) -> list[str]:
 
 
 def _read_yaml(root: Path) -> dict:
-    """The data.yaml of a YOLO data set; empty when there is none."""
+    """The data.yaml of a YOLO dataset; empty when there is none."""
     paths = [path for pattern in ("data.yaml", "dataset.yaml", "data.yml") for path in root.glob(pattern)]
     if not paths:
         return {}
@@ -553,17 +549,17 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as OpenCV reads it, turned as its EXIF data says; reads the head of the file only.
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as OpenCV reads it, turned as its EXIF data says; reads the head of the file only.
 
-    Raises UserError when it is missing or no picture.
+    Raises UserError when it is missing or no image.
     """
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such picture") from None
+        raise UserError(f"{path}: there is no such image") from None
     except Exception as error:  # whatever a damaged file makes the reader stumble over
-        raise UserError(f"{path}: this picture cannot be read ({' '.join(str(error).split())[:100]})") from None
+        raise UserError(f"{path}: this image cannot be read ({' '.join(str(error).split())[:100]})") from None
     return (height, width) if turned else (width, height)

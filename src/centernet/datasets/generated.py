@@ -1,4 +1,4 @@
-"""Data sets that are drawn by code on first use, so that everything can be tried without data."""
+"""Datasets that are drawn by code on first use, so that everything can be tried without data."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ import numpy as np
 from ..errors import UserError
 
 
-class Generated:
-    """What such data sets have in common; to be named before the class that says what is in them.
+class SyntheticDataset:
+    """What such datasets have in common; to be named before the class that says what is in them.
 
     Attributes:
-        name: of the data set and of its folder.
+        name: of the dataset and of its folder.
         version: of the drawing; a folder of another version is drawn anew.
-        pretrained: none, since real pictures have little to do with these.
+        pretrained: none, since real images have little to do with these.
     """
 
     name: str
@@ -24,18 +24,18 @@ class Generated:
 
     @classmethod
     def locate(cls, data_path: Path) -> Path:
-        """The folder of the data set's name below the data path, or that itself; it need not exist yet."""
+        """The folder of the dataset's name below the data path, or that itself; it need not exist yet."""
         if data_path.exists() and not data_path.is_dir():
             raise UserError(f"--data_path {data_path}: not a folder")
         return data_path if (data_path / f"{cls.name}_version").is_file() else data_path / cls.name
 
     @classmethod
     def prepare(cls, folder: Path, log=print) -> None:
-        """Draw the pictures on first use."""
+        """Draw the images on first use."""
         marker = folder / f"{cls.name}_version"
         if marker.is_file() and marker.read_text().strip() == str(cls.version):
             return
-        log(f"{folder}: drawing the pictures of --dataset {cls.name} (once)")
+        log(f"{folder}: drawing the images of --dataset {cls.name} (once)")
         try:
             (folder / "annotations").mkdir(parents=True, exist_ok=True)
             cls.draw(folder)
@@ -45,7 +45,7 @@ class Generated:
 
     @classmethod
     def draw(cls, folder: Path) -> None:
-        """Write pictures and annotations of all splits below ``folder``, which has a folder ``annotations``."""
+        """Write images and annotations of all splits below ``folder``, which has a folder ``annotations``."""
         raise NotImplementedError
 
 
@@ -56,9 +56,9 @@ def write_file(path: Path, content: bytes) -> None:
     os.replace(part, path)
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """The same for a picture (H, W, 3) uint8 in BGR order; JPEG has quality 95."""
-    write_file(path, cv2.imencode(path.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+def write_image(path: Path, image: np.ndarray) -> None:
+    """The same for an image (H, W, 3) uint8 in BGR order; JPEG has quality 95."""
+    write_file(path, cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:

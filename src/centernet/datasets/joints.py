@@ -1,4 +1,4 @@
-"""The 17 joints of a person as COCO numbers them; all data sets of the pose task have them in this order."""
+"""The 17 joints of a person as COCO numbers them; all datasets of the pose task have them in this order."""
 
 JOINT_NAMES = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
@@ -7,7 +7,7 @@ JOINT_NAMES = (
 )
 NUM_JOINTS = len(JOINT_NAMES)
 
-# Joints that change places in a mirrored picture, left and right.
+# Joints that change places in a mirrored image, left and right.
 FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
 MIRRORED = (0, *(joint for left, right in FLIP_PAIRS for joint in (right, left)))  # what takes the place of each joint
 

@@ -1,7 +1,7 @@
 """KITTI object detection with 3D boxes, seen by one camera: ``kitti/annotations/kitti_{3dop,subcnn}_{train,val}.json``.
 
 The JSON files are made from ``kitti/training/{label_2,calib}`` and the lists in ``kitti/ImageSets_{3dop,subcnn}`` on
-first use. Pictures are in ``kitti/images/trainval``, or where KITTI has them, in ``kitti/training/image_2``. With
+first use. Images are in ``kitti/images/trainval``, or where KITTI has them, in ``kitti/training/image_2``. With
 ``--trainval`` the training reads ``kitti_trainval.json``, and ``test.py`` ``kitti_test.json``.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..evaluation import kitti as kitti_evaluation
-from ..evaluation.kitti_text import CLASS_NAMES, picture_name, write_results
+from ..evaluation.kitti_text import CLASS_NAMES, image_name, write_results
 from . import kitti_devkit
 from .annotations import Complain, is_id, numbers, refuse
 from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
@@ -29,7 +29,7 @@ class KITTI(CocoStyleDataset):
     class_names = CLASS_NAMES[:3]
     category_ids = (1, 2, 3)
     ignored_categories = (4, 5, 6, 7, 8, 9)  # vans, sitting persons, DontCare and so on
-    # RGB statistics, applied to B, G, R pictures: what the reference does and what its weights expect.
+    # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     default_resolution = (384, 1280)
     max_objs = 50
@@ -62,7 +62,7 @@ class KITTI(CocoStyleDataset):
         return arranged if arranged.is_dir() else folder / home / "image_2"
 
     def read_content(self, complain: Complain = refuse) -> dict:
-        """As for any data set; the camera of each picture is put aside."""
+        """As for any dataset; the camera of each image is put aside."""
         content = super().read_content(complain)
         images, self.calib = [], {}
         for image in content["images"]:
@@ -71,7 +71,7 @@ class KITTI(CocoStyleDataset):
                 if not np.isfinite(calib).all() or calib[0, 0] <= 0 or calib[1, 1] <= 0:
                     raise ValueError("its focal lengths are not above zero, or a number is not finite")
             except (KeyError, ValueError) as error:
-                where = f"{self.annotation_file}: the picture {image.get('id')} has no 'calib' of 3 x 4 numbers"
+                where = f"{self.annotation_file}: the image {image.get('id')} has no 'calib' of 3 x 4 numbers"
                 complain(where if isinstance(error, KeyError) else f"{where} ({error})")
             else:
                 images.append(image)
@@ -83,18 +83,18 @@ class KITTI(CocoStyleDataset):
         return {**super().read_objects(index), **self.picture_info(index)}
 
     def picture_info(self, index: int) -> dict:
-        """``calib`` (3, 4) float32, what takes metres in front of the camera to pixels."""
+        """``calib`` (3, 4) float32, what takes meters in front of the camera to pixels."""
         return {"calib": self.calib[self.image_ids[index]]}
 
-    def usual_info(self) -> dict:
-        """``calib``, the camera that took more of the pictures than any other."""
+    def default_image_info(self) -> dict:
+        """``calib``, the camera that took more of the images than any other."""
         cameras = Counter(tuple(self.calib[image_id].flatten().tolist()) for image_id in self.image_ids)
         return {"calib": np.reshape(cameras.most_common(1)[0][0], (3, 4)).tolist()}
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
-        """Write ``results/000000.txt`` and so on beside ``path``, in KITTI's form; those of other pictures go."""
+        """Write ``results/000000.txt`` and so on beside ``path``, in KITTI's form; those of other images go."""
         folder = path.parent / RESULTS
-        current = {picture_name(image_id) for image_id in results}
+        current = {image_name(image_id) for image_id in results}
         for old in folder.glob("[0-9]*.txt"):
             if old.stem not in current:
                 old.unlink()
@@ -102,11 +102,11 @@ class KITTI(CocoStyleDataset):
         return folder
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
-        """KITTI's scores of the pictures in ``results``, with the two decimals that their files have.
+        """KITTI's scores of the images in ``results``, with the two decimals that their files have.
 
         First those of cars at the moderate level as the reference's program gives them: overlaps of 0.5 on the ground
         and in 3D, mean over 11 recalls. Then of every class and level, and ``official/...``: the benchmark's overlaps
-        of 0.7 and 40 recalls. Pictures without labels, those of the test split, have no scores.
+        of 0.7 and 40 recalls. Images without labels, those of the test split, have no scores.
         """
         if self.split == "test":
             return {}
@@ -121,12 +121,12 @@ class KITTI(CocoStyleDataset):
         return {**main, **scores, **others}
 
     def ground_truth(self, ids: list[int]) -> list[kitti_evaluation.Labels]:
-        """The objects of the pictures ``ids``: of their label files if they are there, else of the annotation file."""
+        """The objects of the images ``ids``: of their label files if they are there, else of the annotation file."""
         labels = self.folder / "training" / "label_2"
-        if all((labels / f"{picture_name(image_id)}.txt").is_file() for image_id in ids):
+        if all((labels / f"{image_name(image_id)}.txt").is_file() for image_id in ids):
             return kitti_evaluation.read_folder(labels, ids)
         by_image: dict[int, list[dict]] = {image_id: [] for image_id in ids}
-        for annotation in self.usable_content()["annotations"]:
+        for annotation in self.filtered_annotations()["annotations"]:
             if annotation["image_id"] in by_image:
                 by_image[annotation["image_id"]].append(annotation)
         names = dict(enumerate(CLASS_NAMES, start=1))

@@ -1,4 +1,4 @@
-"""From data set to batches on the device."""
+"""From dataset to batches on the device."""
 
 import contextlib
 import copy
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from ..engine.signals import quiet_worker
+from ..engine.signals import ignore_signals_in_worker
 from ..errors import UserError
 from ..tasks import get_task
-from .augmentation import random_draws
+from .augmentation import sample_rng
 from .base import SHOWN, CocoStyleDataset
 
-MOST_IN_A_ROW = 100  # pictures that cannot be used: then it is no accident
-MOST_PIXELS = 1 << 26  # of a picture that is made up
+MOST_IN_A_ROW = 100  # images that cannot be used: then it is no accident
+MOST_PIXELS = 1 << 26  # of an image that is made up
 # What PyTorch says of loader processes that are gone, and when there is no shared memory left.
 LOST_WORKER = re.compile(
     r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: [\w ]+)|unable to \w+ .*(shared memory|file <).*"
@@ -36,14 +36,14 @@ class Samples(Dataset):
         self.dataset, self.opt, self.train = dataset, opt, train
         self.task = get_task(opt.task)
 
-        # A picture that cannot be used does not end a training, but no score may change without a word.
+        # An image that cannot be used does not end a training, but no score may change without a word.
         self.skips = opt.on_bad_image == "skip" or (opt.on_bad_image == "auto" and not opt.test)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        """A sample; ``skipped`` is the index of the first picture that could not be used for it, or -1.
+        """A sample; ``skipped`` is the index of the first image that could not be used for it, or -1.
 
-        In training the next picture of the data set that can be used takes its place, with its own random numbers, so
-        that batches keep their size and do not depend on workers or processes. Elsewhere the sample is a black picture.
+        In training the next image of the dataset that can be used takes its place, with its own random numbers, so
+        that batches keep their size and do not depend on workers or processes. Elsewhere the sample is a black image.
         """
         epoch, index = key
         skipped = -1
@@ -56,8 +56,8 @@ class Samples(Dataset):
             if self.train:
                 index, image = self._next_usable(index, error)
             else:
-                image = black_picture(self.dataset, index)
-        draws = random_draws(self.opt.seed, epoch, index) if self.train else None
+                image = black_image(self.dataset, index)
+        draws = sample_rng(self.opt.seed, epoch, index) if self.train else None
         sample = self.task.make_sample(image, self.dataset.read_objects(index), self.opt, draws, self.train)
         sample["skipped"] = np.array(skipped, dtype=np.int64)
         if "meta" in sample:
@@ -71,11 +71,11 @@ class Samples(Dataset):
                 return other, self.dataset.read_image(other)
             except UserError as error:
                 last = error
-        raise UserError(f"{tries + 1} pictures in a row cannot be used, the last because: {last}")
+        raise UserError(f"{tries + 1} images in a row cannot be used, the last because: {last}")
 
 
-def black_picture(dataset: CocoStyleDataset, index: int) -> np.ndarray:
-    """What stands for a picture that cannot be used, in its stated size if there is one."""
+def black_image(dataset: CocoStyleDataset, index: int) -> np.ndarray:
+    """What stands for an image that cannot be used, in its stated size if there is one."""
     width, height = dataset.sizes[index].tolist()
     if min(width, height) < 1 or width * height > MOST_PIXELS:
         width, height = 64, 64
@@ -83,15 +83,15 @@ def black_picture(dataset: CocoStyleDataset, index: int) -> np.ndarray:
 
 
 def no_detections(detections: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """The detections of a picture that could not be used: none, in the form of those of others."""
+    """The detections of an image that could not be used: none, in the form of those of others."""
     return {cls: rows[:0] for cls, rows in detections.items()}
 
 
-class SkippedPictures:
-    """The pictures of a pass over a data set that could not be used.
+class SkippedImages:
+    """The images of a pass over a dataset that could not be used.
 
     Attributes:
-        indices: their numbers in the data set, those of this process; added to the list that is given.
+        indices: their numbers in the dataset, those of this process; added to the list that is given.
     """
 
     def __init__(self, dataset: CocoStyleDataset, indices: list[int] | None = None) -> None:
@@ -112,7 +112,7 @@ class SkippedPictures:
         Args:
             title: begins the text.
             indices: those of all processes; None: those of this one.
-            named: a text file with a line for each picture that was ever skipped; new ones are added.
+            named: a text file with a line for each image that was ever skipped; new ones are added.
         """
         indices = sorted(set(self.indices if indices is None else indices))
         if not indices:
@@ -130,11 +130,11 @@ class SkippedPictures:
             with named.open("a", encoding="utf-8") as file:
                 file.writelines(f"{reason}\n" for reason in reasons if reason not in old)
         more = f"; all are in {named}" if named is not None and len(indices) > SHOWN else ""
-        return f"{title}: {len(indices)} picture(s) could not be used: {'; '.join(reasons[:SHOWN])}{more}"
+        return f"{title}: {len(indices)} image(s) could not be used: {'; '.join(reasons[:SHOWN])}{more}"
 
 
 @contextlib.contextmanager
-def lost_workers_explained() -> Iterator[None]:
+def explain_dataloader_crash() -> Iterator[None]:
     """Around the use of loaders, or before a function that uses them: one that dies ends it with a line that says so.
 
     PyTorch raises where the reading process happens to be, perhaps far from the loader. Raises UserError.
@@ -156,7 +156,7 @@ def lost_workers_explained() -> Iterator[None]:
 class TrainBatches(Sampler):
     """Batches of ``(epoch, index)`` for one process: its share of every global batch of a shuffled epoch.
 
-    Which pictures make up the global batch of an iteration depends on seed and epoch alone, not on the number of
+    Which images make up the global batch of an iteration depends on seed and epoch alone, not on the number of
     processes. The incomplete batch at the end of an epoch is dropped.
 
     Attributes:
@@ -193,7 +193,7 @@ class TrainBatches(Sampler):
 
 
 class EvalBatches(Sampler):
-    """Every picture once, in order, dealt to the processes in turn; the last batch may be smaller."""
+    """Every image once, in order, dealt to the processes in turn; the last batch may be smaller."""
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, processes: int = 1, num_iters: int = -1) -> None:
         indices = list(range(length))[: num_iters if num_iters >= 0 else None][rank::processes]
@@ -278,7 +278,7 @@ def start_worker(worker: int) -> None:
     # The workers share the cores among each other; OpenCV's and PyTorch's own threads would only get in the way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    quiet_worker()
+    ignore_signals_in_worker()
     # When the process that reads is killed, the thread that hands it tensors would print a traceback over the report of
     # the launcher.
     show = sys.excepthook
@@ -334,7 +334,7 @@ def finish_batch(batch: dict, task, opt) -> dict:
 
 
 def apply_color(image: Tensor, color: Tensor) -> Tensor:
-    """(B, h, w, 3) uint8 pictures through their (B, 3, 4) colour maps to (B, 3, h, w) float32, channels last."""
+    """(B, h, w, 3) uint8 images through their (B, 3, 4) color maps to (B, 3, h, w) float32, channels last."""
     batch, height, width, _ = image.shape
     pixels = image.view(batch, -1, 3).to(color.dtype)
     pixels = torch.baddbmm(color[:, None, :, 3], pixels, color[:, :, :3].transpose(1, 2))

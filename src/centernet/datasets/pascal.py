@@ -27,7 +27,7 @@ class PascalVOC(CocoStyleDataset):
     )
     # fmt: on
     category_ids = tuple(range(1, 21))
-    # RGB statistics, applied to B, G, R pictures: what the reference does and what its weights expect.
+    # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     default_resolution = (384, 384)
     max_objs = 50
@@ -75,9 +75,9 @@ class PascalVOC(CocoStyleDataset):
         return {"mAP": scores["mean_ap"], **{f"AP/{name}": value for name, value in scores["ap"].items()}}
 
     def ground_truth(self) -> list[list[dict]]:
-        """The objects of each picture as the official evaluation wants them, with the 1-based corners of the XML."""
+        """The objects of each image as the official evaluation wants them, with the 1-based corners of the XML."""
         names = dict(zip(self.category_ids, self.class_names, strict=True))
-        return voc.ground_truth(self.usable_content()["annotations"], self.image_ids, names)
+        return voc.ground_truth(self.filtered_annotations()["annotations"], self.image_ids, names)
 
 
 def _devkit(folder: Path) -> Path | None:

@@ -1,7 +1,7 @@
-"""The generated sample: a few hundred pictures drawn by code, in VOC layout. It runs when there is no data set.
+"""The generated sample: a few hundred images drawn by code, in VOC layout. It runs when there is no dataset.
 
-Objects of five classes in front of textured grounds; they overlap, vary in size, colour and shape, and some are cut off
-by the picture's edge. The drawing depends on nothing but the constants below.
+Objects of five classes in front of textured grounds; they overlap, vary in size, color and shape, and some are cut off
+by the image's edge. The drawing depends on nothing but the constants below.
 """
 
 import json
@@ -11,18 +11,18 @@ import cv2
 import numpy as np
 
 from .base import IMAGENET_MEAN, IMAGENET_STD
-from .generated import Generated, smooth_noise, striped_ground, write_file, write_picture
+from .generated import SyntheticDataset, smooth_noise, striped_ground, write_file, write_image
 from .pascal import PascalVOC
 
 SEED = 2019
 VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"pascal_trainval0712.json": 320, "pascal_test2007.json": 80}  # pictures
-SIZE = 128  # of a picture's longer side
+SPLITS = {"pascal_trainval0712.json": 320, "pascal_test2007.json": 80}  # images
+SIZE = 128  # of an image's longer side
 FINE = 4  # objects are drawn this much larger and scaled down, for smooth edges
 MAX_HIDDEN = 0.5  # of an object, by the objects drawn over it
 
 
-class Sample(Generated, PascalVOC):
+class Sample(SyntheticDataset, PascalVOC):
     """Five classes of drawn objects."""
 
     name = "sample"
@@ -45,13 +45,13 @@ class Sample(Generated, PascalVOC):
 
 
 def draw_split(image_ids: range, image_folder: Path, class_names: tuple[str, ...]) -> dict:
-    """Write the pictures ``image_ids`` and return their annotations in the form of VOC's JSON files."""
+    """Write the images ``image_ids`` and return their annotations in the form of VOC's JSON files."""
     images, annotations = [], []
     for image_id in image_ids:
-        picture, objects = draw_picture(np.random.default_rng((SEED, image_id)))
+        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
         name = f"{image_id:06d}.jpg"
-        write_picture(image_folder / name, picture)
-        height, width = picture.shape[:2]
+        write_image(image_folder / name, image)
+        height, width = image.shape[:2]
         images.append({"file_name": name, "height": height, "width": width, "id": image_id})
         for cls, (x, y, w, h) in objects:
             annotations.append(
@@ -70,10 +70,10 @@ def draw_split(image_ids: range, image_folder: Path, class_names: tuple[str, ...
     return {"images": images, "type": "instances", "annotations": annotations, "categories": categories}
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
-    """One picture (H, W, 3) uint8 and its objects: (class from 0, (x, y, w, h) in whole pixels), back to front."""
+def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
+    """One image (H, W, 3) uint8 and its objects: (class from 0, (x, y, w, h) in whole pixels), back to front."""
     height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
-    picture = striped_ground(rng, height, width)
+    image = striped_ground(rng, height, width)
     masks, objects = [], []
     for _ in range(rng.integers(1, 6)):
         for _attempt in range(10):
@@ -86,29 +86,29 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, 
                 masks = [*visible, mask]
                 objects.append((cls, box, mask.sum()))
                 paint = _paint(rng, cls, height, width)
-                picture = picture * (1 - mask[:, :, None]) + paint * mask[:, :, None]
+                image = image * (1 - mask[:, :, None]) + paint * mask[:, :, None]
                 break
-    picture = picture + rng.normal(0, 4, picture.shape)
-    return picture.clip(0, 255).astype(np.uint8), [(cls, box) for cls, box, _ in objects]
+    image = image + rng.normal(0, 4, image.shape)
+    return image.clip(0, 255).astype(np.uint8), [(cls, box) for cls, box, _ in objects]
 
 
 def _shape(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
     """Where an object is: (height, width) float32 coverage in [0, 1]."""
     size = float(np.exp(rng.uniform(np.log(16), np.log(72))))
-    centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
+    center = np.array([rng.uniform(0, width), rng.uniform(0, height)])
     mask = np.zeros((height * FINE, width * FINE), np.uint8)
     stretch = rng.uniform(0.65, 1.5)
     half = FINE * size / 2 * np.array([np.sqrt(stretch), 1 / np.sqrt(stretch)])
     angle = rng.uniform(0, 360)
-    middle = tuple(int(value) for value in centre * FINE)
+    middle = tuple(int(value) for value in center * FINE)
     if cls == 0:  # ball
         cv2.circle(mask, middle, int(FINE * size / 2), 255, -1)
     elif cls == 1:  # box
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
-        cv2.fillPoly(mask, [_placed(corners, rng.uniform(-25, 25), centre)], 255)
+        cv2.fillPoly(mask, [_placed(corners, rng.uniform(-25, 25), center)], 255)
     elif cls == 2:  # cone
         corners = np.array([[0, -1], [0.9, 1], [-0.9, 1]]) * half
-        cv2.fillPoly(mask, [_placed(corners, rng.uniform(-30, 30), centre)], 255)
+        cv2.fillPoly(mask, [_placed(corners, rng.uniform(-30, 30), center)], 255)
     elif cls == 3:  # leaf
         cv2.ellipse(mask, middle, (int(FINE * size / 2), int(FINE * size / 4.5)), angle, 0, 360, 255, -1)
     else:  # ring
@@ -117,14 +117,14 @@ def _shape(rng: np.random.Generator, cls: int, height: int, width: int) -> np.nd
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _placed(corners: np.ndarray, degrees: float, centre: np.ndarray) -> np.ndarray:
+def _placed(corners: np.ndarray, degrees: float, center: np.ndarray) -> np.ndarray:
     turn = np.deg2rad(degrees)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    return (corners @ rotation.T + centre * FINE).astype(np.int32)
+    return (corners @ rotation.T + center * FINE).astype(np.int32)
 
 
 def _paint(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
-    """An object's colour, from its class's family of hues, with some texture and light."""
+    """An object's color, from its class's family of hues, with some texture and light."""
     hue = [0, 110, 25, 62, 150][cls] + rng.uniform(-9, 9)  # OpenCV's hues, 0 to 180: red, blue, orange, green, violet
     hsv = np.uint8([[[hue % 180, rng.uniform(150, 250), rng.uniform(130, 245)]]])
     color = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)

@@ -15,23 +15,23 @@ import numpy as np
 from ..evaluation.kitti_text import CLASS_NAMES
 from ..ops.box3d import compute_box_3d, project_to_image, rotation_matrix
 from .base import IMAGENET_MEAN, IMAGENET_STD
-from .generated import Generated, write_file, write_picture
+from .generated import SyntheticDataset, write_file, write_image
 from .kitti import KITTI
 
 SEED = 2019
 VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"train": 240, "val": 100}  # pictures; KITTI's score needs more than 41 objects of a class to reach 1
+SPLITS = {"train": 240, "val": 100}  # images; KITTI's score needs more than 41 objects of a class to reach 1
 WIDTH, HEIGHT = 256, 96
-FINE = 3  # pictures are drawn this much larger and scaled down, for smooth edges
+FINE = 3  # images are drawn this much larger and scaled down, for smooth edges
 
 FOCAL, HORIZON = 200.0, 38.0  # pixels
 MIDDLE = (116.0, 140.0)  # the principal point lies at one of these columns: two cameras
-CAMERA_HEIGHT = 1.65  # metres above the ground
-NEAR, FAR = 6.0, 12.0  # metres; what counts lies between
+CAMERA_HEIGHT = 1.65  # meters above the ground
+NEAR, FAR = 6.0, 12.0  # meters; what counts lies between
 VERY_FAR = (22.0, 40.0)  # DontCare
-MAX_HIDDEN, MAX_CUT_OFF = 0.6, 0.4  # shares of an object, by others and by the picture's edge
+MAX_HIDDEN, MAX_CUT_OFF = 0.6, 0.4  # shares of an object, by others and by the image's edge
 
-# Mean height, width and length in metres.
+# Mean height, width and length in meters.
 SIZES = {
     "Pedestrian": (1.75, 0.65, 0.75),
     "Car": (1.5, 1.65, 3.9),
@@ -41,7 +41,7 @@ SIZES = {
 SHARES = {"Pedestrian": 0.24, "Car": 0.46, "Cyclist": 0.24, "Van": 0.06}
 
 
-class SampleDDD(Generated, KITTI):
+class SampleDDD(SyntheticDataset, KITTI):
     """KITTI's three classes, drawn."""
 
     name = "sample_ddd"
@@ -72,12 +72,12 @@ class SampleDDD(Generated, KITTI):
 
 
 def draw_split(image_ids: range, image_folder: Path) -> dict:
-    """Write the pictures ``image_ids`` and return their annotations in the form of KITTI's converted label files."""
+    """Write the images ``image_ids`` and return their annotations in the form of KITTI's converted label files."""
     images, annotations = [], []
     for image_id in image_ids:
-        picture, calib, objects = draw_picture(np.random.default_rng((SEED, image_id)))
+        image, calib, objects = draw_image(np.random.default_rng((SEED, image_id)))
         name = f"{image_id:06d}.jpg"
-        write_picture(image_folder / name, picture)
+        write_image(image_folder / name, image)
         images.append({"file_name": name, "id": image_id, "calib": calib.tolist()})
         for annotation in objects:
             annotations.append({"image_id": image_id, "id": len(annotations) + 1, **annotation})
@@ -87,7 +87,7 @@ def draw_split(image_ids: range, image_folder: Path) -> dict:
 
 @dataclass
 class Thing:
-    """Something in the scene: ``dim`` (height, width, length) and ``location`` (of its bottom's middle) in metres."""
+    """Something in the scene: ``dim`` (height, width, length) and ``location`` (of its bottom's middle) in meters."""
 
     name: str
     dim: np.ndarray
@@ -102,10 +102,10 @@ class Thing:
         return project_to_image(placed @ rotation_matrix(self.rotation_y).T + self.location, calib)
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """One picture (96, 256, 3) uint8, its camera (3, 4), and its objects as KITTI's JSON has them, without ids."""
+def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """One image (96, 256, 3) uint8, its camera (3, 4), and its objects as KITTI's JSON has them, without ids."""
     middle = MIDDLE[rng.integers(len(MIDDLE))]
-    # Like KITTI's second colour camera, it stands a little beside the origin of the coordinates.
+    # Like KITTI's second color camera, it stands a little beside the origin of the coordinates.
     calib = np.array([[FOCAL, 0, middle, 12.0], [0, FOCAL, HORIZON, -0.2], [0, 0, 1, 0.003]])
     things = [_thing(rng, VERY_FAR) for _ in range(rng.integers(0, 3))]
     far, silhouettes = len(things), [None] * len(things)
@@ -121,11 +121,11 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list
                 silhouettes.append(silhouette)
                 break
 
-    picture = cv2.resize(_street(rng, calib), (WIDTH * FINE, HEIGHT * FINE), interpolation=cv2.INTER_LINEAR)
+    image = cv2.resize(_street(rng, calib), (WIDTH * FINE, HEIGHT * FINE), interpolation=cv2.INTER_LINEAR)
     for thing in sorted(things, key=lambda thing: -thing.location[2]):
-        _draw(picture, thing, calib)
-    picture = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    picture = (picture + rng.normal(0, 4, picture.shape)).clip(0, 255).astype(np.uint8)
+        _draw(image, thing, calib)
+    image = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    image = (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
     order = sorted(zip(things[far:], silhouettes[far:], strict=True), key=_distance)
     objects = [_annotation(thing, seen, hidden) for (thing, seen), hidden in zip(order, _hidden(order), strict=True)]
@@ -133,7 +133,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list
     for silhouette in silhouettes[far:]:
         covered |= silhouette.mask
     return (
-        picture,
+        image,
         calib,
         objects + [_dont_care(thing, calib) for thing in things[:far] if _seen(thing, calib, covered)],
     )
@@ -160,7 +160,7 @@ def _touch(one: Thing, other: Thing) -> bool:
 
 @dataclass
 class _Silhouette:
-    """What an object covers: ``mask`` of the fine picture, ``box`` in the picture, and the share outside of it."""
+    """What an object covers: ``mask`` of the fine image, ``box`` in the image, and the share outside of it."""
 
     mask: np.ndarray
     box: np.ndarray
@@ -187,7 +187,7 @@ def _hidden(order: list[tuple[Thing, _Silhouette]]) -> list[float]:
 
 
 def _seen(thing: Thing, calib: np.ndarray, covered: np.ndarray) -> bool:
-    """Whether most of an object is neither covered nor outside the picture."""
+    """Whether most of an object is neither covered nor outside the image."""
     silhouette = _silhouette(thing, calib)
     return silhouette.cut_off < 0.5 and bool((silhouette.mask & covered).sum() < 0.5 * silhouette.mask.sum())
 
@@ -233,33 +233,33 @@ def _street(rng: np.random.Generator, calib: np.ndarray) -> np.ndarray:
     light = rng.uniform(0.8, 1.1)
     sky = np.array([225, 205, 185]) * light
     ground = np.array([88, 92, 96]) * light * rng.uniform(0.8, 1.3)
-    picture = np.where(rows < HORIZON, sky + 0.8 * (rows - HORIZON), ground + 0.3 * (rows - HORIZON))
-    picture = np.repeat(picture, WIDTH, axis=1).astype(np.float32)
+    image = np.where(rows < HORIZON, sky + 0.8 * (rows - HORIZON), ground + 0.3 * (rows - HORIZON))
+    image = np.repeat(image, WIDTH, axis=1).astype(np.float32)
     x = 0
     while x < WIDTH:
         width = int(rng.integers(14, 60))
         top = int(HORIZON - rng.uniform(4, 26))
-        picture[top : int(HORIZON), x : x + width] = rng.uniform(90, 190) + rng.uniform(-25, 25, 3)
+        image[top : int(HORIZON), x : x + width] = rng.uniform(90, 190) + rng.uniform(-25, 25, 3)
         x += width
     edges = np.array([[side, CAMERA_HEIGHT, z] for side in (-5.5, 5.5) for z in (3.0, 60.0)])
     pixels = project_to_image(edges, calib).astype(int)
     for start, end in (pixels[:2], pixels[2:]):
-        cv2.line(picture, tuple(start.tolist()), tuple(end.tolist()), (200, 205, 205), 1, cv2.LINE_AA)
+        cv2.line(image, tuple(start.tolist()), tuple(end.tolist()), (200, 205, 205), 1, cv2.LINE_AA)
     texture = cv2.resize(rng.normal(0, 6, (24, 64)).astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    return picture + texture[:, :, None]
+    return image + texture[:, :, None]
 
 
-def _draw(picture: np.ndarray, thing: Thing, calib: np.ndarray) -> None:
-    """Paint the sides of an object that the camera sees, and its shadow, into the fine picture."""
+def _draw(image: np.ndarray, thing: Thing, calib: np.ndarray) -> None:
+    """Paint the sides of an object that the camera sees, and its shadow, into the fine image."""
     shadow = np.array([[0.53, 0, 0.55], [0.53, 0, -0.55], [-0.53, 0, -0.55], [-0.53, 0, 0.55]])
-    cv2.fillConvexPoly(picture, _fine(thing.project(shadow, calib)), (48, 48, 48))
+    cv2.fillConvexPoly(image, _fine(thing.project(shadow, calib)), (48, 48, 48))
     turn = rotation_matrix(thing.rotation_y)
     for points, normal, color in _faces(thing):
         placed = points * np.array([thing.dim[2], -thing.dim[0], thing.dim[1]]) @ turn.T + thing.location
         outward = turn @ (normal * np.array([1, -1, 1]))
         if (placed.mean(0) * outward).sum() < 0:
             light = 0.8 + 0.25 * -outward[1] + 0.15 * outward[0]  # from above and the right
-            cv2.fillConvexPoly(picture, _fine(thing.project(points, calib)), tuple((color * light).tolist()))
+            cv2.fillConvexPoly(image, _fine(thing.project(points, calib)), tuple((color * light).tolist()))
 
 
 def _fine(pixels: np.ndarray) -> np.ndarray:
@@ -267,7 +267,7 @@ def _fine(pixels: np.ndarray) -> np.ndarray:
 
 
 def _faces(thing: Thing) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(corners (4, 3) and outward normal (3,) in units of the box, colour B, G, R), to be painted in this order."""
+    """(corners (4, 3) and outward normal (3,) in units of the box, color B, G, R), to be painted in this order."""
     return (_person if thing.name == "Pedestrian" else _cyclist if thing.name == "Cyclist" else _car)(*thing.colors)
 
 

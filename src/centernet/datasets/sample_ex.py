@@ -1,4 +1,4 @@
-"""The generated sample of the task exdet: a few hundred pictures of polygons drawn by code, in COCO's form.
+"""The generated sample of the task exdet: a few hundred images of polygons drawn by code, in COCO's form.
 
 Convex and star-shaped polygons of four classes in front of textured grounds, turned, stretched and of many sizes; their
 segmentations are exact, so their extreme points are too. The drawing depends on nothing but the constants below.
@@ -13,20 +13,20 @@ import numpy as np
 from .base import IMAGENET_MEAN, IMAGENET_STD
 from .coco import COCO
 from .coco_extreme import add_extreme_points
-from .generated import Generated, smooth_noise, write_file, write_picture
+from .generated import SyntheticDataset, smooth_noise, write_file, write_image
 
 SEED = 2020
 VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"train": 320, "val": 80}  # pictures
-SIZE = 96  # of a picture's longer side
+SPLITS = {"train": 320, "val": 80}  # images
+SIZE = 96  # of an image's longer side
 FINE = 4  # polygons are drawn this much larger and scaled down, for smooth edges
-GAP = 2  # pixels between the boxes of objects, and from them to the picture's edge
+GAP = 2  # pixels between the boxes of objects, and from them to the image's edge
 CORNERS = (3, 6, 4, 6)  # corners of a class's polygons; of stars their points
 INNER = (1.0, 1.0, 0.38, 0.5)  # how far the corners between a star's points are from its middle; 1: no star
-HUES = (0, 110, 28, 150)  # of a class's colours, 0 to 180: red, blue, orange, violet
+HUES = (0, 110, 28, 150)  # of a class's colors, 0 to 180: red, blue, orange, violet
 
 
-class SampleEx(Generated, COCO):
+class SampleEx(SyntheticDataset, COCO):
     """Four classes of drawn polygons."""
 
     name = "sample_ex"
@@ -61,13 +61,13 @@ class SampleEx(Generated, COCO):
 
 
 def draw_split(image_ids: range, image_folder: Path) -> dict:
-    """Write the pictures ``image_ids`` and return their annotations in COCO's form, with extreme points."""
+    """Write the images ``image_ids`` and return their annotations in COCO's form, with extreme points."""
     images, annotations = [], []
     for image_id in image_ids:
-        picture, objects = draw_picture(np.random.default_rng((SEED, image_id)))
+        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
         name = f"{image_id:06d}.png"
-        write_picture(image_folder / name, picture)
-        height, width = picture.shape[:2]
+        write_image(image_folder / name, image)
+        height, width = image.shape[:2]
         images.append({"file_name": name, "height": height, "width": width, "id": image_id})
         for cls, polygon in objects:
             low, high = polygon.min(0), polygon.max(0)
@@ -88,10 +88,10 @@ def draw_split(image_ids: range, image_folder: Path) -> dict:
     return content
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """One picture (H, W, 3) uint8 and its objects, which do not touch: (class from 0, corners (n, 2) in pixels)."""
+def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """One image (H, W, 3) uint8 and its objects, which do not touch: (class from 0, corners (n, 2) in pixels)."""
     height, width = [(SIZE, SIZE), (SIZE, 72), (72, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
-    picture = _ground(rng, height, width)
+    image = _ground(rng, height, width)
     objects, boxes = [], np.zeros((0, 4))
     for _ in range(rng.integers(1, 5)):
         for _attempt in range(20):
@@ -107,10 +107,10 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, 
                 # A corner at 0 is the left edge of the first pixel, as in COCO's segmentations.
                 cv2.fillPoly(mask, [np.rint(polygon * FINE - 0.5).astype(np.int32)], 255)
                 cover = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-                picture = picture * (1 - cover[:, :, None]) + _color(rng, cls) * cover[:, :, None]
+                image = image * (1 - cover[:, :, None]) + _color(rng, cls) * cover[:, :, None]
                 break
-    picture = picture + rng.normal(0, 4, picture.shape)
-    return picture.clip(0, 255).astype(np.uint8), objects
+    image = image + rng.normal(0, 4, image.shape)
+    return image.clip(0, 255).astype(np.uint8), objects
 
 
 def _polygon(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
@@ -124,8 +124,8 @@ def _polygon(rng: np.random.Generator, cls: int, height: int, width: int) -> np.
     angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * (np.arange(count) + rng.uniform(-0.12, 0.12, count)) / count
     corners = np.column_stack([np.cos(angles), np.sin(angles)]) * radii[:, None] * size / 2
     stretch = np.sqrt(rng.uniform(0.7, 1.4))
-    centre = [rng.uniform(0, width), rng.uniform(0, height)]
-    return np.round(corners * [stretch, 1 / stretch] + centre, 2)
+    center = [rng.uniform(0, width), rng.uniform(0, height)]
+    return np.round(corners * [stretch, 1 / stretch] + center, 2)
 
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

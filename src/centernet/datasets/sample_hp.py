@@ -1,7 +1,7 @@
-"""The generated sample of poses: a few hundred pictures of stick figures drawn by code, in COCO's layout.
+"""The generated sample of poses: a few hundred images of stick figures drawn by code, in COCO's layout.
 
-One to three figures a picture face the viewer in front of textured grounds; they vary in size, pose and colour, hide
-parts of each other, and some are cut off by the picture's edge. Limbs of the left side are blue, those of the right
+One to three figures an image face the viewer in front of textured grounds; they vary in size, pose and color, hide
+parts of each other, and some are cut off by the image's edge. Limbs of the left side are blue, those of the right
 side red, legs darker than arms. The drawing depends on nothing but the constants below.
 """
 
@@ -13,15 +13,15 @@ import numpy as np
 
 from .base import IMAGENET_MEAN, IMAGENET_STD
 from .coco_hp import COCOHP
-from .generated import Generated, striped_ground, write_file, write_picture
+from .generated import SyntheticDataset, striped_ground, write_file, write_image
 from .joints import JOINT_NAMES, NUM_JOINTS, SKELETON
 from .sample import FINE, SIZE
 
 SEED = 2019
 VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"train": 320, "val": 80}  # pictures
+SPLITS = {"train": 320, "val": 80}  # images
 TALL = (64, 116)  # least and greatest height of a figure, in pixels
-MIN_SEEN = 0.6  # of a figure's pixels, inside the picture
+MIN_SEEN = 0.6  # of a figure's pixels, inside the image
 MAX_HIDDEN = 0.4  # of those, by the figures drawn over it
 
 # Where joints are on a figure of height 1 that stands upright: (x, y) from the top of the head, its left on the right.
@@ -36,7 +36,7 @@ SIDE_HUES = {"left": 110, "right": 0}
 SKIN_HUE, TRUNK_HUES = 14, (35, 85)
 
 
-class SampleHP(Generated, COCOHP):
+class SampleHP(SyntheticDataset, COCOHP):
     """Stick figures with the 17 joints of a person."""
 
     name = "sample_hp"
@@ -58,13 +58,13 @@ class SampleHP(Generated, COCOHP):
 
 
 def draw_split(image_ids: range, image_folder: Path) -> dict:
-    """Write the pictures ``image_ids`` and return their annotations in the form of COCO's keypoint files."""
+    """Write the images ``image_ids`` and return their annotations in the form of COCO's keypoint files."""
     images, annotations = [], []
     for image_id in image_ids:
-        picture, figures = draw_picture(np.random.default_rng((SEED, image_id)))
+        image, figures = draw_image(np.random.default_rng((SEED, image_id)))
         name = f"{image_id:012d}.jpg"
-        write_picture(image_folder / name, picture)
-        height, width = picture.shape[:2]
+        write_image(image_folder / name, image)
+        height, width = image.shape[:2]
         images.append({"file_name": name, "height": height, "width": width, "id": image_id})
         for figure in figures:
             x, y, w, h = figure["bbox"]
@@ -86,14 +86,14 @@ def draw_split(image_ids: range, image_folder: Path) -> dict:
     return {"images": images, "annotations": annotations, "categories": [person]}
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
-    """One picture (H, W, 3) uint8 and its figures, back to front.
+def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
+    """One image (H, W, 3) uint8 and its figures, back to front.
 
     A figure has ``bbox`` (x, y, w, h) in whole pixels and ``area``, both of what can be seen of it, and ``keypoints``
-    (17, 3) [x, y, visibility]: 2 seen, 1 behind another figure, and zeros outside the picture.
+    (17, 3) [x, y, visibility]: 2 seen, 1 behind another figure, and zeros outside the image.
     """
     height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
-    picture = striped_ground(rng, height, width)
+    image = striped_ground(rng, height, width)
     masks, joints = [], []
     for _ in range(rng.integers(1, 4)):
         for _attempt in range(10):
@@ -104,15 +104,15 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
             if share > MIN_SEEN and kept:
                 masks = [(now, full) for now, (_, full) in zip(visible, masks, strict=True)] + [(mask, mask.sum())]
                 joints.append(pose)
-                picture = picture * (1 - mask[:, :, None]) + paint * mask[:, :, None]
+                image = image * (1 - mask[:, :, None]) + paint * mask[:, :, None]
                 break
-    picture = picture + rng.normal(0, 4, picture.shape)
+    image = image + rng.normal(0, 4, image.shape)
     figures = [_described(points, mask, (width, height)) for points, (mask, _) in zip(joints, masks, strict=True)]
-    return picture.clip(0, 255).astype(np.uint8), figures
+    return image.clip(0, 255).astype(np.uint8), figures
 
 
 def _pose(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
-    """The joints (17, 2) of a figure and as a last row the middle of its head, and its height, in picture pixels."""
+    """The joints (17, 2) of a figure and as a last row the middle of its head, and its height, in image pixels."""
     at = {name: np.array(place) for name, place in (FACE | TRUNK).items()}
     for name in [name for name in at if name.startswith("left")]:
         at[name.replace("left", "right")] = at[name] * (-1, 1)
@@ -130,15 +130,15 @@ def _pose(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
 
 
 def _direction(degrees: float) -> np.ndarray:
-    """Downwards at 0, to the right of the picture at 90."""
+    """Downwards at 0, to the right of the image at 90."""
     return np.array([np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))])
 
 
 def _figure(
     rng: np.random.Generator, pose: np.ndarray, tall: float, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Colours (height, width, 3), coverage (height, width) in [0, 1], and the share of it inside the picture."""
-    margin = SIZE // 2  # around the picture, so that what is cut off can be measured
+    """Colors (height, width, 3), coverage (height, width) in [0, 1], and the share of it inside the image."""
+    margin = SIZE // 2  # around the image, so that what is cut off can be measured
     size = (height + 2 * margin, width + 2 * margin)
     paint = np.zeros((size[0] * FINE, size[1] * FINE, 3), np.uint8)
     mask = np.zeros(paint.shape[:2], np.uint8)
@@ -182,7 +182,7 @@ def _figure(
     inside = (slice(margin, margin + height), slice(margin, margin + width))
     paint = cv2.resize(paint, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)[inside]
     mask = mask[inside]
-    # The colours of a pixel that is covered in part are mixed with black; what is asked for is the figure's own.
+    # The colors of a pixel that is covered in part are mixed with black; what is asked for is the figure's own.
     return paint / np.maximum(mask, 1e-3)[:, :, None], mask, float(mask.sum() / whole)
 
 

@@ -1,4 +1,4 @@
-"""The PASCAL VOC devkit (XML files and image sets) as COCO-style JSON, and its pictures in one folder.
+"""The PASCAL VOC devkit (XML files and image sets) as COCO-style JSON, and its images in one folder.
 
 Needs the standard library only, so that the data can be prepared before anything is installed.
 """
@@ -76,7 +76,7 @@ def read_annotation(path: str | Path, needs_size: bool = True) -> dict:
 
     Raises UserError, naming the file, when it cannot be read, is not well-formed, declares a document type or entities,
     or lacks its size or the name or box of an object, and when a size or box is empty. With ``needs_size`` False a
-    missing or empty size, which some labelling tools write, is None.
+    missing or empty size, which some labeling tools write, is None.
     """
     path = Path(path)
     root = _parse_xml(path)
@@ -108,7 +108,7 @@ def _image_set_file(devkit: str | Path, year: str, image_set: str) -> Path:
     return Path(devkit) / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt"
 
 
-def _picture_names(devkit: str | Path, year: str, image_set: str) -> list[str]:
+def _image_names(devkit: str | Path, year: str, image_set: str) -> list[str]:
     path = _image_set_file(devkit, year, image_set)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -123,14 +123,14 @@ def _picture_names(devkit: str | Path, year: str, image_set: str) -> list[str]:
 def _image_id(name: str, image_set_file: Path) -> int:
     digits = name.replace("_", "")
     if not (digits.isascii() and digits.isdigit()):
-        raise UserError(f"{image_set_file}: {name[:40]!r} is not the name of a VOC picture (000005 or 2008_000002)")
+        raise UserError(f"{image_set_file}: {name[:40]!r} is not the name of a VOC image (000005 or 2008_000002)")
     return int(digits)
 
 
 def convert_image_set(devkit: str | Path, year: str, image_set: str, class_names: Sequence[str]) -> dict:
     """One image set as a COCO-style dict with the keys images, type, annotations, categories.
 
-    The image id is the number in the picture's name without its underscore (000005 → 5, 2008_000002 → 2008000002), so
+    The image id is the number in the image's name without its underscore (000005 → 5, 2008_000002 → 2008000002), so
     the years do not collide. Category ids count from 1 in the order of ``class_names``, annotation ids from 1 in the
     order of the image set. ``bbox`` is ``[xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]`` with its rectangle as
     ``segmentation``; ``ignore`` is VOC's ``difficult``; ``iscrowd`` is 0.
@@ -142,14 +142,14 @@ def convert_image_set(devkit: str | Path, year: str, image_set: str, class_names
     images, annotations = [], []
     seen = set()
     set_file = _image_set_file(devkit, year, image_set)
-    for name in _picture_names(devkit, year, image_set):
+    for name in _image_names(devkit, year, image_set):
         image_id = _image_id(name, set_file)
         if image_id in seen:
-            raise UserError(f"{set_file}: names the picture {name} twice")
+            raise UserError(f"{set_file}: names the image {name} twice")
         seen.add(image_id)
         path = Path(devkit) / f"VOC{year}" / "Annotations" / f"{name}.xml"
         record = read_annotation(path)
-        # The devkit finds a picture by the name of its annotation; <filename> is not always kept up to date.
+        # The devkit finds an image by the name of its annotation; <filename> is not always kept up to date.
         images.append(
             {"file_name": f"{name}.jpg", "height": record["height"], "width": record["width"], "id": image_id}
         )
@@ -178,7 +178,7 @@ def convert_image_set(devkit: str | Path, year: str, image_set: str, class_names
 def merge(parts: list[dict]) -> dict:
     """Several converted image sets as one; the parts stay as they are.
 
-    Pictures and annotations follow each other; an annotation id grows by the number of annotations of the parts before
+    Images and annotations follow each other; an annotation id grows by the number of annotations of the parts before
     it; ``type`` and ``categories`` are the first part's. Raises UserError when there is no part, when a part lacks a
     key, when its categories differ from the first part's, and when two parts have the same image id.
     """
@@ -300,11 +300,11 @@ def _place(source: Path, target: Path) -> str | None:
 
 
 def link_images(devkit: str | Path, images_dir: str | Path, log: Callable[[str], None] = print) -> int:
-    """Show every picture of VOC2007, then VOC2012 in ``images_dir``; returns how many pictures the devkit has.
+    """Show every image of VOC2007, then VOC2012 in ``images_dir``; returns how many images the devkit has.
 
-    A hard link where the file system can, else a symbolic link, else a copy. A picture that is there already with the
+    A hard link where the file system can, else a symbolic link, else a copy. An image that is there already with the
     same size is kept, so this can be run again. Raises UserError when the folder cannot be written, and when an image
-    set names pictures that are in neither place: with the first of them and their number.
+    set names images that are in neither place: with the first of them and their number.
     """
     devkit, images_dir = Path(devkit), Path(images_dir)
     total = 0
@@ -318,17 +318,17 @@ def link_images(devkit: str | Path, images_dir: str | Path, log: Callable[[str],
                 if how:
                     made[how] = made.get(how, 0) + 1
     except OSError as error:
-        raise UserError(f"{images_dir}: the pictures cannot be placed there ({error})") from None
+        raise UserError(f"{images_dir}: the images cannot be placed there ({error})") from None
 
     missing = []
     for year, image_set in TRAINVAL_SETS + TEST_SETS:
         if _image_set_file(devkit, year, image_set).is_file():
-            names = _picture_names(devkit, year, image_set)
+            names = _image_names(devkit, year, image_set)
             missing += [
                 f"VOC{year}/JPEGImages/{name}.jpg" for name in names if not (images_dir / f"{name}.jpg").exists()
             ]
     if missing:
-        raise UserError(f"{devkit}: pictures that the image sets name are missing: {missing[0]}, {len(missing)} in all")
+        raise UserError(f"{devkit}: images that the image sets name are missing: {missing[0]}, {len(missing)} in all")
     new = ", ".join(f"{number} by {how}" for how, number in made.items()) or "all there already"
-    log(f"{images_dir}: {total} pictures of the devkit ({new})")
+    log(f"{images_dir}: {total} images of the devkit ({new})")
     return total

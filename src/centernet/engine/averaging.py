@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 
-class Averaged:
+class ModelEma:
     """The running average of a network's weights and statistics (``--ema``), which is what is validated and kept.
 
     Attributes:

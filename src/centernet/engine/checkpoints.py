@@ -7,27 +7,27 @@ from torch import nn
 
 from ..models.weights import read_checkpoint, read_last, restore, save_model
 from .processes import Processes
-from .run_folder import RunFolder
-from .run_state import KEY, RunState, resumed_state
+from .run_directory import RunDirectory
+from .run_state import KEY, TrainingState, resumed_state
 from .trainer import Trainer
 
 LAST = "model_last.pth"  # what --resume goes by; the file before it stays as model_last.pth.bak
 
 
-def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, log=print) -> RunState:
-    """Give network and optimiser what ``--load_model`` and ``--resume`` say; where the training stands then.
+def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, log=print) -> TrainingState:
+    """Give network and optimizer what ``--load_model`` and ``--resume`` say; where the training stands then.
 
     With ``--resume`` the checkpoint before the newest is used where that one is damaged. The file is read by one
     process, so it need not be on every machine.
     """
     if not opt.load_model:
-        return RunState()
+        return TrainingState()
     found = None
     if processes.is_main:
         found = read_last(opt.load_model, log) if opt.resume else (read_checkpoint(opt.load_model), opt.load_model)
     checkpoint, path = processes.share(found)
     _, _, epoch = restore(model, checkpoint, path, optimizer, opt.resume, opt.lr, opt.lr_step, log)
-    return resumed_state(checkpoint, epoch, path) if opt.resume and "optimizer" in checkpoint else RunState()
+    return resumed_state(checkpoint, epoch, path) if opt.resume and "optimizer" in checkpoint else TrainingState()
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
     ``card`` is what inference needs to know (``opts.model_card``).
     """
 
-    def __init__(self, card: dict, trainer: Trainer, processes: Processes, run: RunFolder | None) -> None:
+    def __init__(self, card: dict, trainer: Trainer, processes: Processes, run: RunDirectory | None) -> None:
         self.card, self.trainer, self.processes, self.run = card, trainer, processes, run
 
     def save(self, name: str = LAST) -> None:
@@ -44,7 +44,7 @@ class Checkpoints:
         self._write(name, {KEY: self.trainer.snapshot()}, self.trainer.optimizer)
 
     def save_best(self) -> None:
-        """``model_best.pth``, without the optimiser; with ``--ema`` of the averages, for they were validated."""
+        """``model_best.pth``, without the optimizer; with ``--ema`` of the averages, for they were validated."""
         with self.trainer.averaged.in_place() if self.trainer.averaged is not None else contextlib.nullcontext():
             self._write("model_best.pth", {}, None)
 

@@ -355,7 +355,7 @@ def _shown(value: object) -> str:
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of every ``window`` neighbouring values, (n,) -> (n - window + 1,), empty when there are fewer."""
+    """Mean of every ``window`` neighboring values, (n,) -> (n - window + 1,), empty when there are fewer."""
     sums = np.cumsum(np.concatenate(([0.0], values)), dtype=np.float64)
     return (sums[window:] - sums[:-window]) / window
 
@@ -363,7 +363,7 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
 def default_window(iterations: int) -> int:
     """Smoothing window for so many common iterations: a tenth of them, at most 50.
 
-    Fifty is enough to average out which pictures were drawn, a tenth keeps the shape of a short curve.
+    Fifty is enough to average out which images were drawn, a tenth keeps the shape of a short curve.
     """
     return min(DEFAULT_WINDOW, max(1, iterations // 10))
 
@@ -495,11 +495,11 @@ def run_name(curve: Curve) -> str:
 
 def _draw_losses(axes, run: Curve, reference: Curve, comparison: Comparison) -> None:
     window = comparison.window
-    for curve, name, colour, style in ((run, "run", "tab:orange", "-"), (reference, "reference", "tab:blue", "--")):
+    for curve, name, color, style in ((run, "run", "tab:orange", "-"), (reference, "reference", "tab:blue", "--")):
         smoothed = moving_average(curve.loss, window)
-        axes.plot(*outline(curve.loss, 1), color=colour, linewidth=0.6, alpha=0.3, zorder=1)
+        axes.plot(*outline(curve.loss, 1), color=color, linewidth=0.6, alpha=0.3, zorder=1)
         label = f"{name}: {Path(*curve.path.parts[-3:])}"
-        axes.plot(*outline(smoothed, window), style, color=colour, linewidth=2, label=label, zorder=3)
+        axes.plot(*outline(smoothed, window), style, color=color, linewidth=2, label=label, zorder=3)
     raw = np.concatenate([reference.loss, run.loss])
     raw = raw[np.isfinite(raw)]
     if raw.min() > 0 and raw.max() > 20 * np.median(raw):
@@ -512,9 +512,9 @@ def _draw_losses(axes, run: Curve, reference: Curve, comparison: Comparison) -> 
 
 
 def _draw_errors(axes, comparison: Comparison) -> None:
-    centres, errors = outline(comparison.relative_error * 100, comparison.window)
-    axes.fill_between(centres, errors, color="0.55", alpha=0.35, linewidth=0)
-    axes.plot(centres, errors, color="0.35", linewidth=1)
+    centers, errors = outline(comparison.relative_error * 100, comparison.window)
+    axes.fill_between(centers, errors, color="0.55", alpha=0.35, linewidth=0)
+    axes.plot(centers, errors, color="0.35", linewidth=1)
     limit = MAX_RELATIVE_ERROR * 100
     axes.axhline(limit, color="tab:red", linewidth=1.2, linestyle=":", label=f"limit of the mean: {limit:g} %")
     if math.isfinite(comparison.mean_relative_error):
@@ -528,7 +528,7 @@ def _draw_errors(axes, comparison: Comparison) -> None:
 
 
 def outline(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Iterations at the centre of each window and values; of very many, the lowest and highest of each piece."""
+    """Iterations at the center of each window and values; of very many, the lowest and highest of each piece."""
     places = np.arange(len(values)) + (window + 1) / 2
     if len(values) <= 2 * MAX_PIECES:
         return places, values

@@ -1,4 +1,4 @@
-"""What runs wrote down: read ``train_log.csv`` and ``val_log.csv``, and draw one or several runs into one picture."""
+"""What runs wrote down: read ``train_log.csv`` and ``val_log.csv``, and draw one or several runs into one image."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from .curves import (
     split_table,
 )
 
-COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 COLUMNS = 4  # panels beside one another
 
 
@@ -104,7 +104,7 @@ def draw_runs(runs: list[RunLog], path, window: int | None = None, dpi: int = 12
     """Draw loss and its parts, scores, learning rate and speed of the runs, a panel each, over the epochs.
 
     Args:
-        runs: at least one; each has its colour.
+        runs: at least one; each has its color.
         path: file to write (its ending names the format), or a binary file for PNG.
         window: iterations of the moving average of losses and speed; default: as ``loss.py``.
 
@@ -121,24 +121,24 @@ def draw_runs(runs: list[RunLog], path, window: int | None = None, dpi: int = 12
         figure = Figure(figsize=(14, 0.5 + 2.8 * count), dpi=dpi, layout="constrained")
         axes = figure.subplots(count, COLUMNS, squeeze=False).ravel()
         for panel, place in zip(panels, axes, strict=False):
-            for run, colour in zip(runs, _colours(len(runs)), strict=True):
-                _draw_panel(place, panel, run, colour, window, alone=len(runs) == 1)
+            for run, color in zip(runs, _colors(len(runs)), strict=True):
+                _draw_panel(place, panel, run, color, window, alone=len(runs) == 1)
             _finish(place, panel, runs)
         for place in axes[len(panels) :]:
             place.set_visible(False)
         handles = [
-            matplotlib.lines.Line2D([], [], color=colour, linewidth=2.5, label=_label(run))
-            for run, colour in zip(runs, _colours(len(runs)), strict=True)
+            matplotlib.lines.Line2D([], [], color=color, linewidth=2.5, label=_label(run))
+            for run, color in zip(runs, _colors(len(runs)), strict=True)
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 3), frameon=False, fontsize=10)
         try:
             figure.savefig(path, format=(path.suffix.lstrip(".") or "png") if isinstance(path, Path) else "png")
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: the picture cannot be written ({error})") from error
+            raise UserError(f"{path}: the image cannot be written ({error})") from error
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[k % len(COLOURS)] for k in range(count)]
+def _colors(count: int) -> list[str]:
+    return [COLORS[k % len(COLORS)] for k in range(count)]
 
 
 def _label(run: RunLog) -> str:
@@ -148,26 +148,26 @@ def _label(run: RunLog) -> str:
     return f"{run.name} ({about})" if about else run.name
 
 
-def _draw_panel(axes, panel: str, run: RunLog, colour: str, window: int | None, alone: bool) -> None:
+def _draw_panel(axes, panel: str, run: RunLog, color: str, window: int | None, alone: bool) -> None:
     if panel == "score":
         # Several runs are compared by the main score; of one there is room for the first few.
         for k, name in enumerate(run.scores[: 4 if alone else 1]):
-            shade = {"color": _colours(4)[k] if alone else colour, "linewidth": 2 if k == 0 else 1.2}
+            shade = {"color": _colors(4)[k] if alone else color, "linewidth": 2 if k == 0 else 1.2}
             axes.plot(run.val["epoch"], run.val[name], "o-", markersize=3.5, label=name, **shade)
         return
     if panel not in run.train:
         return
     epochs, values = run.epochs, run.train[panel]
     if panel == "lr":
-        axes.step(*_thinned(epochs, values), color=colour, linewidth=1.8)
+        axes.step(*_thinned(epochs, values), color=color, linewidth=1.8)
         return
     width = window or default_window(len(values))
     smooth = moving_average(values, width)
-    centres = epochs[(width - 1) // 2 :][: len(smooth)]
-    axes.plot(*_thinned(epochs, values), color=colour, linewidth=0.6, alpha=0.25, zorder=1)
-    axes.plot(*_thinned(centres, smooth), color=colour, linewidth=1.8, zorder=3, label="training")
+    centers = epochs[(width - 1) // 2 :][: len(smooth)]
+    axes.plot(*_thinned(epochs, values), color=color, linewidth=0.6, alpha=0.25, zorder=1)
+    axes.plot(*_thinned(centers, smooth), color=color, linewidth=1.8, zorder=3, label="training")
     if panel in run.val:
-        style = {"color": "black" if alone else colour, "markeredgecolor": "white", "markersize": 6}
+        style = {"color": "black" if alone else color, "markeredgecolor": "white", "markersize": 6}
         axes.plot(run.val["epoch"], run.val[panel], "D", zorder=4, label="validation", **style)
 
 
@@ -178,7 +178,7 @@ def _thinned(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _finish(axes, panel: str, runs: list[RunLog]) -> None:
-    names = {"loss": "loss", "lr": "learning rate", "images/s": "pictures a second", "score": "score"}
+    names = {"loss": "loss", "lr": "learning rate", "images/s": "images a second", "score": "score"}
     mains = list(dict.fromkeys(run.scores[0] for run in runs if run.scores))
     title = names.get(panel, panel)
     if panel == "score" and len(runs) > 1:

@@ -33,13 +33,13 @@ def check_amp(amp: str, device: torch.device) -> None:
 class Precision:
     """How the network is computed.
 
-    Parameters, optimiser state, losses and checkpoints are float32 whatever ``--amp`` says.
+    Parameters, optimizer state, losses and checkpoints are float32 whatever ``--amp`` says.
 
     Attributes:
         dtype: the 16-bit type, or None for float32 throughout.
         scaler: scales the loss in ``fp16``, whose smallest numbers are larger than many gradients; else idle.
         skip_bad: leave an update out when a gradient is not finite, and undo what its batch did to the network's
-            buffers (the batch statistics). Needs no waiting for the device where the optimiser is a fused one.
+            buffers (the batch statistics). Needs no waiting for the device where the optimizer is a fused one.
     """
 
     def __init__(self, amp: str, device: torch.device, skip_bad: bool = False) -> None:
@@ -102,7 +102,7 @@ class Precision:
             optimizer.step()
 
     def updates(self, optimizer: torch.optim.Optimizer) -> int | None:
-        """How many steps an Adam optimiser has really done, which it counts itself; None where none is left out.
+        """How many steps an Adam optimizer has really done, which it counts itself; None where none is left out.
 
         Asking waits for the device.
         """

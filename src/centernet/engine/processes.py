@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..opts import process_shares
-from .companions import Companions
-from .signals import Stopped
+from .signals import ShutdownRequested
+from .watchdog import Watchdog
 
 GRACE = 10  # seconds that a process waits for the launcher after it has lost a companion
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_companions: Companions | None = None  # of the processes of a run, if there are several
+_watchdog: Watchdog | None = None  # of the processes of a run, if there are several
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Processes:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes; the tensor itself when there is one. Not differentiable."""
         if self.count > 1:
-            _companions.step()
+            _watchdog.step()
             tensor = tensor.detach().clone()
             dist.all_reduce(tensor)
         return tensor
@@ -63,9 +63,9 @@ class Processes:
     def barrier(self) -> None:
         """Wait for all processes, however long one of them works, as long as it lives."""
         if self.count > 1:
-            _companions.meet()
+            _watchdog.meet()
 
-    def one_first(self, prepare: Callable[[], Any]) -> Any:
+    def local_main_process_first(self, prepare: Callable[[], Any]) -> Any:
         """What ``prepare`` gives: one process of each machine runs it first and the others when it is done.
 
         For what is downloaded, converted or drawn once and then found by all.
@@ -76,7 +76,7 @@ class Processes:
             self.barrier()
         return result
 
-    def one_reads(self, read: Callable[[], Any]) -> Any:
+    def load_once_per_node(self, read: Callable[[], Any]) -> Any:
         """What ``read`` gives: one process of each machine reads, the others get a copy of it.
 
         For what takes long or much memory to read and is small when it has been read. Any picklable object.
@@ -99,7 +99,7 @@ class Processes:
         """The values of all processes on rank 0, None on the others. Any picklable object."""
         if self.count == 1:
             return [value]
-        _companions.step()
+        _watchdog.step()
         values = [None] * self.count if self.is_main else None
         dist.gather_object(value, values)
         return values
@@ -108,7 +108,7 @@ class Processes:
         """Rank 0's value on all processes."""
         values = [value]
         if self.count > 1:
-            _companions.step()
+            _watchdog.step()
             dist.broadcast_object_list(values)
         return values[0]
 
@@ -124,8 +124,8 @@ class Processes:
                     "the same command and the same data"
                 )
 
-    def share_buffers(self, model: torch.nn.Module) -> None:
-        """Give all processes rank 0's buffers (the batch statistics, which each gathers from its own pictures)."""
+    def broadcast_buffers(self, model: torch.nn.Module) -> None:
+        """Give all processes rank 0's buffers (the batch statistics, which each gathers from its own images)."""
         if self.count > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -147,7 +147,7 @@ def start(opt) -> Processes:
             f"torchrun --nproc_per_node={len(opt.gpus)} src/main.py ..."
         )
     if min(process_shares(opt, count)) < 1:
-        raise UserError(f"--batch_size {opt.batch_size}: less than one picture for one of {count} processes")
+        raise UserError(f"--batch_size {opt.batch_size}: less than one image for one of {count} processes")
     device, exclusive = _choose_device(opt, local_rank)
     if opt.sync_bn and (device.type == "cpu" or (count == 1 and not opt.prepare_only)):
         raise UserError("--sync_bn: needs several processes, each on an accelerator")
@@ -177,7 +177,7 @@ def _places() -> tuple[int, int, int]:
 
 def _meet(backend: str, rank: int, count: int, timeout: float) -> None:
     """Join the process group. Raises UserError, naming who is missing, when that does not succeed in time."""
-    global _companions
+    global _watchdog
     limit = datetime.timedelta(seconds=timeout)
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
@@ -188,8 +188,8 @@ def _meet(backend: str, rank: int, count: int, timeout: float) -> None:
         # The launcher may keep one store for all its attempts.
         attempt = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         store = dist.PrefixStore(attempt, store)
-        _companions = Companions(dist.PrefixStore(f"{attempt}/companions", own), rank, count, timeout)
-        _companions.all_here()
+        _watchdog = Watchdog(dist.PrefixStore(f"{attempt}/companions", own), rank, count, timeout)
+        _watchdog.wait_for_all()
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
     except UserError:
         raise
@@ -203,7 +203,7 @@ def _meet(backend: str, rank: int, count: int, timeout: float) -> None:
                 f"WORLD_SIZE = {count} processes started, and can they reach this address?"
             ) from error
         raise UserError(f"the {count} processes could not meet at {place} ({text})") from error
-    _companions.start()
+    _watchdog.start()
 
 
 def _choose_device(opt, local_rank: int) -> tuple[torch.device, bool]:
@@ -227,7 +227,7 @@ def _choose_device(opt, local_rank: int) -> tuple[torch.device, bool]:
     return torch.device(kind, index), int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= len(ids)
 
 
-def keep_memory(device: torch.device) -> None:
+def tune_malloc(device: torch.device) -> None:
     """Let glibc, where there is glibc, keep freed memory for the next tensors of a CPU.
 
     It would give large blocks back to the system at once, which then has to clear every page of the next ones: 4 % of
@@ -261,10 +261,10 @@ def run_script(main, parser) -> None:
     try:
         main(parser, opt)
         if dist.is_initialized():
-            _companions.leave()
+            _watchdog.leave()
             dist.destroy_process_group()
         return
-    except Stopped as stopped:
+    except ShutdownRequested as stopped:
         report, status = str(stopped), stopped.status
     except KeyboardInterrupt:
         report, status = "interrupted", 130
@@ -274,13 +274,17 @@ def run_script(main, parser) -> None:
     except Exception as error:
         try:
             report, status = _failure(error)
-        except (Exception, Stopped, KeyboardInterrupt):  # who would know is gone, or the launcher ends this process
+        except (
+            Exception,
+            ShutdownRequested,
+            KeyboardInterrupt,
+        ):  # store unreachable, or the launcher is shutting us down
             report, status = "stopped, because another process has ended", 3
     if dist.is_initialized():
         # Nothing that comes now, such as the launcher's signal, shall cover the report with a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before they have met, the processes of a machine find the same.
-    if _companions.first_to_fail() if _companions else os.environ.get("LOCAL_RANK", "0") == "0":
+    if _watchdog.first_to_fail() if _watchdog else os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK")
         print((f"[rank {rank}] " if rank is not None else "") + report, file=sys.stderr, flush=True)
     if dist.is_initialized():
@@ -294,9 +298,9 @@ def run_script(main, parser) -> None:
 
 def _failure(error: Exception) -> tuple[str, int]:
     """What to report of an error that the user cannot mend by other options, and the exit status."""
-    if dist.is_initialized() and (late := _companions.late(error)):
+    if dist.is_initialized() and (late := _watchdog.late(error)):
         return late, 3
-    if dist.is_initialized() and _lost_companion(error):
+    if dist.is_initialized() and _lost_peer(error):
         time.sleep(GRACE)  # the launcher ends this process meanwhile, and reports the one that failed
         return "stopped, because another process has ended", 3
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -304,7 +308,7 @@ def _failure(error: Exception) -> tuple[str, int]:
     return traceback.format_exc(), 1
 
 
-def _lost_companion(error: Exception) -> bool:
+def _lost_peer(error: Exception) -> bool:
     """Whether an error says that another process cannot be reached any more."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "Socket")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)

@@ -10,15 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..datasets.loader import black_picture
+from ..datasets.loader import black_image
 from ..errors import UserError
 from ..tasks import get_task
 from .curves import MAX_RELATIVE_ERROR, Comparison, Curve, draw_many, run_name
 from .logs import RunLog, draw_runs, read_run
 
 OVERLAP = 0.5  # of a detection with an object, from which the object is found
-WORST_AND_BEST = 4  # pictures of each kind
-LONGER_SIDE = 640  # of a picture in the report
+WORST_AND_BEST = 4  # images of each kind
+LONGER_SIDE = 640  # of an image in the report
 
 STYLE = """
 :root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --ground: #f5f7f9; --accent: #1f6fb2; }
@@ -43,20 +43,20 @@ td.code { font-family: ui-monospace, Consolas, monospace; font-size: 13px; overf
 .classes { columns: 2; column-gap: 36px; } .classes div { display: grid; break-inside: avoid;
   grid-template-columns: minmax(90px, 32%) 1fr 52px; gap: 10px; padding: 2px 0; font-size: 14px; }
 .classes div > :last-child { text-align: right; font-variant-numeric: tabular-nums; }
-.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
+.images { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
 figure { margin: 0; } figure div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
 figure img { width: 100%; display: block; background: #e8eef4; } figcaption { font-size: 13px; color: var(--soft); }
 figcaption b { color: var(--ink); } summary { cursor: pointer; font-weight: 600; } img.curves { width: 100%; }
-@media (max-width: 760px) { .pictures { grid-template-columns: 1fr; } .classes { columns: 1; } }
+@media (max-width: 760px) { .images { grid-template-columns: 1fr; } .classes { columns: 1; } }
 """
 
 
 @dataclass
-class PictureScore:
-    """How well the objects of one picture were found.
+class ImageScore:
+    """How well the objects of one image were found.
 
     Attributes:
-        index: its number in the data set.
+        index: its number in the dataset.
         objects, found, false: true objects, those of them that were found, and detections that are none.
     """
 
@@ -76,8 +76,8 @@ def write_report(folder: Path, dataset=None, results: dict | None = None) -> Pat
 
     Args:
         folder: with ``train_log.csv``, and what else a run leaves.
-        dataset: that was validated on; None: nothing is said about single pictures.
-        results: ``{image id: {class from 1: rows}}`` of the pictures to be looked at.
+        dataset: that was validated on; None: nothing is said about single images.
+        results: ``{image id: {class from 1: rows}}`` of the images to be looked at.
 
     Raises:
         UserError: the logs cannot be read, or the report not be written.
@@ -85,7 +85,7 @@ def write_report(folder: Path, dataset=None, results: dict | None = None) -> Pat
     run = read_run(folder)
     parts = [_head(run), _tiles(run), _curves(run), _classes(run), _validations(run)]
     if dataset is not None and results:
-        parts.append(_pictures(dataset, results))
+        parts.append(_images(dataset, results))
     parts += [_environment(run), _options(run)]
     path = folder / "report.html"
     _write_page(path, run.name, "".join(parts))
@@ -104,11 +104,11 @@ def _write_page(path: Path, title: str, body: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-# Pictures
+# Images
 
 
-def score_pictures(dataset, results: dict) -> list[PictureScore]:
-    """How well each picture of ``results`` was done.
+def score_images(dataset, results: dict) -> list[ImageScore]:
+    """How well each image of ``results`` was done.
 
     A detection above ``--vis_thresh`` finds the object of its class that it overlaps most, if by at least 0.5 and if
     no better detection has found it. Objects of no class (KITTI's ignored ones) count neither for nor against.
@@ -119,17 +119,17 @@ def score_pictures(dataset, results: dict) -> list[PictureScore]:
         if image_id not in results:
             continue
         objects = dataset.read_objects(index)
-        boxes, classes = np.asarray(task.true_boxes(objects), dtype=np.float64), objects["cls"]
+        boxes, classes = np.asarray(task.ground_truth_boxes(objects), dtype=np.float64), objects["cls"]
         found = false = 0
         for cls, rows in results[image_id].items():
-            rows = task.found_boxes(np.asarray(rows, dtype=np.float64))
+            rows = task.detected_boxes(np.asarray(rows, dtype=np.float64))
             rows = rows[rows[:, 4] > threshold]
             if not len(rows):
                 continue
             rows = rows[np.argsort(-rows[:, 4], kind="stable")]
             hits, strays = _match(rows[:, :4], boxes[classes == cls - 1], boxes[classes < 0])
             found, false = found + hits, false + strays
-        scores.append(PictureScore(index, int((classes >= 0).sum()), found, false))
+        scores.append(ImageScore(index, int((classes >= 0).sum()), found, false))
     return scores
 
 
@@ -157,7 +157,7 @@ def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order.
+    """An image with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order.
 
     One that cannot be used is black; that it is was told before.
     """
@@ -166,49 +166,49 @@ def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray,
     try:
         image = dataset.read_image(index)
     except UserError:
-        image = black_picture(dataset, index)
-    predicted = task.result_pictures(image, result, opt, dataset.picture_info(index))
-    true = task.true_pictures(image, dataset.read_objects(index), opt)
+        image = black_image(dataset, index)
+    predicted = task.result_images(image, result, opt, dataset.picture_info(index))
+    true = task.ground_truth_images(image, dataset.read_objects(index), opt)
     return next(iter(predicted.values()), image), next(iter(true.values()), image)
 
 
-def _pictures(dataset, results: dict) -> str:
-    """The sections with the worst and the best pictures."""
+def _images(dataset, results: dict) -> str:
+    """The sections with the worst and the best images."""
     # Where there is nothing and nothing was found, there is nothing to be seen.
-    scores = [score for score in score_pictures(dataset, results) if score.objects or score.false]
+    scores = [score for score in score_images(dataset, results) if score.objects or score.false]
     worst = sorted(scores, key=lambda score: (score.f1, score.found - score.objects - score.false))[:WORST_AND_BEST]
     best = sorted(scores, key=lambda score: (-score.f1, -score.objects))[:WORST_AND_BEST]
     threshold = dataset.opt.vis_thresh
     text = (
-        f"Left: detections with a score above {threshold:g}; right: the truth. Pictures are ordered by F1, the share "
+        f"Left: detections with a score above {threshold:g}; right: the truth. Images are ordered by F1, the share "
         f"of objects found and of detections that are right, at an overlap of {OVERLAP:g}. "
-        f"The mean over {len(scores)} pictures is {np.mean([score.f1 for score in scores] or [0]):.3f}."
+        f"The mean over {len(scores)} images is {np.mean([score.f1 for score in scores] or [0]):.3f}."
     )
     parts = []
-    for title, chosen in (("Worst pictures", worst), ("Best pictures", best)):
+    for title, chosen in (("Worst images", worst), ("Best images", best)):
         figures = "".join(_figure(dataset, score, results) for score in chosen)
-        parts.append(f'<h2>{title}</h2><section><p>{text}</p><div class="pictures">{figures}</div></section>\n')
+        parts.append(f'<h2>{title}</h2><section><p>{text}</p><div class="images">{figures}</div></section>\n')
         text = "Left: detections; right: the truth."
     return "".join(parts)
 
 
-def _figure(dataset, score: PictureScore, results: dict) -> str:
-    pictures = prediction_and_truth(dataset, score.index, results[dataset.image_ids[score.index]])
+def _figure(dataset, score: ImageScore, results: dict) -> str:
+    drawings = prediction_and_truth(dataset, score.index, results[dataset.image_ids[score.index]])
     images = "".join(
-        f'<img src="{_jpeg(picture)}" alt="{name}">'
-        for name, picture in zip(("detections", "truth"), pictures, strict=True)
+        f'<img src="{_jpeg(drawing)}" alt="{name}">'
+        for name, drawing in zip(("detections", "truth"), drawings, strict=True)
     )
     name = html.escape(str(dataset.file_names[score.index]))
     counts = f"F1 {score.f1:.2f}: {score.found} of {score.objects} found, {score.false} false"
     return f"<figure><div>{images}</div><figcaption><b>{name}</b> {counts}</figcaption></figure>"
 
 
-def _jpeg(picture: np.ndarray) -> str:
-    factor = LONGER_SIDE / max(picture.shape[:2])
+def _jpeg(image: np.ndarray) -> str:
+    factor = LONGER_SIDE / max(image.shape[:2])
     if factor < 1:
-        size = [max(1, round(side * factor)) for side in picture.shape[1::-1]]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return _inline(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
+        size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return _inline(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
 
 
 def _inline(data: bytes, kind: str) -> str:
@@ -236,7 +236,7 @@ def _tiles(run: RunLog) -> str:
             tiles.append((f"{values[best]:.4f}", f"best {name}, epoch {run.val['epoch'][best]:.0f}"))
         tiles.append((f"{values[-1]:.4f}", f"{name} of the last validation"))
     tiles.append((f"{last.mean():.4f}", f"mean loss of epoch {epochs}"))
-    tiles.append((f"{np.median(run.train['images/s']):.1f}", "pictures a second, median"))
+    tiles.append((f"{np.median(run.train['images/s']):.1f}", "images a second, median"))
     batch = run.info.get("recipe", {}).get("batch_size")
     if batch:
         seconds = float((batch / np.maximum(run.train["images/s"], 1e-9)).sum())
@@ -254,9 +254,9 @@ def _duration(seconds: float) -> str:
 def _curves(run: RunLog) -> str:
     buffer = io.BytesIO()
     draw_runs([run], buffer)
-    picture = _inline(buffer.getvalue(), "png")
+    image = _inline(buffer.getvalue(), "png")
     text = "Pale: every iteration; bold: moving average; diamonds: validation."
-    return f'<h2>Curves</h2><section><p>{text}</p><img class="curves" src="{picture}" alt="curves"></section>\n'
+    return f'<h2>Curves</h2><section><p>{text}</p><img class="curves" src="{image}" alt="curves"></section>\n'
 
 
 def _classes(run: RunLog) -> str:

@@ -17,8 +17,8 @@ KEY = "run"  # of the checkpoint's entry
 
 
 @dataclass
-class RunState:
-    """What resuming needs to know besides weights and optimiser.
+class TrainingState:
+    """What resuming needs to know besides weights and optimizer.
 
     Attributes:
         epoch: epochs whose training is complete.
@@ -27,10 +27,10 @@ class RunState:
         sums, counted: the losses of those ``done``, added up, and how many of them were finite.
         seconds: how long they took.
         skipped: updates that were left out in them, because something was not finite.
-        unusable: numbers, in the data set, of pictures that could not be used in them.
+        unusable: numbers, in the dataset, of images that could not be used in them.
         unlogged: the averages of ``epoch`` while its validation and its lines in the logs are still to come.
         best: the best value of the metric so far, by the metric's name.
-        plan: what decides which pictures an iteration sees; in another plan a half-done epoch cannot be continued.
+        plan: what decides which images an iteration sees; in another plan a half-done epoch cannot be continued.
         recipe: of the options the run was started with.
         name: of this run, among others that had the same folder.
         logs: the ``logs_<time>`` folders of this run.
@@ -77,26 +77,26 @@ class RunState:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
-def resumed_state(checkpoint: dict, epoch: int, source: str) -> RunState:
+def resumed_state(checkpoint: dict, epoch: int, source: str) -> TrainingState:
     """The state in a checkpoint; of a file without one, such as the reference's, a state that begins after ``epoch``.
 
     Raises UserError when what the file holds is no state.
     """
     content = checkpoint.get(KEY)
     if content is None:
-        return RunState(epoch=epoch, best=dict(checkpoint.get("best", {})))
-    expected = {name: type(value) for name, value in asdict(RunState(unlogged={})).items()}
+        return TrainingState(epoch=epoch, best=dict(checkpoint.get("best", {})))
+    expected = {name: type(value) for name, value in asdict(TrainingState(unlogged={})).items()}
     fits = isinstance(content, dict) and all(
         name not in content or isinstance(content[name], (kind, type(None)) if name == "unlogged" else kind)
         for name, kind in expected.items()
     )
     if not fits:
         raise UserError(f"{source}: its entry '{KEY}' does not describe a training; leave out --resume")
-    return RunState(**{name: value for name, value in content.items() if name in expected})
+    return TrainingState(**{name: value for name, value in content.items() if name in expected})
 
 
-def check_plan(state: RunState, plan: list[int], iterations: int, log=print) -> None:
-    """Fit a resumed state to this run: ``plan`` as in ``RunState``, ``iterations`` of an epoch."""
+def check_plan(state: TrainingState, plan: list[int], iterations: int, log=print) -> None:
+    """Fit a resumed state to this run: ``plan`` as in ``TrainingState``, ``iterations`` of an epoch."""
     if not state.plan:  # a file that does not say
         state.iteration = state.epoch * iterations
     elif state.done and state.plan != plan:
@@ -109,7 +109,7 @@ def check_plan(state: RunState, plan: list[int], iterations: int, log=print) -> 
     state.plan = plan
 
 
-def check_recipe(state: RunState, opt, log=print) -> None:
+def check_recipe(state: TrainingState, opt, log=print) -> None:
     """Say which options that change the curve are not those the run was started with."""
     now = recipe(opt)
     before = {**now, **state.recipe}

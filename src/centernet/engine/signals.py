@@ -9,7 +9,7 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 
 
-class Stopped(BaseException):
+class ShutdownRequested(BaseException):
     """A signal has ended the run. Not an ``Exception``, so that nothing takes it for a failure.
 
     Attributes:
@@ -21,7 +21,7 @@ class Stopped(BaseException):
         self.status = 128 + number
 
 
-class Requests:
+class ShutdownHandler:
     """What signals have asked for.
 
     Attributes:
@@ -58,7 +58,7 @@ class Requests:
 
     def _end(self) -> None:
         name = signal.Signals(self.stop).name
-        raise Stopped(self.stop, f"stopped by {name}; --resume goes on from the last checkpoint")
+        raise ShutdownRequested(self.stop, f"stopped by {name}; --resume goes on from the last checkpoint")
 
     def _on_stop(self, number: int, frame) -> None:
         # A launcher may pass on another signal than the one it received; only the same one counts as impatience.
@@ -73,7 +73,7 @@ class Requests:
         self.save = True
 
 
-def quiet_worker() -> None:
+def ignore_signals_in_worker() -> None:
     """How a loader process takes the signals that the whole run receives: it works on until its run ends.
 
     SIGTERM is also how Python rids itself of a loader process in the end, so it takes effect after a while.

@@ -1,11 +1,11 @@
-"""Scalars and pictures for TensorBoard, where the package ``tensorboard`` is installed."""
+"""Scalars and images for TensorBoard, where the package ``tensorboard`` is installed."""
 
 import importlib.util
 from pathlib import Path
 
 from .report import prediction_and_truth
 
-PICTURES = 4  # of each validation
+IMAGES = 4  # of each validation
 
 
 def open_board(folder: Path):
@@ -18,18 +18,18 @@ def open_board(folder: Path):
 
 
 def write_epoch(board, epoch: int, train: dict[str, float], val: dict[str, float] | None, dataset, results) -> None:
-    """The averages of an epoch as ``train_<name>`` and ``val_<name>``, as the reference does, and a few pictures.
+    """The averages of an epoch as ``train_<name>`` and ``val_<name>``, as the reference does, and a few images.
 
     ``results`` of the validation, ``{image id: {class from 1: rows}}``, are drawn beside the truth for the first
-    pictures of the data set, the same at each epoch.
+    images of the dataset, the same at each epoch.
     """
     for phase, values in (("train", train), ("val", val or {})):
         for name, value in values.items():
             board.add_scalar(f"{phase}_{name}", value, epoch)
     shown = [k for k, image_id in enumerate(dataset.image_ids) if image_id in results] if val and dataset else []
-    for k in shown[:PICTURES]:
-        pictures = prediction_and_truth(dataset, k, results[dataset.image_ids[k]])
-        for kind, picture in zip(("detections", "truth"), pictures, strict=True):
+    for k in shown[:IMAGES]:
+        images = prediction_and_truth(dataset, k, results[dataset.image_ids[k]])
+        for kind, image in zip(("detections", "truth"), images, strict=True):
             tag = f"{dataset.file_names[k]}/{kind}"
-            board.add_image(tag, picture[:, :, ::-1].copy(), epoch, dataformats="HWC")
+            board.add_image(tag, image[:, :, ::-1].copy(), epoch, dataformats="HWC")
     board.flush()

@@ -14,18 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..datasets.base import CocoStyleDataset
-from ..datasets.loader import EvalBatches, Samples, SkippedPictures, finish_batch, make_loader, no_detections, to_device
+from ..datasets.loader import EvalBatches, Samples, SkippedImages, finish_batch, make_loader, no_detections, to_device
 from ..errors import UserError
 from ..models.weights import write_checkpoint
 from ..opts import loss_weights, process_shares
 from ..tasks import get_task
 from ..visualization import show_or_save
-from .averaging import Averaged
+from .averaging import ModelEma
 from .precision import Precision
 from .processes import Processes
-from .run_folder import RunFolder
-from .run_state import RunState, random_state, set_random_state
-from .signals import STOP, Requests, Stopped
+from .run_directory import RunDirectory
+from .run_state import TrainingState, random_state, set_random_state
+from .signals import STOP, ShutdownHandler, ShutdownRequested
 
 FLUSH = 10  # iterations between two looks at the losses: the device is not waited for in between
 PATIENCE = 1.0  # seconds between two looks, where iterations are slower than that
@@ -50,16 +50,16 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         processes: Processes,
-        run: RunFolder | None,
-        state: RunState | None = None,
-        requests: Requests | None = None,
+        run: RunDirectory | None,
+        state: TrainingState | None = None,
+        requests: ShutdownHandler | None = None,
     ) -> None:
         self.opt, self.task, self.optimizer, self.processes, self.run = opt, task, optimizer, processes, run
-        self.state, self.requests = state or RunState(), requests or Requests()
+        self.state, self.requests = state or TrainingState(), requests or ShutdownHandler()
         self.save: Callable[[], None] = lambda: None
         self.network = model
         self.precision = Precision(opt.amp, processes.device, skip_bad=opt.on_nan == "skip")
-        self.averaged = Averaged(model, opt.ema) if opt.ema else None
+        self.averaged = ModelEma(model, opt.ema) if opt.ema else None
         if opt.compile:
             model.compile()
         self.model = distribute(model, opt, processes)
@@ -125,7 +125,7 @@ class Trainer:
     def train(self, epoch: int, loader: DataLoader) -> dict[str, float]:
         """One epoch, or what is left of it. Returns the averages of the loss parts, and ``time`` in minutes.
 
-        Raises Stopped when a signal has ended the run, after a checkpoint, and UserError when a loss is not finite.
+        Raises ShutdownRequested after a checkpoint on a signal, and UserError when a loss is not finite.
         """
         self.model.train()
         state, self.loader = self.state, loader
@@ -134,10 +134,10 @@ class Trainer:
         progress = Progress(self.opt, "train", epoch, len(loader), self.processes.is_main, state.done)
         seconds_before, skipped, updates_before = state.seconds, state.skipped, self.precision.updates(self.optimizer)
         waiting: list[Tensor] = []
-        bad_pictures = SkippedPictures(loader.dataset.dataset, state.unusable)
+        bad_images = SkippedImages(loader.dataset.dataset, state.unusable)
         every, flushed, begun = 1, time.perf_counter(), state.done
         for i, batch in enumerate(loader, state.done):
-            bad_pictures.add(batch)
+            bad_images.add(batch)
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
             outputs, parts = self.step(batch)
@@ -158,7 +158,7 @@ class Trainer:
                     self._save_within(wish, epoch, i + 1)
             progress.step(i, self._averages())
         progress.finish()
-        self._report(bad_pictures, f"epoch {epoch}, training (the next ones took their place)")
+        self._report(bad_images, f"epoch {epoch}, training (the next ones took their place)")
         if state.skipped:
             why = " in 16 bits (--amp fp16); a few at the start are normal" if self.opt.amp == "fp16" else ""
             self.processes.print(
@@ -196,7 +196,7 @@ class Trainer:
         if wish != SAVE:
             self.processes.barrier()  # nobody leaves while it is being written
             name, file = signal.Signals(wish).name, f"{self.opt.save_dir}/model_last.pth"
-            raise Stopped(
+            raise ShutdownRequested(
                 wish, f"stopped by {name} after iteration {done} of epoch {epoch}; --resume goes on from {file}"
             )
         self.processes.print(f"epoch {epoch}: checkpoint after iteration {done}")
@@ -225,17 +225,17 @@ class Trainer:
         keys = self.loader.batch_sampler.whole(place)
         dataset = self.loader.dataset.dataset
         names = ", ".join(f"{dataset.image_ids[index]} ({dataset.file_names[index]})" for _, index in keys[:4])
-        pictures = f"pictures {names}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
+        images = f"images {names}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
         self.bad_in_a_row += 1
         if opt.on_nan == "skip" and self.bad_in_a_row < MAX_SKIPPED:
             if self.bad_in_a_row <= 3:
-                self.processes.print(f"warning: {what}; its update is left out; {pictures}")
+                self.processes.print(f"warning: {what}; its update is left out; {images}")
             return
         if opt.on_nan == "skip":
             what += f", as in the {MAX_SKIPPED - 1} before it"
         path = self._dump(iteration, place, keys)
         self.processes.barrier()  # all have written their share
-        raise UserError(f"{what}; {pictures}; the batch is in {path}; try a lower --lr, or --on_nan skip")
+        raise UserError(f"{what}; {images}; the batch is in {path}; try a lower --lr, or --on_nan skip")
 
     def _dump(self, iteration: int, place: int, keys: list[tuple[int, int]]) -> Path:
         """Write this process's share of a batch to the run folder: ids, names, and what the loader gives."""
@@ -251,13 +251,13 @@ class Trainer:
         return path
 
     def evaluate(self, epoch: int, dataset: CocoStyleDataset) -> dict[str, float]:
-        """Validate, write results.json, and score it as the data set does.
+        """Validate, write results.json, and score it as the dataset does.
 
         Returns:
             Average losses, ``time`` in minutes, and scores in [0, 1], by name; the same on all processes.
         """
         opt, processes = self.opt, self.processes
-        # Pictures of one size go through together; with --keep_res each has its own.
+        # Images of one size go through together; with --keep_res each has its own.
         batch_size = 1 if opt.keep_res else max(process_shares(opt, processes.count))
         batches = EvalBatches(len(dataset), batch_size, processes.rank, processes.count, opt.num_iters)
         workers = min(opt.num_workers, len(batches))
@@ -278,26 +278,26 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, epoch: int, loader: DataLoader) -> tuple[dict[str, float], dict | None]:
-        """Losses and detections of the validation pictures.
+        """Losses and detections of the validation images.
 
         Returns:
-            The averages over pictures of each picture's loss parts, and ``time`` in minutes; and on rank 0 the
+            The averages over images of each image's loss parts, and ``time`` in minutes; and on rank 0 the
             results ``{image id: {class from 1: rows}}``.
         """
-        self.processes.share_buffers(self.network)
+        self.processes.broadcast_buffers(self.network)
         self.network.eval()
         progress = Progress(self.opt, "val", epoch, len(loader), self.processes.is_main)
         names = self.loss.names
         sums, count = torch.zeros(len(names), dtype=torch.float64), 0
         results: dict[int, dict] = {}
-        bad_pictures = SkippedPictures(loader.dataset.dataset)
+        bad_images = SkippedImages(loader.dataset.dataset)
         started = time.perf_counter()
         for i, batch in enumerate(loader):
-            usable = bad_pictures.add(batch)
+            usable = bad_images.add(batch)
             batch = finish_batch(to_device(batch, self.processes.device), self.task, self.opt)
             progress.data_ready()
             outputs = self.precision.forward(self.network, batch["input"])
-            values = torch.stack([self._picture_loss(outputs, batch, k) for k in range(len(batch["input"]))])
+            values = torch.stack([self._image_loss(outputs, batch, k) for k in range(len(batch["input"]))])
             sums += values.cpu()[usable].sum(0).double()
             count += int(usable.sum())
             dets = self.task.decode(self.task.with_oracle(outputs[-1], batch, self.opt), self.opt)
@@ -309,7 +309,7 @@ class Trainer:
                 self._show(batch, outputs[-1], f"{epoch}_val_{i}_")
             progress.step(i, {name: value / max(count, 1) for name, value in zip(names, sums.tolist(), strict=True)})
         progress.finish()
-        self._report(bad_pictures, f"epoch {epoch}, validation (scored as if nothing was found)")
+        self._report(bad_images, f"epoch {epoch}, validation (scored as if nothing was found)")
         total = torch.tensor([*sums.tolist(), count], dtype=torch.float64)
         total = self.processes.sum(total)
         averages = dict(zip(names, (total[:-1] / total[-1].clamp(min=1)).tolist(), strict=True))
@@ -317,15 +317,15 @@ class Trainer:
         merged = {key: value for part in parts for key, value in part.items()} if parts else None
         return {**averages, "time": (time.perf_counter() - started) / 60}, merged
 
-    def _report(self, bad_pictures: SkippedPictures, title: str) -> None:
-        """Say which pictures of an epoch could not be used."""
-        indices = [index for part in self.processes.gather(bad_pictures.indices) or [] for index in part]
+    def _report(self, bad_images: SkippedImages, title: str) -> None:
+        """Say which images of an epoch could not be used."""
+        indices = [index for part in self.processes.gather(bad_images.indices) or [] for index in part]
         if indices:
-            named = self.run.path / "skipped_pictures.txt" if self.run is not None else None
-            self.processes.print(bad_pictures.report(title, indices, named))
+            named = self.run.path / "skipped_images.txt" if self.run is not None else None
+            self.processes.print(bad_images.report(title, indices, named))
 
-    def _picture_loss(self, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:
-        """The loss parts of one picture of a batch, as if it had come alone."""
+    def _image_loss(self, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:
+        """The loss parts of one image of a batch, as if it had come alone."""
         one = [{name: value[k : k + 1] for name, value in output.items()} for output in outputs]
         alone = {name: value[k : k + 1] for name, value in batch.items()}
         _, parts = self.loss(one, alone)
@@ -333,12 +333,12 @@ class Trainer:
 
     def _show(self, batch: dict, output: dict[str, Tensor], name: str) -> None:
         """Show or save what the network sees, for ``--debug``."""
-        pictures = self.task.debug_pictures(batch, self.task.with_oracle(output, batch, self.opt), self.opt)
-        show_or_save(pictures, self.opt.debug_dir, name, show=self.opt.debug < 4)
+        images = self.task.debug_images(batch, self.task.with_oracle(output, batch, self.opt), self.opt)
+        show_or_save(images, self.opt.debug_dir, name, show=self.opt.debug < 4)
 
 
 def split(batch: dict, count: int) -> list[dict]:
-    """A batch in at most ``count`` pieces of about one size; what belongs to all pictures goes into each."""
+    """A batch in at most ``count`` pieces of about one size; what belongs to all images goes into each."""
     size = len(batch["input"])
     ends = [size * k // count for k in range(count + 1)]
     return [

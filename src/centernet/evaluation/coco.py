@@ -29,7 +29,7 @@ def to_results(detections: Mapping, category_ids: Sequence[int], rounded: bool =
     from columns 5 to 12. Each entry has ``image_id``, ``category_id``, ``bbox`` [x, y, width, height] and ``score``.
 
     ``rounded`` rounds every number, scores too, to two decimals as the reference does (``convert_eval_format`` of its
-    COCO data set), for comparison with its files; otherwise nothing is rounded.
+    COCO dataset), for comparison with its files; otherwise nothing is rounded.
     """
     results = []
     for image_id, classes in detections.items():
@@ -60,17 +60,17 @@ def to_keypoint_results(detections: Mapping, rounded: bool = False) -> list[dict
 
 
 def evaluate(coco_gt: COCO, results: Sequence[Mapping], iou_type: str = "bbox") -> dict:
-    """Score ``results`` (as from :func:`to_results`, not modified) on all pictures of ``coco_gt``. Prints nothing.
+    """Score ``results`` (as from :func:`to_results`, not modified) on all images of ``coco_gt``. Prints nothing.
 
     ``iou_type`` is ``bbox`` or ``keypoints``. Returns the summary numbers of pycocotools by name, ``BOX_SCORES`` (12)
     or ``KEYPOINT_SCORES`` (10), as fractions of 1, -1 where there is no object to find; besides ``per_class``, AP by
     category name (-1 likewise), and ``summary``, the table that pycocotools prints.
 
-    Raises ``UserError`` if a result belongs to a picture that ``coco_gt`` does not have.
+    Raises ``UserError`` if a result belongs to an image that ``coco_gt`` does not have.
     """
     strangers = {result["image_id"] for result in results} - set(coco_gt.getImgIds())
     if strangers:
-        raise UserError(f"results have picture {min(strangers)}, which the annotation file does not have")
+        raise UserError(f"results have image {min(strangers)}, which the annotation file does not have")
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         coco_eval = COCOeval(coco_gt, _as_coco(coco_gt, results), iou_type)
@@ -82,7 +82,7 @@ def evaluate(coco_gt: COCO, results: Sequence[Mapping], iou_type: str = "bbox") 
 
     names = BOX_SCORES if iou_type == "bbox" else KEYPOINT_SCORES
     scores: dict = {name: float(value) for name, value in zip(names, coco_eval.stats, strict=True)}
-    # precision: overlap thresholds x recalls x categories x object sizes x detections a picture
+    # precision: overlap thresholds x recalls x categories x object sizes x detections an image
     precision = coco_eval.eval["precision"][:, :, :, 0, -1]
     scores["per_class"] = {
         coco_gt.cats[category]["name"]: _mean_precision(precision[:, :, k])
@@ -105,7 +105,7 @@ def evaluate_content(content: Mapping, results: Sequence[Mapping], iou_type: str
     categories = {category["id"]: k for k, category in enumerate(present, start=1)}
     strangers = [result["image_id"] for result in results if result["image_id"] not in images]
     if strangers:
-        raise UserError(f"results have picture {strangers[0]}, which the annotation file does not have")
+        raise UserError(f"results have image {strangers[0]}, which the annotation file does not have")
 
     def numbered(entries) -> list[dict]:
         return [

@@ -4,7 +4,7 @@ The rules are those of the benchmark's offline program (``evaluate_object_3d_off
 compiled code. ``overlaps="official"`` asks for the overlaps of the benchmark; ``"reference"`` for those of the program
 that the reference ships, which is milder on the ground and in 3D and which the published figures come from.
 
-Coordinates are the camera's: x right, y down, z forward, metres; a location is the middle of a box's bottom face.
+Coordinates are the camera's: x right, y down, z forward, meters; a location is the middle of a box's bottom face.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import UserError
 from . import kitti_text
-from .kitti_text import CLASS_NAMES, picture_name
+from .kitti_text import CLASS_NAMES, image_name
 from .kitti_text import write_results as write_results  # belongs to reading and scoring them
 from .voc import round_as_text
 
@@ -31,7 +31,7 @@ MAX_OCCLUSION = (0, 1, 2)
 MAX_TRUNCATION = (0.15, 0.30, 0.50)
 
 # Neither right nor wrong to detect: so much like the class that it would be unfair.
-NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
+NEIGHBORS = {"Car": "Van", "Pedestrian": "Person_sitting"}
 
 # A detection has to overlap more than that.
 _STRICT = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
@@ -48,11 +48,11 @@ _CODE = {name: code for code, name in enumerate(CLASS_NAMES)}
 
 @dataclass
 class Labels:
-    """The objects of one picture, one row each: what a label file says, or with ``score`` a result file.
+    """The objects of one image, one row each: what a label file says, or with ``score`` a result file.
 
-    names (n,) str of ``CLASS_NAMES``; truncated (n,) float64, share outside the picture; occluded (n,) int64, 0 to 3;
+    names (n,) str of ``CLASS_NAMES``; truncated (n,) float64, share outside the image; occluded (n,) int64, 0 to 3;
     alpha (n,) float64 observation angle; bbox (n, 4) float64 x1, y1, x2, y2 in 0-based pixels; dimensions (n, 3)
-    float64 height, width, length in metres; location (n, 3) float64; rotation_y (n,) float64; score (n,) float64, NaN
+    float64 height, width, length in meters; location (n, 3) float64; rotation_y (n,) float64; score (n,) float64, NaN
     for objects. Angles in radians.
     """
 
@@ -111,12 +111,12 @@ def read_folder(folder: str | Path, ids: Sequence[int | str] | None = None, with
     Without ``ids``: of every such file that the folder has, in the order of their names.
     """
     folder = Path(folder)
-    names = names_in(folder) if ids is None else [picture_name(i) for i in ids]
+    names = names_in(folder) if ids is None else [image_name(i) for i in ids]
     return [read_labels(folder / f"{name}.txt", with_scores) for name in names]
 
 
 def names_in(folder: str | Path) -> list[str]:
-    """The pictures that have a text file in ``folder``, ascending. Raises UserError when there is none."""
+    """The images that have a text file in ``folder``, ascending. Raises UserError when there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
@@ -127,7 +127,7 @@ def names_in(folder: str | Path) -> list[str]:
 
 
 def from_rows(rows: Mapping[int, Sequence], class_names: Sequence[str], decimals: int | None = None) -> Labels:
-    """A detector's result for one picture, as if it had been written and read.
+    """A detector's result for one image, as if it had been written and read.
 
     ``rows`` is ``{class from 1: rows of 13}`` as in ``kitti_text.result_text``; ``decimals=2`` rounds as the
     reference's result files do, None leaves the numbers alone.
@@ -144,7 +144,7 @@ def from_rows(rows: Mapping[int, Sequence], class_names: Sequence[str], decimals
 
 
 def from_annotations(annotations: Sequence[Mapping], names: Mapping[int, str]) -> Labels:
-    """The objects of one picture from a converted annotation file (see ``datasets.kitti_devkit``).
+    """The objects of one image from a converted annotation file (see ``datasets.kitti_devkit``).
 
     ``names`` is category id to class name. The corner that the file keeps as a width and a height is rounded to six
     decimals, so that it is the label file's again.
@@ -171,11 +171,11 @@ def evaluate(
 ) -> dict:
     """All scores of every class.
 
-    ``ground_truth[i]`` and ``detections[i]`` belong to picture i; ``classes`` are some of ``CLASSES``; ``overlaps`` is
+    ``ground_truth[i]`` and ``detections[i]`` belong to image i; ``classes`` are some of ``CLASSES``; ``overlaps`` is
     a key of ``MIN_OVERLAP``; ``recall_points`` are 11 (recalls 0, 0.1, ..., 1) and 40 (1/40, ..., 1; the benchmark's
     since 2019).
 
-    Returns ``{class: {metric: scores}}`` with the metrics AP2D (box in the picture), AOS (the same, weighted with the
+    Returns ``{class: {metric: scores}}`` with the metrics AP2D (box in the image), AOS (the same, weighted with the
     similarity of the observation angles), APBEV (rectangle on the ground) and AP3D. ``scores`` has
 
     * ``"ap"``: ``{recall points: (easy, moderate, hard)}`` in [0, 1];
@@ -192,7 +192,7 @@ def evaluate(
     that is not finite.
     """
     if len(ground_truth) != len(detections):
-        raise UserError(f"detections of {len(detections)} pictures do not fit labels of {len(ground_truth)}")
+        raise UserError(f"detections of {len(detections)} images do not fit labels of {len(ground_truth)}")
     for name, value, known in (
         *(("class", name, CLASSES) for name in classes),
         ("overlaps", overlaps, tuple(MIN_OVERLAP)),
@@ -203,7 +203,7 @@ def evaluate(
     objects, found = _Flat.of(ground_truth), _Flat.of(detections)
     bad = np.flatnonzero(~np.isfinite(found.rows).all(axis=1))
     if len(bad):
-        raise UserError(f"KITTI evaluation: a detection of picture {found.picture[bad[0]]} (from 0) is not finite")
+        raise UserError(f"KITTI evaluation: a detection of image {found.image[bad[0]]} (from 0) is not finite")
     similarity = not np.any(found.alpha == kitti_text.NO_ALPHA)
     result: dict = {name: {} for name in classes}
     for metric in ("AP2D", "APBEV", "AP3D"):
@@ -260,10 +260,10 @@ def format_table(result: Mapping, recall_points: Sequence[int] = RECALL_POINTS) 
 
 @dataclass
 class _Flat:
-    """The rows of all pictures in one, in the order of the pictures; ``start`` (pictures + 1,) says where each is."""
+    """The rows of all images in one, in the order of the images; ``start`` (images + 1,) says where each is."""
 
     start: np.ndarray
-    picture: np.ndarray  # (n,) from 0
+    image: np.ndarray  # (n,) from 0
     code: np.ndarray  # (n,) place in CLASS_NAMES
     truncated: np.ndarray
     occluded: np.ndarray
@@ -285,7 +285,7 @@ class _Flat:
                 raise UserError(f"KITTI evaluation: {name!r} is none of the classes {', '.join(CLASS_NAMES)}")
         return cls(
             start=np.concatenate(([0], np.cumsum(counts))),
-            picture=np.repeat(np.arange(len(counts)), counts),
+            image=np.repeat(np.arange(len(counts)), counts),
             code=np.array([_CODE[name] for name in known], dtype=np.int64)[inverse],
             truncated=whole["truncated"].astype(np.float64),
             occluded=whole["occluded"].astype(np.int64),
@@ -315,8 +315,8 @@ class _Flat:
         state = np.full(len(self.code), -1, dtype=np.int8)
         state[self.code == _CODE[name]] = 0
         state[(self.code == _CODE[name]) & too_hard] = 1
-        if name in NEIGHBOURS:
-            state[self.code == _CODE[NEIGHBOURS[name]]] = 1
+        if name in NEIGHBORS:
+            state[self.code == _CODE[NEIGHBORS[name]]] = 1
         return state
 
     def detections_of(self, name: str, level: int) -> np.ndarray:
@@ -341,14 +341,14 @@ def _overlapping(objects: _Flat, found: _Flat, metric: str, floor: float) -> tup
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     covered = np.zeros(len(found.code))
     dontcare = objects.code == _CODE["DontCare"]
-    per_object = np.diff(found.start)[objects.picture]
+    per_object = np.diff(found.start)[objects.image]
     cut = np.searchsorted(np.cumsum(per_object), np.arange(PAIRS_AT_ONCE, per_object.sum(), PAIRS_AT_ONCE))
     for some in np.split(np.arange(len(objects.code)), cut):
         count = per_object[some]
         o = np.repeat(some, count)
-        # 0, 1, ..., count - 1 for each object, from its picture's first detection on.
+        # 0, 1, ..., count - 1 for each object, from its image's first detection on.
         d = np.arange(len(o)) - np.repeat(np.cumsum(count) - count, count)
-        d += np.repeat(found.start[objects.picture[some]], count)
+        d += np.repeat(found.start[objects.image[some]], count)
         inter, size_o, size_d = _intersection(objects.rows, o, found.rows, d, metric)
         with np.errstate(divide="ignore", invalid="ignore"):
             overlap = inter / (size_d + size_o - inter)
@@ -510,14 +510,14 @@ def _curve(objects, found, pairs, covered, name, level, least, similarity) -> tu
 def _order(objects: _Flat, o: np.ndarray, keys: tuple) -> tuple[np.ndarray, list[np.ndarray]]:
     """An order of the pairs in which objects can be served, and the groups that can be served at once.
 
-    Objects of a picture are served one after the other. The first of ``keys`` counts least, as in ``np.lexsort``.
+    Objects of an image are served one after the other. The first of ``keys`` counts least, as in ``np.lexsort``.
     Returns the order (p,), and for each round the places in it at which the pairs of one object begin; a further
     array holds the end of the last round.
     """
-    # Round in which each object is served: its number among those of its picture that have a pair at all.
+    # Round in which each object is served: its number among those of its image that have a pair at all.
     with_pairs = np.unique(o)
-    picture = objects.picture[with_pairs]
-    number = np.arange(len(with_pairs)) - np.searchsorted(picture, picture, side="left")
+    image = objects.image[with_pairs]
+    number = np.arange(len(with_pairs)) - np.searchsorted(image, image, side="left")
     turn = number[np.searchsorted(with_pairs, o)]
     order = np.lexsort((*keys, o, turn))
     begins = np.flatnonzero(np.diff(o[order], prepend=-1))

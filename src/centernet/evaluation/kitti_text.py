@@ -19,7 +19,7 @@ NO_ALPHA = -10.0  # what stands for an unknown observation angle
 
 
 class LabelLine(NamedTuple):
-    """One line of a label or result file; lengths in metres, angles in radians, box in 0-based pixels.
+    """One line of a label or result file; lengths in meters, angles in radians, box in 0-based pixels.
 
     ``numbers`` are the 12 from alpha to rotation_y: alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y.
     ``score`` is NaN in a label file.
@@ -48,7 +48,7 @@ def read_text(path: str | Path, what: str) -> list[str]:
 def read_label_lines(path: str | Path, with_scores: bool = False) -> list[LabelLine]:
     """A label file of KITTI (15 fields a line) or, ``with_scores``, a result file (16 fields); empty lines count not.
 
-    Class names are recognised in upper and lower case, as KITTI's evaluation does. Raises UserError naming file and
+    Class names are recognized in upper and lower case, as KITTI's evaluation does. Raises UserError naming file and
     line for a line with another number of fields, an unknown class, a field that is no finite number, a degree of
     occlusion that is no whole number, and in a label file a box that ends before it begins.
     """
@@ -93,7 +93,7 @@ def _is_finite(text: str) -> bool:
 
 
 def read_calib(path: str | Path) -> list[list[float]]:
-    """The matrix P2 (3 rows of 4) of a camera file: camera coordinates in metres to pixels of the left colour camera.
+    """The matrix P2 (3 rows of 4) of a camera file: camera coordinates in meters to pixels of the left color camera.
 
     Raises UserError when the file cannot be read, has no line ``P2:``, when that has not 12 finite numbers, or when
     the focal lengths in it are not above zero.
@@ -106,7 +106,7 @@ def read_calib(path: str | Path) -> list[list[float]]:
         if len(parts) != 12 or not all(map(_is_finite, parts)):
             raise UserError(f"{path}: line {number}: P2 has to be 12 finite numbers, it has {len(parts)} fields")
         return _camera([float(part) for part in parts], f"{path}: line {number}", "P2")
-    raise UserError(f"{path}: it has no line P2, which is the matrix of the left colour camera")
+    raise UserError(f"{path}: it has no line P2, which is the matrix of the left color camera")
 
 
 def read_camera(path: str | Path) -> list[list[float]]:
@@ -140,7 +140,7 @@ def _camera(values: list[float], where: str, name: str) -> list[list[float]]:
 
 
 def result_text(rows: Mapping[int, Sequence], class_names: Sequence[str]) -> str:
-    """The result file of one picture as the reference writes it (``save_results`` of its KITTI data set).
+    """The result file of one image as the reference writes it (``save_results`` of its KITTI dataset).
 
     ``rows`` is ``{class from 1: rows of 13 numbers}``: alpha, x1, y1, x2, y2, height, width, length, x, y, z,
     rotation_y, score. A line is the class, ``0.0 0`` in place of truncation and occlusion, and the 13 numbers with two
@@ -156,8 +156,8 @@ def result_text(rows: Mapping[int, Sequence], class_names: Sequence[str]) -> str
     return "".join(lines)
 
 
-def picture_name(image_id: int | str) -> str:
-    """The name of a picture's files without ending: six digits."""
+def image_name(image_id: int | str) -> str:
+    """The name of an image's files without ending: six digits."""
     return f"{int(image_id):06d}"
 
 
@@ -172,12 +172,12 @@ def write_results(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for image_id, rows in results.items():
-            (folder / f"{picture_name(image_id)}.txt").write_text(result_text(rows, class_names), encoding="utf-8")
+            (folder / f"{image_name(image_id)}.txt").write_text(result_text(rows, class_names), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: the results cannot be written there ({error.strerror})") from None
 
 
-def read_picture_names(path: str | Path) -> list[str]:
+def read_image_names(path: str | Path) -> list[str]:
     """The names of an image set (``ImageSets_3dop/val.txt``), one a line. Raises UserError for what is no such name.
 
     A name is digits, as many as the files of KITTI have (six); one that is there twice is refused too.
@@ -189,9 +189,9 @@ def read_picture_names(path: str | Path) -> list[str]:
         if not name:
             continue
         if not (name.isascii() and name.isdigit()):
-            raise UserError(f"{path}: line {number}: {name[:40]!r} is not the name of a KITTI picture (000007)")
+            raise UserError(f"{path}: line {number}: {name[:40]!r} is not the name of a KITTI image (000007)")
         if name in seen:
-            raise UserError(f"{path}: line {number}: the picture {name} is named twice")
+            raise UserError(f"{path}: line {number}: the image {name} is named twice")
         seen.add(name)
         names.append(name)
     return names

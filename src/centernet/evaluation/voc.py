@@ -1,7 +1,7 @@
 """PASCAL VOC detection score: average precision per class and its mean, without files or subprocesses.
 
 The rules are those of the VOC development kit as the reference runs them (``voc_ap`` and ``voc_eval`` of its re-scoring
-script): a detection is right if it overlaps a not yet taken object of its picture and class by more than the threshold.
+script): a detection is right if it overlaps a not yet taken object of its image and class by more than the threshold.
 Boxes are inclusive pixel coordinates, so widths and heights carry a +1.
 """
 
@@ -44,9 +44,9 @@ def evaluate(
 ) -> dict:
     """AP of every class and their mean.
 
-    ``ground_truth[i]`` lists the objects of picture i: mappings with ``name``, ``bbox`` ([x1, y1, x2, y2] in 1-based
+    ``ground_truth[i]`` lists the objects of image i: mappings with ``name``, ``bbox`` ([x1, y1, x2, y2] in 1-based
     pixels) and ``difficult`` (0 or 1, 0 if absent). ``detections[c][i]`` holds the rows [x1, y1, x2, y2, score]
-    (0-based pixels) of class ``classes[c]`` in picture i, as lists or an array (n, 5). ``results.json`` has one list
+    (0-based pixels) of class ``classes[c]`` in image i, as lists or an array (n, 5). ``results.json`` has one list
     more, the background in front: pass ``results[1:]``.
 
     ``use_diff`` counts difficult objects as ordinary ones; otherwise neither they nor the detections on them count.
@@ -57,7 +57,7 @@ def evaluate(
     any object included: they count 0 with the 2007 metric, and with the area metric a class that has detections but
     no object is NaN and makes the mean NaN.
 
-    Raises ``UserError`` when the detections do not fit the classes or the pictures.
+    Raises ``UserError`` when the detections do not fit the classes or the images.
     """
     if len(detections) != len(classes):
         raise UserError(f"detections of {len(detections)} classes do not fit {len(classes)} class names")
@@ -80,21 +80,21 @@ def evaluate_class(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Recall and precision after each detection in order of falling score, and AP, of the one class ``name``.
 
-    Arguments as for :func:`evaluate`, but ``detections[i]`` holds the rows of this class in picture i.
+    Arguments as for :func:`evaluate`, but ``detections[i]`` holds the rows of this class in image i.
     Returns float64 arrays ``rec`` and ``prec`` of one value a detection, and ``ap`` (reference function ``voc_eval``).
     """
     truth = ground_truth if isinstance(ground_truth, _Objects) else _Objects(ground_truth)
-    picture, rows = _collect_detections(detections, truth.pictures, name)
+    image, rows = _collect_detections(detections, truth.images, name)
     boxes, scores = rows[:, :4] + 1.0, rows[:, 4]
     if rounded:
         boxes, scores = round_as_text(boxes, 1), round_as_text(scores, 3)
     order = np.argsort(-scores, kind="stable")
-    boxes, picture = boxes[order], picture[order]
+    boxes, image = boxes[order], image[order]
 
     objects, difficult, table = truth.of_class(name)
     if use_diff:
         difficult[:] = False
-    best, overlap = _best_object(boxes, picture, objects, table)
+    best, overlap = _best_object(boxes, image, objects, table)
 
     hit = np.flatnonzero(overlap > ovthresh)
     # The detections are in order of score, so the first one of each object takes it and the others are false.
@@ -116,8 +116,8 @@ def to_results(detections: Mapping, image_ids: Sequence[int], num_classes: int) 
     """The contents of the reference's PASCAL ``results.json``.
 
     ``detections`` is ``{image id: {class from 1: rows [x1, y1, x2, y2, score]}}``. Returns
-    ``results[class][picture]``, lists of rows of floats, class 0 (background) always empty, pictures in the order of
-    ``image_ids``. What ``detections`` lacks, a class or a picture, has no rows.
+    ``results[class][image]``, lists of rows of floats, class 0 (background) always empty, images in the order of
+    ``image_ids``. What ``detections`` lacks, a class or an image, has no rows.
     """
     results: list[list[list]] = [[[] for _ in image_ids] for _ in range(num_classes + 1)]
     for i, image_id in enumerate(image_ids):
@@ -129,7 +129,7 @@ def to_results(detections: Mapping, image_ids: Sequence[int], num_classes: int) 
 def ground_truth(annotations: Sequence[Mapping], image_ids: Sequence, names: Mapping) -> list[list[dict]]:
     """COCO-style annotations as :func:`evaluate` wants them, with the 1-based corners of VOC's XML files.
 
-    ``names`` is category id to class name; ``ignore`` of an annotation is VOC's *difficult*. Objects of other pictures
+    ``names`` is category id to class name; ``ignore`` of an annotation is VOC's *difficult*. Objects of other images
     than ``image_ids`` are left out.
     """
     by_image: dict = {image_id: [] for image_id in image_ids}
@@ -147,7 +147,7 @@ def ground_truth(annotations: Sequence[Mapping], image_ids: Sequence, names: Map
 
 
 def by_class(detections: Mapping, image_ids: Sequence, num_classes: int) -> list[list[np.ndarray]]:
-    """``{image id: {class from 1: rows}}`` as :func:`evaluate` wants it: ``[class from 0][picture]``."""
+    """``{image id: {class from 1: rows}}`` as :func:`evaluate` wants it: ``[class from 0][image]``."""
     empty = np.zeros((0, 5), dtype=np.float32)
     return [[detections.get(i, {}).get(cls, empty) for i in image_ids] for cls in range(1, num_classes + 1)]
 
@@ -168,59 +168,59 @@ def round_as_text(values, decimals: int) -> np.ndarray:
     return result
 
 
-def _collect_detections(detections, num_pictures: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Picture index (n,) and rows (n, 5) float64 of all detections of a class, in the order of the pictures."""
-    if len(detections) != num_pictures:
-        raise UserError(f"detections of {name} cover {len(detections)} pictures, the ground truth {num_pictures}")
-    counts = np.fromiter(map(len, detections), dtype=np.int64, count=num_pictures)
+def _collect_detections(detections, num_images: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Image index (n,) and rows (n, 5) float64 of all detections of a class, in the order of the images."""
+    if len(detections) != num_images:
+        raise UserError(f"detections of {name} cover {len(detections)} images, the ground truth {num_images}")
+    counts = np.fromiter(map(len, detections), dtype=np.int64, count=num_images)
     filled = [detections[i] for i in np.flatnonzero(counts)]
     try:
         rows = np.concatenate(filled).astype(np.float64) if filled else np.zeros((0, 5))
     except ValueError:  # of different shapes
         rows = None
     if rows is None or rows.ndim != 2 or rows.shape[1] != 5:
-        shapes = (np.shape(of_picture) for of_picture in filled)
+        shapes = (np.shape(of_image) for of_image in filled)
         odd = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 5)
         raise UserError(f"detections of {name} must be rows [x1, y1, x2, y2, score], not of shape {odd}")
-    return np.repeat(np.arange(num_pictures), counts), rows
+    return np.repeat(np.arange(num_images), counts), rows
 
 
 class _Objects:
-    """The objects of all pictures as arrays, so that those of a class are found quickly."""
+    """The objects of all images as arrays, so that those of a class are found quickly."""
 
     def __init__(self, ground_truth: Sequence[Sequence[Mapping]]) -> None:
-        self.pictures = len(ground_truth)
-        objects = [one for of_picture in ground_truth for one in of_picture]
-        self.picture = np.repeat(np.arange(self.pictures), [len(of_picture) for of_picture in ground_truth])
+        self.images = len(ground_truth)
+        objects = [one for of_image in ground_truth for one in of_image]
+        self.image = np.repeat(np.arange(self.images), [len(of_image) for of_image in ground_truth])
         self.names = np.array([one["name"] for one in objects], dtype=object)
         self.boxes = np.array([one["bbox"] for one in objects], dtype=np.float64).reshape(-1, 4)
         self.difficult = np.array([bool(one.get("difficult", 0)) for one in objects], dtype=bool)
 
     def of_class(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (n + 1, 4) and difficult flags (n,) of a class, and which of them each picture has.
+        """Boxes (n + 1, 4) and difficult flags (n,) of a class, and which of them each image has.
 
-        The last box is a filler that overlaps nothing. The third array (pictures, most objects in a picture) holds
-        indices of boxes, the filler's where a picture has fewer.
+        The last box is a filler that overlaps nothing. The third array (images, most objects in an image) holds
+        indices of boxes, the filler's where an image has fewer.
         """
         own = np.flatnonzero(self.names == name)
         boxes = np.vstack([self.boxes[own], [[np.inf, np.inf, -np.inf, -np.inf]]])
-        counts = np.bincount(self.picture[own], minlength=self.pictures)
-        table = np.full((self.pictures, counts.max(initial=0)), len(own))
+        counts = np.bincount(self.image[own], minlength=self.images)
+        table = np.full((self.images, counts.max(initial=0)), len(own))
         table[np.arange(table.shape[1]) < counts[:, None]] = np.arange(len(own))
         return boxes, self.difficult[own], table
 
 
-def _best_object(boxes, picture, objects, table) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection the object of its picture that it overlaps most (the first of equals), and that overlap."""
+def _best_object(boxes, image, objects, table) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection the object of its image that it overlaps most (the first of equals), and that overlap."""
     best = np.full(len(boxes), len(objects) - 1)
     overlap = np.zeros(len(boxes))
     if table.shape[1] == 0:
         return best, overlap
-    compared = np.flatnonzero(table[picture, 0] < len(objects) - 1)
+    compared = np.flatnonzero(table[image, 0] < len(objects) - 1)
     step = max(1, PAIRS_AT_ONCE // table.shape[1])
     for start in range(0, len(compared), step):
         rows = compared[start : start + step]
-        candidates = table[picture[rows]]
+        candidates = table[image[rows]]
         found = _overlaps(boxes[rows, None], objects[candidates])
         choice = np.argmax(found, axis=1)[:, None]
         best[rows] = np.take_along_axis(candidates, choice, 1)[:, 0]

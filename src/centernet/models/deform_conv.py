@@ -40,7 +40,7 @@ def fill_bilinear(conv: nn.ConvTranspose2d) -> None:
     """
     kernel = conv.weight.shape[-1]
     factor = math.ceil(kernel / 2)
-    centre = (2 * factor - 1 - factor % 2) / (2 * factor)
-    line = 1 - (torch.arange(kernel) / factor - centre).abs()
+    center = (2 * factor - 1 - factor % 2) / (2 * factor)
+    line = 1 - (torch.arange(kernel) / factor - center).abs()
     with torch.no_grad():
         conv.weight[:, 0] = torch.outer(line, line).to(conv.weight.dtype)

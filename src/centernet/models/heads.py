@@ -31,7 +31,7 @@ def make_head(
     """One head: 3x3 convolution to ``head_conv`` channels, ReLU, 1x1 convolution; only the 1x1 if ``head_conv`` is 0.
 
     A head with ``hm`` in its name is a heat map: its last bias starts at -2.19, all else at the library's default.
-    The other heads are initialised by ``first_init`` (3x3) and ``last_init`` (1x1), which differ between the network
+    The other heads are initialized by ``first_init`` (3x3) and ``last_init`` (1x1), which differ between the network
     families (None: the library's default).
     """
     last = nn.Conv2d(head_conv or in_channels, channels, kernel_size=1)

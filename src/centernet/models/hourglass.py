@@ -70,7 +70,7 @@ class Hourglass(nn.Module):
 class StackedHourglass(nn.Module):
     """``hourglass``: every stack has heads of its own, and all of them are trained. Depth and head_conv have no effect.
 
-    Starts from the library's initialisation; there are no ImageNet weights.
+    Starts from the library's initialization; there are no ImageNet weights.
     """
 
     def __init__(self, depth: int, heads: dict[str, int], head_conv: int) -> None:

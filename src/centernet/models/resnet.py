@@ -2,7 +2,7 @@
 
 ``res`` is the network of Simple Baselines (Xiao et al., arXiv 1804.06208): three transposed convolutions.
 ``resdcn`` puts a deformable convolution before each of them and halves the channels on the way (CenterNet paper,
-figure 6 b). Parameter names and their order are the reference's, so that its checkpoints and optimiser states fit.
+figure 6 b). Parameter names and their order are the reference's, so that its checkpoints and optimizer states fit.
 """
 
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class ResNetDeconv(PoseResNet):
             layers += [up, nn.BatchNorm2d(256), nn.ReLU(inplace=True)]
             channels = 256
         self.deconv_layers = nn.Sequential(*layers)
-        # The reference registers these heads alphabetically (optimiser states go by that order).
+        # The reference registers these heads alphabetically (optimizer states go by that order).
         for name in sorted(heads):
             setattr(self, name, make_head(name, 256, heads[name], head_conv, last_init=normal_001))
 

@@ -92,7 +92,7 @@ def save_model(
     extra: dict[str, Any] | None = None,
     backup: bool = False,
 ) -> None:
-    """Write ``{"epoch", "state_dict"}``, the optimiser's state when it is given, and the plain data in ``extra``.
+    """Write ``{"epoch", "state_dict"}``, the optimizer's state when it is given, and the plain data in ``extra``.
 
     ``backup``: a file that was there stays as ``<path>.bak``.
     """
@@ -158,11 +158,11 @@ def load_model(
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
     """Load a checkpoint of this project or of the reference into ``model``.
 
-    With an optimiser and ``resume`` its state and the epoch are restored, and the rate is set to
+    With an optimizer and ``resume`` its state and the epoch are restored, and the rate is set to
     ``lr * 0.1 ** (number of lr_step values <= epoch)``.
 
     Returns:
-        The model alone without an optimiser, else ``(model, optimizer, start_epoch)``; start_epoch is 0 unless resumed.
+        The model alone without an optimizer, else ``(model, optimizer, start_epoch)``; start_epoch is 0 unless resumed.
 
     Raises:
         UserError: the file cannot be read, or nothing in it fits.
@@ -200,18 +200,18 @@ def restore(
             groups = [{**group, "fused": fused} for group in state["param_groups"]]
             optimizer.load_state_dict({**state, "param_groups": groups})
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: its optimiser state does not fit this network; leave out --resume") from error
+            raise UserError(f"{path}: its optimizer state does not fit this network; leave out --resume") from error
         rate = lr * 0.1 ** sum(step <= start_epoch for step in lr_step or [])
         for group in optimizer.param_groups:
             group["lr"] = rate
         log(f"resumed after epoch {start_epoch}, learning rate {rate:g}")
     elif resume:
-        log(f"{path}: no optimiser state in this file, training starts at epoch 1")
+        log(f"{path}: no optimizer state in this file, training starts at epoch 1")
     return model, optimizer, start_epoch
 
 
 def _optimizer_state(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The optimiser's state without the parameters that the network ignores.
+    """The optimizer's state without the parameters that the network ignores.
 
     The state goes by the position of a parameter, and files of the reference have parameters that ours does without
     (``base.fc`` of DLA).

@@ -1,6 +1,6 @@
 """Boxes in front of a camera: corners, projection and back, in numpy.
 
-Camera coordinates are those of KITTI: x right, y down, z forward, in metres. A box stands on its location, the middle
+Camera coordinates are those of KITTI: x right, y down, z forward, in meters. A box stands on its location, the middle
 of its bottom face, and is turned by ``rotation_y`` around the vertical; ``dim`` is (height, width, length), and the
 length lies along x at ``rotation_y`` 0. ``calib`` is the (3, 4) matrix that takes camera coordinates to pixels.
 """
@@ -21,7 +21,7 @@ def compute_box_3d(dim, location, rotation_y: float) -> np.ndarray:
     """The corners (8, 3) float32 of a box: front right, back right, back left, front left below, then above them.
 
     Args:
-        dim: (height, width, length) in metres.
+        dim: (height, width, length) in meters.
         location: (3,) the middle of the bottom face.
         rotation_y: radians.
     """
@@ -78,13 +78,13 @@ def _wrapped(angle):
 
 
 def ddd2locrot(center, alpha, dim, depth, calib) -> tuple[np.ndarray, np.ndarray]:
-    """What a 3D box needs besides its size, from what a picture shows of it (reference function ``ddd2locrot``).
+    """What a 3D box needs besides its size, from what an image shows of it (reference function ``ddd2locrot``).
 
     Args:
         center: (..., 2) pixels, taken for the projection of the box's middle.
         alpha: (...) the angle under which it is seen, in radians.
-        dim: (..., 3) height, width, length in metres.
-        depth: (...) metres.
+        dim: (..., 3) height, width, length in meters.
+        depth: (...) meters.
         calib: (3, 4).
 
     Returns:

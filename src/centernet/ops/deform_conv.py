@@ -1,9 +1,9 @@
 """Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, arXiv 1811.11168) for every device.
 
 CUDA has torchvision's operator. Its CPU kernel is scalar and single-threaded and other devices have none, so they get
-an operator of our own: a picture is a table of pixels, a sample is the weighted sum of four of its rows, and the
+an operator of our own: an image is a table of pixels, a sample is the weighted sum of four of its rows, and the
 convolution is one matrix product of the samples with the weight. Both directions go through the output in pieces, so
-that the samples, nine times the size of the picture for 3x3 taps, never exist as a whole. Pictures in channels-last
+that the samples, nine times the size of the image for 3x3 taps, never exist as a whole. Images in channels-last
 order are such tables already, and what is made of them has that order, too.
 """
 
@@ -44,7 +44,7 @@ def deform_conv2d(
 ) -> Tensor:
     """Deformable convolution; arguments and result as ``torchvision.ops.deform_conv2d``.
 
-    Samples are bilinear with zeros outside the picture. At a position of exactly -1, where all outer taps of a new
+    Samples are bilinear with zeros outside the image. At a position of exactly -1, where all outer taps of a new
     layer with padding 1 are, the gradient with respect to the offset is zero, as in the reference's kernel (its
     ``dcn_v2_im2col_cuda.cu`` leaves out samples at <= -1 or >= size). torchvision's operator, and so this function on
     CUDA, has the one-sided derivative there. This is the only difference between devices.
@@ -142,9 +142,9 @@ class _Shape(NamedTuple):
         step = max(1, limit // (self.out_size[1] * self.taps * input.shape[1]))
         return (slice(y, min(y + step, self.out_size[0])) for y in range(0, self.out_size[0], step))
 
-    def table(self, picture: Tensor) -> Tensor:
-        """(C, H, W) to (H * W * groups, C / groups); a view of a picture in channels-last order."""
-        return picture.permute(1, 2, 0).contiguous().view(self.size.numel() * self.groups, -1)
+    def table(self, image: Tensor) -> Tensor:
+        """(C, H, W) to (H * W * groups, C / groups); a view of an image in channels-last order."""
+        return image.permute(1, 2, 0).contiguous().view(self.size.numel() * self.groups, -1)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """(C_out, C / conv_groups, kh, kw) to (conv_groups, C_out / conv_groups, taps * C / conv_groups)."""
@@ -167,7 +167,7 @@ class _Samples:
 
     Attributes:
         index: (samples, 4) int32, the corner's row in the table, 0 where it has none.
-        factor: (samples, 4), its bilinear weight times the mask, 0 outside the picture.
+        factor: (samples, 4), its bilinear weight times the mask, 0 outside the image.
     """
 
     def __init__(self, shape: _Shape, geometry: list[int], start: int, offset: Tensor, mask: Tensor) -> None:
@@ -180,7 +180,7 @@ class _Samples:
             tap = torch.arange(shape.kernel[axis], device=offset.device) * dilation - padding
             place = (torch.arange(offset.shape[4 + axis], device=offset.device) + starts[axis]) * stride
             grid = tap.view([-1, 1, 1, 1] if axis == 0 else [-1, 1, 1]) + place.view([-1, 1] if axis == 0 else [-1])
-            lines.append(_neighbours(grid + offset[:, :, :, axis], size))
+            lines.append(_neighbors(grid + offset[:, :, :, axis], size))
         (y, self.y_weight, self.y_slope), (x, self.x_weight, self.x_slope) = lines
         group = torch.arange(shape.groups, dtype=torch.int32, device=offset.device).view(-1, 1, 1, 1, 1)
         index = (y.unsqueeze(1) * shape.size[1] + x) * shape.groups + group
@@ -203,10 +203,10 @@ class _Samples:
         return torch.stack([grad_y, grad_x], dim=3).flatten(0, 3), grad_mask.flatten(0, 2)
 
 
-def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels below and above each position on an axis of so many pixels, as three tensors (2, ...).
 
-    Their numbers as int32, moved into the picture; their weights, 0 outside; the derivatives of these by the position.
+    Their numbers as int32, moved into the image; their weights, 0 outside; the derivatives of these by the position.
     """
     # Far positions would leave the range of the integers.
     position = position.clamp(-1, size)
@@ -262,8 +262,8 @@ def _product(columns: Tensor, matrix: Tensor, bias: Tensor, width: int) -> Tenso
     """Columns (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
     if len(columns) == 1 and columns.device.type in BAG_DEVICES:
         # As a convolution of 1x1, whose product oneDNN has, up to twice as fast as the library of plain products.
-        pictures = columns.view(-1, 1, width, columns.shape[2]).permute(0, 3, 1, 2)
-        values = F.conv2d(pictures, matrix[0, :, :, None, None], bias)
+        images = columns.view(-1, 1, width, columns.shape[2]).permute(0, 3, 1, 2)
+        values = F.conv2d(images, matrix[0, :, :, None, None], bias)
         return values.permute(0, 2, 3, 1).reshape(1, -1, len(bias))
     return torch.baddbmm(bias.view(len(matrix), 1, -1), columns, matrix.mT)
 
@@ -277,8 +277,8 @@ def _deform_conv2d(
     output = _output(input, offset, weight)
     with _without_autocast(input.device.type):
         matrix = shape.matrix(weight)
-        for n, picture in enumerate(input):
-            table = shape.table(picture)
+        for n, image in enumerate(input):
+            table = shape.table(image)
             for rows in shape.pieces(input):
                 samples = _Samples(shape, geometry, rows.start, offset[n, :, rows], mask[n, :, rows])
                 columns = shape.columns(_gather(table, samples.index, samples.factor))
@@ -310,8 +310,8 @@ def _deform_conv2d_backward(
     with _without_autocast(input.device.type):
         matrix = shape.matrix(weight)
         grad_matrix = torch.zeros_like(matrix)
-        for n, picture in enumerate(input):
-            table = shape.table(picture)
+        for n, image in enumerate(input):
+            table = shape.table(image)
             grad_table = torch.zeros_like(table)
             for rows in shape.pieces(input):
                 samples = _Samples(shape, geometry, rows.start, offset[n, :, rows], mask[n, :, rows])

@@ -21,8 +21,8 @@ def draw_gaussians(
     Args:
         size: (B, C, H, W) of the maps.
         cls: (B, N) int64, the map of each object.
-        ind: (B, N) int64, y * W + x of its centre.
-        reach: (B, N) int64, pixels drawn on each side of the centre; negative: an empty slot, nothing is drawn.
+        ind: (B, N) int64, y * W + x of its center.
+        reach: (B, N) int64, pixels drawn on each side of the center; negative: an empty slot, nothing is drawn.
         sigma: (B, N) float, in pixels.
         pixels: sum of (2 * reach + 1)^2 over the objects if it is known on the host; saves waiting for the device.
 
@@ -38,14 +38,14 @@ def draw_gaussians(
     # One row a pixel of every object's window: which object it belongs to, and its place in the window.
     owner = torch.repeat_interleave(count, output_size=pixels)
     place = torch.arange(pixels, device=ind.device) - (count.cumsum(0) - count)[owner]
-    side, reach, centre = side[owner], reach.flatten()[owner], ind.flatten()[owner]
+    side, reach, center = side[owner], reach.flatten()[owner], ind.flatten()[owner]
     dy = torch.div(place, side, rounding_mode="floor") - reach
     dx = place % side - reach
-    y = torch.div(centre, width, rounding_mode="floor") + dy
-    x = centre % width + dx
+    y = torch.div(center, width, rounding_mode="floor") + dy
+    x = center % width + dx
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     value = torch.exp(-(dx * dx + dy * dy) / (2 * sigma.flatten()[owner] ** 2)).float() * inside
-    picture = torch.arange(batch, device=ind.device)[:, None].expand_as(cls).flatten()[owner]
-    pixel = (picture * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
+    image = torch.arange(batch, device=ind.device)[:, None].expand_as(cls).flatten()[owner]
+    pixel = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
     hm.scatter_reduce_(0, pixel * channels + cls.flatten()[owner], value, "amax")
     return hm.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -14,12 +14,12 @@ def get_affine_transform(center, scale, rot, output_size, shift=(0, 0), inv=0) -
     Only the width counts: the aspect ratio is kept and ``scale[1]`` enters through ``shift`` alone.
 
     Args:
-        center: (x, y) in the picture.
-        scale: side in picture pixels, a number or (width, height).
+        center: (x, y) in the image.
+        scale: side in image pixels, a number or (width, height).
         rot: rotation in degrees.
         output_size: (width, height) of the output.
         shift: displacement in units of ``scale``.
-        inv: 1 for the way back, from the output to the picture.
+        inv: 1 for the way back, from the output to the image.
     """
     # Points are stored as float32 and solved in float64, as in the reference: the matrices agree to the last digit.
     scale = np.broadcast_to(np.asarray(scale, dtype=np.float32), 2)
@@ -46,7 +46,7 @@ def affine_transform(points, matrix: np.ndarray) -> np.ndarray:
 
 
 def transform_preds(coords, center, scale, output_size) -> np.ndarray:
-    """Map points (N, 2) of an output map of ``output_size`` (width, height) back into the picture; float64."""
+    """Map points (N, 2) of an output map of ``output_size`` (width, height) back into the image; float64."""
     coords = np.asarray(coords)
     target = np.zeros(coords.shape)
     target[:, :2] = affine_transform(coords[:, :2], get_affine_transform(center, scale, 0, output_size, inv=1))
@@ -105,7 +105,7 @@ def draw_umich_gaussian(heatmap: np.ndarray, center, radius: int, k=1) -> np.nda
 def draw_dense_reg(regmap, heatmap, center, value, radius, is_offset=False) -> np.ndarray:
     """Write ``value`` (D,) into ``regmap`` (D, height, width) where the kernel is at least as high as ``heatmap``.
 
-    With ``is_offset`` and D = 2 a pixel gets the value minus its own distance from the centre.
+    With ``is_offset`` and D = 2 a pixel gets the value minus its own distance from the center.
     """
     diameter = 2 * radius + 1
     gaussian = gaussian2D((diameter, diameter), sigma=diameter / 6)

@@ -18,7 +18,7 @@ def translations() -> dict[Callable, Callable]:
     from onnxscript import opset19
 
     def deform_conv2d(input, offset, mask, weight, bias, geometry: Sequence[int]):
-        # The same order of the offset's channels, and the same zeros outside the picture.
+        # The same order of the offset's channels, and the same zeros outside the image.
         stride, padding, dilation = (list(geometry[i : i + 2]) for i in (0, 2, 4))
         channels, kernel = weight.shape[1], list(weight.shape[2:])
         return opset19.DeformConv(

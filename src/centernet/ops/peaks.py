@@ -13,7 +13,7 @@ def is_exporting() -> bool:
 
 
 def peak_filter(heat: Tensor, kernel: int = 3) -> Tensor:
-    """Keep the values of (B, C, H, W) that are the highest of their 3x3 neighbourhood, 0 elsewhere (``_nms``)."""
+    """Keep the values of (B, C, H, W) that are the highest of their 3x3 neighborhood, 0 elsewhere (``_nms``)."""
     if heat.device.type == "cpu" and kernel == 3 and not is_exporting():
         heat = heat.contiguous()
         highest = _highest_of_nine(heat)

@@ -1,4 +1,4 @@
-"""Object detection: a box is the centre point of an object and its size (sections 3 and 4 of the paper)."""
+"""Object detection: a box is the center point of an object and its size (sections 3 and 4 of the paper)."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import visualization
 from ..datasets.annotations import numbers
-from ..datasets.augmentation import Draws, color_matrix, full_view, random_view
+from ..datasets.augmentation import AugmentationRng, color_matrix, full_view, random_view
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import (
     affine_transform,
@@ -30,8 +30,8 @@ from ..ops.peaks import peak_filter, topk
 from .option import Option, oracle
 
 DEFAULT_DATASET = "coco"
-FOR_TARGETS = ("cls", "radius", "pixels")  # of a sample: what only ``draw_targets`` needs
-NO_EFFECT = ()
+TARGET_INPUTS = ("cls", "radius", "pixels")  # of a sample: what only ``draw_targets`` needs
+IGNORED_OPTIONS = ()
 OPTIONS = (
     Option("norm_wh", "size loss relative to the size", recipe=True),
     Option("dense_wh", "size learned all over an object's Gaussian", recipe=True),
@@ -51,7 +51,7 @@ MAX_PER_IMAGE = 100  # detections that a result keeps
 
 
 def heads(opt) -> dict[str, int]:
-    """hm: one map a class; wh: size in output pixels; reg: what rounding the centre lost."""
+    """hm: one map a class; wh: size in output pixels; reg: what rounding the center lost."""
     channels = {"hm": opt.num_classes, "wh": 2 if not opt.cat_spec_wh else 2 * opt.num_classes}
     if opt.reg_offset:
         channels["reg"] = 2
@@ -68,15 +68,17 @@ def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
 
 
 def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
-    """``boxes`` (n, 4) float32 [x1, y1, x2, y2] in picture pixels and ``cls`` (n,) int64 of COCO-style annotations."""
+    """``boxes`` (n, 4) float32 [x1, y1, x2, y2] in image pixels and ``cls`` (n,) int64 of COCO-style annotations."""
     boxes = numbers([annotation["bbox"] for annotation in annotations], "bbox", (4,))
     boxes[:, 2:] += boxes[:, :2]
     cls = np.array([class_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64)
     return {"boxes": boxes.astype(np.float32), "cls": cls}
 
 
-def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: Draws | None, train: bool) -> dict:
-    """Cut the picture and bring the objects into output coordinates (``CTDetDataset.__getitem__``).
+def make_sample(
+    image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: AugmentationRng | None, train: bool
+) -> dict:
+    """Cut the image and bring the objects into output coordinates (``CTDetDataset.__getitem__``).
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
@@ -93,9 +95,9 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     """
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws) if train else full_view(height, width, opt)
-    picture = view.warp(image)
+    warped = view.warp(image)
     color = draws.color() if train and not opt.no_color_aug else None
-    sample = {"image": picture, "color": color_matrix(picture, color, opt.mean, opt.std)}
+    sample = {"image": warped, "color": color_matrix(warped, color, opt.mean, opt.std)}
 
     boxes = objects["boxes"][: opt.max_objs].copy()
     if view.flipped:
@@ -108,8 +110,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     slots = np.flatnonzero((sizes > 0).all(1))  # the slot of each object that still has an area
     boxes, sizes, cls = boxes[slots], sizes[slots], objects["cls"][: opt.max_objs][slots]
     radius = gaussian_radius((np.ceil(sizes[:, 1]), np.ceil(sizes[:, 0]))).astype(np.int64).clip(min=0)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    cells = centres.astype(np.int64)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells = centers.astype(np.int64)
 
     def filled(values: np.ndarray, empty: int = 0) -> np.ndarray:
         array = np.full((opt.max_objs, *values.shape[1:]), empty, dtype=values.dtype)
@@ -133,9 +135,9 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     else:
         sample["wh"] = filled(sizes)
     if opt.reg_offset:
-        sample["reg"] = filled((centres - cells).astype(np.float32))
+        sample["reg"] = filled((centers - cells).astype(np.float32))
     if opt.debug > 0 or not train:
-        rows = [centres - sizes / 2, centres + sizes / 2, np.ones((len(slots), 1)), cls[:, None]]
+        rows = [centers - sizes / 2, centers + sizes / 2, np.ones((len(slots), 1)), cls[:, None]]
         gt_det = np.hstack(rows).astype(np.float32) if len(slots) else np.zeros((1, 6), dtype=np.float32)
         sample["meta"] = {"c": view.center, "s": view.scale, "output_size": view.output_size, "gt_det": gt_det}
     return sample
@@ -252,27 +254,27 @@ def ctdet_decode(
     Args:
         heat: (B, C, H, W) scores; wh: (B, 2 or 2C, H, W); reg: (B, 2, H, W), None: the middle of the cell.
         cat_spec_wh: ``wh`` has a pair for every class.
-        K: how many detections a picture.
+        K: how many detections an image.
 
     Returns:
         (B, K, 6) rows [x1, y1, x2, y2, score, class from 0] in output pixels, best first.
     """
     scores, ind, cls, ys, xs = topk(peak_filter(heat), K)
-    centres = torch.stack([xs, ys], dim=2)
-    centres = centres + (gather_feat(reg, ind) if reg is not None else 0.5)
+    centers = torch.stack([xs, ys], dim=2)
+    centers = centers + (gather_feat(reg, ind) if reg is not None else 0.5)
     sizes = gather_feat(wh, ind)
     if cat_spec_wh:
         pairs = sizes.view(*ind.shape, -1, 2)
         sizes = pairs.gather(2, cls[:, :, None, None].expand(-1, -1, 1, 2)).squeeze(2)
     return torch.cat(
-        [centres - sizes / 2, centres + sizes / 2, scores[:, :, None], cls[:, :, None].to(heat.dtype)], dim=2
+        [centers - sizes / 2, centers + sizes / 2, scores[:, :, None], cls[:, :, None].to(heat.dtype)], dim=2
     )
 
 
 def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     """Raw maps of the last stack to (B, K, 6) detections in output pixels, float32.
 
-    With ``mirrored`` the maps are of 2B pictures, of which the second half are the first half mirrored.
+    With ``mirrored`` the maps are of 2B images, of which the second half are the first half mirrored.
     """
     output = {name: value.float() for name, value in output.items()}
     output["hm"] = output["hm"].sigmoid()
@@ -288,9 +290,9 @@ def columns(opt) -> list[str]:
 
 
 def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps (2B, ...) of B pictures and of their mirror images to maps (B, ...) (the flip test).
+    """Maps (2B, ...) of B images and of their mirror images to maps (B, ...) (the flip test).
 
-    Scores and sizes are averaged; offsets are those of the pictures themselves, as in the reference.
+    Scores and sizes are averaged; offsets are those of the images themselves, as in the reference.
     """
     count = len(output["hm"]) // 2
     averaged = {name: value[:count] for name, value in output.items()}
@@ -300,9 +302,9 @@ def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def ctdet_post_process(dets: np.ndarray, c, s, h: int, w: int, num_classes: int) -> list[dict[int, list]]:
-    """Detections (B, K, 6) of h x w maps to picture pixels; ``c`` and ``s`` hold centre and scale of each view.
+    """Detections (B, K, 6) of h x w maps to image pixels; ``c`` and ``s`` hold center and scale of each view.
 
-    Returns one ``{class from 1: [[x1, y1, x2, y2, score], ...]}`` a picture.
+    Returns one ``{class from 1: [[x1, y1, x2, y2, score], ...]}`` an image.
     """
     results = []
     for i in range(dets.shape[0]):
@@ -312,89 +314,89 @@ def ctdet_post_process(dets: np.ndarray, c, s, h: int, w: int, num_classes: int)
     return results
 
 
-def to_picture(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections (B, K, 6) of a batch of views to picture pixels: ``{class from 1: (n, 5) float32}`` a picture.
+def to_image_coords(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Detections (B, K, 6) of a batch of views to image pixels: ``{class from 1: (n, 5) float32}`` an image.
 
-    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the picture was resized before.
+    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the image was resized before.
     """
     width, height = metas[0]["output_size"]
-    centres, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
-    pictures = ctdet_post_process(dets.cpu().numpy(), centres, scales, height, width, opt.num_classes)
-    for picture, meta in zip(pictures, metas, strict=True):
-        for cls, rows in picture.items():
-            picture[cls] = np.array(rows, dtype=np.float32).reshape(-1, 5)
-            picture[cls][:, :4] /= meta.get("scale", 1)
-    return pictures
+    centers, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
+    images = ctdet_post_process(dets.cpu().numpy(), centers, scales, height, width, opt.num_classes)
+    for image, meta in zip(images, metas, strict=True):
+        for cls, rows in image.items():
+            image[cls] = np.array(rows, dtype=np.float32).reshape(-1, 5)
+            image[cls][:, :4] /= meta.get("scale", 1)
+    return images
 
 
 def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections of a batch of whole pictures to results in picture pixels, at most 100 a picture."""
-    return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
+    """Detections of a batch of whole images to results in image pixels, at most 100 an image."""
+    return [merge_outputs([image], opt) for image in to_image_coords(dets, metas, opt)]
 
 
-def found_boxes(rows: np.ndarray) -> np.ndarray:
+def detected_boxes(rows: np.ndarray) -> np.ndarray:
     """Boxes and scores (n, 5) of result rows."""
     return rows[:, :5]
 
 
-def true_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
+def ground_truth_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
     """The boxes (n, 4) of objects."""
     return objects["boxes"]
 
 
-def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
-    """What ``--debug`` shows of the first picture of a batch: heat maps and boxes, predicted and true.
+def debug_images(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
+    """What ``--debug`` shows of the first image of a batch: heat maps and boxes, predicted and true.
 
     Without ``output`` there is only what is true.
     """
-    picture = visualization.restore_picture(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
-    theme, size = opt.debugger_theme, picture.shape[:2]
+    image = visualization.restore_image(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
+    theme, size = opt.debugger_theme, image.shape[:2]
     maps = {"gt_hm": batch["hm"][0]}
     boxes = {"out_gt": batch["meta"][0]["gt_det"].copy()}
     if output is not None:
         maps["pred_hm"] = output["hm"][0].detach().float().sigmoid()
         boxes["out_pred"] = decode(output, opt)[0].detach().cpu().numpy()
-    pictures = {}
+    images = {}
     for name, hm in maps.items():
-        colored = visualization.heat_map_picture(hm.cpu().numpy(), theme, size)
-        pictures[name] = visualization.blend(picture, colored, theme)
+        colored = visualization.heat_map_image(hm.cpu().numpy(), theme, size)
+        images[name] = visualization.blend(image, colored, theme)
     for name, rows in boxes.items():
         rows[:, :4] *= opt.down_ratio
-        pictures[name] = visualization.draw_boxes(picture, rows, opt.class_names, opt.center_thresh, theme)
-    return pictures
+        images[name] = visualization.draw_boxes(image, rows, opt.class_names, opt.center_thresh, theme)
+    return images
 
 
-def network_pictures(picture: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
+def network_images(image: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
     """What ``--debug 2`` shows of one test scale: the heat map, and the boxes before merging.
 
-    ``picture`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps, ``dets`` (B, K, 6) what they decode
+    ``image`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps, ``dets`` (B, K, 6) what they decode
     to; of a batch the first is drawn.
     """
     hm = output["hm"][0].float().sigmoid().cpu().numpy()
-    colored = visualization.heat_map_picture(hm, opt.debugger_theme, picture.shape[:2])
+    colored = visualization.heat_map_image(hm, opt.debugger_theme, image.shape[:2])
     rows = dets[0].cpu().numpy().copy()
     rows[:, :4] *= opt.down_ratio
     return {
-        "pred_hm": visualization.blend(picture, colored, opt.debugger_theme),
-        "out_pred": visualization.draw_boxes(picture, rows, opt.class_names, opt.center_thresh, opt.debugger_theme),
+        "pred_hm": visualization.blend(image, colored, opt.debugger_theme),
+        "out_pred": visualization.draw_boxes(image, rows, opt.class_names, opt.center_thresh, opt.debugger_theme),
     }
 
 
-def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with the boxes of ``results`` whose score exceeds ``--vis_thresh``."""
+def result_images(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with the boxes of ``results`` whose score exceeds ``--vis_thresh``."""
     rows = [np.hstack([rows, np.full((len(rows), 1), cls - 1)]) for cls, rows in results.items()]
     boxes = np.concatenate(rows)
     return {"ctdet": visualization.draw_boxes(image, boxes, opt.class_names, opt.vis_thresh, opt.debugger_theme)}
 
 
-def true_pictures(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with the boxes of ``objects`` (as ``read_objects`` gives them)."""
+def ground_truth_images(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with the boxes of ``objects`` (as ``read_objects`` gives them)."""
     rows = np.hstack([objects["boxes"], np.ones((len(objects["cls"]), 1)), objects["cls"][:, None]])
     return {"gt": visualization.draw_boxes(image, rows, opt.class_names, opt.vis_thresh, opt.debugger_theme)}
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
-    """Join the detections of several test scales of one picture: ``{class from 1: (n, 5) float32}``, 100 in all.
+    """Join the detections of several test scales of one image: ``{class from 1: (n, 5) float32}``, 100 in all.
 
     Soft-NMS runs when there is more than one scale, or with ``--nms``. It leaves copies of other rows where rows were
     discarded; they go, unless ``--keep_discarded`` asks for the reference's results, which have them.

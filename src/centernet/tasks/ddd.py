@@ -1,8 +1,8 @@
-"""3D boxes from one picture: the centre point of an object, its depth, size and orientation (section 5.1 of the paper).
+"""3D boxes from one image: the center point of an object, its depth, size and orientation (section 5.1 of the paper).
 
 A result row is [alpha, x1, y1, x2, y2, height, width, length, X, Y, Z, rotation_y, score]: the angle under which the
-camera sees the object, its box in picture pixels, its size and the middle of its bottom in camera coordinates, both in
-metres, and its turn around the vertical; angles are radians.
+camera sees the object, its box in image pixels, its size and the middle of its bottom in camera coordinates, both in
+meters, and its turn around the vertical; angles are radians.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import visualization, visualization_3d
 from ..datasets.annotations import numbers
-from ..datasets.augmentation import Draws, View, color_matrix
+from ..datasets.augmentation import AugmentationRng, View, color_matrix
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
 from ..ops.box3d import (  # noqa: F401 (some are here to be found under the task's name, as in the reference)
@@ -34,8 +34,8 @@ from ..ops.peaks import peak_filter, topk
 from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "kitti"
-FOR_TARGETS = ("cls", "radius", "cell", "rect", "peak", "pixels")  # of a sample: what only ``draw_targets`` needs
-NO_EFFECT = ("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss")
+TARGET_INPUTS = ("cls", "radius", "cell", "rect", "peak", "pixels")  # of a sample: what only ``draw_targets`` needs
+IGNORED_OPTIONS = ("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss")
 OPTIONS = (
     Option("kitti_split", "3dop | subcnn", "3dop", str, choices=("3dop", "subcnn"), recipe=True, data=True),
     Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True),
@@ -48,8 +48,8 @@ OPTIONS = (
     oracle("dep"),
     Option(
         "calib",
-        "camera of pictures that come without their own: a file of KITTI's with a line P2:, or with 12 or 9 numbers; "
-        "default: the usual one of the pictures that the network was trained on",
+        "camera of images that come without their own: a file of KITTI's with a line P2:, or with 12 or 9 numbers; "
+        "default: the usual one of the images that the network was trained on",
         "",
         str,
         new=True,
@@ -63,12 +63,12 @@ SKIPPED = -99
 IGNORED = {4: -3, 5: -3, 6: -2, 7: SKIPPED, 8: SKIPPED, 9: -1}
 IGNORED_HEAT = 0.9999  # no peak, and next to no penalty for calling it one
 
-# The camera of a picture that comes without its own, if neither --calib nor the checkpoint knows one.
+# The camera of an image that comes without its own, if neither --calib nor the checkpoint knows one.
 DEFAULT_CALIB = np.array(
     [[707.0493, 0, 604.0814, 45.75831], [0, 707.0493, 180.5066, -0.3454157], [0, 0, 1, 0.004981016]], dtype=np.float32
 )
 TRUE_THRESH = 0.5  # what exceeds it is drawn of objects, whose score is 1
-NEAREST = 0.1  # metres; corners behind the camera are drawn and measured as if they were there
+NEAREST = 0.1  # meters; corners behind the camera are drawn and measured as if they were there
 
 
 def derive(opt) -> None:
@@ -79,7 +79,7 @@ def derive(opt) -> None:
 
 
 def heads(opt) -> dict[str, int]:
-    """hm: one map a class; dep: depth; rot: orientation in two bins; dim: size in metres; wh, reg: as in 2D."""
+    """hm: one map a class; dep: depth; rot: orientation in two bins; dim: size in meters; wh, reg: as in 2D."""
     channels = {"hm": opt.num_classes, "dep": 1, "rot": 8, "dim": 3}
     if opt.reg_bbox:
         channels["wh"] = 2
@@ -100,8 +100,8 @@ def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str,
     """The annotations of KITTI's converted label files, one row an object.
 
     Returns:
-        boxes (n, 4) float32 [x1, y1, x2, y2] in picture pixels; cls (n,) int64, negative for what is ignored
-        (``IGNORED``); dep (n, 1) float32 and dim (n, 3) float32 height, width, length in metres; alpha (n,) float64
+        boxes (n, 4) float32 [x1, y1, x2, y2] in image pixels; cls (n,) int64, negative for what is ignored
+        (``IGNORED``); dep (n, 1) float32 and dim (n, 3) float32 height, width, length in meters; alpha (n,) float64
         in radians.
     """
 
@@ -123,9 +123,9 @@ def read_objects(annotations: list[dict], class_of: dict[int, int]) -> dict[str,
 
 
 def test_view(height: int, width: int, opt) -> View:
-    """The whole picture, fitted to the input's width; what is higher than the input is cut off, equally on both sides.
+    """The whole image, fitted to the input's width; what is higher than the input is cut off, equally on both sides.
 
-    With ``--keep_res`` an input's size of the picture at its own scale, around its middle.
+    With ``--keep_res`` an input's size of the image at its own scale, around its middle.
     """
     size = (opt.input_w, opt.input_h) if opt.keep_res else (width, height)
     return View(
@@ -142,8 +142,10 @@ def test_options(opt):
     return argparse.Namespace(**{**vars(opt), "flip_test": False, "test_scales": [1.0], "nms": False})
 
 
-def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: Draws | None, train: bool) -> dict:
-    """Cut the picture and bring the objects into output coordinates (``DddDataset.__getitem__``).
+def make_sample(
+    image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: AugmentationRng | None, train: bool
+) -> dict:
+    """Cut the image and bring the objects into output coordinates (``DddDataset.__getitem__``).
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
@@ -154,13 +156,13 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, 0 in a jittered
-        picture, where depth and size are not learned; rot_mask (N,) uint8; ind (N,) int64; dep (N, 1), dim (N, 3),
+        image, where depth and size are not learned; rot_mask (N,) uint8; ind (N,) int64; dep (N, 1), dim (N, 3),
         wh (N, 2) in output pixels, reg (N, 2) float32; rotbin (N, 2) int64, rotres (N, 2) float32; for
         ``draw_targets``: cls (N,), cell (N,), radius (N,), rect (N, 4), peak (N,) int64, and pixels (1,) int64, how
         many are drawn; and outside training meta.
 
     Raises:
-        UserError: a picture outside training without calibration.
+        UserError: an image outside training without calibration.
     """
     height, width = image.shape[:2]
     view = test_view(height, width, opt)
@@ -170,8 +172,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         view.scale = view.scale * np.clip(draws.randn() * scale + 1, 1 - scale, 1 + scale)
         view.center[0] += width * np.clip(draws.randn() * shift, -2 * shift, 2 * shift)
         view.center[1] += height * np.clip(draws.randn() * shift, -2 * shift, 2 * shift)
-    picture = view.warp(image)
-    sample = {"image": picture, "color": color_matrix(picture, None, opt.mean, opt.std)}
+    warped = view.warp(image)
+    sample = {"image": warped, "color": color_matrix(warped, None, opt.mean, opt.std)}
 
     # Objects in output coordinates. What has no area there, or belongs to no class, has an empty slot.
     output_w, output_h = view.output_size
@@ -183,8 +185,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     cls = objects["cls"][: opt.max_objs]
     slots = np.flatnonzero((sizes > 0).all(1) & (cls > SKIPPED))
     boxes, sizes, cls = boxes[slots], sizes[slots], cls[slots]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    cells = centres.astype(np.int64)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells = centers.astype(np.int64)
     known = cls >= 0
 
     def filled(values: np.ndarray, where=slice(None), empty: int = 0) -> np.ndarray:
@@ -192,7 +194,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         array[slots[where]] = values[where]
         return array
 
-    drawn = _drawing(boxes, sizes, centres, known, opt)
+    drawn = _drawing(boxes, sizes, centers, known, opt)
     sample.update(cls=filled(cls), **{name: filled(values, empty=-1) for name, values in drawn.items()})
     reach = np.where(drawn["radius"] < 0, -1, (3 if opt.mse_loss else 1) * drawn["radius"])
     sample["pixels"] = np.array([window_pixels(reach, np.where(cls == -1, opt.num_classes, 1))])
@@ -208,12 +210,12 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     if opt.reg_bbox:
         sample["wh"] = filled(sizes, known)
     if opt.reg_offset:
-        sample["reg"] = filled((centres - cells).astype(np.float32), known)
+        sample["reg"] = filled((centers - cells).astype(np.float32), known)
 
     if opt.debug > 0 or not train:
         if "calib" not in objects:
-            raise UserError("a picture has no calibration: its entry in the annotation file lacks 'calib'")
-        rows = [centres, np.ones((len(slots), 1)), _orientation_channels(rotbin, rotres), dep, dim]
+            raise UserError("a warped has no calibration: its entry in the annotation file lacks 'calib'")
+        rows = [centers, np.ones((len(slots), 1)), _orientation_channels(rotbin, rotres), dep, dim]
         rows += [sizes] if opt.reg_bbox else []
         rows = np.hstack([*rows, cls[:, None]])[known].astype(np.float32)
         meta = {"c": view.center, "s": view.scale, "output_size": view.output_size, "size": (width, height)}
@@ -222,7 +224,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     return sample
 
 
-def _drawing(boxes, sizes, centres, known, opt) -> dict[str, np.ndarray]:
+def _drawing(boxes, sizes, centers, known, opt) -> dict[str, np.ndarray]:
     """What ``draw_targets`` has to know of each object, in the order in which the reference draws them.
 
     ``cell`` and ``radius`` of its Gaussian, -1 for none; ``rect`` [x1, y1, x2, y2], the cells, ends included, that an
@@ -231,12 +233,12 @@ def _drawing(boxes, sizes, centres, known, opt) -> dict[str, np.ndarray]:
     """
     width = opt.output_w
     radius = gaussian_radius((sizes[:, 1], sizes[:, 0])).astype(np.int64).clip(min=0)
-    cells = (centres + 0.5 if opt.mse_loss else centres).astype(np.int64)  # the other Gaussian rounds its centre
+    cells = (centers + 0.5 if opt.mse_loss else centers).astype(np.int64)  # the other Gaussian rounds its center
     if opt.rect_mask:
         radius = np.where(known, radius, -1)
         rect = boxes.astype(np.int64)
     else:
-        rect = np.tile(centres.astype(np.int64), 2)
+        rect = np.tile(centers.astype(np.int64), 2)
     rect = np.where(known[:, None], -1, rect)
 
     inside = (rect[:, None, :2] <= cells) & (cells <= rect[:, None, 2:])  # by rectangle and peak
@@ -249,7 +251,7 @@ def _drawing(boxes, sizes, centres, known, opt) -> dict[str, np.ndarray]:
 def orientation_bins(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Membership (n, 2) int64 in the two overlapping bins, and (n, 2) float32 the angle from the middle of each bin.
 
-    Bin 1 is centred on -pi/2 and bin 2 on pi/2; each reaches 30 degrees beyond its half. ``alpha`` (n,) in radians.
+    Bin 1 is centered on -pi/2 and bin 2 on pi/2; each reaches 30 degrees beyond its half. ``alpha`` (n,) in radians.
     """
     member = np.stack(
         [(alpha < np.pi / 6) | (alpha > 5 * np.pi / 6), (alpha > -np.pi / 6) | (alpha < -5 * np.pi / 6)], axis=1
@@ -319,14 +321,14 @@ def _covered(size, plane: Tensor, drawn: Tensor, rect: Tensor, affected: Tensor)
 
 
 def depth_of(raw: Tensor) -> Tensor:
-    """Metres from the raw map of the dep head: 1 / sigmoid - 1 (section 5.1 of the paper)."""
+    """Meters from the raw map of the dep head: 1 / sigmoid - 1 (section 5.1 of the paper)."""
     return 1 / (raw.sigmoid() + 1e-6) - 1
 
 
 class DddLoss(nn.Module):
     """Heat map, depth, size in 3D, orientation, size and offset in 2D, averaged over the stacks.
 
-    Everything but the heat map is a mean over all max_objs slots of a picture, empty ones included, so that the weight
+    Everything but the heat map is a mean over all max_objs slots of an image, empty ones included, so that the weight
     of an object does not depend on how many there are. forward(outputs, batch): ``outputs`` is what the network gives,
     a dict of raw maps a stack; ``batch`` holds the targets of ``make_sample`` and ``draw_targets``. Returns the loss
     and its unweighted parts by name.
@@ -413,20 +415,20 @@ def ddd_decode(
     """Peaks to what was learned of them (section 5.1 of the paper).
 
     Args:
-        heat: (B, C, H, W) scores; rot: (B, 8, H, W); depth: (B, 1, H, W) metres; dim: (B, 3, H, W) metres.
+        heat: (B, C, H, W) scores; rot: (B, 8, H, W); depth: (B, 1, H, W) meters; dim: (B, 3, H, W) meters.
         wh: (B, 2, H, W) output pixels, or None; reg: (B, 2, H, W), None: the middle of the cell.
-        K: how many detections a picture.
+        K: how many detections an image.
 
     Returns:
         (B, K, 18) rows [x, y, score, 8 channels of the orientation, depth, height, width, length, w, h, class from 0],
         best first; x, y, w, h in output pixels. Without ``wh`` (B, K, 16).
     """
     scores, ind, cls, ys, xs = topk(peak_filter(heat), K)
-    centres = torch.stack([xs, ys], dim=2)
-    centres = centres + (gather_feat(reg, ind) if reg is not None else 0.5)
+    centers = torch.stack([xs, ys], dim=2)
+    centers = centers + (gather_feat(reg, ind) if reg is not None else 0.5)
     maps = (rot, depth, dim) if wh is None else (rot, depth, dim, wh)
     columns = [gather_feat(values, ind) for values in maps]
-    return torch.cat([centres, scores[:, :, None], *columns, cls[:, :, None].to(scores.dtype)], dim=2)
+    return torch.cat([centers, scores[:, :, None], *columns, cls[:, :, None].to(scores.dtype)], dim=2)
 
 
 def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
@@ -457,18 +459,18 @@ def get_alpha(rot: np.ndarray) -> np.ndarray:
 
 
 def ddd_post_process_2d(dets: np.ndarray, c, s, opt, size_as_point: bool = True) -> list[dict[int, np.ndarray]]:
-    """Detections (B, K, 18 or 16) to picture pixels, and the angle from its bins.
+    """Detections (B, K, 18 or 16) to image pixels, and the angle from its bins.
 
     Args:
         dets: what ``ddd_decode`` gives.
-        c, s: centre and scale of each view.
+        c, s: center and scale of each view.
         opt: ``num_classes``, ``output_w``, ``output_h``.
         size_as_point: the reference maps width and height like the coordinates of a point, which adds what the map
             shifts points by; False: they are scaled only.
 
     Returns:
         One ``{class from 1: (n, 10 or 8) float32 rows [x, y, score, alpha, depth, height, width, length, w, h]}`` a
-        picture.
+        image.
     """
     results = []
     for rows, center, scale in zip(dets, c, s, strict=True):
@@ -486,13 +488,13 @@ def ddd_post_process_2d(dets: np.ndarray, c, s, opt, size_as_point: bool = True)
 
 
 def ddd_post_process_3d(dets: list[dict[int, np.ndarray]], calibs) -> list[dict[int, np.ndarray]]:
-    """What ``ddd_post_process_2d`` gives to result rows (n, 13) float32, with the camera (3, 4) of each picture.
+    """What ``ddd_post_process_2d`` gives to result rows (n, 13) float32, with the camera (3, 4) of each image.
 
     Where the network has learned no size in 2D, the box is the one around the projected 3D box.
     """
     results = []
     for by_class, calib in zip(dets, calibs, strict=True):
-        calib, picture = np.asarray(calib), {}
+        calib, image = np.asarray(calib), {}
         for cls, rows in by_class.items():
             center, score, alpha, depth, dim = rows[:, :2], rows[:, 2:3], rows[:, 3], rows[:, 4], rows[:, 5:8]
             location, rotation_y = ddd2locrot(center, alpha, dim, depth, calib)
@@ -501,8 +503,8 @@ def ddd_post_process_3d(dets: list[dict[int, np.ndarray]], calibs) -> list[dict[
             else:
                 boxes = _boxes_around(dim, location, rotation_y, calib)
             columns = [alpha[:, None], boxes, dim, location, rotation_y[:, None], score]
-            picture[cls] = np.concatenate(columns, axis=1).astype(np.float32)
-        results.append(picture)
+            image[cls] = np.concatenate(columns, axis=1).astype(np.float32)
+        results.append(image)
     return results
 
 
@@ -518,27 +520,27 @@ def _boxes_around(dim, location, rotation_y, calib) -> np.ndarray:
 
 
 def ddd_post_process(dets: np.ndarray, c, s, calibs, opt, size_as_point: bool = True) -> list[dict[int, np.ndarray]]:
-    """Detections (B, K, 18 or 16) to result rows, as the reference has them: ``{class from 1: (n, 13)}`` a picture.
+    """Detections (B, K, 18 or 16) to result rows, as the reference has them: ``{class from 1: (n, 13)}`` an image.
 
-    Arguments as for ``ddd_post_process_2d``; ``calibs``: the camera (3, 4) of each picture.
+    Arguments as for ``ddd_post_process_2d``; ``calibs``: the camera (3, 4) of each image.
     """
     return ddd_post_process_3d(ddd_post_process_2d(dets, c, s, opt, size_as_point), calibs)
 
 
-def to_picture(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections of a batch of views to result rows, ``{class from 1: (n, 13) float32}`` a picture.
+def to_image_coords(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Detections of a batch of views to result rows, ``{class from 1: (n, 13) float32}`` an image.
 
-    ``metas`` hold ``c`` and ``s`` of each view, the picture's ``size`` (width, height), and ``calib``; without it the
+    ``metas`` hold ``c`` and ``s`` of each view, the image's ``size`` (width, height), and ``calib``; without it the
     camera is one of KITTI's. Sizes are scaled like lengths: with the reference's map of a point every box is a little
-    too high (1.2 pixels for KITTI's pictures), and far too high in an input of another shape than the picture.
+    too high (1.2 pixels for KITTI's images), and far too high in an input of another shape than the image.
     """
-    centres, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
+    centers, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
     calibs = [np.asarray(meta.get("calib", DEFAULT_CALIB)) for meta in metas]
-    pictures = ddd_post_process(dets.cpu().numpy(), centres, scales, calibs, opt, size_as_point=False)
+    images = ddd_post_process(dets.cpu().numpy(), centers, scales, calibs, opt, size_as_point=False)
     if not opt.reg_bbox:
-        for rows, meta in zip(pictures, metas, strict=True):
+        for rows, meta in zip(images, metas, strict=True):
             _clip_boxes(rows, np.array(meta["size"]) - 1)
-    return pictures
+    return images
 
 
 def _clip_boxes(results: dict[int, np.ndarray], corner: np.ndarray) -> None:
@@ -547,57 +549,57 @@ def _clip_boxes(results: dict[int, np.ndarray], corner: np.ndarray) -> None:
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
-    """The rows of a picture whose score exceeds ``--peak_thresh``; of several test scales the first counts."""
+    """The rows of an image whose score exceeds ``--peak_thresh``; of several test scales the first counts."""
     return {cls: rows[rows[:, -1] > opt.peak_thresh] for cls, rows in detections[0].items()}
 
 
 def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections of a batch of whole pictures to results."""
-    return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
+    """Detections of a batch of whole images to results."""
+    return [merge_outputs([image], opt) for image in to_image_coords(dets, metas, opt)]
 
 
-# Pictures
+# Images
 
 
-def found_boxes(rows: np.ndarray) -> np.ndarray:
+def detected_boxes(rows: np.ndarray) -> np.ndarray:
     """Boxes and scores (n, 5) of result rows."""
     return rows[:, [1, 2, 3, 4, -1]]
 
 
-def true_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
+def ground_truth_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
     """The boxes (n, 4) of objects."""
     return objects["boxes"]
 
 
-def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
-    """What ``--debug`` shows of the first picture of a batch, predicted and true.
+def debug_images(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
+    """What ``--debug`` shows of the first image of a batch, predicted and true.
 
-    Heat maps, boxes in 2D, boxes in 3D in a picture of the original's size, and the view from above with both. Without
+    Heat maps, boxes in 2D, boxes in 3D in an image of the original's size, and the view from above with both. Without
     ``output`` there is only what is true.
     """
     meta = batch["meta"][0]
-    picture = visualization.restore_picture(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
+    image = visualization.restore_image(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
     maps, rows = {"hm_gt": batch["hm"][0]}, {"gt": (meta["gt_det"][None], TRUE_THRESH)}
     if output is not None:
         maps["hm_pred"] = output["hm"][0].detach().float().sigmoid()
         of_one = {name: values[:1].detach() for name, values in output.items()}
         rows["pred"] = decode(of_one, opt).cpu().numpy(), opt.center_thresh
-    pictures = {name: _heat(picture, hm, opt) for name, hm in maps.items()}
-    whole = visualization_3d.unwarp(picture, meta["size"], meta["c"], meta["s"])
+    images = {name: _heat(image, hm, opt) for name, hm in maps.items()}
+    whole = visualization_3d.unwarp(image, meta["size"], meta["c"], meta["s"])
     results = {}
     for name, (dets, threshold) in rows.items():
         if opt.reg_bbox:
-            pictures[f"det_{name}"] = _boxes(picture, dets[0], threshold, opt)
+            images[f"det_{name}"] = _boxes(image, dets[0], threshold, opt)
         results[name] = ddd_post_process(dets, [meta["c"]], [meta["s"]], [meta["calib"]], opt, size_as_point=False)[0]
-        pictures[f"add_{name}"] = visualization_3d.draw_boxes_3d(
+        images[f"add_{name}"] = visualization_3d.draw_boxes_3d(
             whole, results[name], meta["calib"], threshold, opt.debugger_theme
         )
-    pictures["bird_pred_gt"] = visualization_3d.bird_view(results.get("pred", {}), opt.center_thresh, results["gt"])
-    return pictures
+    images["bird_pred_gt"] = visualization_3d.bird_view(results.get("pred", {}), opt.center_thresh, results["gt"])
+    return images
 
 
-def true_pictures(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with the 3D boxes of ``objects`` (as ``make_sample`` has them), and from above."""
+def ground_truth_images(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with the 3D boxes of ``objects`` (as ``make_sample`` has them), and from above."""
     calib, results = objects.get("calib", DEFAULT_CALIB), {}
     for cls in range(opt.num_classes):
         boxes, dep, dim, alpha = (objects[name][objects["cls"] == cls] for name in ("boxes", "dep", "dim", "alpha"))
@@ -608,28 +610,28 @@ def true_pictures(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dic
     return {"add_gt": boxes, "bird_gt": visualization_3d.bird_view({}, TRUE_THRESH, results)}
 
 
-def network_pictures(picture: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
-    """What ``--debug 2`` shows of the first picture of a batch: the heat map, and the boxes in 2D if there are any."""
-    pictures = {"pred_hm": _heat(picture, output["hm"][0].float().sigmoid(), opt)}
+def network_images(image: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
+    """What ``--debug 2`` shows of the first image of a batch: the heat map, and the boxes in 2D if there are any."""
+    images = {"pred_hm": _heat(image, output["hm"][0].float().sigmoid(), opt)}
     if opt.reg_bbox:
-        pictures["det_pred"] = _boxes(picture, dets[0].cpu().numpy(), opt.center_thresh, opt)
-    return pictures
+        images["det_pred"] = _boxes(image, dets[0].cpu().numpy(), opt.center_thresh, opt)
+    return images
 
 
-def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with the 3D boxes whose score exceeds ``--vis_thresh``, and the view from above."""
+def result_images(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with the 3D boxes whose score exceeds ``--vis_thresh``, and the view from above."""
     calib = np.asarray(meta.get("calib", DEFAULT_CALIB))
     boxes = visualization_3d.draw_boxes_3d(image, results, calib, opt.vis_thresh, opt.debugger_theme)
     return {"add_pred": boxes, "bird_pred": visualization_3d.bird_view(results, opt.vis_thresh)}
 
 
-def _heat(picture: np.ndarray, hm: Tensor, opt) -> np.ndarray:
-    colored = visualization.heat_map_picture(hm.cpu().numpy(), opt.debugger_theme, picture.shape[:2])
-    return visualization.blend(picture, colored, opt.debugger_theme)
+def _heat(image: np.ndarray, hm: Tensor, opt) -> np.ndarray:
+    colored = visualization.heat_map_image(hm.cpu().numpy(), opt.debugger_theme, image.shape[:2])
+    return visualization.blend(image, colored, opt.debugger_theme)
 
 
-def _boxes(picture: np.ndarray, dets: np.ndarray, threshold: float, opt) -> np.ndarray:
+def _boxes(image: np.ndarray, dets: np.ndarray, threshold: float, opt) -> np.ndarray:
     """The 2D boxes of detections (K, 18) in the network's input."""
     rows = np.concatenate([dets[:, :2] - dets[:, 15:17] / 2, dets[:, :2] + dets[:, 15:17] / 2], axis=1)
     rows = np.concatenate([opt.down_ratio * rows, dets[:, 2:3], dets[:, 17:18]], axis=1)
-    return visualization.draw_boxes(picture, rows, opt.class_names, threshold, opt.debugger_theme)
+    return visualization.draw_boxes(image, rows, opt.class_names, threshold, opt.debugger_theme)

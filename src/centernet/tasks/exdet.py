@@ -1,4 +1,4 @@
-"""Detection by extreme points: an object is its topmost, leftmost, bottommost and rightmost point and its centre.
+"""Detection by extreme points: an object is its topmost, leftmost, bottommost and rightmost point and its center.
 
 Zhou, Zhuo, Krähenbühl, "Bottom-up Object Detection by Grouping Extreme and Center Points", arXiv 1901.08043, with the
 networks and the training of CenterNet. Extreme points come in the order top, left, bottom, right everywhere.
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import visualization
 from ..datasets.annotations import numbers
-from ..datasets.augmentation import CROP_SCALES, Draws, View, border, color_matrix, full_view
+from ..datasets.augmentation import CROP_SCALES, AugmentationRng, View, border, color_matrix, full_view
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, gaussian_radius, transform_preds
 from ..ops.losses import RegL1Loss, clamped_sigmoid, focal_loss, gather_feat
@@ -20,8 +20,8 @@ from ..ops.peaks import is_exporting, peak_filter, topk
 from .option import Option
 
 DEFAULT_DATASET = "coco"
-FOR_TARGETS = ("cls", "radius", "cells", "pixels")  # of a sample: what only ``draw_targets`` needs
-NO_EFFECT = ("reg_loss", "wh_weight", "nms", "hm_gauss")
+TARGET_INPUTS = ("cls", "radius", "cells", "pixels")  # of a sample: what only ``draw_targets`` needs
+IGNORED_OPTIONS = ("reg_loss", "wh_weight", "nms", "hm_gauss")
 OPTIONS = (
     Option("agnostic_ex", "extreme points without classes", recipe=True),
     Option("scores_thresh", "score of the extreme points", 0.1, low=0, high=1),
@@ -36,7 +36,7 @@ ROW = 14  # numbers of a detection: box, score, four points, class
 
 
 def heads(opt) -> dict[str, int]:
-    """hm_t, hm_l, hm_b, hm_r, hm_c: maps of the extreme points and centres; reg_*: what rounding a point lost."""
+    """hm_t, hm_l, hm_b, hm_r, hm_c: maps of the extreme points and centers; reg_*: what rounding a point lost."""
     channels = {f"hm_{side}": 1 if opt.agnostic_ex else opt.num_classes for side in SIDES}
     channels["hm_c"] = opt.num_classes
     if opt.reg_offset:
@@ -54,7 +54,7 @@ def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
 
 
 def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
-    """``points`` (n, 4, 2) float32, extreme points in picture pixels, and ``cls`` (n,) int64 of annotations.
+    """``points`` (n, 4, 2) float32, extreme points in image pixels, and ``cls`` (n,) int64 of annotations.
 
     The annotations are COCO's with ``extreme_points``, four pairs (x, y), as
     ``src/tools/gen_coco_extreme_points.py`` writes them.
@@ -67,8 +67,8 @@ def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarra
     return {"points": points, "cls": cls}
 
 
-def random_view(height: int, width: int, opt, draws: Draws) -> View:
-    """A random cut of this task. Unlike those of the other tasks its centre is not mirrored with the picture."""
+def random_view(height: int, width: int, opt, draws: AugmentationRng) -> View:
+    """A random cut of this task. Unlike those of the other tasks its center is not mirrored with the image."""
     view = full_view(height, width, opt, square=True)
     view.center = view.center.astype(np.float64)
     if not opt.not_rand_crop:
@@ -84,8 +84,10 @@ def random_view(height: int, width: int, opt, draws: Draws) -> View:
     return view
 
 
-def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: Draws | None, train: bool) -> dict:
-    """Cut the picture and bring the extreme points into output coordinates (``EXDetDataset.__getitem__``).
+def make_sample(
+    image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: AugmentationRng | None, train: bool
+) -> dict:
+    """Cut the image and bring the extreme points into output coordinates (``EXDetDataset.__getitem__``).
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
@@ -96,15 +98,15 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: cls (N,) int64, radius (N,) int64, -1 in
-        empty slots, cells (N, 5) int64, the cells y * W + x of the four points and of the centre; unless
+        empty slots, cells (N, 5) int64, the cells y * W + x of the four points and of the center; unless
         --not_reg_offset also reg_mask (N,) uint8, and for each of t, l, b, r: ind_* (N,) int64 and reg_* (N, 2) float32
         in output pixels; pixels (1,) int64, how many are drawn in a map; outside training also meta.
     """
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws) if train else full_view(height, width, opt, square=True)
-    picture = view.warp(image)
+    warped = view.warp(image)
     color = draws.color() if train and not opt.no_color_aug else None
-    sample = {"image": picture, "color": color_matrix(picture, color, opt.mean, opt.std)}
+    sample = {"image": warped, "color": color_matrix(warped, color, opt.mean, opt.std)}
 
     points = objects["points"][: opt.max_objs].copy()
     if view.flipped:
@@ -118,8 +120,8 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     slots = np.flatnonzero((sizes > 0).all(1))  # the slot of each object that still has an extent
     points, sizes, cls = points[slots], sizes[slots], objects["cls"][: opt.max_objs][slots]
     radius = gaussian_radius((np.ceil(sizes[:, 1]), np.ceil(sizes[:, 0]))).astype(np.int64).clip(min=0)
-    centres = np.column_stack([points[:, 1, 0] + points[:, 3, 0], points[:, 0, 1] + points[:, 2, 1]]) / 2
-    places = np.concatenate([points, centres[:, None]], axis=1).astype(np.int64)
+    centers = np.column_stack([points[:, 1, 0] + points[:, 3, 0], points[:, 0, 1] + points[:, 2, 1]]) / 2
+    places = np.concatenate([points, centers[:, None]], axis=1).astype(np.int64)
 
     def filled(values: np.ndarray, empty: int = 0) -> np.ndarray:
         array = np.full((opt.max_objs, *values.shape[1:]), empty, dtype=values.dtype)
@@ -245,14 +247,14 @@ def exct_decode(
     aggr_weight: float = 0.0,
     num_dets: int = NUM_DETS,
 ) -> Tensor:
-    """Peaks of four kinds to boxes: those four whose geometric centre is bright (section 4.1, "center grouping").
+    """Peaks of four kinds to boxes: those four whose geometric center is bright (section 4.1, "center grouping").
 
     A combination counts if its points are of one class, at least ``scores_thresh`` each and where their names say,
-    and the centre map of that class has at least ``center_thresh`` in the middle of the box. Its score is
+    and the center map of that class has at least ``center_thresh`` in the middle of the box. Its score is
     (t + l + b + r + 2 c) / 6.
 
     Args:
-        t_heat, l_heat, b_heat, r_heat: (B, C, H, W) scores of the extreme points; ct_heat: (B, C, H, W) of the centres.
+        t_heat, l_heat, b_heat, r_heat: (B, C, H, W) scores of the extreme points; ct_heat: (B, C, H, W) of the centers.
         t_regr, l_regr, b_regr, r_regr: (B, 2, H, W) offsets; if one is None, points lie in the middle of their cells.
         K: peaks of each kind.
         aggr_weight: of the edge aggregation (section 4.3), 0 for none.
@@ -285,7 +287,7 @@ def agnex_ct_decode(
     aggr_weight: float = 0.0,
     num_dets: int = NUM_DETS,
 ) -> Tensor:
-    """:func:`exct_decode` with extreme points (B, 1, H, W) that have no class: the brightest centre map decides it."""
+    """:func:`exct_decode` with extreme points (B, 1, H, W) that have no class: the brightest center map decides it."""
     heats, offsets = (t_heat, l_heat, b_heat, r_heat), (t_regr, l_regr, b_regr, r_regr)
     ct_heat, ct_cls = ct_heat.max(dim=1, keepdim=True)
     return _decode(heats, ct_heat, ct_cls, offsets, K, scores_thresh, center_thresh, aggr_weight, num_dets)
@@ -311,12 +313,12 @@ def _decode(heats, ct_heat, ct_cls, offsets, K, scores_thresh, center_thresh, ag
     dets = ct_heat.new_zeros(len(ct_heat), num_dets, ROW)
     dets[:, :, 4] = -1
     for i in range(len(dets)):
-        combos, score, centre = _group(
+        combos, score, center = _group(
             scores[i], places[i], classes[i], ct_heat[i], scores_thresh, center_thresh, num_dets
         )
         top, left, bottom, right = (points[i, k, combos[:, k]] for k in range(4))
         box = torch.stack([left[:, 0], top[:, 1], right[:, 0], bottom[:, 1], score], dim=1)
-        cls = classes[i, 0, combos[:, 0]] if ct_cls is None else ct_cls[i].flatten()[centre]
+        cls = classes[i, 0, combos[:, 0]] if ct_cls is None else ct_cls[i].flatten()[center]
         found = torch.cat([box, top, left, bottom, right, cls[:, None].to(box.dtype)], dim=1)
         dets[i, : len(found)] = found
     return dets
@@ -325,13 +327,13 @@ def _decode(heats, ct_heat, ct_cls, offsets, K, scores_thresh, center_thresh, ag
 def _group(
     scores: Tensor, places: Tensor, classes: Tensor, ct_heat: Tensor, scores_thresh, center_thresh, num_dets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best combinations of one picture's points.
+    """The best combinations of one image's points.
 
     Args:
         scores (4, K), places (4, K, 2) cells x, y, classes (4, K) of the points; ct_heat (C or 1, H, W).
 
     Returns:
-        combos (n, 4) which top, left, bottom and right point, score (n,), and centre (n,) flat cells; n at most
+        combos (n, 4) which top, left, bottom and right point, score (n,), and center (n,) flat cells; n at most
         ``num_dets``, best first; equal scores in the order of the combinations.
     """
     width = ct_heat.shape[2]
@@ -352,7 +354,7 @@ def _group(
     ).nonzero(as_tuple=True)
 
     combos = places.new_zeros(0, 4)
-    best, centres = scores.new_zeros(0), places.new_zeros(0)
+    best, centers = scores.new_zeros(0), places.new_zeros(0)
     step = max(1, BLOCK // max(1, len(b)))
     for start in range(0, len(t), step):
         t1, l1 = (side[start : start + step, None] for side in (t, left))
@@ -364,21 +366,21 @@ def _group(
         combo = torch.stack([t1[first, 0], l1[first, 0], b[second], right[second]], dim=1)
         cx = (x[1, combo[:, 1]] + x[3, combo[:, 3]]) // 2
         cy = (y[0, combo[:, 0]] + y[2, combo[:, 2]]) // 2
-        # Class-agnostic points have class 0, and then there is one centre map.
-        centre_score = ct_heat[classes[0, combo[:, 0]], cy, cx]
+        # Class-agnostic points have class 0, and then there is one center map.
+        center_score = ct_heat[classes[0, combo[:, 0]], cy, cx]
         score = scores[0, combo[:, 0]] + scores[1, combo[:, 1]] + scores[2, combo[:, 2]] + scores[3, combo[:, 3]]
-        score = (score + 2 * centre_score) / 6
-        bright = centre_score >= center_thresh
+        score = (score + 2 * center_score) / 6
+        bright = center_score >= center_thresh
         combos = torch.cat([combos, combo[bright]])
         best = torch.cat([best, score[bright]])
-        centres = torch.cat([centres, (cy * width + cx)[bright]])
+        centers = torch.cat([centers, (cy * width + cx)[bright]])
         if len(best) > num_dets:
             limit = best.topk(num_dets)[0][-1]
             kept = (best >= limit).nonzero()[:, 0]
             order = kept[best[kept].sort(descending=True, stable=True)[1]][:num_dets]
-            combos, best, centres = combos[order], best[order], centres[order]
+            combos, best, centers = combos[order], best[order], centers[order]
     order = best.sort(descending=True, stable=True)[1]
-    return combos[order], best[order], centres[order]
+    return combos[order], best[order], centers[order]
 
 
 def _group_densely(
@@ -408,10 +410,10 @@ def _group_densely(
     cx, cy = (x_l + x_r) // 2, (y_t + y_b) // 2
     height, width = ct_heat.shape[2:]
     cells = (c_t * height + cy) * width + cx
-    centre_score = ct_heat.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+    center_score = ct_heat.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
     s_t, s_l, s_b, s_r = spread(scores)
-    score = (s_t + s_l + s_b + s_r + 2 * centre_score) / 6
-    fits = (c_t == c_l) & (c_t == c_b) & (c_t == c_r) & (centre_score >= center_thresh)
+    score = (s_t + s_l + s_b + s_r + 2 * center_score) / 6
+    fits = (c_t == c_l) & (c_t == c_b) & (c_t == c_r) & (center_score >= center_thresh)
     fits &= (y_t <= y_l) & (y_t <= y_b) & (y_t <= y_r) & (y_b >= y_l) & (y_b >= y_r)
     fits &= (x_l <= x_t) & (x_l <= x_b) & (x_l <= x_r) & (x_r >= x_t) & (x_r >= x_b)
     for side in spread(scores >= scores_thresh):
@@ -423,8 +425,8 @@ def _group_densely(
     )
     cls = classes[:, 0].gather(1, chosen[0])
     if ct_cls is not None:
-        centre = cells.flatten(1).gather(1, place)
-        cls = ct_cls.flatten(1).gather(1, centre)
+        center = cells.flatten(1).gather(1, place)
+        cls = ct_cls.flatten(1).gather(1, center)
     box = torch.stack([left[..., 0], top[..., 1], right[..., 0], bottom[..., 1], score], dim=2)
     dets = torch.cat([box, top, left, bottom, right, cls[:, :, None].to(box.dtype)], dim=2)
     empty = torch.where(torch.arange(ROW, device=dets.device) == 4, -1.0, 0.0)
@@ -449,7 +451,7 @@ def _runs(heat: Tensor, dim: int) -> Tensor:
 def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     """Raw maps of the last stack to (B, 1000, 14) detections in output pixels, float32; see :func:`exct_decode`.
 
-    With ``mirrored`` the maps are of 2B pictures, of which the second half are the first half mirrored. Both are
+    With ``mirrored`` the maps are of 2B images, of which the second half are the first half mirrored. Both are
     decoded, and the result (B, 2000, 14) has the detections of both in the coordinates of the first.
     """
     hms = [output[f"hm_{name}"].float().sigmoid() for name in (*SIDES, "c")]
@@ -466,7 +468,7 @@ def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     )
     if mirrored:
         plain, mirror = dets.chunk(2)
-        dets = torch.cat([plain, mirror_back(mirror, hms[0].shape[3])], dim=1)
+        dets = torch.cat([plain, unflip(mirror, hms[0].shape[3])], dim=1)
     return dets
 
 
@@ -476,7 +478,7 @@ def columns(opt) -> list[str]:
     return ["x1", "y1", "x2", "y2", "score", *points, "class"]
 
 
-def mirror_back(dets: Tensor, width: int) -> Tensor:
+def unflip(dets: Tensor, width: int) -> Tensor:
     """Detections (..., 14) of mirrored maps in the coordinates of the maps themselves; ``width`` in output pixels.
 
     As in the reference x becomes width - x, and left and right change places.
@@ -487,9 +489,9 @@ def mirror_back(dets: Tensor, width: int) -> Tensor:
 
 
 def exdet_post_process(dets: np.ndarray, c, s, h: int, w: int, scale: float = 1) -> np.ndarray:
-    """Detections (n, 14) of h x w maps to picture pixels; ``c`` and ``s`` are centre and scale of the view.
+    """Detections (n, 14) of h x w maps to image pixels; ``c`` and ``s`` are center and scale of the view.
 
-    ``scale`` is the test scale, by which the picture was resized before. The extreme points are brought along with the
+    ``scale`` is the test scale, by which the image was resized before. The extreme points are brought along with the
     boxes; in the reference they stay where they are.
     """
     rows = np.array(dets, dtype=np.float32)
@@ -500,23 +502,23 @@ def exdet_post_process(dets: np.ndarray, c, s, h: int, w: int, scale: float = 1)
     return rows
 
 
-def to_picture(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections (B, n, 14) of a batch of views to picture pixels: ``{class from 1: (n, 13) float32}`` a picture.
+def to_image_coords(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Detections (B, n, 14) of a batch of views to image pixels: ``{class from 1: (n, 13) float32}`` an image.
 
-    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the picture was resized before. Rows
+    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the image was resized before. Rows
     are [x1, y1, x2, y2, score, t.x, t.y, l.x, l.y, b.x, b.y, r.x, r.y]; those of no combination are left out.
     """
-    pictures = []
+    images = []
     for rows, meta in zip(dets.cpu().numpy(), metas, strict=True):
         width, height = meta["output_size"]
         rows = rows[rows[:, 4] > 0]
         rows = exdet_post_process(rows, meta["c"], meta["s"], height, width, meta.get("scale", 1))
-        pictures.append({cls + 1: rows[rows[:, 13] == cls, :13] for cls in range(opt.num_classes)})
-    return pictures
+        images.append({cls + 1: rows[rows[:, 13] == cls, :13] for cls in range(opt.num_classes)})
+    return images
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
-    """Join the detections of the test scales of one picture: ``{class from 1: (n, 13) float32}``, 100 in all.
+    """Join the detections of the test scales of one image: ``{class from 1: (n, 13) float32}``, 100 in all.
 
     Soft-NMS always runs, for many combinations share points. Rows that it discards go, unless ``--keep_discarded``
     asks for the stale copies that the reference leaves in their place.
@@ -538,61 +540,61 @@ def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
 
 
 def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections of a batch of whole pictures to results in picture pixels, at most 100 a picture."""
-    return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
+    """Detections of a batch of whole images to results in image pixels, at most 100 an image."""
+    return [merge_outputs([image], opt) for image in to_image_coords(dets, metas, opt)]
 
 
-# Pictures
+# Images
 
 
-def found_boxes(rows: np.ndarray) -> np.ndarray:
+def detected_boxes(rows: np.ndarray) -> np.ndarray:
     """Boxes and scores (n, 5) of result rows."""
     return rows[:, :5]
 
 
-def true_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
+def ground_truth_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
     """The boxes (n, 4) of objects."""
     return true_rows(objects["points"], objects["cls"])[:, :4]
 
 
-def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
-    """What ``--debug`` shows of the first picture of a batch: heat maps and detections, predicted and true.
+def debug_images(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
+    """What ``--debug`` shows of the first image of a batch: heat maps and detections, predicted and true.
 
     Without ``output`` there is only what is true.
     """
-    picture = visualization.restore_picture(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
-    pictures = _heat_map_pictures(picture, batch, "gt", opt)
+    image = visualization.restore_image(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
+    images = _heat_map_images(image, batch, "gt", opt)
     rows = {"out_gt": batch["meta"][0]["gt_det"]}
     if output is not None:
         one = {name: value[:1].detach() for name, value in output.items()}
         scores = {name: value.float().sigmoid() for name, value in one.items()}
-        pictures.update(_heat_map_pictures(picture, scores, "pred", opt))
+        images.update(_heat_map_images(image, scores, "pred", opt))
         rows["out_pred"] = _suppressed(decode(one, opt)[0].cpu().numpy(), opt)
     for name, values in rows.items():
-        pictures[name] = draw_detections(picture, _enlarged(values, opt), opt, opt.center_thresh)
-    return pictures
+        images[name] = draw_detections(image, _enlarged(values, opt), opt, opt.center_thresh)
+    return images
 
 
-def network_pictures(picture: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
+def network_images(image: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
     """What ``--debug 2`` shows of one test scale: the heat maps, and the detections before the scales are merged.
 
-    ``picture`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps, ``dets`` (B, n, 14) what they decode
+    ``image`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps, ``dets`` (B, n, 14) what they decode
     to; of a batch the first is drawn.
     """
     maps = {name: value[:1].float().sigmoid() for name, value in output.items()}
     rows = _suppressed(dets[0].cpu().numpy(), opt)
-    drawn = draw_detections(picture, _enlarged(rows, opt), opt, opt.center_thresh)
-    return {**_heat_map_pictures(picture, maps, "pred", opt), "out_pred": drawn}
+    drawn = draw_detections(image, _enlarged(rows, opt), opt, opt.center_thresh)
+    return {**_heat_map_images(image, maps, "pred", opt), "out_pred": drawn}
 
 
-def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with what ``results`` holds above ``--vis_thresh``."""
+def result_images(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with what ``results`` holds above ``--vis_thresh``."""
     rows = [np.hstack([rows, np.full((len(rows), 1), cls - 1)]) for cls, rows in results.items()]
     return {"exdet": draw_detections(image, np.concatenate(rows), opt, opt.vis_thresh)}
 
 
-def true_pictures(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with the boxes and points of ``objects`` (as ``read_objects`` gives them)."""
+def ground_truth_images(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with the boxes and points of ``objects`` (as ``read_objects`` gives them)."""
     return {"gt": draw_detections(image, true_rows(objects["points"], objects["cls"]), opt, opt.vis_thresh)}
 
 
@@ -602,18 +604,18 @@ def true_rows(points: np.ndarray, cls: np.ndarray) -> np.ndarray:
     return np.column_stack([*boxes, np.ones(len(cls)), points.reshape(-1, 8), cls]).astype(np.float32)
 
 
-def _heat_map_pictures(picture: np.ndarray, maps: dict[str, Tensor], prefix: str, opt) -> dict[str, np.ndarray]:
-    """The maps of all extreme points in one picture, and those of the centres."""
+def _heat_map_images(image: np.ndarray, maps: dict[str, Tensor], prefix: str, opt) -> dict[str, np.ndarray]:
+    """The maps of all extreme points in one image, and those of the centers."""
     extreme = torch.stack([maps[f"hm_{side}"][0] for side in SIDES]).amax(0)
-    pictures = {}
+    images = {}
     for name, hm in ((f"{prefix}_hm", extreme), (f"{prefix}_hm_c", maps["hm_c"][0])):
-        colored = visualization.heat_map_picture(hm.cpu().numpy(), opt.debugger_theme, picture.shape[:2])
-        pictures[name] = visualization.blend(picture, colored, opt.debugger_theme)
-    return pictures
+        colored = visualization.heat_map_image(hm.cpu().numpy(), opt.debugger_theme, image.shape[:2])
+        images[name] = visualization.blend(image, colored, opt.debugger_theme)
+    return images
 
 
 def _suppressed(rows: np.ndarray, opt) -> np.ndarray:
-    """Detections (n, 14) of one picture after soft-NMS, still in output pixels."""
+    """Detections (n, 14) of one image after soft-NMS, still in output pixels."""
     rows = rows[rows[:, 4] > 0]
     results = merge_outputs([{cls + 1: rows[rows[:, 13] == cls, :13] for cls in range(opt.num_classes)}], opt)
     return np.concatenate([np.hstack([found, np.full((len(found), 1), cls - 1)]) for cls, found in results.items()])
@@ -625,22 +627,22 @@ def _enlarged(rows: np.ndarray, opt) -> np.ndarray:
     return rows
 
 
-def draw_detections(picture: np.ndarray, rows: np.ndarray, opt, threshold: float) -> np.ndarray:
-    """A copy of ``picture`` with boxes, octagons and extreme points of the rows (n, 14) above ``threshold``."""
+def draw_detections(image: np.ndarray, rows: np.ndarray, opt, threshold: float) -> np.ndarray:
+    """A copy of ``image`` with boxes, octagons and extreme points of the rows (n, 14) above ``threshold``."""
     rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] > threshold)]
     rows = rows[np.argsort(rows[:, 4], kind="stable")]
     boxes = rows[:, [0, 1, 2, 3, 4, 13]]
-    picture = visualization.draw_boxes(picture, boxes, opt.class_names, threshold, opt.debugger_theme)
+    image = visualization.draw_boxes(image, boxes, opt.class_names, threshold, opt.debugger_theme)
     colors = visualization.class_colors(max(opt.num_classes, 1), opt.debugger_theme)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     for row in rows:
         color = colors[int(row[13])].tolist()
         corners = octagon(row[5:13].reshape(4, 2)).clip(-1, [width, height])
-        cv2.polylines(picture, [corners.astype(np.int32)], True, color, 1, cv2.LINE_AA)
+        cv2.polylines(image, [corners.astype(np.int32)], True, color, 1, cv2.LINE_AA)
         for x, y in row[5:13].reshape(4, 2).clip(-1, [width, height]).astype(int).tolist():
-            cv2.circle(picture, (x, y), 3, color, -1)
-            cv2.circle(picture, (x, y), 3, (255, 255, 255), 1, cv2.LINE_AA)
-    return picture
+            cv2.circle(image, (x, y), 3, color, -1)
+            cv2.circle(image, (x, y), 3, (255, 255, 255), 1, cv2.LINE_AA)
+    return image
 
 
 def octagon(points: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Human pose: a person is a centre point, and the joints are seen from it (section 5.2 of the paper).
+"""Human pose: a person is a center point, and the joints are seen from it (section 5.2 of the paper).
 
-Every joint is learned twice: as a displacement from the person's centre, which says whose it is, and as a point of its
+Every joint is learned twice: as a displacement from the person's center, which says whose it is, and as a point of its
 own in a heat map, which says precisely where it is. Decoding joins the two.
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import visualization, visualization_pose
 from ..datasets.annotations import numbers
-from ..datasets.augmentation import Draws, View, color_matrix, full_view, random_view
+from ..datasets.augmentation import AugmentationRng, View, color_matrix, full_view, random_view
 from ..datasets.joints import JOINT_NAMES, MIRRORED, NUM_JOINTS
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import (
@@ -35,8 +35,8 @@ from ..ops.peaks import is_exporting, peak_filter, topk
 from .option import Option, loss_weight, oracle
 
 DEFAULT_DATASET = "coco_hp"
-FOR_TARGETS = ("cls", "radius", "joints", "turned", "pixels")  # of a sample: what only ``draw_targets`` needs
-NO_EFFECT = ()
+TARGET_INPUTS = ("cls", "radius", "joints", "turned", "pixels")  # of a sample: what only ``draw_targets`` needs
+IGNORED_OPTIONS = ()
 OPTIONS = (
     Option("rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True),
     Option("aug_rot", "probability of rotation", 0, low=0, high=1, recipe=True),
@@ -54,7 +54,7 @@ CONFLICTS = (
     ("eval_oracle_hp_offset", "not_hm_hp"),
     ("eval_oracle_hp_offset", "not_reg_hp_offset"),
 )
-TURNED_HEAT = 0.9999  # of a turned picture, in which a box says nothing: no peak, and next to no penalty for one
+TURNED_HEAT = 0.9999  # of a turned image, in which a box says nothing: no peak, and next to no penalty for one
 JOINT_THRESH = 0.1  # score from which a peak of a joint's heat map is a candidate
 SNAP_RANGE = 0.3  # how far a joint moves to a candidate, of the longer side of the person's box
 COLUMNS = 5 + 2 * NUM_JOINTS  # of a result row: [x1, y1, x2, y2, score, 17 joints (x, y)]
@@ -67,7 +67,7 @@ def derive(opt) -> None:
 
 
 def heads(opt) -> dict[str, int]:
-    """hm: centres; wh: size; hps: displacements of the joints; reg: what rounding the centre lost; hm_hp: one map a
+    """hm: centers; wh: size; hps: displacements of the joints; reg: what rounding the center lost; hm_hp: one map a
     joint; hp_offset: what rounding the joints lost."""
     channels = {"hm": opt.num_classes, "wh": 2, "hps": 2 * NUM_JOINTS}
     if opt.reg_offset:
@@ -92,8 +92,8 @@ def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarra
     """The persons of COCO-style keypoint annotations, crowds and persons without joints included.
 
     Returns:
-        ``boxes`` (n, 4) float32 [x1, y1, x2, y2] and ``joints`` (n, 17, 3) float32 [x, y, visibility] in picture
-        pixels, visibility 0: not labelled; ``cls`` (n,) int64.
+        ``boxes`` (n, 4) float32 [x1, y1, x2, y2] and ``joints`` (n, 17, 3) float32 [x, y, visibility] in image
+        pixels, visibility 0: not labeled; ``cls`` (n,) int64.
     """
     count = len(annotations)
     boxes = numbers([annotation["bbox"] for annotation in annotations], "bbox", (4,))
@@ -104,10 +104,12 @@ def read_objects(annotations: list[dict], class_of: dict) -> dict[str, np.ndarra
     return {"boxes": boxes.astype(np.float32), "joints": joints, "cls": cls}
 
 
-def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: Draws | None, train: bool) -> dict:
-    """Cut the picture and bring the persons into output coordinates (``MultiPoseDataset.__getitem__``).
+def make_sample(
+    image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: AugmentationRng | None, train: bool
+) -> dict:
+    """Cut the image and bring the persons into output coordinates (``MultiPoseDataset.__getitem__``).
 
-    In a turned picture (``--aug_rot``) only the joints' own heat maps and offsets learn: boxes are not turned.
+    In a turned image (``--aug_rot``) only the joints' own heat maps and offsets learn: boxes are not turned.
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
@@ -119,7 +121,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     Returns:
         image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, 0 also for a person
         without joints; ind (N,) int64; wh (N, 2) float32 in output pixels; hps (N, 34) float32, joints from the cell of
-        the centre, and hps_mask (N, 34) uint8, or with dense_hp the map dense_hps (34, h/4, w/4); reg (N, 2) float32;
+        the center, and hps_mask (N, 34) uint8, or with dense_hp the map dense_hps (34, h/4, w/4); reg (N, 2) float32;
         hp_offset (N * 17, 2) float32; for ``draw_targets``: cls (N,) int64, radius (N,) int64, -1 in empty slots,
         joints (N * 17,) int64, their cells, -1 where there is none, turned () uint8, and pixels (2,) int64, how many
         are drawn for the persons and for the joints; outside training also meta.
@@ -129,9 +131,9 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         view = random_view(height, width, opt, draws, square=True, turns=True)
     else:
         view = full_view(height, width, opt, square=True)
-    picture = view.warp(image)
+    warped = view.warp(image)
     color = draws.color() if train and not opt.no_color_aug else None
-    sample = {"image": picture, "color": color_matrix(picture, color, opt.mean, opt.std)}
+    sample = {"image": warped, "color": color_matrix(warped, color, opt.mean, opt.std)}
 
     # Persons in output coordinates. One without an area there has an empty slot, unless the box means nothing anyway.
     output_w, output_h = view.output_size
@@ -141,10 +143,10 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
     slots = np.flatnonzero((sizes > 0).all(1) | turned)
     boxes, sizes, joints, cls = boxes[slots], sizes[slots], joints[slots], objects["cls"][: opt.max_objs][slots]
     radius = gaussian_radius((np.ceil(sizes[:, 1]), np.ceil(sizes[:, 0]))).astype(np.int64).clip(min=0)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    cells = centres.astype(np.int64)
-    points, labelled = joints[:, :, :2], joints[:, :, 2] > 0
-    seen = labelled & (points >= 0).all(2) & (points < view.output_size).all(2)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells = centers.astype(np.int64)
+    points, labeled = joints[:, :, :2], joints[:, :, 2] > 0
+    seen = labeled & (points >= 0).all(2) & (points < view.output_size).all(2)
     joint_cells = np.where(seen[:, :, None], points, 0).astype(np.int64)
     learned = (joints[:, :, 2].sum(1) != 0) & (not turned)
 
@@ -170,14 +172,14 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
         sample["hps"] = filled(displacements.reshape(-1, 2 * NUM_JOINTS))
         sample["hps_mask"] = filled(np.repeat(seen & (not turned), 2, axis=1).astype(np.uint8))
     if opt.reg_offset:
-        sample["reg"] = filled((centres - cells).astype(np.float32))
+        sample["reg"] = filled((centers - cells).astype(np.float32))
     if opt.reg_hp_offset:
         offsets = np.where(seen[:, :, None], points - joint_cells, 0).astype(np.float32)
         sample["hp_offset"] = filled(offsets).reshape(-1, 2)
     if opt.debug > 0 or not train:
-        rows = [centres - sizes / 2, centres + sizes / 2, np.ones((len(slots), 1)), points.reshape(-1, 2 * NUM_JOINTS)]
+        rows = [centers - sizes / 2, centers + sizes / 2, np.ones((len(slots), 1)), points.reshape(-1, 2 * NUM_JOINTS)]
         gt_det = np.hstack([*rows, cls[:, None]]).astype(np.float32)
-        meta = {"c": view.center, "s": view.scale, "output_size": view.output_size, "labelled": labelled}
+        meta = {"c": view.center, "s": view.scale, "output_size": view.output_size, "labeled": labeled}
         # As in the reference: a row of zeros if there is nobody.
         sample["meta"] = {**meta, "gt_det": gt_det if len(slots) else np.zeros((1, COLUMNS + 1), dtype=np.float32)}
     return sample
@@ -186,7 +188,7 @@ def make_sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, draws: D
 def _mapped(objects: dict[str, np.ndarray], view: View, width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4), cut at the border, and joints (n, 17, 3) of the first ``count`` objects in output pixels, float32.
 
-    Joints that are not labelled keep their picture coordinates; nothing learns from them.
+    Joints that are not labeled keep their image coordinates; nothing learns from them.
     """
     boxes, joints = objects["boxes"][:count].copy(), objects["joints"][:count].copy()
     if view.flipped:
@@ -197,8 +199,8 @@ def _mapped(objects: dict[str, np.ndarray], view: View, width: int, count: int) 
     boxes = affine_transform(boxes.reshape(-1, 2, 2), view.output_matrix()).astype(np.float32).reshape(-1, 4)
     boxes[:, 0::2] = boxes[:, 0::2].clip(0, output_w - 1)
     boxes[:, 1::2] = boxes[:, 1::2].clip(0, output_h - 1)
-    labelled = joints[:, :, 2] > 0
-    joints[labelled, :2] = affine_transform(joints[labelled, :2], view.output_matrix(turned=True))
+    labeled = joints[:, :, 2] > 0
+    joints[labeled, :2] = affine_transform(joints[labeled, :2], view.output_matrix(turned=True))
     return boxes, joints
 
 
@@ -223,8 +225,8 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
     """The heat maps of a batch on its device, and what goes with them.
 
     Returns:
-        hm (B, C, h/4, w/4) float32, a Gaussian of peak 1 at each person's cell, 0.9999 all over a turned picture;
-        hm_hp (B, 17, h/4, w/4) float32, the same at each joint, as wide as at the person's centre; for the offsets of
+        hm (B, C, h/4, w/4) float32, a Gaussian of peak 1 at each person's cell, 0.9999 all over a turned image;
+        hm_hp (B, 17, h/4, w/4) float32, the same at each joint, as wide as at the person's center; for the offsets of
         joints hp_ind and hp_mask (B, N * 17) int64; with dense_hp dense_hps_mask (B, 34, h/4, w/4) float32.
     """
     batch_size, height, width = batch["image"].shape[:3]
@@ -261,7 +263,7 @@ def draw_targets(batch: dict, opt) -> dict[str, Tensor]:
 
 
 class MultiPoseLoss(nn.Module):
-    """Centres, sizes and offsets as in detection, displacements of the joints, their heat maps and offsets.
+    """Centers, sizes and offsets as in detection, displacements of the joints, their heat maps and offsets.
 
     forward(outputs, batch): ``outputs`` is what the network gives, a dict of raw maps a stack; ``batch`` holds the
     targets of ``make_sample`` and ``draw_targets``. Returns the loss, the weighted sum of its parts averaged over the
@@ -375,20 +377,20 @@ def multi_pose_decode(
 
     Args:
         heat: (B, C, H, W) scores; wh: (B, 2, H, W); kps: (B, 2J, H, W) displacements of J joints.
-        reg: (B, 2, H, W) of the centre, None: the middle of the cell.
+        reg: (B, 2, H, W) of the center, None: the middle of the cell.
         hm_hp: (B, J, H, W) scores of joints, None: joints stay where the displacements put them.
         hp_offset: (B, 2, H, W) of the joints, None: the middle of the cell.
-        K: how many persons a picture, and how many candidates of each joint.
+        K: how many persons an image, and how many candidates of each joint.
 
     Returns:
         (B, K, 6 + 2J) rows [x1, y1, x2, y2, score, joints (x, y), class from 0] in output pixels, best first.
     """
     scores, ind, cls, ys, xs = topk(peak_filter(heat), K)
     cells = torch.stack([xs, ys], dim=2)
-    centres = cells + (gather_feat(reg, ind) if reg is not None else 0.5)
+    centers = cells + (gather_feat(reg, ind) if reg is not None else 0.5)
     sizes = gather_feat(wh, ind)
-    boxes = torch.cat([centres - sizes / 2, centres + sizes / 2], dim=2)
-    # Joints are seen from the cell, not from the refined centre.
+    boxes = torch.cat([centers - sizes / 2, centers + sizes / 2], dim=2)
+    # Joints are seen from the cell, not from the refined center.
     joints = gather_feat(kps, ind).unflatten(2, (-1, 2)) + cells[:, :, None]
     if hm_hp is not None:
         joints = _snapped(joints, boxes, hm_hp, hp_offset, K)
@@ -417,7 +419,7 @@ def _snapped(joints: Tensor, boxes: Tensor, hm_hp: Tensor, hp_offset: Tensor | N
 def decode(output: dict[str, Tensor], opt, mirrored: bool = False) -> Tensor:
     """Raw maps of the last stack to (B, K, 40) persons in output pixels, float32.
 
-    With ``mirrored`` the maps are of 2B pictures, of which the second half are the first half mirrored.
+    With ``mirrored`` the maps are of 2B images, of which the second half are the first half mirrored.
     """
     output = {name: value.float() for name, value in output.items()}
     output["hm"] = output["hm"].sigmoid()
@@ -438,9 +440,9 @@ def columns(opt) -> list[str]:
 
 
 def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps (2B, ...) of B pictures and of their mirror images to maps (B, ...) (the flip test).
+    """Maps (2B, ...) of B images and of their mirror images to maps (B, ...) (the flip test).
 
-    Scores, sizes and displacements are averaged; offsets are those of the pictures themselves, as in the reference.
+    Scores, sizes and displacements are averaged; offsets are those of the images themselves, as in the reference.
     """
     count = len(output["hm"]) // 2
     averaged = {name: value[:count] for name, value in output.items()}
@@ -452,7 +454,7 @@ def average_mirrored(output: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def flip_lr(maps: Tensor) -> Tensor:
-    """Maps of joints (B, 17, H, W) of a mirrored picture to those of the picture: mirrored, left and right swapped."""
+    """Maps of joints (B, 17, H, W) of a mirrored image to those of the image: mirrored, left and right swapped."""
     return maps.flip(3)[:, list(MIRRORED)]
 
 
@@ -463,9 +465,9 @@ def flip_lr_off(maps: Tensor) -> Tensor:
 
 
 def multi_pose_post_process(dets: np.ndarray, c, s, h: int, w: int) -> list[dict[int, list]]:
-    """Persons (B, K, 40) of h x w maps to picture pixels; ``c`` and ``s`` hold centre and scale of each view.
+    """Persons (B, K, 40) of h x w maps to image pixels; ``c`` and ``s`` hold center and scale of each view.
 
-    Returns one ``{1: [[x1, y1, x2, y2, score, 17 joints (x, y)], ...]}`` a picture.
+    Returns one ``{1: [[x1, y1, x2, y2, score, 17 joints (x, y)], ...]}`` an image.
     """
     results = []
     for i in range(dets.shape[0]):
@@ -477,29 +479,29 @@ def multi_pose_post_process(dets: np.ndarray, c, s, h: int, w: int) -> list[dict
     return results
 
 
-def to_picture(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Persons (B, K, 40) of a batch of views to picture pixels: ``{1: (n, 39) float32}`` a picture.
+def to_image_coords(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
+    """Persons (B, K, 40) of a batch of views to image pixels: ``{1: (n, 39) float32}`` an image.
 
-    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the picture was resized before.
+    ``metas`` hold ``c``, ``s`` and ``output_size`` of each view, and ``scale`` if the image was resized before.
     """
     width, height = metas[0]["output_size"]
-    centres, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
-    pictures = multi_pose_post_process(dets.cpu().numpy(), centres, scales, height, width)
-    for picture, meta in zip(pictures, metas, strict=True):
-        rows = np.array(picture[1], dtype=np.float32).reshape(-1, COLUMNS)
+    centers, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
+    images = multi_pose_post_process(dets.cpu().numpy(), centers, scales, height, width)
+    for image, meta in zip(images, metas, strict=True):
+        rows = np.array(image[1], dtype=np.float32).reshape(-1, COLUMNS)
         rows[:, :4] /= meta.get("scale", 1)
         rows[:, 5:] /= meta.get("scale", 1)
-        picture[1] = rows
-    return pictures
+        image[1] = rows
+    return images
 
 
 def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Persons of a batch of whole pictures to results in picture pixels."""
-    return [merge_outputs([picture], opt) for picture in to_picture(dets, metas, opt)]
+    """Persons of a batch of whole images to results in image pixels."""
+    return [merge_outputs([image], opt) for image in to_image_coords(dets, metas, opt)]
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
-    """Join the persons of several test scales of one picture: ``{1: (n, 39) float32}``, K of each scale.
+    """Join the persons of several test scales of one image: ``{1: (n, 39) float32}``, K of each scale.
 
     Soft-NMS runs when there is more than one scale, or with ``--nms``. It leaves copies of other rows, with the joints
     of the discarded ones, where rows were discarded; they go, unless ``--keep_discarded`` asks for the reference's
@@ -512,71 +514,71 @@ def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
     return {1: rows}
 
 
-# Pictures
+# Images
 
 
-def found_boxes(rows: np.ndarray) -> np.ndarray:
+def detected_boxes(rows: np.ndarray) -> np.ndarray:
     """Boxes and scores (n, 5) of result rows."""
     return rows[:, :5]
 
 
-def true_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
+def ground_truth_boxes(objects: dict[str, np.ndarray]) -> np.ndarray:
     """The boxes (n, 4) of objects."""
     return objects["boxes"]
 
 
-def debug_pictures(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
-    """What ``--debug`` shows of the first picture of a batch: heat maps and skeletons, predicted and true.
+def debug_images(batch: dict, output: dict[str, Tensor] | None, opt) -> dict[str, np.ndarray]:
+    """What ``--debug`` shows of the first image of a batch: heat maps and skeletons, predicted and true.
 
     Without ``output`` what is true alone.
     """
-    picture = visualization.restore_picture(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
-    meta, pictures = batch["meta"][0], {}
+    image = visualization.restore_image(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
+    meta, images = batch["meta"][0], {}
     if output is not None:
         output = {name: value.detach() for name, value in output.items()}
         rows = decode(output, opt)[0, :, :COLUMNS].cpu().numpy()
-        pictures = _heat_maps(picture, output, opt)
-        pictures["out_pred"] = _draw(picture, _enlarged(rows, opt), opt.center_thresh, opt)
-    pictures["gt_hm"] = _blended(picture, visualization.heat_map_picture, batch["hm"][0], opt)
+        images = _heat_maps(image, output, opt)
+        images["out_pred"] = _draw(image, _enlarged(rows, opt), opt.center_thresh, opt)
+    images["gt_hm"] = _blended(image, visualization.heat_map_image, batch["hm"][0], opt)
     if opt.hm_hp:
-        pictures["gt_hmhp"] = _blended(picture, visualization_pose.joint_map_picture, batch["hm_hp"][0], opt)
-    true_rows = _enlarged(meta["gt_det"][: len(meta["labelled"]), :COLUMNS], opt)
-    pictures["out_gt"] = _draw(picture, true_rows, opt.center_thresh, opt, meta["labelled"])
-    return pictures
+        images["gt_hmhp"] = _blended(image, visualization_pose.joint_map_image, batch["hm_hp"][0], opt)
+    true_rows = _enlarged(meta["gt_det"][: len(meta["labeled"]), :COLUMNS], opt)
+    images["out_gt"] = _draw(image, true_rows, opt.center_thresh, opt, meta["labeled"])
+    return images
 
 
-def true_pictures(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with the persons of ``read_objects``."""
+def ground_truth_images(image: np.ndarray, objects: dict[str, np.ndarray], opt) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with the persons of ``read_objects``."""
     joints = objects["joints"]
     rows = np.hstack([objects["boxes"], np.ones((len(joints), 1)), joints[:, :, :2].reshape(-1, 2 * NUM_JOINTS)])
     return {"gt": _draw(image, rows, opt.vis_thresh, opt, joints[:, :, 2] > 0)}
 
 
-def network_pictures(picture: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
-    """What ``--debug 2`` shows of one test scale: the heat maps of centres and of joints.
+def network_images(image: np.ndarray, output: dict[str, Tensor], dets: Tensor, opt) -> dict[str, np.ndarray]:
+    """What ``--debug 2`` shows of one test scale: the heat maps of centers and of joints.
 
-    ``picture`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps; of a batch the first is drawn.
+    ``image`` (h, w, 3) uint8 is the network's input, ``output`` its raw maps; of a batch the first is drawn.
     """
-    return _heat_maps(picture, output, opt)
+    return _heat_maps(image, output, opt)
 
 
-def result_pictures(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
-    """The picture (H, W, 3) uint8 with boxes and skeletons of ``results`` whose score exceeds ``--vis_thresh``."""
+def result_images(image: np.ndarray, results: dict[int, np.ndarray], opt, meta: dict) -> dict[str, np.ndarray]:
+    """The image (H, W, 3) uint8 with boxes and skeletons of ``results`` whose score exceeds ``--vis_thresh``."""
     return {"multi_pose": _draw(image, results[1], opt.vis_thresh, opt)}
 
 
-def _heat_maps(picture: np.ndarray, output: dict[str, Tensor], opt) -> dict[str, np.ndarray]:
-    pictures = {"pred_hm": _blended(picture, visualization.heat_map_picture, output["hm"][0].float().sigmoid(), opt)}
+def _heat_maps(image: np.ndarray, output: dict[str, Tensor], opt) -> dict[str, np.ndarray]:
+    images = {"pred_hm": _blended(image, visualization.heat_map_image, output["hm"][0].float().sigmoid(), opt)}
     if opt.hm_hp:
         hm_hp = output["hm_hp"][0].float()
         hm_hp = hm_hp if opt.mse_loss else hm_hp.sigmoid()
-        pictures["pred_hmhp"] = _blended(picture, visualization_pose.joint_map_picture, hm_hp, opt)
-    return pictures
+        images["pred_hmhp"] = _blended(image, visualization_pose.joint_map_image, hm_hp, opt)
+    return images
 
 
-def _blended(picture: np.ndarray, colored, maps: Tensor, opt) -> np.ndarray:
+def _blended(image: np.ndarray, colored, maps: Tensor, opt) -> np.ndarray:
     theme = opt.debugger_theme
-    return visualization.blend(picture, colored(maps.cpu().numpy(), theme, picture.shape[:2]), theme)
+    return visualization.blend(image, colored(maps.cpu().numpy(), theme, image.shape[:2]), theme)
 
 
 def _enlarged(rows: np.ndarray, opt) -> np.ndarray:
@@ -586,9 +588,9 @@ def _enlarged(rows: np.ndarray, opt) -> np.ndarray:
     return scaled
 
 
-def _draw(picture: np.ndarray, rows: np.ndarray, threshold: float, opt, seen: np.ndarray | None = None) -> np.ndarray:
+def _draw(image: np.ndarray, rows: np.ndarray, threshold: float, opt, seen: np.ndarray | None = None) -> np.ndarray:
     boxes = np.hstack([rows[:, :5], np.zeros((len(rows), 1))])
-    picture = visualization.draw_boxes(picture, boxes, opt.class_names, threshold, opt.debugger_theme)
+    image = visualization.draw_boxes(image, boxes, opt.class_names, threshold, opt.debugger_theme)
     for k in np.flatnonzero(rows[:, 4] > threshold):
-        picture = visualization_pose.draw_skeleton(picture, rows[k, 5:], None if seen is None else seen[k])
-    return picture
+        image = visualization_pose.draw_skeleton(image, rows[k, 5:], None if seen is None else seen[k])
+    return image

@@ -14,7 +14,7 @@ BEATS = 10  # signs of life within the time limit
 LATE = 8  # of them may be missing
 
 
-class Companions(threading.Thread):
+class Watchdog(threading.Thread):
     """Tells the others that this process lives, and ends it when another one does not.
 
     PyTorch's collective calls notice a lost companion late, some only by their time limit, and do not say which one it
@@ -32,7 +32,7 @@ class Companions(threading.Thread):
         self.ended = threading.Event()
         self.guard = threading.Lock()  # the connection serves one question at a time
 
-    def all_here(self) -> None:
+    def wait_for_all(self) -> None:
         """Wait for all ranks to come. Raises UserError when one does not, or when two say they are the same."""
         if self.store.add(f"rank/{self.rank}", 1) > 1:
             raise UserError(f"two processes say that they are rank {self.rank} (environment variable RANK)")

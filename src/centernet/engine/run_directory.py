@@ -22,7 +22,7 @@ import torch
 from .. import __version__
 from ..errors import UserError
 from . import tensorboard
-from .run_state import RunState, launch_name
+from .run_state import TrainingState, launch_name
 
 try:
     import fcntl
@@ -30,16 +30,16 @@ except ImportError:  # Windows: nothing keeps two runs apart there
     fcntl = None
 
 
-class RunFolder:
+class RunDirectory:
     """Writes what a run leaves behind. Only rank 0 has one.
 
     Attributes:
         path: the folder.
         logs: ``logs_<time>`` in it, one for each start.
-        validated: the data set of the last validation and its results, ``{image id: {class from 1: rows}}``.
+        validated: the dataset of the last validation and its results, ``{image id: {class from 1: rows}}``.
     """
 
-    def __init__(self, opt, processes, loss_names: tuple[str, ...], state: RunState | None = None) -> None:
+    def __init__(self, opt, processes, loss_names: tuple[str, ...], state: TrainingState | None = None) -> None:
         """Make the folder and write the options.
 
         A training has a ``state`` and the folder for itself. If it is resumed it goes on with the ``train_log.csv`` and
@@ -86,7 +86,7 @@ class RunFolder:
         self._lock_file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         self._lock_file.flush()
 
-    def _start_logs(self, opt, state: RunState) -> None:
+    def _start_logs(self, opt, state: TrainingState) -> None:
         if Path(opt.load_model).parent != self.path:
             state.logs = []  # of another folder
         self._trim_logs(state)
@@ -127,7 +127,7 @@ class RunFolder:
             path.rename(path.with_name(aside))
             print(f"{path}: from an earlier run, kept as {aside}")
 
-    def _trim_logs(self, state: RunState) -> None:
+    def _trim_logs(self, state: TrainingState) -> None:
         """Take away the lines of epochs that are to be done once more from the ``log.txt`` files of this run."""
         for name in state.logs:
             path = self.path / name / "log.txt"
@@ -220,7 +220,7 @@ def _options_text(opt) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _description(opt, processes, state: RunState) -> dict[str, Any]:
+def _description(opt, processes, state: TrainingState) -> dict[str, Any]:
     """The same for programs: options, recipe, and what ran them."""
     return {
         "options": _plain(vars(opt)),

@@ -1,4 +1,4 @@
-"""Training and testing work together: what was learned is found, in real pictures and in the generated sample."""
+"""Training and testing work together: what was learned is found, in real images and in the generated sample."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.training import ROOT, output_of, score
 
 SHARED = ROOT.parent / "shared" / "data"
-PICTURES, REPEATS = 16, 20  # each picture is listed so often that an epoch has 40 iterations of 8
+IMAGES, REPEATS = 16, 20  # each image is listed so often that an epoch has 40 iterations of 8
 FILES = {
     "voc128": ("annotations/pascal_trainval0712.json", "images"),
     "coco128": ("annotations/instances_train2017.json", "train2017"),
@@ -18,10 +18,10 @@ FILES = {
 needs_shared = pytest.mark.skipif(not (SHARED / "voc128").is_dir(), reason="../shared/data is not there")
 
 
-def first_pictures(path: Path, repeats: int) -> dict:
-    """The annotations of the sixteen pictures with the smallest ids, each ``repeats`` times."""
+def first_images(path: Path, repeats: int) -> dict:
+    """The annotations of the sixteen images with the smallest ids, each ``repeats`` times."""
     content = json.loads(path.read_text())
-    images = sorted(content["images"], key=lambda image: image["id"])[:PICTURES]
+    images = sorted(content["images"], key=lambda image: image["id"])[:IMAGES]
     kept = {"images": [], "annotations": [], "categories": content["categories"]}
     for k in range(repeats):
         for image in images:
@@ -88,10 +88,10 @@ def overlap(a, b) -> float:
 
 
 def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[str]:
-    """Train on the sixteen pictures, 40 steps of 8 an epoch; gives the arguments with which test.py scores them."""
+    """Train on the sixteen images, 40 steps of 8 an epoch; gives the arguments with which test.py scores them."""
     annotations, images = FILES[name]
     for split, repeats in (("train", REPEATS), ("val", 1)):
-        content = first_pictures(SHARED / name / annotations, repeats)
+        content = first_images(SHARED / name / annotations, repeats)
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
     folder, exp = str(SHARED / name / images), str(tmp_path / "exp")
     data = ["--dataset", "custom", "--data_path", str(tmp_path), "--exp_dir", exp]
@@ -109,7 +109,7 @@ def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[st
 @pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("name", ["voc128", "coco128"])
-def test_sixteen_pictures_are_learned_by_heart(tmp_path, name):
+def test_sixteen_images_are_learned_by_heart(tmp_path, name):
     """600 steps of 8 at 5e-4 at 192 pixels without augmentation give a mAP above 0.9, however it is computed."""
     model = train(tmp_path, name, 15, "--shift", "0", "--scale", "0", "--flip", "0")
     output = output_of("test", "ctdet", *model, "--exp_id", "once")
@@ -125,9 +125,9 @@ def test_sixteen_pictures_are_learned_by_heart(tmp_path, name):
 
 @pytest.mark.slow
 def test_flips_and_scales_do_no_harm(tmp_path):
-    """A network that was trained with mirrored pictures in several sizes finds as much with flips and scales, or more.
+    """A network that was trained with mirrored images in several sizes finds as much with flips and scales, or more.
 
-    (One that has learned sixteen pictures by heart has never seen their mirror images: there a flip test halves mAP.)
+    (One that has learned sixteen images overfit has never seen their mirror images: there a flip test halves mAP.)
     """
     recipe = ["--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "16", "--lr", "1e-3", "--num_epochs", "16"]
     augmentation = ["--lr_step", "13", "--not_rand_crop", "--shift", "0.05", "--scale", "0.2", "--num_workers", "1"]
