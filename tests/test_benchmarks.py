@@ -10,7 +10,7 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TOY = {
-    "loader": "--images 4 --batch 2 --size 64",
+    "loader": "--num_images 4 --batch 2 --size 64",
     "targets": "--batch 2 --classes 3 --size 16",
     "evaluation": "--images 20 --classes 3 --detections 10",
     "train_step": "--arch res_18 --size 64 --batch 2",

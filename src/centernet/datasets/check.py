@@ -89,14 +89,14 @@ def check_split(opt, split: str, progress: Callable[[Iterable, int], Iterable] =
     dataset = get_dataset(opt.dataset).unread(opt, split)
     report = Report(split, dataset.annotation_file)
     content = dataset.read_content(lambda text: report.problem("annotations that cannot be read", text))
-    images = _check_images_exist(content["images"], report)
+    images = _check_image_entries(content["images"], report)
     for image_id, size in _read_images(dataset, images, progress, report):
         images[image_id]["size"] = size
     _check_objects(dataset, content, images, report)
     return report
 
 
-def _check_images_exist(images: list, report: Report) -> dict:
+def _check_image_entries(images: list, report: Report) -> dict:
     """The images by id, without those that have none or an old one."""
     by_id: dict = {}
     files: Counter = Counter()
@@ -114,8 +114,8 @@ def _check_images_exist(images: list, report: Report) -> dict:
             files[image["file_name"]] += 1
     for name, count in files.items():
         if count > 1:
-            report.remark("files that several by_id share", f"{name} ({count} times)")
-    report.by_id = len(by_id)
+            report.remark("files that several images share", f"{name} ({count} times)")
+    report.images = len(by_id)
     return by_id
 
 
