@@ -284,7 +284,8 @@ def layer_results(x: Tensor, grad: Tensor, layer: DCN) -> dict[str, Tensor]:
 
 
 def make_layer(weight, bias, offset_mask_weight, offset_mask_bias) -> DCN:
-    layer = DCN(weight.shape[1], weight.shape[0]).double()
+    layer = DCN(weight.shape[1], weight.shape[0], kernel_size=3, stride=1, padding=1, dilation=1, deformable_groups=1)
+    layer = layer.double()
     state = {"weight": weight, "bias": bias}
     state |= {"conv_offset_mask.weight": offset_mask_weight, "conv_offset_mask.bias": offset_mask_bias}
     layer.load_state_dict(state)
@@ -300,6 +301,39 @@ def test_layer_equals_reference(path, case):
     results = layer_results(*(torch.from_numpy(file[f"{case}_{name}"]) for name in ("x", "grad_out")), layer)
     for name, value in results.items():
         np.testing.assert_allclose(value.numpy(), file[f"{case}_{name}"], rtol=0, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((8, 6, 3, 1, 1), {}),
+        ((8, 6, 3, 2, 1), {"deformable_groups": 2}),
+        ((8, 6, 3, 1, 2), {"dilation": 2, "deformable_groups": 4}),
+        ((8, 6, (3, 2), (2, 1), (1, 0)), {"dilation": (1, 2)}),
+        ((8, 6, 1, 1, 0), {}),
+    ],
+)
+def test_layer_takes_the_arguments_of_the_reference(arguments, options):
+    """Any geometry: torchvision's operator on the layer's own offsets, and half a convolution when it is new."""
+    torch.manual_seed(0)
+    layer = DCN(*arguments, **options).double()
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    geometry = (layer.stride, layer.padding, layer.dilation)
+    half = torch.nn.functional.conv2d(x, layer.weight / 2, layer.bias, *geometry)
+    torch.testing.assert_close(layer(x), half)
+    torch.nn.init.normal_(layer.conv_offset_mask.weight, std=0.3)
+    torch.nn.init.normal_(layer.bias)
+    first, second, mask = layer.conv_offset_mask(x).chunk(3, dim=1)  # the reference's split
+    offset = torch.cat([first, second], dim=1)
+    expected = torchvision_deform_conv2d(x, offset, layer.weight, layer.bias, *geometry, mask=mask.sigmoid())
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_layer_has_the_defaults_of_the_networks():
+    layer = DCN(4, 5)
+    assert layer.conv_offset_mask.weight.shape == (27, 4, 3, 3) and layer(torch.zeros(1, 4, 6, 7)).shape == (1, 5, 6, 7)
+    with pytest.raises(ValueError, match="groups"):
+        DCN(4, 5, 3, 1, 1, deformable_groups=3)
 
 
 @pytest.mark.parametrize(("scale", "figures"), [(0.3, LAYER), (0, FRESH_LAYER)], ids=["random", "fresh"])

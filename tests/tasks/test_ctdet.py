@@ -419,14 +419,14 @@ def slow_flood(vectors, cells, valid, height, width):
     for k in range(len(cells)):
         if valid[k]:
             owner[divmod(int(cells[k]), width)] = k
-            queue.append(divmod(int(cells[k]), width))
+            queue.append((*divmod(int(cells[k]), width), k))
     while queue:
-        y, x = queue.popleft()
+        y, x, k = queue.popleft()
         for dy, dx in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             near = (y + dy, x + dx)
             if 0 <= near[0] < height and 0 <= near[1] < width and near not in owner:
-                owner[near] = owner[y, x]
-                queue.append(near)
+                owner[near] = k
+                queue.append((*near, k))
     result = np.zeros((vectors.shape[1], height, width), np.float32)
     for (y, x), k in owner.items():
         result[:, y, x] = vectors[k]
@@ -439,7 +439,7 @@ def test_oracle_maps(seed):
     height, width = 6, 9
     values = rng.normal(size=(3, 5, 2)).astype(np.float32)
     ind = rng.integers(0, height * width, (3, 5))
-    ind[0, 3] = ind[0, 1]  # two objects on one cell: the later counts
+    ind[0, 3] = ind[0, 1]  # two objects in one cell
     mask = np.uint8([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     maps = ctdet.oracle_map(*(torch.from_numpy(array) for array in (values, ind, mask)), (3, 2, height, width))
     assert maps.shape == (3, 2, height, width) and maps.dtype == torch.float32
@@ -458,6 +458,13 @@ def test_oracle_map_by_hand():
     # An object in the first cell counts like any other.
     maps = ctdet.oracle_map(values, torch.tensor([[0, 7, 3]]), mask, (1, 1, 1, 8))
     assert maps.flatten().tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_oracle_map_of_two_objects_in_a_cell():
+    """The cell keeps the last vector and hands on the first, as ``gen_oracle_map`` of the reference does."""
+    values, mask = torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[1, 1, 1]])
+    maps = ctdet.oracle_map(values, torch.tensor([[3, 3, 6]]), mask, (1, 1, 1, 8))
+    assert maps.flatten().tolist() == [1, 1, 1, 2, 1, 3, 3, 3]
 
 
 def test_oracle_replaces_what_is_named():

@@ -5,38 +5,68 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops.deform_conv import deform_conv2d
+from ..ops.deform_conv import deform_conv2d, pair
 
 
 class DCN(nn.Module):
-    """3x3 deformable convolution that predicts its own offsets and masks; parameters named as in the reference.
+    """Deformable convolution that predicts its own offsets and masks; arguments and parameter names as the reference's.
 
-    A new layer has offsets 0 and masks 0.5, so it starts as half an ordinary convolution. Of the 27 channels that
-    ``conv_offset_mask`` gives, 0..17 are the offsets (dy, dx interleaved by tap) and 18..26 the mask logits.
+    A new layer has offsets 0 and masks 0.5, so it starts as half an ordinary convolution. With T = kh * kw taps and G
+    deformable groups, ``conv_offset_mask`` outputs 3GT channels: 2GT offsets (dy and dx interleaved by tap, group after
+    group), then GT mask logits.
+
+    Args:
+        in_channels, out_channels: channels of the input and output.
+        kernel_size, stride, padding, dilation: as in ``nn.Conv2d``, a number or (height, width). ``conv_offset_mask``
+            has the same geometry, so that its output has the size of the layer's; the reference leaves out the
+            dilation there and works with dilation 1 only.
+        deformable_groups: groups of input channels with offsets and masks of their own.
+
+    Raises:
+        ValueError: ``in_channels`` is not divisible by ``deformable_groups``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        deformable_groups: int = 1,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        if deformable_groups < 1 or in_channels % deformable_groups:
+            raise ValueError(f"DCN: {in_channels} input channels cannot be split into {deformable_groups} groups")
+        self.kernel_size = pair(kernel_size)
+        self.stride, self.padding, self.dilation = pair(stride), pair(padding), pair(dilation)
+        self.deformable_groups = deformable_groups
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.conv_offset_mask = nn.Conv2d(in_channels, 27, kernel_size=3, padding=1)
-        bound = 1 / math.sqrt(in_channels * 9)
+        self.conv_offset_mask = nn.Conv2d(
+            in_channels, 3 * deformable_groups * taps, self.kernel_size, self.stride, self.padding, self.dilation
+        )
+        bound = 1 / math.sqrt(in_channels * taps)
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.conv_offset_mask.weight)
         nn.init.zeros_(self.conv_offset_mask.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C_out, H, W)."""
+        """Map (N, C, H, W) to (N, C_out, H_out, W_out)."""
         maps = self.conv_offset_mask(x)
-        offset, mask = maps[:, :18], maps[:, 18:].sigmoid()
-        return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask)
+        num_offsets = 2 * maps.shape[1] // 3
+        offset, mask = maps[:, :num_offsets], maps[:, num_offsets:].sigmoid()
+        geometry = (self.stride, self.padding, self.dilation)
+        return deform_conv2d(x, offset, self.weight, self.bias, *geometry, mask=mask)
 
 
 def fill_bilinear(conv: nn.ConvTranspose2d) -> None:
-    """Make the filters ``weight[:, 0]`` of a transposed convolution bilinear interpolation.
+    """Initialize ``weight[:, 0]`` of a transposed convolution with bilinear interpolation filters, in place.
 
-    Depth-wise layers become plain up-sampling. In dense layers only output channel 0 is filled and the rest keeps
-    its random start: that is what the reference's ``fill_up_weights`` does, and its curves are compared with ours.
+    Depthwise layers become plain bilinear upsampling. In dense layers only output channel 0 is filled and the others
+    keep their random initialization, as in the reference's ``fill_up_weights``; training curves depend on it.
     """
     kernel = conv.weight.shape[-1]
     factor = math.ceil(kernel / 2)

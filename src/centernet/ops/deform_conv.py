@@ -64,7 +64,7 @@ def deform_conv2d(
     Raises:
         ValueError: shapes do not fit together.
     """
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     _check_shapes(input, offset, weight, bias, stride, padding, dilation, mask)
     dtype, device = input.dtype, input.device.type
     if _autocast_enabled(device) and dtype != torch.float64:
@@ -80,7 +80,8 @@ def deform_conv2d(
     return _deform_conv2d(input, offset, mask, weight, bias, [*stride, *padding, *dilation]).to(dtype)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a number or of such a pair."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
