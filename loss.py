@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from centernet.engine import curves  # noqa: E402
+from centernet.analysis import compare, plots, read  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
 
 
@@ -55,13 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def draw(args: argparse.Namespace, run: curves.Curve, reference: curves.Curve, comparison: curves.Comparison) -> str:
+def draw(args: argparse.Namespace, run: read.Curve, reference: read.Curve, comparison: compare.Comparison) -> str:
     """Draw the curves and return what to print as the plot's path."""
     if args.plot == "none":
         return "none"
     path = Path(args.plot) if args.plot else run.path.with_name("loss.png")
     try:
-        curves.draw(run, reference, comparison, path)
+        plots.draw(run, reference, comparison, path)
     except (UserError, ImportError) as error:
         if args.plot:
             raise UserError(str(error)) from error
@@ -75,14 +75,14 @@ def shown(path: Path) -> str:
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 
-def study(runs: list[curves.Curve], reference: curves.Curve, args: argparse.Namespace) -> int:
+def study(runs: list[read.Curve], reference: read.Curve, args: argparse.Namespace) -> int:
     """Write the page of ``--html`` and print a line a run; the exit status is 1 when one of them fails."""
-    from centernet.engine.report import write_study
+    from centernet.analysis.report import write_study
 
-    comparisons = [curves.compare(run, reference, args.window) for run in runs]
+    comparisons = [compare.compare(run, reference, args.window) for run in runs]
     write_study(runs, reference, comparisons, args.html)
     for run, comparison in zip(runs, comparisons, strict=True):
-        print(f"{curves.run_name(run)}: {comparison.verdict}")
+        print(f"{read.run_name(run)}: {comparison.verdict}")
     print(f"Page: {shown(args.html)}")
     return 0 if all(comparison.passed for comparison in comparisons) else 1
 
@@ -91,20 +91,20 @@ def main(argv: list[str] | None = None) -> int:
     """Print the comparison and return the exit status."""
     args = build_parser().parse_args(argv)
     try:
-        paths = args.run or [curves.newest_run(args.exp_dir)]
+        paths = args.run or [compare.newest_run(args.exp_dir)]
         if len(paths) > 1 and args.html is None:
             raise UserError("several --run: add --html FILE, the page that compares them")
         if args.html is not None and args.plot not in (None, "none"):
             raise UserError("--plot and --html exclude each other: the page has an image of its own")
-        run, *others = [curves.read_curve(path) for path in paths]
+        run, *others = [read.read_curve(path) for path in paths]
         if args.reference:
-            reference_path = curves.named_reference(args.reference, args.exp_dir)
+            reference_path = compare.named_reference(args.reference, args.exp_dir)
         else:
-            reference_path = curves.find_reference(run, args.exp_dir)
-        reference = curves.read_curve(reference_path)
+            reference_path = compare.find_reference(run, args.exp_dir)
+        reference = read.read_curve(reference_path)
         if args.html is not None:
             return study([run, *others], reference, args)
-        comparison = curves.compare(run, reference, args.window)
+        comparison = compare.compare(run, reference, args.window)
         plot = draw(args, run, reference, comparison)
     except (UserError, OSError) as error:
         print(f"loss.py: error: {error}", file=sys.stderr)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from centernet.analysis.report import write_report
 from centernet.datasets import get_dataset, read_dataset
 from centernet.datasets.loader import Samples, TrainBatches, explain_dataloader_crash, make_loader
 from centernet.engine import processes as engine_processes
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.precision import check_amp, set_precision
-from centernet.engine.report import write_report
 from centernet.engine.run_directory import RunDirectory
 from centernet.engine.run_state import check_plan, check_recipe, follow_restart
 from centernet.engine.signals import ShutdownHandler

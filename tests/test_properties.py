@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from centernet.analysis.read import read_curve
 from centernet.datasets import get_dataset
 from centernet.datasets.augmentation import replayed_rng, sample_rng
 from centernet.datasets.base import read_image
@@ -23,7 +24,6 @@ from centernet.datasets.custom_formats import Source, read_source
 from centernet.datasets.joints import FLIP_PAIRS
 from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.datasets.voc_devkit import read_annotation
-from centernet.engine.curves import read_curve
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import read_calib, read_image_names, read_label_lines
 from centernet.models import read_checkpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from centernet.engine import curves  # noqa: E402
+from centernet.analysis import read  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
 
 
@@ -25,13 +25,13 @@ def read_run(folder: Path) -> tuple[list[str], list[list[str]], dict]:
     UserError when the run is unfinished, not finite or does not say what made it.
     """
     log = folder / "train_log.csv"
-    info = curves.read_json(folder / "opt.json")
+    info = read.read_json(folder / "opt.json")
     if not info.get("recipe"):
         raise UserError(f"{folder / 'opt.json'}: has no recipe")
-    columns, rows = curves.split_table(curves.read_text(log), log)
-    if not curves.is_own_log(columns):
+    columns, rows = read.split_table(read.read_text(log), log)
+    if not read.is_own_log(columns):
         raise UserError(f"{log}: expected the columns epoch,iteration,loss,...,lr,images/s, found {','.join(columns)}")
-    rows = curves.drop_repeated(rows, log)
+    rows = read.drop_repeated(rows, log)
     for row in rows:
         for name, text in zip(columns[:-1], row, strict=False):  # the last is the speed: no part of the curve
             if not _is_finite(text):

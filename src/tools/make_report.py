@@ -10,10 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from centernet.analysis.read import read_json
+from centernet.analysis.report import write_report
 from centernet.datasets import get_dataset
 from centernet.detector import create_detector
-from centernet.engine.curves import read_json
-from centernet.engine.report import write_report
 from centernet.errors import UserError
 from centernet.opts import opts
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.engine.logs import draw_runs, read_run
+from centernet.analysis.plots import draw_runs
+from centernet.analysis.read import read_run
 from centernet.errors import UserError
 
 

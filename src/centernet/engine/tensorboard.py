@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from .report import prediction_and_truth
+from ..analysis.report import prediction_and_truth
 
 IMAGES = 4  # of each validation
 

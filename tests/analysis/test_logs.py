@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from centernet.analysis import report
+from centernet.analysis.plots import draw_runs
+from centernet.analysis.read import read_run
 from centernet.datasets import get_dataset
-from centernet.engine import report, tensorboard
-from centernet.engine.logs import draw_runs, read_run
+from centernet.engine import tensorboard
 from centernet.errors import UserError
 from centernet.opts import opts
 from centernet.tasks import get_task

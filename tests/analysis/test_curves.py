@@ -1,4 +1,4 @@
-"""Reading, smoothing and comparing loss curves."""
+"""Reading, smoothing and comparing loss"""
 
 from itertools import count
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centernet.engine import curves
-from centernet.engine.curves import Curve, compare
+from centernet.analysis.compare import EPSILON, compare, default_window, moving_average, recipe_differences
+from centernet.analysis.plots import MAX_PIECES, outline
+from centernet.analysis.read import Curve, read_loss
 from centernet.errors import UserError
 
 RECIPE = {"task": "ctdet", "dataset": "pascal", "arch": "res_18", "input_h": 384, "input_w": 384, "batch_size": 32}
@@ -27,7 +28,7 @@ def read(tmp_path):
     def read_text(text, name="curve.txt"):
         path = tmp_path / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return curves.read_loss(path)[0].tolist()
+        return read_loss(path)[0].tolist()
 
     return read_text
 
@@ -62,7 +63,7 @@ def test_own_log_of_a_resumed_run_counts_the_later_lines(tmp_path):
     path = tmp_path / "train_log.csv"
     rows = ["1,1,9,0.1,7", "1,2,8,0.1,7", "2,3,7,0.1,7", "2,4,6,0.1,7", "2,3,5,0.1,7"]
     path.write_text("epoch,iteration,loss,lr,images/s\n" + "\n".join(rows) + "\n")
-    loss, notes = curves.read_loss(path)
+    loss, notes = read_loss(path)
     assert loss.tolist() == [9, 8, 5]
     assert len(notes) == 1 and "resumed" in notes[0]
 
@@ -244,17 +245,17 @@ def test_ambiguous_text_logs_are_refused(read, text, expected):
 def test_moving_average_is_the_valid_convolution(window):
     values = falling(30, 1.0)
     expected = np.convolve(values, np.ones(window) / window, "valid")
-    np.testing.assert_allclose(curves.moving_average(values, window), expected, rtol=1e-12)
+    np.testing.assert_allclose(moving_average(values, window), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("window", [31, 32, 1000])
 def test_moving_average_of_fewer_values_than_the_window_is_empty(window):
-    assert curves.moving_average(np.ones(30), window).shape == (0,)
+    assert moving_average(np.ones(30), window).shape == (0,)
 
 
 @pytest.mark.parametrize(("iterations", "window"), [(1, 1), (9, 1), (20, 2), (480, 48), (500, 50), (100000, 50)])
 def test_default_window(iterations, window):
-    assert curves.default_window(iterations) == window
+    assert default_window(iterations) == window
 
 
 # Comparing
@@ -297,7 +298,7 @@ def test_reference_of_zero():
     assert compare(curve([0.0] * 40), zero).mean_relative_error == 0.0
     assert compare(curve([0.0001] * 40), zero).passed  # by the absolute error
     result = compare(curve([1.0] * 40), zero, 1)
-    assert result.mean_relative_error == pytest.approx(1 / curves.EPSILON) and not result.passed
+    assert result.mean_relative_error == pytest.approx(1 / EPSILON) and not result.passed
 
 
 def test_negative_reference():
@@ -384,7 +385,7 @@ def test_notes_of_both_curves_are_kept():
 
 
 def test_equal_recipes_whose_numbers_are_written_differently():
-    assert curves.recipe_differences({"lr": 1, "a": [1.0]}, {"a": [1], "lr": 1.0}) == []
+    assert recipe_differences({"lr": 1, "a": [1.0]}, {"a": [1], "lr": 1.0}) == []
 
 
 def test_processes_and_device_are_only_noted():
@@ -403,7 +404,7 @@ def test_unknown_recipe_is_noted(run, reference, side):
 def test_plot_of_a_long_curve_keeps_its_spikes():
     values = np.zeros(100_000)
     values[12_345], values[54_321] = 7, -3
-    places, drawn = curves.outline(values, 1)
-    assert len(places) == len(drawn) <= 2 * curves.MAX_PIECES
+    places, drawn = outline(values, 1)
+    assert len(places) == len(drawn) <= 2 * MAX_PIECES
     assert abs(places[drawn.argmax()] - 12_346) < 40 and abs(places[drawn.argmin()] - 54_322) < 40
     assert (drawn.max(), drawn.min()) == (7, -3)

@@ -13,8 +13,9 @@ import numpy as np
 from ..datasets.loader import black_image
 from ..errors import UserError
 from ..tasks import get_task
-from .curves import MAX_RELATIVE_ERROR, Comparison, Curve, draw_many, run_name
-from .logs import RunLog, draw_runs, read_run
+from .compare import MAX_RELATIVE_ERROR, Comparison
+from .plots import draw_many, draw_runs
+from .read import Curve, RunLog, read_run, run_name
 
 OVERLAP = 0.5  # of a detection with an object, from which the object is found
 WORST_AND_BEST = 4  # images of each kind

@@ -1,0 +1,1 @@
+"""Analysis of finished and running trainings: loss curves, their comparison, plots and reports."""
