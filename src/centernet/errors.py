@@ -1,8 +1,17 @@
-"""The one exception for what the user can mend."""
+"""The exception for errors that the user can fix."""
+
+from .utils.text import printable
 
 
 class UserError(Exception):
     """A wrong path, option or file. Its text is one line that names the thing and says what to do.
 
-    The scripts print it as ``error: <text>`` and end with status 2; nothing prints a traceback for it.
+    The scripts print it as ``error: <text>`` and exit with status 2, without a traceback. Line breaks, escape sequences
+    and other control characters, which file and class names may contain, are escaped.
     """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if text.startswith("Caught UserError in "):  # PyTorch wraps an error of a loader process in its traceback
+            text = text.rpartition("UserError: ")[2].strip()
+        super().__init__(printable(text))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..opts import process_shares
+from ..utils.text import make_streams_tolerant, print_lines
 from .signals import ShutdownRequested
 from .watchdog import Watchdog
 
@@ -48,9 +49,9 @@ class Processes:
         return self.rank == 0
 
     def print(self, *values) -> None:
-        """Print on rank 0."""
+        """Print on rank 0; control characters of names in ``values`` are escaped, all but line breaks."""
         if self.is_main:
-            print(*values, flush=True)
+            print_lines(" ".join(map(str, values)))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes; the tensor itself when there is one. Not differentiable."""
@@ -257,6 +258,7 @@ def run_script(main, parser) -> None:
     defect and shows its traceback, status 1. Of several processes only the first to fail reports: the others find the
     same mistake, or have lost a companion, and would bury the reason.
     """
+    make_streams_tolerant()
     opt = parser.parse()
     try:
         main(parser, opt)
@@ -269,8 +271,7 @@ def run_script(main, parser) -> None:
     except KeyboardInterrupt:
         report, status = "interrupted", 130
     except UserError as error:
-        # From a loader's worker it comes wrapped in that worker's traceback.
-        report, status = f"error: {str(error).rpartition('UserError: ')[2].strip()}", 2
+        report, status = f"error: {error}", 2
     except Exception as error:
         try:
             report, status = _failure(error)
@@ -286,7 +287,7 @@ def run_script(main, parser) -> None:
     # Before they have met, the processes of a machine find the same.
     if _watchdog.first_to_fail() if _watchdog else os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK")
-        print((f"[rank {rank}] " if rank is not None else "") + report, file=sys.stderr, flush=True)
+        print_lines((f"[rank {rank}] " if rank is not None else "") + report, file=sys.stderr)
     if dist.is_initialized():
         if dist.get_rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             time.sleep(1)  # it keeps the store, which the others ask whether they are the first to report
