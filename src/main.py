@@ -19,7 +19,8 @@ from centernet.engine.signals import ShutdownHandler
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
 from centernet.models import create_model
-from centernet.opts import NEVER, model_card, opts, process_shares
+from centernet.options import NEVER, model_metadata, process_shares
+from centernet.opts import opts
 from centernet.tasks import get_task
 
 
@@ -89,7 +90,7 @@ def main(parser: opts, opt) -> None:
     run = RunDirectory(opt, processes, task.Loss.names, state) if processes.is_main else None
     requests = ShutdownHandler()
     trainer = Trainer(opt, task, model, optimizer, processes, run, state, requests)
-    checkpoints = Checkpoints(model_card(opt, train_set.default_image_info()), trainer, processes, run)
+    checkpoints = Checkpoints(model_metadata(opt, train_set.default_image_info()), trainer, processes, run)
     trainer.save = checkpoints.save
     trainer.resume()
 

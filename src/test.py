@@ -16,7 +16,8 @@ from centernet.engine import processes as engine_processes
 from centernet.engine.precision import set_precision
 from centernet.engine.run_directory import RunDirectory
 from centernet.errors import UserError
-from centernet.opts import opts, process_shares
+from centernet.options import process_shares
+from centernet.opts import opts
 from centernet.visualization import show_or_save
 
 

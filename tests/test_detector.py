@@ -13,7 +13,8 @@ from torch import nn
 from centernet.detector import TIMES, Detector, batches, create_detector, prepare
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
-from centernet.opts import model_card, opts, use_model_card
+from centernet.options import apply_model_metadata, model_metadata
+from centernet.opts import opts
 from centernet.tasks import ctdet
 
 CPU = torch.device("cpu")
@@ -329,7 +330,7 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     model = create_model("res_18", opt.heads, 32)
     path = tmp_path_factory.mktemp("model") / "model_last.pth"
-    save_model(path, 3, model, extra={"model": model_card(opt)})
+    save_model(path, 3, model, extra={"model": model_metadata(opt)})
     return str(path)
 
 
@@ -377,8 +378,8 @@ def test_options_that_agree_with_the_checkpoint(checkpoint):
         (["--arch", "dla_34"], "--arch dla_34: the network in .* has res_18"),  # also when it is the default
         (["--head_conv", "64"], "--head_conv 64: the network in .* has 32"),
         (["--dataset", "coco"], "--dataset coco: its classes are not those of .* trained on pascal"),
-        (["--not_reg_offset"], "options of the heads: "),
-        (["--cat_spec_wh"], "options of the heads: "),
+        (["--not_reg_offset"], "head options do not match the checkpoint: "),
+        (["--cat_spec_wh"], "head options do not match the checkpoint: "),
     ],
 )
 def test_options_that_contradict_the_checkpoint(checkpoint, args, message):
@@ -389,19 +390,19 @@ def test_options_that_contradict_the_checkpoint(checkpoint, args, message):
 def test_heads_of_the_checkpoint():
     for args in (["--not_reg_offset"], ["--cat_spec_wh"], ["--dense_wh"]):
         trained = options(*args)
-        opt = use_model_card(opts().parse(["ctdet", "--load_model", "x.pth"]), model_card(trained))
+        opt = apply_model_metadata(opts().parse(["ctdet", "--load_model", "x.pth"]), model_metadata(trained))
         assert opt.heads == trained.heads
         assert (opt.reg_offset, opt.cat_spec_wh) == (trained.reg_offset, trained.cat_spec_wh)
 
 
 def test_cards_that_cannot_be_used():
-    opt, card = opts().parse(["ctdet", "--load_model", "x.pth", "--input_res", "96"]), model_card(options())
-    with pytest.raises(UserError, match="x.pth: its description of the network lacks heads, mean"):
-        use_model_card(opt, {name: value for name, value in card.items() if name not in ("heads", "mean")})
+    opt, card = opts().parse(["ctdet", "--load_model", "x.pth", "--input_res", "96"]), model_metadata(options())
+    with pytest.raises(UserError, match="x.pth: its model metadata lacks heads, mean"):
+        apply_model_metadata(opt, {name: value for name, value in card.items() if name not in ("heads", "mean")})
     with pytest.raises(UserError, match="task ctdet: the network in x.pth was trained for the task ddd"):
-        use_model_card(opt, {**card, "task": "ddd"})
+        apply_model_metadata(opt, {**card, "task": "ddd"})
     with pytest.raises(UserError, match="--input_h 96: hourglass needs a multiple of 128"):
-        use_model_card(opt, {**card, "arch": "hourglass"})
+        apply_model_metadata(opt, {**card, "arch": "hourglass"})
 
 
 def test_a_checkpoint_without_description_goes_by_the_options(tmp_path):

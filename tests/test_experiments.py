@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from centernet.opts import opts, process_shares
+from centernet.options import process_shares
+from centernet.opts import opts
 from centernet.tasks import TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -20,7 +20,8 @@ from centernet.errors import UserError
 from centernet.export import METADATA_FILE, Exported, export, export_checkpoint
 from centernet.models import create_model, save_model
 from centernet.models.heads import run_heads
-from centernet.opts import model_card, opts
+from centernet.options import model_metadata
+from centernet.opts import opts
 from centernet.tasks import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +167,7 @@ def checkpoint(tmp_path_factory):
     model = load_formula_weights(create_model(opt.arch, opt.heads, opt.head_conv))
     nn.init.zeros_(model.hm[-1].bias)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
-    save_model(path, 1, model, None, {"model": model_card(opt)})
+    save_model(path, 1, model, None, {"model": model_metadata(opt)})
     return path
 
 

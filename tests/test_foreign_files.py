@@ -17,7 +17,9 @@ from centernet.detector import create_detector
 from centernet.errors import UserError
 from centernet.models import load_model, read_checkpoint
 from centernet.models.pretrained import read_safetensors
-from centernet.opts import CARD_FORMS, model_card, opts
+from centernet.options import model_metadata
+from centernet.options.metadata import ENTRIES
+from centernet.opts import opts
 
 ROOT = Path(__file__).resolve().parents[1]
 HARD_CASES = ROOT.parent / "shared" / "data" / "hard_cases"
@@ -147,9 +149,9 @@ def test_contents_that_are_no_weights(tmp_path, content, message):
 
 def test_a_description_of_the_network_from_a_stranger(tmp_path):
     opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64"])
-    card = model_card(opt)
-    assert all(is_right(card[name]) for name, is_right in CARD_FORMS.items())
-    for name in CARD_FORMS:
+    card = model_metadata(opt)
+    assert all(is_right(card[name]) for name, is_right in ENTRIES.items())
+    for name in ENTRIES:
         for value in (None, [{}], {"x": "y"}, -1.5):
             path = write(tmp_path / "odd.pth", {"state_dict": {}, "model": {**card, name: value}})
             given = opts().parse(["ctdet", "--dataset", "pascal", "--load_model", str(path)])

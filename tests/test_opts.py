@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centernet.opts import NEVER, ROOT, chunk_sizes, opts, process_shares, recipe
+from centernet.options import NEVER, ROOT, chunk_sizes, process_shares, recipe
+from centernet.opts import opts
 
 # Option and default, as printed by the reference's parser.
 # fmt: off

@@ -14,7 +14,8 @@ from tests.training import LAUNCH, ROOT, load_script, run_here
 from torch import nn
 
 from centernet.models import create_model, save_model
-from centernet.opts import model_card, opts
+from centernet.options import model_metadata
+from centernet.opts import opts
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
 
@@ -32,7 +33,7 @@ def checkpoint(tmp_path_factory) -> str:
         nn.init.normal_(model.get_submodule(head)[2].weight, std=0.3)
     nn.init.constant_(model.get_submodule("wh")[2].bias, 4)
     path = tmp_path_factory.mktemp("model") / "model_last.pth"
-    save_model(path, 3, model, extra={"model": model_card(opt)})
+    save_model(path, 3, model, extra={"model": model_metadata(opt)})
     return str(path)
 
 

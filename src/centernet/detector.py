@@ -19,7 +19,7 @@ from .engine.precision import Precision
 from .errors import UserError
 from .models import create_model, load_model, read_checkpoint
 from .models.fuse import fuse
-from .opts import use_model_card
+from .options import apply_model_metadata
 from .tasks import get_task
 
 TIMES = ("tot", "load", "pre", "net", "dec", "post", "merge")
@@ -51,7 +51,7 @@ def load_network(opt, log=print) -> tuple[Namespace, torch.nn.Module]:
     """The network of ``--load_model`` on the CPU, and the options completed by what its checkpoint says about it."""
     card = read_checkpoint(opt.load_model).get("model")
     if isinstance(card, dict):
-        opt = use_model_card(opt, card)
+        opt = apply_model_metadata(opt, card)
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     load_model(model, opt.load_model, log=log)
     return opt, model

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from centernet.datasets import get_dataset
 from centernet.datasets.check import check_split, sample_grids
 from centernet.errors import UserError
-from centernet.opts import NEVER, opts
+from centernet.options import NEVER
+from centernet.opts import opts
 from centernet.tasks import get_task
 from centernet.visualization import show_or_save
 

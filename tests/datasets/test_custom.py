@@ -13,7 +13,8 @@ from PIL import Image
 from centernet.datasets.custom import Custom
 from centernet.datasets.custom_formats import Source, class_names, find_source, image_size, read_source
 from centernet.errors import UserError
-from centernet.opts import model_card, opts, use_model_card
+from centernet.options import apply_model_metadata, model_metadata
+from centernet.opts import opts
 
 NAMES = ("hen house", "fox")
 # Three images of a split: name, (width, height), objects (class, x, y, width, height), whole pixels from 0.
@@ -615,9 +616,9 @@ def test_the_card_knows_where_the_data_are(tmp_path):
     coco_at_the_root(tmp_path)
     (tmp_path / "val.json").rename(tmp_path / "other.json")
     opt = parse(tmp_path, "--val_annotations", "other.json")
-    card = json.loads(json.dumps(model_card(opt)))
+    card = json.loads(json.dumps(model_metadata(opt)))
     plain = opts().parse(["ctdet", "--load_model", "x.pth"])
-    again = use_model_card(plain, card)
+    again = apply_model_metadata(plain, card)
     assert again.dataset == "custom" and again.class_names == list(NAMES)
     assert (again.input_h, again.input_w) == (64, 64)
     check_objects(Custom(again, "val"), "val")
@@ -625,20 +626,20 @@ def test_the_card_knows_where_the_data_are(tmp_path):
 
 def test_the_card_is_tested_on_other_data_of_the_same_classes(tmp_path):
     coco_at_the_root(tmp_path / "a")
-    card = model_card(parse(tmp_path / "a"))
+    card = model_metadata(parse(tmp_path / "a"))
     yolo_images_first(tmp_path / "b")
-    again = use_model_card(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+    again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), card)
     check_objects(Custom(again, "val"), "val")
     # In another order and fewer: classes are told apart by name.
     put(tmp_path / "b/classes.txt", "fox\nhen house\n")
-    again = use_model_card(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+    again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), card)
     dataset = Custom(again, "val")
     assert dataset.class_names == list(NAMES)
     check_objects(dataset, "val", names=NAMES[::-1])
     assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
     put(tmp_path / "b/classes.txt", "fox\nhen\n")
     with pytest.raises(UserError, match="--dataset custom: its classes are not those of the network in x.pth"):
-        use_model_card(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+        apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), card)
 
 
 # Mistakes

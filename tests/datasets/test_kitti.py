@@ -12,7 +12,8 @@ from centernet.datasets.kitti import KITTI
 from centernet.datasets.sample_ddd import SEED, draw_image
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import CLASS_NAMES
-from centernet.opts import model_card, opts, use_model_card
+from centernet.options import apply_model_metadata, model_metadata
+from centernet.opts import opts
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())["results"]
 GENUINE = CONFORMANCE.parent / "data" / "kitti_sample"
@@ -66,10 +67,10 @@ def test_description():
 
 
 def test_a_checkpoint_is_tested_on_the_split_that_it_was_trained_on():
-    card = model_card(opts().parse(["ddd", "--kitti_split", "subcnn"]))
+    card = model_metadata(opts().parse(["ddd", "--kitti_split", "subcnn"]))
     plain = ["ddd", "--load_model", "x.pth"]
-    assert use_model_card(opts().parse(plain), card).kitti_split == "subcnn"
-    assert use_model_card(opts().parse([*plain, "--kitti_split", "3dop"]), card).kitti_split == "3dop"
+    assert apply_model_metadata(opts().parse(plain), card).kitti_split == "subcnn"
+    assert apply_model_metadata(opts().parse([*plain, "--kitti_split", "3dop"]), card).kitti_split == "3dop"
 
 
 @pytest.mark.parametrize("split", ["3dop", "subcnn"])

@@ -17,7 +17,8 @@ from centernet.datasets.loader import (
     make_loader,
     start_worker,
 )
-from centernet.opts import chunk_sizes, opts
+from centernet.options import chunk_sizes
+from centernet.opts import opts
 from centernet.tasks import ctdet
 
 KEYS = TrainBatches._keys

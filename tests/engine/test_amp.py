@@ -14,7 +14,8 @@ from centernet.engine.processes import Processes
 from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
-from centernet.opts import opts, recipe
+from centernet.options import recipe
+from centernet.opts import opts
 from centernet.tasks import get_task
 
 CPU = torch.device("cpu")

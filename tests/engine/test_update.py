@@ -10,7 +10,8 @@ import centernet.engine.trainer as trainer_module
 from centernet.engine.averaging import ModelEma
 from centernet.engine.precision import set_precision
 from centernet.engine.trainer import split
-from centernet.opts import opts, recipe
+from centernet.options import recipe
+from centernet.opts import opts
 
 
 @pytest.mark.parametrize(("pieces", "processes"), [("3", 1), ("2", 2)])

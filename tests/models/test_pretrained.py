@@ -13,9 +13,9 @@ from torchvision.models import resnet18
 
 from centernet.errors import UserError
 from centernet.models import ARCHITECTURES, create_model, save_model
-from centernet.models.dla import DLA34, DLA_WEIGHTS
-from centernet.models.pretrained import Download, load_pretrained, read_safetensors
-from centernet.models.resnet import IMAGENET_WEIGHTS
+from centernet.models.dla import DLA34
+from centernet.models.downloads import DLA_WEIGHTS, IMAGENET_WEIGHTS, Download
+from centernet.models.pretrained import load_pretrained, read_safetensors
 
 HEADS = {"hm": 3, "wh": 2, "reg": 2}
 

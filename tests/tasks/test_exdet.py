@@ -15,7 +15,8 @@ from centernet.datasets.coco_extreme import outline_extremes
 from centernet.datasets.loader import collate, finish_batch
 from centernet.ops.losses import FocalLoss, RegL1Loss
 from centernet.ops.peaks import peak_filter, topk
-from centernet.opts import model_card, opts, use_model_card
+from centernet.options import apply_model_metadata, model_metadata
+from centernet.opts import opts
 from centernet.tasks import exdet
 from centernet.tasks.exdet import ExdetLoss, agnex_ct_decode, exct_decode
 
@@ -64,8 +65,8 @@ def test_options_follow_from_the_heads(args):
 
 
 def test_a_checkpoint_says_whether_points_have_classes():
-    card = model_card(options("--agnostic_ex"))
-    opt = use_model_card(options(), card)
+    card = model_metadata(options("--agnostic_ex"))
+    opt = apply_model_metadata(options(), card)
     assert opt.agnostic_ex and opt.heads == card["heads"]
 
 

@@ -11,7 +11,8 @@ from tests.training import ROOT, output_here, output_of, score
 
 from centernet.datasets import sample_hp
 from centernet.models import create_model, save_model
-from centernet.opts import model_card, opts
+from centernet.options import model_metadata
+from centernet.opts import opts
 
 SHARED = ROOT.parent / "shared" / "data" / "coco_hp_sample"
 
@@ -122,7 +123,7 @@ def test_a_detector_is_a_starting_point(trained, tmp_path):
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", "res_18"])
     torch.manual_seed(5)
     detector = create_model("res_18", opt.heads, opt.head_conv)
-    save_model(tmp_path / "detector.pth", 7, detector, extra={"model": model_card(opt)})
+    save_model(tmp_path / "detector.pth", 7, detector, extra={"model": model_metadata(opt)})
     more = ["--load_model", str(tmp_path / "detector.pth"), "--exp_dir", str(tmp_path), "--lr", "1e-9"]
     output = output_here(
         "main", "multi_pose", *small(folder), *more, "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "0"

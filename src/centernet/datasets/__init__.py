@@ -1,35 +1,39 @@
 """Where images and annotations come from, and the making of samples and batches."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from ..errors import UserError
-from .augmentation import replayed_rng
-from .base import CocoStyleDataset
-from .coco import COCO
-from .coco_hp import COCOHP
-from .custom import Custom
-from .kitti import KITTI
-from .pascal import PascalVOC
-from .sample import Sample
-from .sample_ddd import SampleDDD
-from .sample_ex import SampleEx
-from .sample_hp import SampleHP
+from ..registry import Registry
 
-# One line a dataset.
-DATASETS: dict[str, type[CocoStyleDataset]] = {
-    dataset.name: dataset for dataset in (COCO, PascalVOC, Custom, Sample, COCOHP, SampleHP, SampleEx, KITTI, SampleDDD)
-}
+if TYPE_CHECKING:
+    from .base import CocoStyleDataset
+
+# One line per dataset: its name and where its class is, which is imported on first use.
+DATASETS: "Registry[type[CocoStyleDataset]]" = Registry(
+    {
+        "coco": "centernet.datasets.coco:COCO",
+        "pascal": "centernet.datasets.pascal:PascalVOC",
+        "custom": "centernet.datasets.custom:Custom",
+        "sample": "centernet.datasets.sample:Sample",
+        "coco_hp": "centernet.datasets.coco_hp:COCOHP",
+        "sample_hp": "centernet.datasets.sample_hp:SampleHP",
+        "sample_ex": "centernet.datasets.sample_ex:SampleEx",
+        "kitti": "centernet.datasets.kitti:KITTI",
+        "sample_ddd": "centernet.datasets.sample_ddd:SampleDDD",
+    }
+)
 
 
-def get_dataset(name: str) -> type[CocoStyleDataset]:
-    """The class of a dataset; UserError when there is none of this name."""
+def get_dataset(name: str) -> "type[CocoStyleDataset]":
+    """Return the class of a dataset; raise UserError for an unknown name."""
     if name not in DATASETS:
         raise UserError(f"--dataset {name}: there is no such dataset; choose from {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
-def read_dataset(opt, split: str, processes) -> CocoStyleDataset:
+def read_dataset(opt, split: str, processes) -> "CocoStyleDataset":
     """A split of ``--dataset``, which one process of each machine reads for all (``engine.processes.Processes``)."""
     dataset = processes.load_once_per_node(lambda: get_dataset(opt.dataset)(opt, split))
     dataset.opt = opt  # this process's, in which some things are settled later
@@ -53,7 +57,10 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
     Returns:
         The arrays of the reference's ``__getitem__`` under its names (input, hm, reg_mask, ind, wh, reg, ..., meta).
     """
+    import torch
+
     from ..tasks import get_task
+    from .augmentation import replayed_rng
     from .loader import collate, finish_batch
 
     task = get_task(opt.task)

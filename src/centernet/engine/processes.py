@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UserError
-from ..opts import process_shares
+from ..options import process_shares
 from ..utils.text import make_streams_tolerant, print_lines
 from .signals import ShutdownRequested
 from .watchdog import Watchdog

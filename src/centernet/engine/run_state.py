@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..opts import recipe
+from ..options import recipe
 from .processes import Processes
 
 KEY = "run"  # of the checkpoint's entry

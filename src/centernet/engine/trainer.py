@@ -17,8 +17,7 @@ from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import EvalBatches, Samples, SkippedImages, finish_batch, make_loader, no_detections, to_device
 from ..errors import UserError
 from ..models.weights import write_checkpoint
-from ..opts import loss_weights, process_shares
-from ..tasks import get_task
+from ..options import loss_weights, process_shares
 from ..visualization import show_or_save
 from .averaging import ModelEma
 from .precision import Precision
@@ -357,7 +356,7 @@ def distribute(model: nn.Module, opt, processes: Processes) -> nn.Module:
     if opt.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # Heads whose loss is switched off get no gradient, which the wrapper has to be told.
-    switched_off = any(getattr(opt, name) == 0 for name in loss_weights(get_task(opt.task))) or any(
+    switched_off = any(getattr(opt, name) == 0 for name in loss_weights(opt.task)) or any(
         value for name, value in vars(opt).items() if name.startswith("eval_oracle_")
     )
     with warnings.catch_warnings():

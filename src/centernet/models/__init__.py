@@ -1,19 +1,30 @@
-"""Networks: ``create_model``, and what the rest of the code may know about an architecture before it is built."""
+"""Model registry: ``create_model``, and what is known about an architecture before it is built.
+
+Importing this package does not import PyTorch, so that the command line can look up architectures quickly.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .dla import DLA_WEIGHTS, DLASeg, DLAv0Seg
-from .hourglass import StackedHourglass
-from .pretrained import Download, load_pretrained
-from .resnet import IMAGENET_WEIGHTS, ResNetDCN, ResNetDeconv
-from .weights import load_model, read_checkpoint, save_model
+from ..registry import resolve
+from .downloads import DLA_WEIGHTS, IMAGENET_WEIGHTS, Download
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .weights import load_model, read_checkpoint, save_model
 
 __all__ = ["ARCHITECTURES", "Architecture", "create_model", "describe", "load_model", "read_checkpoint", "save_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_model", "read_checkpoint", "save_model"):
+        from . import weights
+
+        return getattr(weights, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -21,17 +32,17 @@ class Architecture:
     """One family of networks.
 
     Attributes:
-        build: (depth, heads, head_conv) to the network.
-        depths: the depths that exist; a family without depths is written without ``_depth``.
+        build: callable that creates the network from ``(depth, heads, head_conv)``, or its import reference.
+        depths: available depths; the name of a family without depths has no ``_depth`` suffix.
         head_conv: default width of the heads' 3x3 convolution.
-        num_stacks: how many dicts ``forward`` returns.
-        pad: with ``--keep_res`` a side becomes ``(side | pad) + 1``; pad + 1 is the network's largest stride.
-        imagenet: depth to the files of ImageNet weights, tried in order; none: no such weights exist.
-        imagenet_prefix: where in the network those weights belong (``base.``), empty for the top.
-        backbone: starts of the names of what such weights must have.
+        num_stacks: number of dicts that ``forward`` returns.
+        pad: with ``--keep_res`` a side is padded to ``(side | pad) + 1``; pad + 1 is the network's largest stride.
+        imagenet: ImageNet weight files by depth, tried in order; empty if none are published.
+        imagenet_prefix: prefix of the parameters that those weights initialize (``base.``); empty for the top level.
+        backbone: parameter name prefixes that such weights must contain.
     """
 
-    build: Callable[[int, dict[str, int], int], nn.Module]
+    build: "Callable[[int, dict[str, int], int], nn.Module] | str"
     depths: tuple[int, ...] = ()
     head_conv: int = 64
     num_stacks: int = 1
@@ -54,20 +65,20 @@ _DLA: dict[str, Any] = {
     "backbone": ("base.",),
 }
 
-# One line a family: the part of ``--arch`` before the underscore.
+# One line per family: the part of ``--arch`` before the underscore.
 ARCHITECTURES = {
-    "res": Architecture(ResNetDeconv, **_RESNET),
-    "resdcn": Architecture(ResNetDCN, **_RESNET),
-    "dla": Architecture(DLASeg, **_DLA),
-    "dlav0": Architecture(DLAv0Seg, **_DLA),
-    "hourglass": Architecture(StackedHourglass, num_stacks=2, pad=127),
+    "res": Architecture("centernet.models.resnet:ResNetDeconv", **_RESNET),
+    "resdcn": Architecture("centernet.models.resnet:ResNetDCN", **_RESNET),
+    "dla": Architecture("centernet.models.dla:DLASeg", **_DLA),
+    "dlav0": Architecture("centernet.models.dla:DLAv0Seg", **_DLA),
+    "hourglass": Architecture("centernet.models.hourglass:StackedHourglass", num_stacks=2, pad=127),
 }
 
 
 def describe(arch: str) -> tuple[Architecture, int]:
-    """The family and the depth (0 without one) of an architecture's name such as ``resdcn_18``.
+    """Return the family and the depth (0 without one) of an architecture name such as ``resdcn_18``.
 
-    Raises UserError when there is no such network.
+    Raises UserError for an unknown name.
     """
     family, _, depth = arch.partition("_")
     architecture = ARCHITECTURES.get(family)
@@ -78,8 +89,12 @@ def describe(arch: str) -> tuple[Architecture, int]:
 
 
 def create_model(
-    arch: str, heads: dict[str, int], head_conv: int, pretrained: str | None = None, log=print
-) -> nn.Module:
+    arch: str,
+    heads: dict[str, int],
+    head_conv: int,
+    pretrained: str | None = None,
+    log: Callable[[str], None] = print,
+) -> "nn.Module":
     """Build a network.
 
     Args:
@@ -87,17 +102,20 @@ def create_model(
         heads: head name to channels, in the order of the task.
         head_conv: channels of the heads' 3x3 convolution, 0 for a single 1x1.
         pretrained: ``imagenet``, a file of backbone weights, or None / ``none`` for a random start.
-        log: what is called with the lines that say what was loaded.
+        log: called with messages about what was loaded.
 
     Returns:
-        A module; ``forward(x)`` gives ``list[dict[str, Tensor]]``, one dict of raw maps (no sigmoid) a stack.
+        A module; ``forward(x)`` returns ``list[dict[str, Tensor]]``, one dict of raw maps (no sigmoid) per stack.
 
     Raises:
-        UserError: unknown name, or weights that cannot be had.
+        UserError: unknown name, or weights that are not available.
     """
     architecture, depth = describe(arch)
-    model = architecture.build(depth, heads, head_conv)
+    build = resolve(architecture.build) if isinstance(architecture.build, str) else architecture.build
+    model = build(depth, heads, head_conv)
     if pretrained not in (None, "", "none"):
+        from .pretrained import load_pretrained
+
         downloads, prefix = architecture.imagenet.get(depth, []), architecture.imagenet_prefix
         load_pretrained(model, arch, pretrained, downloads, prefix, architecture.backbone, log)
     return model

@@ -12,22 +12,8 @@ from torch import Tensor, nn
 
 from .deform_conv import DCN, fill_bilinear
 from .heads import make_head, normal_001, run_heads, zero_bias
-from .pretrained import Download
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
-
-# The reference's address, which no longer answers, and timm's copy of the same weights. The check sum of the latter is
-# that of https://huggingface.co/timm/dla34.in1k/blob/3c5412bdfb75c944cec025e822e7d1b055faeb46/pytorch_model.bin.
-DLA_WEIGHTS = {
-    34: [
-        Download.of("http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"),
-        Download(
-            "https://huggingface.co/timm/dla34.in1k/resolve/3c5412bdfb75c944cec025e822e7d1b055faeb46/pytorch_model.bin",
-            sha256="c05e55b2530de061fba26484a73f765979c19217cff5f3b2748b3103415948a6",
-            name="timm_dla34.in1k.bin",
-        ),
-    ]
-}
 
 
 class Block(nn.Module):

@@ -6,47 +6,16 @@ import math
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .downloads import Download
 from .weights import read_checkpoint, refuse_not_finite, strip_module
 
 TIMEOUT = 30  # seconds without an answer after which an address counts as dead
-
-
-@dataclass(frozen=True)
-class Download:
-    """A published file of weights.
-
-    Attributes:
-        url: its address.
-        sha256: the check sum of the file, or its first digits.
-        name: what the file is called in the cache; empty: what the address calls it.
-    """
-
-    url: str
-    sha256: str
-    name: str = ""
-
-    @property
-    def cached(self) -> Path:
-        """Where PyTorch's download cache (``torch.hub``) has the file."""
-        return Path(torch.hub.get_dir(), "checkpoints", self.name or self.named)
-
-    @property
-    def named(self) -> str:
-        """What the address calls the file."""
-        return os.path.basename(urlparse(self.url).path)
-
-    @classmethod
-    def of(cls, url: str) -> "Download":
-        """A file whose name ends in the first digits of its check sum, as PyTorch's own do."""
-        return cls(url, os.path.splitext(url)[0].rpartition("-")[2])
 
 
 def load_pretrained(

@@ -10,7 +10,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .deform_conv import DCN, fill_bilinear
 from .heads import make_head, normal_001, run_heads
-from .pretrained import Download
 
 BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),
@@ -18,17 +17,6 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     50: (Bottleneck, [3, 4, 6, 3]),
     101: (Bottleneck, [3, 4, 23, 3]),
     152: (Bottleneck, [3, 8, 36, 3]),
-}
-
-IMAGENET_WEIGHTS = {
-    depth: [Download.of(f"https://download.pytorch.org/models/resnet{depth}-{digest}.pth")]
-    for depth, digest in (
-        (18, "5c106cde"),
-        (34, "333f7ec4"),
-        (50, "19c8e357"),
-        (101, "5d3b4d8f"),
-        (152, "b121ed2d"),
-    )
 }
 
 

@@ -66,13 +66,21 @@ test_options(opt) -> Namespace
 from types import ModuleType
 
 from ..errors import UserError
-from . import ctdet, ddd, exdet, multi_pose
+from ..registry import Registry
 
-TASKS = {"ctdet": ctdet, "multi_pose": multi_pose, "exdet": exdet, "ddd": ddd}
+# One line per task: its name and where it is, which is imported on first use.
+TASKS: Registry[ModuleType] = Registry(
+    {
+        "ctdet": "centernet.tasks.ctdet",
+        "multi_pose": "centernet.tasks.multi_pose",
+        "exdet": "centernet.tasks.exdet",
+        "ddd": "centernet.tasks.ddd",
+    }
+)
 
 
 def get_task(name: str) -> ModuleType:
-    """The module of a task; UserError when there is none of this name."""
+    """Return a task; raise UserError for an unknown name."""
     if name not in TASKS:
         raise UserError(f"task {name}: there is no such task; choose from {', '.join(TASKS)}")
     return TASKS[name]

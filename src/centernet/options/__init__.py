@@ -1,0 +1,27 @@
+"""Command line options: declared in ``table`` and ``tasks/specs.py``, parsed by ``parser``, completed by ``derive``.
+
+Importing this package does not import PyTorch, so that ``--help`` and wrong options answer at once.
+"""
+
+from .derive import ROOT, chunk_sizes, learning_rate, process_shares
+from .metadata import apply_model_metadata, data_options, model_metadata
+from .option import Option
+from .parser import OptionParser
+from .recipe import loss_weights, recipe
+from .table import NEVER, Options
+
+__all__ = [
+    "NEVER",
+    "ROOT",
+    "Option",
+    "OptionParser",
+    "Options",
+    "apply_model_metadata",
+    "chunk_sizes",
+    "data_options",
+    "learning_rate",
+    "loss_weights",
+    "model_metadata",
+    "process_shares",
+    "recipe",
+]

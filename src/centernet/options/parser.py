@@ -1,0 +1,184 @@
+"""The command line of all programs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..models import describe
+from ..tasks import TASKS
+from ..tasks.specs import all_specs, get_spec
+from .derive import as_pixel, check, derive, derive_sizes
+from .option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
+from .table import GENERAL, GROUPS, Draft, Options
+
+DESCRIPTIONS = {
+    TRAIN: "Train a detector; with --test, score a checkpoint as validation does.",
+    TEST: "Score a detector on a dataset.",
+    DEMO: "Detect in images, videos or a webcam stream, and draw the results.",
+    EXPORT: "Export a network to ONNX, torch.export or TorchScript.",
+    CHECK: "Check a dataset before training, and draw samples as the network will see them.",
+}
+EXAMPLES = {
+    TRAIN: (
+        "ctdet --dataset pascal --arch resdcn_18 --input_res 384 --num_epochs 70 --lr_step 45,60",
+        "ctdet --dataset custom --data_path DIR --exp_id mine --resume",
+    ),
+    TEST: (
+        "ctdet --load_model exp/ctdet/mine/model_best.pth --flip_test",
+        "ctdet --load_model ctdet_coco_dla_2x.pth --arch dla_34 --keep_res",
+    ),
+    DEMO: (
+        "ctdet --demo street.jpg --load_model exp/ctdet/mine/model_best.pth",
+        "multi_pose --demo clip.mp4 --load_model FILE --output_dir out",
+    ),
+    EXPORT: (
+        "ctdet --load_model exp/ctdet/mine/model_best.pth --output mine.onnx",
+        "ctdet --load_model FILE --output mine.onnx --with_decode --K 50",
+    ),
+    CHECK: (
+        "ctdet --dataset custom --data_path DIR",
+        "ctdet --dataset pascal --data_path DIR --output_dir samples",
+    ),
+}
+SCRIPTS = {TRAIN: "src/main.py", TEST: "src/test.py", DEMO: "src/demo.py", EXPORT: "src/export.py",
+           CHECK: "src/tools/check_data.py"}  # fmt: skip
+
+
+class OptionParser:
+    """The command line of a program: its options, what follows from them, and its help.
+
+    Every program accepts the options of all programs, so that commands can be copied; ``--help`` shows its own.
+
+    Attributes:
+        script: the program (``main.py``, ...).
+        parser: the underlying ``argparse`` parser.
+    """
+
+    def __init__(self, script: str = TRAIN) -> None:
+        self.script = script
+        program = os.path.basename(sys.argv[0] or "centernet")
+        start = f"python {SCRIPTS[script]}" if program.endswith(".py") else program
+        examples = "\n".join(f"  {start} {example}" for example in EXAMPLES[script])
+        self.parser = _ArgumentParser(
+            prog=program,
+            usage="%(prog)s task [options]",
+            description=f"{DESCRIPTIONS[script]} Options may be abbreviated as long as they are unambiguous.",
+            epilog=f"examples:\n{examples}\n\n--help_all shows the options of all programs.",
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+            add_help=False,
+        )
+        self._add_options()
+
+    def parse(self, args: Sequence[str] | str = "") -> Options:
+        """Return the finished options of a command line.
+
+        ``args``: list of arguments; the empty string: those of the process. A mistake ends the process with one line
+        on stderr and status 2.
+        """
+        unset = Draft(**dict.fromkeys(self._defaults()))
+        opt = self.parser.parse_args(None if args == "" else list(args), unset)
+        # -1 is how a command line leaves the choice to the program.
+        opt.given = sorted(name for name, value in vars(opt).items() if value is not None and value != -1)
+        for name, default in self._defaults().items():
+            if getattr(opt, name) is None:
+                setattr(opt, name, default)
+        try:
+            check(opt)
+            derive(opt)
+        except UserError as error:
+            self.parser.error(str(error))
+        return opt.finished()
+
+    init = parse  # the reference's entry point for demos and library use
+
+    def update_dataset_info_and_set_heads(self, opt: Options, dataset: Any) -> Options:
+        """Return options for a dataset object, as the reference's method of this name.
+
+        ``dataset`` has ``default_resolution``, ``mean``, ``std`` and ``num_classes``, and possibly ``class_name``.
+        """
+        draft = Draft.of(opt)
+        draft.mean, draft.std = as_pixel(dataset.mean), as_pixel(dataset.std)
+        draft.num_classes = int(dataset.num_classes)
+        if len(draft.class_names) != draft.num_classes:
+            names = [str(name) for name in getattr(dataset, "class_names", ())]
+            draft.class_names = names or [str(k) for k in range(draft.num_classes)]
+            draft.category_ids = list(range(1, draft.num_classes + 1))
+        if not {"input_res", "input_h", "input_w"} & set(opt.given):
+            draft.input_h, draft.input_w = (int(side) for side in np.ravel(dataset.default_resolution))
+        draft.pad = describe(draft.arch)[0].pad
+        derive_sizes(draft)
+        draft.heads = get_spec(draft.task).head_channels(draft)
+        return draft.finished()
+
+    def notes(self, opt: Options, script: str = "") -> list[str]:
+        """Return one line for each given option that has no effect in this program or on the task."""
+        script, spec = script or self.script, get_spec(opt.task)
+        others = {option.name for other in all_specs().values() for option in other.options} - {
+            option.name for option in spec.options
+        }
+        others |= set(spec.ignored_options)
+        known = {**GENERAL, **{option.name: option for option in spec.options}}
+        # Training options are not reported elsewhere: the command of a test may be that of the training.
+        unread = {name for name, option in known.items() if script not in option.scripts and option.scripts != (TRAIN,)}
+        notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
+        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unread]
+        if opt.test and not opt.load_model:
+            notes.append("note: --test without --load_model scores a network of random weights")
+        return notes
+
+    def _add_options(self) -> None:
+        parser = self.parser
+        group = parser.add_argument_group("task")
+        group.add_argument("task", help=" | ".join(TASKS))
+        group.add_argument("-h", "--help", action=_Help, script=self.script, help="show the options of this program")
+        group.add_argument("--help_all", action=_Help, script="", help="show the options of all programs")
+        self._options: dict[str, Option] = {}
+        sections = [(cls.title, cls.declared) for cls in GROUPS]
+        sections += [(f"task {name}", spec.options) for name, spec in all_specs().items()]
+        for title, options in sections:
+            group = parser.add_argument_group(title)
+            for option in options:
+                option.add_to(group)
+                self._options[option.name] = option
+        parser.options = self._options
+
+    def _defaults(self) -> dict[str, Any]:
+        return {name: option.default for name, option in self._options.items()}
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    """Reports a mistake in one line, and keeps the reference's abbreviations unambiguous."""
+
+    options: dict[str, Option]
+
+    def _get_option_tuples(self, option_string: str) -> list:
+        found = super()._get_option_tuples(option_string)
+        new = {"help_all", *(name for name, option in self.options.items() if option.new)}
+        return [entry for entry in found if entry[0].dest not in new] or found
+
+    def error(self, message: str):
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of a machine find the same mistake
+            print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class _Help(argparse.Action):
+    """Print the help of the options that ``script`` reads, or of all, and exit."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, script: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.dest, self.script = dest, script
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if self.script:
+            for action in parser._actions:
+                option = parser.options.get(action.dest)
+                if option is not None and self.script not in option.scripts:
+                    action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()

@@ -1,0 +1,40 @@
+"""The recipe of a run: the options that runs must share for their loss curves to be comparable."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..datasets import get_dataset
+from ..tasks.specs import get_spec
+from .option import Option
+from .table import GENERAL
+
+# Loss weights that tasks share.
+LOSS_WEIGHTS = ("hm_weight", "off_weight", "wh_weight")
+
+
+def recipe(opt) -> dict[str, Any]:
+    """Return the options that affect the loss curve."""
+    values = {"task": opt.task, "heads": opt.heads}
+    for option in _recipe_options(opt.task):
+        value = getattr(opt, option.name)
+        if not (option.implied and value == option.default):
+            values[option.name] = value
+    if not get_dataset(opt.dataset).class_names:
+        values["dataset"] = f"{opt.dataset}/{Path(opt.data_dir).resolve().name}"  # one custom dataset is not another
+    if opt.resume:
+        values["load_model"] = ""  # the file that a run is resumed from is not what it started from
+    for name in ("load_model", "pretrained"):
+        values[name] = os.path.basename(values[name])  # the directory may differ between machines
+    return values
+
+
+def loss_weights(task: str) -> list[str]:
+    """Return the options that weight the loss terms of a task."""
+    spec = get_spec(task)
+    own = [option.name for option in spec.options if option.recipe and option.name.endswith("_weight")]
+    return [*(name for name in LOSS_WEIGHTS if name not in spec.ignored_options), *own]
+
+
+def _recipe_options(task: str) -> list[Option]:
+    return [option for option in (*GENERAL.values(), *get_spec(task).options) if option.recipe]

@@ -1,0 +1,240 @@
+"""What the command line needs to know of each task: its options and its heads. Importing it does not import PyTorch."""
+
+from typing import Any, ClassVar
+
+from ..datasets.joints import NUM_JOINTS
+from ..errors import UserError
+from ..evaluation.kitti_text import read_camera
+from ..options.option import DEMO, Option, loss_weight, oracle
+
+
+class TaskSpec:
+    """Options and heads of a task.
+
+    Attributes:
+        name: of the command line.
+        default_dataset: ``--dataset`` when it is not given.
+        options: the task's own options.
+        conflicts: pairs of options that exclude each other.
+        ignored_options: general options (``options/table.py``) that have no effect on this task.
+        annotations: task whose annotations it reads; empty: its own.
+    """
+
+    name: ClassVar[str]
+    default_dataset: ClassVar[str]
+    options: ClassVar[tuple[Option, ...]] = ()
+    conflicts: ClassVar[tuple[tuple[str, str], ...]] = ()
+    ignored_options: ClassVar[tuple[str, ...]] = ()
+    annotations: ClassVar[str] = ""
+
+    @staticmethod
+    def derive(opt: Any) -> None:
+        """Set in the options being derived what follows from the task's own ones. Called for every task."""
+
+    @staticmethod
+    def head_channels(opt: Any) -> dict[str, int]:
+        """Return head name to channels, in the order of the reference."""
+        raise NotImplementedError
+
+    @staticmethod
+    def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
+        """Return the options that produce the heads of a checkpoint."""
+        return {}
+
+
+class CtdetSpec(TaskSpec):
+    """Objects as points: ``hm`` one heatmap per class, ``wh`` size in output pixels, ``reg`` sub-pixel offset."""
+
+    name = "ctdet"
+    default_dataset = "coco"
+    options = (
+        Option("norm_wh", "size loss relative to the object size", recipe=True),
+        Option("dense_wh", "regress the size within the object's whole Gaussian", recipe=True),
+        Option("cat_spec_wh", "class-specific size", recipe=True),
+        oracle("wh"),
+        oracle("offset"),
+    )
+    conflicts = (
+        ("dense_wh", "cat_spec_wh"),
+        ("norm_wh", "dense_wh"),
+        ("norm_wh", "cat_spec_wh"),
+        ("eval_oracle_wh", "dense_wh"),
+        ("eval_oracle_wh", "cat_spec_wh"),
+        ("eval_oracle_offset", "not_reg_offset"),
+    )
+
+    @staticmethod
+    def head_channels(opt: Any) -> dict[str, int]:
+        channels = {"hm": opt.num_classes, "wh": 2 if not opt.cat_spec_wh else 2 * opt.num_classes}
+        if opt.reg_offset:
+            channels["reg"] = 2
+        return channels
+
+    @staticmethod
+    def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
+        classes = heads.get("hm", 0)
+        return {"not_reg_offset": "reg" not in heads, "cat_spec_wh": classes > 1 and heads.get("wh") == 2 * classes}
+
+
+class MultiPoseSpec(TaskSpec):
+    """Human poses: ``hm``, ``wh``, ``reg`` as in ctdet; ``hps`` joint displacements from the center; ``hm_hp`` one
+    heatmap per joint; ``hp_offset`` sub-pixel offset of the joints."""
+
+    name = "multi_pose"
+    default_dataset = "coco_hp"
+    options = (
+        Option("rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True),
+        Option("aug_rot", "probability of rotation", 0, low=0, high=1, recipe=True),
+        loss_weight("hp_weight", "the joint displacements"),
+        loss_weight("hm_hp_weight", "the joint heatmaps"),
+        Option("dense_hp", "regress the joints within the person's whole Gaussian", recipe=True),
+        Option("not_hm_hp", "no joint heatmaps", recipe=True),
+        Option("not_reg_hp_offset", "no joint offsets", recipe=True),
+        oracle("kps"),
+        oracle("hmhp"),
+        oracle("hp_offset"),
+    )
+    conflicts = (
+        ("eval_oracle_hmhp", "not_hm_hp"),
+        ("eval_oracle_hp_offset", "not_hm_hp"),
+        ("eval_oracle_hp_offset", "not_reg_hp_offset"),
+    )
+
+    @staticmethod
+    def derive(opt: Any) -> None:
+        opt.hm_hp = not opt.not_hm_hp
+        opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
+
+    @staticmethod
+    def head_channels(opt: Any) -> dict[str, int]:
+        channels = {"hm": opt.num_classes, "wh": 2, "hps": 2 * NUM_JOINTS}
+        if opt.reg_offset:
+            channels["reg"] = 2
+        if opt.hm_hp:
+            channels["hm_hp"] = NUM_JOINTS
+        if opt.reg_hp_offset:
+            channels["hp_offset"] = 2
+        return channels
+
+    @staticmethod
+    def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
+        names = {"not_reg_offset": "reg", "not_hm_hp": "hm_hp", "not_reg_hp_offset": "hp_offset"}
+        return {name: head not in heads for name, head in names.items()}
+
+
+class ExdetSpec(TaskSpec):
+    """Extreme points: ``hm_t``, ``hm_l``, ``hm_b``, ``hm_r``, ``hm_c`` heatmaps of the four extreme points and the
+    center; ``reg_*`` sub-pixel offsets of the points."""
+
+    name = "exdet"
+    default_dataset = "coco"
+    options = (
+        Option("agnostic_ex", "class-agnostic extreme points", recipe=True),
+        Option("scores_thresh", "score threshold of the extreme points", 0.1, low=0, high=1),
+        Option("aggr_weight", "weight of the edge aggregation", 0.0, low=0),
+    )
+    ignored_options = ("reg_loss", "wh_weight", "nms", "hm_gauss")
+
+    @staticmethod
+    def head_channels(opt: Any) -> dict[str, int]:
+        channels = {f"hm_{side}": 1 if opt.agnostic_ex else opt.num_classes for side in "tlbr"}
+        channels["hm_c"] = opt.num_classes
+        if opt.reg_offset:
+            channels.update({f"reg_{side}": 2 for side in "tlbr"})
+        return channels
+
+    @staticmethod
+    def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
+        agnostic = heads.get("hm_c", 0) > 1 and heads.get("hm_t") == 1
+        return {"not_reg_offset": "reg_t" not in heads, "agnostic_ex": agnostic}
+
+
+class DddSpec(TaskSpec):
+    """3D boxes: ``hm`` heatmaps; ``dep`` depth; ``rot`` orientation in two bins; ``dim`` size in meters; ``wh``,
+    ``reg`` as in ctdet."""
+
+    name = "ddd"
+    default_dataset = "kitti"
+    options = (
+        Option("kitti_split", "3dop | subcnn", "3dop", str, choices=("3dop", "subcnn"), recipe=True, data=True),
+        Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True),
+        Option("rect_mask", "ignored objects mask their whole box", recipe=True),
+        loss_weight("dep_weight", "the depth"),
+        loss_weight("dim_weight", "the 3D size"),
+        loss_weight("rot_weight", "the orientation"),
+        Option("not_reg_bbox", "no 2D size", recipe=True),
+        Option("peak_thresh", "score threshold of reported objects", 0.2, low=0, high=1),
+        oracle("dep"),
+        Option(
+            "calib",
+            "camera of images that come without calibration: a KITTI file with a line P2:, or one with 12 or 9 "
+            "numbers; default: the usual camera of the training images",
+            "",
+            str,
+            new=True,
+            scripts=(DEMO,),
+        ),
+    )
+    ignored_options = (
+        *("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss"),
+    )
+
+    @staticmethod
+    def derive(opt: Any) -> None:
+        opt.reg_bbox = not opt.not_reg_bbox
+        if opt.calib:
+            opt.picture_info["calib"] = read_camera(opt.calib)
+
+    @staticmethod
+    def head_channels(opt: Any) -> dict[str, int]:
+        channels = {"hm": opt.num_classes, "dep": 1, "rot": 8, "dim": 3}
+        if opt.reg_bbox:
+            channels["wh"] = 2
+        if opt.reg_offset:
+            channels["reg"] = 2
+        return channels
+
+    @staticmethod
+    def options_of_heads(heads: dict[str, int]) -> dict[str, bool]:
+        return {"not_reg_bbox": "wh" not in heads, "not_reg_offset": "reg" not in heads}
+
+
+SPECS: dict[str, type[TaskSpec]] = {spec.name: spec for spec in (CtdetSpec, MultiPoseSpec, ExdetSpec, DddSpec)}
+
+
+def get_spec(name: str) -> type[TaskSpec]:
+    """Return the specification of a task; raise UserError for an unknown name.
+
+    A task that is not listed in ``SPECS`` is its own specification.
+    """
+    from . import TASKS, get_task
+
+    if name in SPECS:
+        return SPECS[name]
+    if name not in TASKS:
+        raise UserError(f"task {name}: there is no such task; choose from {', '.join(TASKS)}")
+    return as_spec(get_task(name))
+
+
+def all_specs() -> dict[str, type[TaskSpec]]:
+    """Return the specifications of all tasks by name."""
+    from . import TASKS
+
+    return {name: get_spec(name) for name in TASKS}
+
+
+def as_spec(task: Any) -> type[TaskSpec]:
+    """Return the specification of a task that is written as a module."""
+    if isinstance(task, type):
+        return task
+    attributes = {
+        "name": task.__name__.rpartition(".")[2],
+        "default_dataset": task.DEFAULT_DATASET,
+        "options": task.OPTIONS,
+        "conflicts": getattr(task, "CONFLICTS", ()),
+        "ignored_options": task.IGNORED_OPTIONS,
+        "annotations": getattr(task, "ANNOTATIONS", ""),
+        "head_channels": staticmethod(task.heads),
+        "options_of_heads": staticmethod(task.options_of_heads),
+    }
+    return type("ModuleSpec", (TaskSpec,), attributes)
