@@ -67,16 +67,41 @@ def undisturbed(tmp_path_factory):
 
 
 def assert_complete(folder: Path, whole: Path) -> None:
-    """Every line of the logs is there once, and each is that of the undisturbed run."""
+    """The run ended as the undisturbed one: every log line once, and all tensors of the checkpoints bit by bit."""
     assert losses(folder) == losses(whole) and len(losses(whole)) == 1 + 12
     for row, expected in zip(rows(folder / "val_log.csv"), rows(whole / "val_log.csv"), strict=True):
         assert row[:5] + row[6:] == expected[:5] + expected[6:]  # all but the time
+    for name in ("model_last.pth", "model_best.pth"):
+        one, other = (torch.load(path / name, weights_only=True) for path in (folder, whole))
+        assert one.keys() == other.keys() and one["epoch"] == other["epoch"] and one["best"] == other["best"]
+        for entry in {"state_dict", "optimizer"} & one.keys():
+            assert_equal(one[entry], other[entry], f"{name}: {entry}")
+        if "run" in one:
+            assert_equal(one["run"]["random"], other["run"]["random"], f"{name}: random")
+    assert (folder / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     # The line of an epoch may also be in the log of a start that had no time for a checkpoint, which was another run.
     logs = [
         folder / name / "log.txt" for name in torch.load(folder / "model_last.pth", weights_only=True)["run"]["logs"]
     ]
     epochs = re.findall(r": epoch: (\d+) \|", "".join(path.read_text() for path in logs if path.is_file()))
     assert epochs == [str(k + 1) for k in range(int(losses(whole)[-1][0]))]
+
+
+def assert_equal(one, other, name: str) -> None:
+    """Compare nested dicts and lists, tensors bit by bit."""
+    assert type(one) is type(other), name
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), name
+        for key in one:
+            assert_equal(one[key], other[key], f"{name}[{key}]")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), name
+        for k, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{name}[{k}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), name
+    else:
+        assert one == other, name
 
 
 def killed_again_and_again(

@@ -1,5 +1,6 @@
 """Several processes: the same arithmetic as one, and a clean end when one of them fails."""
 
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +39,23 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path,
         for name, gradient in alone["gradients"].items():
             difference = (together["gradients"][name] - gradient).abs().max()
             assert difference <= 1e-9 * gradient.abs().max(), (count, name)
+
+
+@pytest.mark.parametrize(
+    ("count", "more"),
+    [(3, ["--batch_size", "6", "--accumulate", "2", "--ema", "0.9"]), (4, ["--arch", "resdcn_18"]), (5, [])],
+)
+def test_resumed_updates_are_exact(tmp_path, tiny_voc, count, more):
+    """The order in which gradients are added up does not depend on when the processes started."""
+    result = tmp_path / "result.json"
+    arguments = ["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc), "--arch", "res_18", "--input_res", "64"]
+    script = [str(ROOT / "tests/engine/resumed_updates.py"), str(result), *arguments, "--batch_size", str(count), *more]
+    command = [*LAUNCH, f"--nproc_per_node={count}", *script]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for rank, (differing, compared) in enumerate(json.loads(result.read_text())):
+        assert compared > 200, rank
+        assert differing == {"1": [], "2": [], "3": []}, rank
 
 
 def test_one_process_reads_for_all(tmp_path, tiny_voc):
