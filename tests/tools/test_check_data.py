@@ -112,7 +112,7 @@ PROBLEMS = [
         lambda c: c["images"][0].update(width=48, height=64),
         "PROBLEM: images of another size than stated: 1.png is 64 x 48, not 48 x 64",
     ),
-    (lambda c: c["annotations"][0].update(image_id=99), "objects of images that are not listed: annotation 1 (pict"),
+    (lambda c: c["annotations"][0].update(image_id=99), "objects of images that are not listed: annotation 1 (imag"),
     (lambda c: c["annotations"][0].update(category_id=99), "PROBLEM: unknown categories: annotation 1: 99"),
     (lambda c: c["annotations"][0].update(category_id="1"), "annotation 1: 1 (as text and as number)"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "PROBLEM: annotations that cannot be read: "),
