@@ -27,6 +27,11 @@ def architectures() -> list[str]:
     return [f"{name}_{depth}" if depth else name for name, family in families for depth in family.depths or (0,)]
 
 
+def reference_architectures() -> list[str]:
+    """Return the names of the networks that the reference implementation has."""
+    return [name for name in architectures() if name != "lite"]
+
+
 def sweep(names: list[str], slow: Sequence[str]) -> list:
     """Names as test parameters; those that hold one of the texts in ``slow`` are marked slow."""
     return [pytest.param(n, marks=pytest.mark.slow) if any(text in n for text in slow) else n for n in names]

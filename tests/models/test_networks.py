@@ -16,6 +16,7 @@ from tests.models.conformance import (
     formula_input,
     load_formula_weights,
     needs_conformance,
+    reference_architectures,
     sweep,
 )
 from torch import nn
@@ -172,7 +173,7 @@ def head_entries(arch: str, heads: dict[str, int]) -> list[tuple[str, list[int]]
 
 
 @pytest.mark.parametrize("task", TASK_HEADS)
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", reference_architectures())
 def test_names_and_shapes_for_every_task(arch, task):
     rows = entries(build_without_memory(arch, TASK_HEADS[task]))
     body = [row for row in rows if row[0].partition(".")[0] not in TASK_HEADS[task]]
@@ -293,7 +294,9 @@ def test_outputs_with_formula_weights(arch):
 
 
 def test_the_networks_with_figures_are_all_families():
-    assert {arch.partition("_")[0] for arch in OUTPUTS} == {arch.partition("_")[0] for arch in architectures()}
+    assert {arch.partition("_")[0] for arch in OUTPUTS} == {
+        arch.partition("_")[0] for arch in reference_architectures()
+    }
 
 
 def forward_files(pattern: str) -> list:
@@ -381,7 +384,7 @@ def heads_of(model: nn.Module) -> list[tuple[str, nn.Conv2d, nn.Conv2d]]:
     return found
 
 
-@pytest.mark.parametrize("arch", sweep(architectures(), slow=DEEP))
+@pytest.mark.parametrize("arch", sweep(reference_architectures(), slow=DEEP))
 def test_start_of_heads(arch):
     family = arch.partition("_")[0]
     for name, first, last in heads_of(build(arch, TASK_HEADS["multi_pose"])):

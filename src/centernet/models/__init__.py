@@ -3,6 +3,7 @@
 Importing this package does not import PyTorch, so that the command line can look up architectures quickly.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ class Architecture:
         imagenet: ImageNet weight files by depth, tried in order; empty if none are published.
         imagenet_prefix: prefix of the parameters that those weights initialize (``base.``); empty for the top level.
         backbone: parameter name prefixes that such weights must contain.
+        timm: name of a backbone of the package timm, which downloads its weights itself.
     """
 
     build: "Callable[[int, dict[str, int], int], nn.Module] | str"
@@ -50,6 +52,12 @@ class Architecture:
     imagenet: dict[int, list[Download]] = field(default_factory=dict)
     imagenet_prefix: str = ""
     backbone: tuple[str, ...] = ()
+    timm: str = ""
+
+    @property
+    def has_imagenet(self) -> bool:
+        """Whether ``--pretrained imagenet`` is possible."""
+        return bool(self.imagenet or self.timm)
 
 
 _RESNET: dict[str, Any] = {
@@ -64,6 +72,7 @@ _DLA: dict[str, Any] = {
     "imagenet_prefix": "base.",
     "backbone": ("base.",),
 }
+_FPN: dict[str, Any] = {"head_conv": 0, "imagenet_prefix": "backbone.", "backbone": ("backbone.",)}
 
 # One line per family: the part of ``--arch`` before the underscore.
 ARCHITECTURES = {
@@ -72,7 +81,9 @@ ARCHITECTURES = {
     "dla": Architecture("centernet.models.dla:DLASeg", **_DLA),
     "dlav0": Architecture("centernet.models.dla:DLAv0Seg", **_DLA),
     "hourglass": Architecture("centernet.models.hourglass:StackedHourglass", num_stacks=2, pad=127),
+    "lite": Architecture("centernet.models.fpn:lite", **_FPN),
 }
+TIMM = "timm:"  # --arch timm:NAME
 
 
 def describe(arch: str) -> tuple[Architecture, int]:
@@ -80,12 +91,22 @@ def describe(arch: str) -> tuple[Architecture, int]:
 
     Raises UserError for an unknown name.
     """
+    if arch.startswith(TIMM) and arch != TIMM:
+        name = arch.removeprefix(TIMM)
+        return Architecture(functools.partial(_build_timm, name), timm=name, **_FPN), 0
     family, _, depth = arch.partition("_")
     architecture = ARCHITECTURES.get(family)
     if architecture is not None and depth in [str(d) for d in architecture.depths or ("",)]:
         return architecture, int(depth or 0)
     names = [f"{name}_{d}" if d else name for name, a in ARCHITECTURES.items() for d in a.depths or (0,)]
+    names.append(f"{TIMM}NAME")
     raise UserError(f"--arch {arch}: there is no such network; choose from {', '.join(names)}")
+
+
+def _build_timm(name: str, depth: int, heads: dict[str, int], head_conv: int) -> "nn.Module":
+    from .fpn import timm_detector
+
+    return timm_detector(name, depth, heads, head_conv)
 
 
 def create_model(
@@ -113,7 +134,11 @@ def create_model(
     architecture, depth = describe(arch)
     build = resolve(architecture.build) if isinstance(architecture.build, str) else architecture.build
     model = build(depth, heads, head_conv)
-    if pretrained not in (None, "", "none"):
+    if architecture.timm and pretrained == "imagenet":
+        from .fpn import load_timm_weights
+
+        load_timm_weights(model, architecture.timm, log)
+    elif pretrained not in (None, "", "none"):
         from .pretrained import load_pretrained
 
         downloads, prefix = architecture.imagenet.get(depth, []), architecture.imagenet_prefix

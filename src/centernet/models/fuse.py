@@ -1,7 +1,7 @@
 """Networks for inference: BatchNorm is folded into the convolution before it."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -21,7 +21,9 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
     the network's, so checkpoints are written from the network and not from the copy.
 
     Args:
-        model: any network of ``create_model``, on any device and of any floating type; it stays as it is.
+        model: any network of ``create_model``, on any device and of any floating type; it stays as it is. Modules
+            below the names in its attribute ``not_fused`` are left as they are: code that is not this project's, whose
+            order of modules says nothing about what feeds what.
         batch_heads: compute the 3x3 convolutions of the heads of a stack as one. None: everywhere but on a CPU, where
             it is no faster (``benchmarks/README.md``).
 
@@ -29,10 +31,17 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
         ValueError: a BatchNorm is not behind a convolution.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
-    for conv, owner, name in list(_pairs(fused)):
+    kept = tuple(getattr(model, "not_fused", ()))
+    for conv, owner, name in list(
+        _pairs(module for path, module in fused.named_modules() if not path.startswith(kept))
+    ):
         _fold(conv, getattr(owner, name))
         setattr(owner, name, nn.Identity())
-    left = [name for name, module in fused.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    left = [
+        name
+        for name, module in fused.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith(kept)
+    ]
     if left:
         raise ValueError(f"fuse: there is no convolution before {', '.join(left)}")
     if batch_heads is None:
@@ -42,9 +51,9 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
     return fused
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
+def _pairs(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module, str]]:
     """(convolution, owner of its BatchNorm, name there), by the names and places that the networks give them."""
-    for module in model.modules():
+    for module in modules:
         previous = None
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):

@@ -149,7 +149,7 @@ def _take_from_dataset(opt: Draft) -> None:
     set_data(opt, data)
     if not opt.pretrained:
         # A resumed training keeps what it started with, which is part of the recipe.
-        from_scratch = (opt.resume or not opt.load_model) and not opt.test and describe(opt.arch)[0].imagenet
+        from_scratch = (opt.resume or not opt.load_model) and not opt.test and describe(opt.arch)[0].has_imagenet
         opt.pretrained = dataset.pretrained if from_scratch else "none"
 
     height, width = data["default_resolution"]

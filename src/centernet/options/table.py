@@ -128,7 +128,9 @@ class ModelOptions(OptionGroup, title="model", scripts=(TRAIN, TEST, DEMO, EXPOR
     """The network."""
 
     arch: str = option(
-        "dla_34", "res_18 ... res_152, resdcn_18 ... resdcn_152, dla_34, dlav0_34, hourglass", recipe=True
+        "dla_34",
+        "res_18 ... res_152, resdcn_18 ... resdcn_152, dla_34, dlav0_34, hourglass, lite, timm:NAME",
+        recipe=True,
     )
     head_conv: int = option(
         -1, "channels of the heads; 0: no 3x3 convolution; -1: default of the network", low=-1, recipe=True

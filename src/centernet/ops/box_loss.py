@@ -1,0 +1,124 @@
+"""IoU losses on decoded boxes, at the objects' centers or all over their Gaussians (TTFNet, arXiv 1909.00700).
+
+A cell (x, y) predicts the box whose center is (x, y) + ``reg`` and whose sides are ``wh``, which is how decoding reads
+the maps. So a cell away from the center learns the offset from itself to the center, and decoding stays as it is.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+from .losses import gather_feat
+
+IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+GAUSSIAN_SHARE = 0.54  # of a box's side that its Gaussian covers; the standard deviation is a sixth of it (TTFNet)
+MIN_SIDE = 0.5  # output pixels; a smaller predicted side counts as this, or boxes of negative area would get no IoU
+MIN_LOG_AREA = 0.5  # least weight of an object whose samples are weighted by the logarithm of its area
+
+
+def sample_reach(sizes: np.ndarray) -> np.ndarray:
+    """Return how many cells on each side of the center an object's Gaussian covers: (n, 2) sides to (n, 2) int64."""
+    return np.floor(sizes * (GAUSSIAN_SHARE / 2)).astype(np.int64)
+
+
+def num_window_cells(reach: np.ndarray) -> int:
+    """Return the ``cells`` of ``draw_box_samples`` for objects of the given reach (n, 2)."""
+    return int((2 * reach + 1).prod(axis=1).sum())
+
+
+def draw_box_samples(
+    size: tuple[int, int, int], sizes: Tensor, ind: Tensor, reach: Tensor, cells: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Assign cells to objects and weight them by the objects' Gaussians.
+
+    A cell that several objects cover belongs to the smallest. The weights of an object's cells add up to the logarithm
+    of its area (at least ``MIN_LOG_AREA``), as in TTFNet.
+
+    Args:
+        size: (B, H, W) of the maps.
+        sizes: (B, N, 2) float, width and height of the boxes in output pixels.
+        ind: (B, N) int64, y * W + x of the centers.
+        reach: (B, N, 2) int64, cells covered on each side of the center; negative in empty slots.
+        cells: ``num_window_cells`` of all objects if it is known on the host, which saves a device synchronization.
+
+    Returns:
+        slot (B, H, W) int64, the object of each cell, 0 where there is none; weight (B, H, W) float32, 0 there.
+    """
+    batch, height, width = size
+    objects = ind.shape[1]
+    sides = (2 * reach + 1).clamp(min=0)
+    count = sides.prod(2).flatten()
+    if cells is None:
+        cells = int(count.sum())
+    # One row per cell of every object's window: its object, and its place in the window.
+    owner = torch.repeat_interleave(count, output_size=cells)
+    place = torch.arange(cells, device=ind.device) - (count.cumsum(0) - count)[owner]
+    reach_x, reach_y = reach.reshape(-1, 2)[owner].unbind(1)
+    window_width = 2 * reach_x + 1
+    dx = place % window_width - reach_x
+    dy = torch.div(place, window_width, rounding_mode="floor") - reach_y
+    center = ind.flatten()[owner]
+    x, y = center % width + dx, torch.div(center, width, rounding_mode="floor") + dy
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    image = torch.div(owner, objects, rounding_mode="floor")
+    cell = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
+
+    area = sizes.prod(2)
+    # Ranks within an image: the smallest object has the highest, and wins its cells.
+    rank = area.argsort(dim=1, descending=True, stable=True).argsort(dim=1).flatten() + 1
+    top = torch.zeros(batch * height * width, dtype=torch.int64, device=ind.device)
+    top.scatter_reduce_(0, cell, rank[owner] * inside, "amax")
+    mine = inside & (top[cell] == rank[owner])
+
+    sigma = (sizes * (GAUSSIAN_SHARE / 6)).clamp(min=1e-3).reshape(-1, 2)[owner]
+    value = torch.exp(-((torch.stack([dx, dy], 1) / sigma) ** 2).sum(1) / 2) * mine
+    total = value.new_zeros(batch * objects).index_add_(0, owner, value)
+    value = value / total[owner].clamp(min=1e-12) * area.flatten()[owner].clamp(min=1).log().clamp(min=MIN_LOG_AREA)
+    weight = value.new_zeros(batch * height * width).scatter_reduce_(0, cell, value, "amax")
+    slot = torch.zeros_like(top).scatter_reduce_(0, cell, (owner % objects) * mine, "amax")
+    return slot.view(size), weight.view(size)
+
+
+def boxes_of(wh: Tensor, reg: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Return boxes (..., 4) [x1, y1, x2, y2] from sides and offsets (..., 2) predicted at the cells ``xs``, ``ys``."""
+    center = torch.stack([xs, ys], dim=-1) + reg
+    return torch.cat([center - wh / 2, center + wh / 2], dim=-1)
+
+
+def box_loss(output: dict[str, Tensor], batch: dict[str, Tensor], kind: str) -> Tensor:
+    """Return the weighted sum of an IoU loss over the samples of a batch; divide it by ``num_box_samples``.
+
+    Args:
+        output: raw maps, of which ``wh`` and ``reg`` (B, 2, H, W) in output pixels are read.
+        batch: ``ind`` (B, N), ``reg_mask`` (B, N), ``wh`` and ``reg`` (B, N, 2) of the objects; with supervision all
+            over the Gaussians also ``box_slot`` and ``box_weight`` (B, H, W) of ``draw_box_samples``.
+        kind: ``giou``, ``diou`` or ``ciou``.
+    """
+    wh, reg = output["wh"], output["reg"]
+    width = wh.shape[3]
+    ind = batch["ind"]
+    xs, ys = ind % width, torch.div(ind, width, rounding_mode="floor")
+    target = boxes_of(batch["wh"].to(wh.dtype), batch["reg"].to(wh.dtype), xs, ys)
+    if "box_weight" in batch:
+        weight = batch["box_weight"].flatten(1)
+        target = target.gather(1, batch["box_slot"].flatten(1)[:, :, None].expand(-1, -1, 4))
+        wh, reg = wh.flatten(2).transpose(1, 2), reg.flatten(2).transpose(1, 2)
+        cell = torch.arange(wh.shape[1], device=wh.device)
+        xs, ys = (cell % width).expand_as(weight), torch.div(cell, width, rounding_mode="floor").expand_as(weight)
+    else:
+        weight = batch["reg_mask"]
+        wh, reg = gather_feat(wh, ind), gather_feat(reg, ind)
+    used = weight > 0
+    # A clamp would stop the gradient of the sides that are too small, which need it most: pass it straight through.
+    wh = wh + (wh.clamp(min=MIN_SIDE) - wh).detach()
+    # Cells that do not count compare a box with itself, so that nothing undefined reaches the sum or the gradient.
+    predicted = torch.where(used[:, :, None], boxes_of(wh, reg, xs, ys), target.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    target = torch.where(used[:, :, None], target, target.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    loss = IOU_LOSSES[kind](predicted, target)  # which computes 16-bit types in float32
+    return (loss * weight).sum()
+
+
+def num_box_samples(batch: dict[str, Tensor]) -> Tensor:
+    """Return what the sum of ``box_loss`` is divided by: the weights of all samples."""
+    return batch["box_weight"].sum() if "box_weight" in batch else batch["reg_mask"].sum()
