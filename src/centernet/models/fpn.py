@@ -141,13 +141,13 @@ def timm_detector(name: str, depth: int, heads: dict[str, int], head_conv: int) 
     return model
 
 
-def load_timm_weights(model: FPNDetector, name: str, log=print) -> None:
+def load_timm_weights(model: nn.Module, name: str, log=print) -> None:
     """Load timm's ImageNet weights of the backbone, through timm's own download and cache.
 
     Raises UserError if timm has none or cannot get them.
     """
     try:
-        model.backbone.load_state_dict(_timm_backbone(name, pretrained=True).state_dict())
+        model.get_submodule("backbone").load_state_dict(_timm_backbone(name, pretrained=True).state_dict())
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such weights, damaged files
         reason = str(error).partition("\n")[0]
         raise UserError(
