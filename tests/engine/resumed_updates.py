@@ -15,7 +15,8 @@ from centernet.datasets.loader import Samples, TrainBatches, collate, finish_bat
 from centernet.engine import processes as engine_processes
 from centernet.engine.trainer import Trainer
 from centernet.models import create_model
-from centernet.opts import opts, process_shares
+from centernet.options import process_shares
+from centernet.opts import opts
 from centernet.tasks import get_task
 
 UPDATES = 4
