@@ -5,8 +5,6 @@ within 2 % of the object's extent counts as touching (section 4.1 of ExtremeNet,
 single outermost point). They are the training data of the task exdet, in the order top, left, bottom, right.
 """
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +12,8 @@ import numpy as np
 import pycocotools.mask
 
 from ..errors import UserError
+from ..utils.files import file_lock, write_json
 from .annotations import read_annotation_file
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 TOLERANCE = 0.02  # of the object's width or height
 SIDES = ((1, -1), (0, -1), (1, 1), (0, 1))  # top, left, bottom, right: which coordinate, and to which end
@@ -143,13 +137,7 @@ def convert(source: Path, target: Path, log: Callable[[str], None] = print) -> N
     count = len(content["annotations"])
     if count and without == count:
         raise UserError(f"{source}: none of the annotations has a segmentation, so there are no extreme points to find")
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content))
-        os.replace(part, target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    write_json(target, content)
     missing = f", {without} of them without an outline: the middles of their box's sides" if without else ""
     log(f"{target}: extreme points of {count} objects{missing}")
 
@@ -167,14 +155,7 @@ def prepare(instances: Path, log: Callable[[str], None] = print) -> None:
     target = extreme_file(instances)
     if target.exists() or not instances.is_file():
         return
-    lock = target.with_name(f"{target.name}.lock")
-    try:
-        with lock.open("w") as held:
-            if fcntl is not None:
-                fcntl.flock(held, fcntl.LOCK_EX)  # it ends with the process, however that ends
-            if not target.exists():
-                log(f"{target}: finding extreme points (once)")
-                convert(instances, target, log)
-            lock.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    with file_lock(target.with_name(f"{target.name}.lock")):
+        if not target.exists():
+            log(f"{target}: finding extreme points (once)")
+            convert(instances, target, log)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
+from ..utils.files import write_bytes
 
 
 class SyntheticDataset:
@@ -39,7 +40,9 @@ class SyntheticDataset:
         try:
             (folder / "annotations").mkdir(parents=True, exist_ok=True)
             cls.draw(folder)
-            write_file(marker, f"{cls.version}\n".encode())
+            if hasattr(os, "sync"):
+                os.sync()  # the marker must not reach the disk before the rest
+            write_bytes(marker, f"{cls.version}\n".encode())
         except OSError as error:
             raise UserError(f"{folder}: the sample cannot be written there ({error})") from error
 
@@ -50,14 +53,12 @@ class SyntheticDataset:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write aside, then rename: several processes may do the same at once."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    """Write a file of the sample. They reach the disk together, before the marker does."""
+    write_bytes(path, content, sync=False)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """The same for an image (H, W, 3) uint8 in BGR order; JPEG has quality 95."""
+    """Write an image (H, W, 3) uint8 in BGR order; JPEG has quality 95."""
     write_file(path, cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
 
 

@@ -5,14 +5,13 @@ benchmark, ``data/kitti``, holds ``training/{image_2,label_2,calib}``, ``testing
 ``ImageSets_{3dop,subcnn}/{train,val,trainval,test}.txt``.
 """
 
-import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import CLASS_NAMES, read_calib, read_image_names, read_label_lines
+from centernet.utils import files
 
 SPLITS = ("3dop", "subcnn")
 PARTS = ("train", "val")
@@ -92,7 +91,9 @@ def convert_devkit(
     def write(split: str, part: str, labeled: bool = True) -> None:
         data = convert_images(root, read_image_names(image_set_file(root, split, part)), labeled, log)
         path = out_dir / annotation_file(split, part)
-        _write_json(path, data)
+        with files.write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, data)
         written.append(path)
         log(f"{path}: {len(data['images'])} images, {len(data['annotations'])} annotations")
 
@@ -158,7 +159,7 @@ def _copy_label(source: Path, target: Path) -> bool:
         if target.is_file() and target.read_bytes() == content:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        files.write_bytes(target, content)
     except FileNotFoundError:
         raise UserError(f"{source}: there is no such label file") from None
     except OSError as error:
@@ -182,32 +183,7 @@ def _show_folder(source: Path, target: Path, log: Callable[[str], None]) -> None
                 return
             except OSError:
                 target.mkdir()
-        new = sum(_place(image, target / image.name) for image in sorted(source.glob("*.png")))
+        new = sum(files.link_or_copy(image, target / image.name) is not None for image in sorted(source.glob("*.png")))
         log(f"{target}: {new} new images of {source}")
     except OSError as error:
         raise UserError(f"{target}: the images of {source} cannot be placed there ({error.strerror})") from None
-
-
-def _place(source: Path, target: Path) -> bool:
-    """Make the file ``target`` show ``source``, by a hard link or a copy; returns whether that was new."""
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return False
-    aside = target.with_name(f"{target.name}.tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
-    return True
-
-
-def _write_json(path: Path, data: dict) -> None:
-    """Write ``data`` so that ``path`` is never half a file."""
-    aside = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

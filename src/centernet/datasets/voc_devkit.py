@@ -3,15 +3,13 @@
 Needs the standard library only, so that the data can be prepared before anything is installed.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from centernet.errors import UserError
+from centernet.utils import files
 
 # In this order, because the ids of the merged file follow from it.
 TRAINVAL_SETS = (("2012", "train"), ("2012", "val"), ("2007", "train"), ("2007", "val"))
@@ -208,28 +206,18 @@ def merge(parts: list[dict]) -> dict:
 
 
 def read_json(path: str | Path) -> dict:
-    """The object in a JSON file. Raises UserError naming the file when it cannot be read or holds no object."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such annotation file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from None
+    """Return the object in a JSON file. Raises UserError when it cannot be read or holds no object."""
+    data = files.read_json(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}, not an object with images and annotations")
     return data
 
 
 def write_json(path: str | Path, data: dict) -> None:
-    """Write ``data`` as JSON so that ``path`` is never half a file. Raises UserError when it cannot be written."""
-    path = Path(path)
-    aside = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    """Write ``data`` as JSON, and the folder if it is missing. Raises UserError when it cannot be written."""
+    with files.write_errors(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, data)
 
 
 def _counts(data: dict) -> str:
@@ -276,29 +264,6 @@ def convert_devkit(
     return written
 
 
-def _place(source: Path, target: Path) -> str | None:
-    """Make ``target`` show ``source``; returns how, or None when it already does."""
-    source = source.resolve()
-    if target.exists():
-        if target.samefile(source) or target.stat().st_size == source.stat().st_size:
-            return None
-    aside = target.with_name(f"{target.name}.tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-        how = "hard link"
-    except OSError:
-        try:
-            # Relative, so that the data folder can be moved as a whole.
-            os.symlink(os.path.relpath(source, target.parent.resolve()), aside)
-            how = "symbolic link"
-        except OSError:
-            shutil.copyfile(source, aside)
-            how = "copy"
-    os.replace(aside, target)
-    return how
-
-
 def link_images(devkit: str | Path, images_dir: str | Path, log: Callable[[str], None] = print) -> int:
     """Show every image of VOC2007, then VOC2012 in ``images_dir``; returns how many images the devkit has.
 
@@ -313,7 +278,7 @@ def link_images(devkit: str | Path, images_dir: str | Path, log: Callable[[str],
         images_dir.mkdir(parents=True, exist_ok=True)
         for year in ("2007", "2012"):
             for source in sorted((devkit / f"VOC{year}" / "JPEGImages").glob("*.jpg")):
-                how = _place(source, images_dir / source.name)
+                how = files.link_or_copy(source, images_dir / source.name)
                 total += 1
                 if how:
                     made[how] = made.get(how, 0) + 1

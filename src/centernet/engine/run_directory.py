@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
+from ..utils.files import write_json, write_text
 from . import tensorboard
 from .run_state import TrainingState, launch_name
 
@@ -59,10 +59,10 @@ class RunDirectory:
             self.logs.mkdir(exist_ok=True)
             (self.path / "debug").mkdir(exist_ok=True)
             text = _options_text(opt)
-            (self.logs / "opt.txt").write_text(text)
+            write_text(self.logs / "opt.txt", text)
             if state is not None:  # a test in the folder of a training leaves the training's options alone
-                (self.path / "opt.txt").write_text(text)
-                _write_text(self.path / "opt.json", json.dumps(_description(opt, processes, state), indent=1))
+                write_text(self.path / "opt.txt", text)
+                write_json(self.path / "opt.json", _description(opt, processes, state), indent=1)
                 self._start_logs(opt, state)
         except OSError as error:
             raise UserError(f"{self.path}: the run folder cannot be written ({error})") from error
@@ -137,7 +137,7 @@ class RunDirectory:
             found = [re.search(r": epoch: (\d+) \|.*\n", line) for line in lines]
             kept = [line for line, match in zip(lines, found, strict=True) if match and int(match[1]) <= state.logged]
             if kept != lines:
-                _write_text(path, "".join(kept))
+                write_text(path, "".join(kept))
 
     def write_losses(self, rows: list[tuple[int, int, list[float], float, float]]) -> None:
         """One line an iteration: epoch, iteration from 1 over the whole run, loss parts, rate, images a second."""
@@ -197,14 +197,7 @@ def _read_rows(path: Path) -> list[list[str]]:
 def _write_rows(path: Path, rows: list[list[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    # Written aside, so that a run that is stopped here still has the earlier content.
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    write_text(path, text.getvalue())
 
 
 def _options_text(opt) -> str:

@@ -1,17 +1,16 @@
 """Checkpoint files in the reference's format: ``{"epoch", "state_dict", "optimizer"}``, read as data only."""
 
-import contextlib
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..utils.files import atomic_file
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -53,30 +52,18 @@ def read_last(path: str | os.PathLike, log=print) -> tuple[dict[str, Any], str]:
 
 
 def write_checkpoint(path: str | os.PathLike, checkpoint: dict[str, Any], backup: bool = False) -> None:
-    """Write beside the target, then rename: whoever reads ``path`` finds the old file or the new one, never a half.
+    """Write a checkpoint atomically.
 
-    ``backup``: the file that was there stays as ``<path>.bak``. Raises UserError when there is no room.
+    Args:
+        path: the file.
+        checkpoint: tensors and plain data.
+        backup: keep the previous file as ``<path>.bak``.
+
+    Raises:
+        UserError: the file cannot be written; the previous one is unchanged.
     """
-    path = Path(path)
-    temporary, before = path.with_name(path.name + ".part"), path.with_name(path.name + ".bak")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if backup and path.is_file():
-            link = path.with_name(path.name + ".bak.part")
-            link.unlink(missing_ok=True)
-            try:
-                os.link(path, link)  # so that ``path`` is there at every moment
-                os.replace(link, before)
-            except OSError:  # a file system without links
-                os.replace(path, before)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: the checkpoint could not be written ({error}); the last one is untouched") from error
+    with atomic_file(path, backup=backup) as file:
+        torch.save(checkpoint, file)
 
 
 def bare(model: nn.Module) -> nn.Module:
