@@ -106,7 +106,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     shape, objects, _ = FIRST[0]
     assert train.read_image(0).shape == shape
     assert train.read_objects(0)["cls"].tolist() == [cls for cls, _ in objects]
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob(".tmp-*"))
 
     def refuse(*_):
         raise AssertionError("drawn again")

@@ -161,7 +161,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     calib = drawn(1)[1]
     np.testing.assert_allclose(train.picture_info(0)["calib"], calib, rtol=1e-6)
     np.testing.assert_allclose(train.read_objects(0)["calib"], calib, rtol=1e-6)
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob(".tmp-*"))
 
     def refuse(*_):
         raise AssertionError("drawn again")

@@ -127,7 +127,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     assert np.array_equal(train.read_image(0), image_of(1)[0])
     assert train.read_objects(0)["points"].shape == (len(image_of(1)[1]), 4, 2)
     assert open_split(tmp_path, "val", "ctdet").read_objects(0)["boxes"].shape == (len(image_of(6)[1]), 4)
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob(".tmp-*"))
     monkeypatch.setattr(sample_ex, "draw_split", lambda *_: pytest.fail("drawn again"))
     SampleEx.prepare(folder, log=lines.append)
     assert len(lines) == 1

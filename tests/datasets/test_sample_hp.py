@@ -136,7 +136,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8])
     assert train.read_image(0).shape == FIRST[0][0]
     np.testing.assert_allclose(train.read_objects(0)["boxes"][:, :2], [box[:2] for box in FIRST[0][1]], atol=1)
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob(".tmp-*"))
 
     def refuse(*_):
         raise AssertionError("drawn again")

@@ -10,6 +10,7 @@ import pytest
 
 from centernet.datasets import voc_devkit
 from centernet.errors import UserError
+from centernet.utils import files
 
 CLASSES = ["cat", "dog", "person"]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -273,8 +274,8 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(voc_devkit.os, "replace", full)
-    with pytest.raises(UserError, match="No space left"):
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(UserError, match=r"\\(disk full\\); the earlier file is unchanged"):
         voc_devkit.write_json(path, {"a": 2})
     assert voc_devkit.read_json(path) == {"a": 1}
 
@@ -286,7 +287,7 @@ def refuse(*_, **__):
 @pytest.mark.parametrize("refused", [(), ("link",), ("link", "symlink")], ids=["hard link", "symbolic link", "copy"])
 def test_link_images(devkit, tmp_path, monkeypatch, refused):
     for name in refused:
-        monkeypatch.setattr(voc_devkit.os, name, refuse)
+        monkeypatch.setattr(files.os, name, refuse)
     images = tmp_path / "images"
     lines = []
     assert voc_devkit.link_images(devkit, images, log=lines.append) == 7

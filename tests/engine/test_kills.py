@@ -125,7 +125,7 @@ def killed_again_and_again(
         patience, writing = rng.uniform(0, 6), rng.random() < 0.33
         deadline = time.monotonic() + patience
         while training.poll() is None and (writing or time.monotonic() < deadline):
-            if writing and (folder / "model_last.pth.part").exists():
+            if writing and any(folder.glob(".tmp-*-model_last.pth")):
                 time.sleep(rng.uniform(0, 0.05))
                 break
             time.sleep(0.002)

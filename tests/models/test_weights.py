@@ -32,7 +32,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path, trained):
     model, optimizer = trained
     path = tmp_path / "model.pth"
     save_model(path, 7, model, optimizer, {"best": {"loss": 1.5}})
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".tmp-*"))
     assert list(torch.load(path, weights_only=True)) == ["epoch", "state_dict", "best", "optimizer"]
     fresh = create_model("res_18", HEADS, 64)
     other = torch.optim.Adam(fresh.parameters(), 1e-3)
@@ -123,5 +123,5 @@ def test_other_mistakes_are_told(tmp_path, trained):
             load_model(model, tmp_path / "odd.pth", log=lambda _: None)
     with pytest.raises(UserError, match="no such checkpoint file"):
         load_model(model, tmp_path / "missing.pth")
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         save_model(tmp_path / "no" / "folder.pth", 1, model)

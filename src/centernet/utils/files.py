@@ -57,7 +57,7 @@ def atomic_path(path: str | os.PathLike, sync: bool = True, backup: bool = False
         return
     temporary = _temporary(path)
     try:
-        with write_errors(path):
+        with write_errors(path, atomic=True):
             yield temporary
             if not temporary.is_file():
                 raise UserError(f"{path}: cannot be written (the encoder has written nothing)")
@@ -259,16 +259,20 @@ def _link(source: Path, target: Path, symbolic: bool) -> str:
 
 
 @contextlib.contextmanager
-def write_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError that names ``path``, and any error on a full disk."""
+def write_errors(path: str | os.PathLike, atomic: bool = False) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that names ``path``, and any error on a full disk.
+
+    ``atomic``: the message adds that an earlier file is unchanged.
+    """
+    unchanged = "; the earlier file is unchanged" if atomic and os.path.isfile(path) else ""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reason(error)})") from error
+        raise UserError(f"{path}: cannot be written ({reason(error)}){unchanged}") from error
     except (RuntimeError, ValueError) as error:  # of a library
         if not _disk_is_full(Path(path).parent):
             raise
-        raise UserError(f"{path}: cannot be written (disk full)") from error
+        raise UserError(f"{path}: cannot be written (disk full){unchanged}") from error
 
 
 def reason(error: Exception) -> str:
@@ -328,7 +332,7 @@ def _temporary(path: Path) -> Path:
         _cleaned.add(folder)
         remove_leftovers(folder)
     # The end of the name only: the whole may be longer than a name can be.
-    return path.with_name(f"{PREFIX}{_host()}-{os.getpid()}-{next(_numbers)}-{path.name[-40:]}")
+    return path.parent / (f"{PREFIX}{_host()}-{os.getpid()}-{next(_numbers)}-{path.name[-40:]}")
 
 
 def remove_leftovers(folder: str) -> None:
