@@ -275,7 +275,7 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(UserError, match=r"\\(disk full\\); the earlier file is unchanged"):
+    with pytest.raises(UserError, match=r"\(disk full\); the earlier file is unchanged"):
         voc_devkit.write_json(path, {"a": 2})
     assert voc_devkit.read_json(path) == {"a": 1}
 
