@@ -21,7 +21,7 @@ def main(parser: opts, opt) -> None:
     """Detect in what ``--demo`` names, and show or save it, until it ends or Esc is pressed."""
     opt.debug = max(opt.debug, 1)
     moving = opt.demo == "webcam" or Path(opt.demo).suffix.lower() in VIDEOS
-    source = open_video(opt.demo) if moving else images(opt.demo)
+    source = open_video(opt.demo, opt.max_image_pixels) if moving else images(opt.demo)
     processes = engine_processes.start(opt)
     for note in parser.notes(opt, "demo.py"):
         print(note)

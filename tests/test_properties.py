@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from centernet.analysis.read import read_curve
 from centernet.datasets import get_dataset
 from centernet.datasets.augmentation import replayed_rng, sample_rng
-from centernet.datasets.base import read_image
 from centernet.datasets.custom_formats import Source, read_source
+from centernet.datasets.images import read_image
 from centernet.datasets.joints import FLIP_PAIRS
 from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.datasets.voc_devkit import read_annotation

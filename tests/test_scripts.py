@@ -192,7 +192,7 @@ def test_a_broken_image_is_named(score, tiny_voc):
     (tiny_voc / "voc/images/000009.jpg").write_bytes(b"no image")
     done = score()
     assert done.returncode == 2
-    assert "000009.jpg: this image cannot be read, it is no image or damaged" in done.stderr
+    assert "000009.jpg: cannot read image: not an image file, or corrupt" in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
@@ -286,7 +286,7 @@ def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
         (["--demo", "no.jpg"], "error: --demo no.jpg: there is no such file or folder"),
         (["--demo", "no.avi"], "error: --demo no.avi: there is no such file"),
         (["--demo", "EMPTY"], "no images in this folder"),
-        (["--demo", "EMPTY/x.png"], "x.png: this image cannot be read, it is no image or damaged"),
+        (["--demo", "EMPTY/x.png"], "x.png: cannot read image: not an image file, or corrupt"),
         (["--demo", "EMPTY/x.mp4"], "x.mp4: this video cannot be read"),
         (["--demo", "IMAGE", "--load_model", ""], "error: --load_model: needs the checkpoint"),
     ],

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .datasets.augmentation import View, color_matrix
-from .datasets.base import CocoStyleDataset, read_image
+from .datasets.base import CocoStyleDataset
+from .datasets.images import MAX_PIXELS, read_image
 from .datasets.loader import apply_color, as_tensor, black_image, start_worker
 from .engine import processes
 from .engine.precision import Precision
@@ -110,7 +111,7 @@ class Detector:
             seconds[name] += now - last
             last = now
 
-        arrays = [image if isinstance(image, dict) else as_array(image) for image in images]
+        arrays = [image if isinstance(image, dict) else as_array(image, self.opt.max_image_pixels) for image in images]
         lap("load")
         prepared = [
             array if isinstance(array, dict) else prepare(array, self.opt, info)
@@ -168,7 +169,7 @@ class Detector:
         return {**images, **self.task.result_images(image, results, self.opt, meta)}
 
 
-def as_array(image) -> np.ndarray:
+def as_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A path, a PIL image or an array as (H, W, 3) uint8 in B, G, R order, or of a function that gives one.
 
     Raises UserError for anything else.
@@ -176,7 +177,7 @@ def as_array(image) -> np.ndarray:
     if callable(image):
         image = image()
     if isinstance(image, (str, os.PathLike)):
-        return read_image(os.fspath(image))
+        return read_image(image, max_pixels)
     if hasattr(image, "convert") and hasattr(image, "size"):  # PIL's images are R, G, B or can be made so
         return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
@@ -212,7 +213,7 @@ def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
         ``image``; ``images``, scale to (h, w, 3) uint8, the cut that the network sees; ``meta``, scale to its ``c``,
         ``s``, ``output_size`` (width, height) and ``scale``.
     """
-    image = as_array(image)
+    image = as_array(image, opt.max_image_pixels)
     prepared: dict[str, Any] = {"image": image, "images": {}, "meta": {}}
     for scale in opt.test_scales:
         prepared["images"][scale], meta = cut(image, scale, opt)

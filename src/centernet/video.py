@@ -9,6 +9,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from .datasets.images import MAX_PIXELS
 from .errors import UserError
 
 T = TypeVar("T")
@@ -17,8 +18,12 @@ RATE = 25.0  # frames a second where the source does not tell
 END = object()
 
 
-def open_video(source: str) -> cv2.VideoCapture:
-    """A video file, or the first camera for ``webcam``. Raises UserError when it cannot be opened."""
+def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:
+    """Open a video file, or the first camera for ``webcam``.
+
+    Raises UserError when it cannot be opened, or its frames have more than ``max_pixels`` pixels
+    (``--max_image_pixels``), which is checked before a frame is decoded.
+    """
     camera = source == "webcam"
     if not camera and not Path(source).is_file():
         raise UserError(f"--demo {source}: there is no such file")
@@ -28,6 +33,13 @@ def open_video(source: str) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(0 if camera else source)
     if not capture.isOpened():
         raise UserError(f"--demo {source}: " + ("no camera was found" if camera else "this video cannot be read"))
+    width, height = (round(capture.get(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > max_pixels:
+        capture.release()
+        raise UserError(
+            f"--demo {source}: its frames are {width} x {height}, more than the {max_pixels} pixels of "
+            "--max_image_pixels"
+        )
     return capture
 
 

@@ -14,7 +14,7 @@ from eval_coco import DEFAULT, read_results
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.datasets.annotations import read_annotation_file
-from centernet.datasets.base import read_image
+from centernet.datasets.images import MAX_PIXELS, read_image
 from centernet.errors import UserError
 from centernet.visualization import draw_boxes, show_or_save
 
@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="folder of the images (coco/val2017 beside the annotations)")
     parser.add_argument("--threshold", type=float, default=0.2, help="score from which a box is drawn (%(default)s)")
     parser.add_argument("--count", type=int, help="only the first COUNT images")
+    parser.add_argument(
+        "--max_image_pixels", type=int, default=MAX_PIXELS, help="pixels that an image may have (%(default)s)"
+    )
     parser.add_argument("--output_dir", type=Path, help="save the images in this folder instead of showing them")
     args = parser.parse_args(argv)
     try:
@@ -50,7 +53,7 @@ def show(args: argparse.Namespace) -> None:
         truth = rows_by_image(content["annotations"], classes)
         predictions = [rows_by_image(read_results(path), classes) for path in args.results]
         for image in content["images"][: args.count]:
-            pixels = read_image(str(folder / image["file_name"]))
+            pixels = read_image(folder / image["file_name"], args.max_image_pixels)
             drawings = {"gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white")}
             for k, found in enumerate(predictions):
                 rows = np.array(found.get(image["id"], []))

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.training import run_here
 
 from centernet.datasets import get_dataset
-from centernet.datasets.base import is_cut_off, read_image
+from centernet.datasets.images import is_truncated_jpeg, read_image
 from centernet.datasets.loader import (
     EvalBatches,
     Samples,
@@ -109,14 +109,14 @@ def huge_header():
 
 BAD = {
     "empty": (b"", "the file is empty"),
-    "text": (b"no image at all", "no image or damaged"),
-    "header only": (encoded(".jpg")[:20], "its end is missing"),
-    "cut off": (encoded(".jpg")[:500], "its end is missing"),
-    "almost whole": (encoded(".jpg")[:-2], "its end is missing"),
-    "cut off behind its thumbnail": (with_thumbnail()[:-100], "its end is missing"),
-    "cut off PNG": (encoded(".png")[:500], "no image or damaged"),
-    "cut off BMP": (encoded(".bmp")[:500], "no image or damaged"),
-    "huge": (huge_header(), "(pixels <="),
+    "text": (b"no image at all", "not an image file, or corrupt"),
+    "header only": (encoded(".jpg")[:20], "the file is truncated"),
+    "cut off": (encoded(".jpg")[:500], "the file is truncated"),
+    "almost whole": (encoded(".jpg")[:-2], "the file is truncated"),
+    "cut off behind its thumbnail": (with_thumbnail()[:-100], "the file is truncated"),
+    "cut off PNG": (encoded(".png")[:500], "not an image file, or corrupt"),
+    "cut off BMP": (encoded(".bmp")[:500], "not an image file, or corrupt"),
+    "huge": (huge_header(), "its header states 65000 x 65000, which is more than"),
 }
 
 
@@ -125,15 +125,15 @@ def test_images_that_cannot_be_read(tmp_path, name):
     content, reason = BAD[name]
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: this image cannot be read.*{re.escape(reason)}"):
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot read image.*{re.escape(reason)}"):
         read_image(str(path))
 
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, reason in [
-        (tmp_path, "it is no file"),
-        (tmp_path / "pipe", "it is no file"),
+        (tmp_path, "it is not a file"),
+        (tmp_path / "pipe", "it is not a file"),
         (tmp_path / "none.jpg", "there is no such file"),
         (tmp_path / ("x" * 9999), "too long"),
         (f"{tmp_path}/a\0b", "null"),
@@ -150,17 +150,17 @@ def test_a_file_that_may_not_be_read(tmp_path):
         read_image(str(tmp_path / "a.png"))
 
 
-def test_every_jpeg_that_is_cut_off_is_seen():
+def test_every_jpeg_that_is_truncated_jpeg_is_seen():
     for content in (encoded(".jpg"), with_thumbnail(), turned(6)):
-        assert not is_cut_off(content) and not is_cut_off(content + b"more")
-        assert all(is_cut_off(content[:n]) for n in range(2, len(content) - 1))
+        assert not is_truncated_jpeg(content) and not is_truncated_jpeg(content + b"more")
+        assert all(is_truncated_jpeg(content[:n]) for n in range(2, len(content) - 1))
 
 
 HARD_IMAGES = {
-    "truncated.jpg": "its end is missing",
-    "header_only.jpg": "its end is missing",
+    "truncated.jpg": "the file is truncated",
+    "header_only.jpg": "the file is truncated",
     "zero_byte.jpg": "the file is empty",
-    "text.jpg": "no image or damaged",
+    "text.jpg": "not an image file, or corrupt",
     "huge_header.png": "pixels",
 }
 
@@ -453,7 +453,7 @@ def test_the_next_image_takes_the_place_of_a_bad_one(tiny_voc):
         sample = spoiled[3, index]
         assert sample["skipped"] == (index if other != index else -1)
         assert all(np.array_equal(sample[name], expected[other][name]) for name in sample if name != "skipped")
-    with pytest.raises(UserError, match=r"000002\.jpg: this image cannot be read"):
+    with pytest.raises(UserError, match=r"000002\.jpg: cannot read image"):
         samples(tiny_voc, True, "--on_bad_image", "error")[3, 1]
 
 
@@ -595,7 +595,7 @@ def test_bad_images_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
     weights = ("--load_model", str(run / "model_last.pth"))
     for name, arguments in (("main", ["--test"]), ("test", []), ("test", ["--not_prefetch_test"])):
         status, output, errors = script(name, *weights, "--exp_id", "score", *arguments)
-        assert status == 2 and re.search(r"^error: .*000008\.jpg: this image cannot be read.*\n$", errors)
+        assert status == 2 and re.search(r"^error: .*000008\.jpg: cannot read image.*\n$", errors)
     for name, arguments in (("main", ["--test"]), ("test", [])):
         status, output, errors = script(name, *weights, "--exp_id", "score", *arguments, "--on_bad_image", "skip")
         assert status == 0, errors

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from centernet.datasets.custom import Custom
-from centernet.datasets.custom_formats import Source, class_names, find_source, image_size, read_source
+from centernet.datasets.custom_formats import Source, class_names, find_source, read_source
+from centernet.datasets.images import image_size
 from centernet.errors import UserError
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
@@ -817,7 +818,7 @@ def test_mistakes_in_labels(tmp_path, line, message):
 def test_other_mistakes_in_yolo_folders(tmp_path, capsys):
     yolo_images_first(tmp_path)
     (tmp_path / "images/train/t2.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"t2\.jpg: this image cannot be read"):
+    with pytest.raises(UserError, match=r"t2\.jpg: cannot read image"):
         Custom(parse(tmp_path), "train")
     (tmp_path / "images/train/t2.jpg").unlink()
     shutil.rmtree(tmp_path / "labels/train")
@@ -836,7 +837,7 @@ def test_a_list_that_names_a_missing_image(tmp_path):
     yolo_lists(tmp_path)
     with open(tmp_path / "train.txt", "a") as file:
         file.write("images/t9.jpg\n")
-    with pytest.raises(UserError, match=r"images/t9\.jpg: there is no such image"):
+    with pytest.raises(UserError, match=r"images/t9\.jpg: cannot read image: there is no such file"):
         Custom(parse(tmp_path), "train")
 
 

@@ -201,6 +201,6 @@ def test_a_broken_image_ends_the_run_with_its_name(tmp_path, tiny_voc):
     started, _ = start_training(tmp_path, tiny_voc, "--on_bad_image", "error")
     _, errors = started.communicate(timeout=120)
     assert started.returncode == 2, errors
-    assert f"error: {image}: this image cannot be read, it is no image or damaged" in errors
+    assert f"error: {image}: cannot read image: not an image file, or corrupt" in errors
     assert errors.count("error: ") == 2, errors  # the reason, and the launcher's last word
     assert "Traceback" not in errors

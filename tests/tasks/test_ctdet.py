@@ -536,6 +536,15 @@ def test_results_of_100_and_less_stay(count):
     np.testing.assert_allclose(merged[3], np.reshape(image[3], (-1, 5)), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("k", "kept"), [(20, 100), (100, 100), (130, 130), (300, 160)])
+def test_more_than_100_results_with_a_larger_k(k, kept):
+    image = image_of({1: 90, 5: 50, 20: 20})
+    merged = ctdet.merge_outputs([image], options("--K", str(k)))
+    scores = np.sort(np.concatenate([rows[:, 4] for rows in merged.values()]))
+    everything = np.sort([row[4] for rows in image.values() for row in rows])
+    np.testing.assert_allclose(scores, everything[-kept:], rtol=1e-6)
+
+
 def test_equal_scores_at_the_limit_stay():
     image = image_of({1: 120})
     for k, row in enumerate(image[1]):

@@ -542,6 +542,25 @@ def test_sizes_are_scaled_as_lengths():
     np.testing.assert_allclose(row[3:5] - row[1:3], [16 * factor, 8 * factor], rtol=1e-5)
     reference = ddd_post_process(dets.numpy(), [meta["c"]], [meta["s"]], [CALIB], opt)[0][1][0]
     assert reference[4] - reference[2] < 0
+    opt.size_as_point = True
+    np.testing.assert_array_equal(ddd.to_image_coords(dets, [meta], opt)[0][1][0], reference)
+
+
+def test_size_as_point_gives_the_boxes_of_the_reference():
+    """``--size_as_point``: the whole way from maps to results equals ``ddd_post_process`` as the reference has it."""
+    heat, (rot, dep, dim, wh, reg) = carried_maps()
+    raw = torch.logit(1 / (dep + 1), eps=1e-6)
+    output = {"hm": torch.logit(heat, eps=1e-6), "rot": rot, "dep": raw, "dim": dim, "wh": wh, "reg": reg}
+    meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
+    opt = options("--peak_thresh", "0", "--K", "20", "--size_as_point")
+    dets = ddd.decode(output, opt)
+    reference = ddd_post_process(dets.numpy(), [meta["c"]], [meta["s"]], [CALIB], opt)[0]
+    results = ddd.post_process(dets, [meta], opt)[0]
+    plain = ddd.post_process(dets, [meta], options("--peak_thresh", "0", "--K", "20"))[0]
+    for cls in (1, 2, 3):
+        np.testing.assert_array_equal(results[cls], reference[cls])
+        heights = results[cls][:, 4] - results[cls][:, 2] - (plain[cls][:, 4] - plain[cls][:, 2])
+        np.testing.assert_allclose(heights, 1.2, atol=0.1)  # what docs/DIFFERENCES.md says
 
 
 def test_every_image_has_its_own_camera():

@@ -2,11 +2,9 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..errors import UserError
@@ -23,6 +21,7 @@ from .annotations import (
     usable_annotations,
     usable_images,
 )
+from .images import read_image
 
 SHOWN = 5  # mistakes that are told of those that are left out
 
@@ -250,7 +249,7 @@ class CocoStyleDataset:
         Raises UserError with the file's name when it cannot be read or has another size than the annotations say.
         """
         path = os.path.join(self.image_folder, self.file_names[index])
-        image = read_image(path)
+        image = read_image(path, self.opt.max_image_pixels)
         stated, size = tuple(self.sizes[index].tolist()), (image.shape[1], image.shape[0])
         if stated not in (size, (0, 0)):
             turned = ", perhaps because its EXIF data turn it" if stated == size[::-1] else ""
@@ -283,45 +282,3 @@ class CocoStyleDataset:
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
         """Scores in [0, 1] by name, ``score_names`` first, then one entry ``AP/<class>`` a class."""
         raise NotImplementedError
-
-
-def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8, B, G, R, as OpenCV's color reading defines it; UserError names a file that cannot be read.
-
-    Gray, CMYK, 16-bit and palette images become 8-bit colors, alpha is dropped, of an animation the first frame is
-    taken, and EXIF data turn the image.
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
-            raise UserError(f"{path}: this image cannot be read, it is no file")
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: this image cannot be read, there is no such file") from error
-    except (OSError, ValueError) as error:  # a ValueError is a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path[:200]}: this image cannot be read ({reason})") from error
-    if not content:
-        raise UserError(f"{path}: this image cannot be read, it is damaged: the file is empty")
-    if is_cut_off(content):
-        raise UserError(f"{path}: this image cannot be read, it is damaged: its end is missing")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise UserError(f"{path}: this image cannot be read ({error.err})") from error
-    if image is None:
-        raise UserError(f"{path}: this image cannot be read, it is no image or damaged")
-    return image
-
-
-def is_cut_off(content: bytes) -> bool:
-    """Whether ``content`` is a JPEG file without its end, which OpenCV may fill with gray without a word.
-
-    What follows the end, as some cameras write it, does not matter.
-    """
-    if not content.startswith(b"\xff\xd8"):
-        return False
-    at = 2
-    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # segments before the pixels
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big") if content[at + 1 : at + 2] != b"\xff" else 1
-    return content.rfind(b"\xff\xd9", at) < 0  # a thumbnail among the segments has an end of its own

@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import UserError
 from . import get_dataset
 from .annotations import is_id, name_problem
-from .base import CocoStyleDataset, read_image
+from .base import CocoStyleDataset
+from .images import read_image
 from .loader import Samples, collate, finish_batch
 
 EXAMPLES = 5  # of a kind of problem that are shown
@@ -125,7 +126,8 @@ def _read_images(dataset: CocoStyleDataset, images: dict, progress, report: Repo
     def read(item: tuple) -> tuple:
         image_id, image = item
         try:
-            height, width = read_image(os.path.join(dataset.image_folder, image["file_name"])).shape[:2]
+            path = os.path.join(dataset.image_folder, image["file_name"])
+            height, width = read_image(path, dataset.opt.max_image_pixels).shape[:2]
         except UserError as error:
             return image_id, None, str(error)
         return image_id, (width, height), ""

@@ -13,7 +13,8 @@ from ..evaluation import voc
 from .annotations import Complain, name_problem, refuse
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
-from .custom_formats import Source, class_names, find_source, image_size, read_source
+from .custom_formats import Source, class_names, find_source, read_source
+from .images import image_size
 
 VOC_SCORES = ("mAP", "mAP_area")
 STEP, LARGEST = 32, 512  # of the resolution that follows from the images

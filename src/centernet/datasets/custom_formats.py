@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import UserError
 from .annotations import Complain, ignore, is_id, name_problem, read_annotation_file, refuse
+from .images import image_size
 from .voc_devkit import read_annotation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -28,7 +27,6 @@ SPLIT_NAMES = {
 NAMES_FILES = ("classes.txt", "classes.names", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
 # Files of COCO in the same folder that hold other things than boxes.
 OTHER_JSON = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
-EXIF_ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -547,19 +545,3 @@ def _lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as OpenCV reads it, turned as its EXIF data says; reads the head of the file only.
-
-    Raises UserError when it is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such image") from None
-    except Exception as error:  # whatever a damaged file makes the reader stumble over
-        raise UserError(f"{path}: this image cannot be read ({' '.join(str(error).split())[:100]})") from None
-    return (height, width) if turned else (width, height)

@@ -56,6 +56,9 @@ class BasicOptions(OptionGroup, title="basic"):
         new=True,
         scripts=(TRAIN, TEST),
     )
+    max_image_pixels: int = option(
+        2**28, "pixels that an image may have by its header; larger ones cannot be used", low=1, new=True, scripts=ALL
+    )
     dry_run: bool = option(False, "print the resulting configuration and exit", new=True, scripts=ALL)
 
 
@@ -202,7 +205,12 @@ class TestingOptions(OptionGroup, title="testing", scripts=(TEST, DEMO)):
     keep_discarded: bool = option(
         False, "soft-NMS leaves copies in place of discarded boxes, as in the reference", new=True, scripts=INFERENCE
     )
-    K: int = option(100, "peaks per image; exdet: 40 of each kind", low=1, scripts=(TRAIN, TEST, DEMO, EXPORT))
+    K: int = option(
+        100,
+        "peaks per image; above 100 ctdet keeps as many detections; exdet: 40 of each kind",
+        low=1,
+        scripts=(TRAIN, TEST, DEMO, EXPORT),
+    )
     not_prefetch_test: bool = option(False, "read images in the main process", scripts=(TEST,))
     rounded_results: bool = option(
         False, "coco: write and score results with two decimals, as the reference does", new=True, scripts=(TEST,)

@@ -47,7 +47,7 @@ CONFLICTS = (
     ("eval_oracle_wh", "cat_spec_wh"),
     ("eval_oracle_offset", "not_reg_offset"),
 )
-MAX_PER_IMAGE = 100  # detections that a result keeps
+MAX_PER_IMAGE = 100  # detections that a result keeps, unless --K asks for more
 
 
 def heads(opt) -> dict[str, int]:
@@ -330,7 +330,7 @@ def to_image_coords(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.n
 
 
 def post_process(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.ndarray]]:
-    """Detections of a batch of whole images to results in image pixels, at most 100 an image."""
+    """Detections of a batch of whole images to results in image pixels (``merge_outputs``)."""
     return [merge_outputs([image], opt) for image in to_image_coords(dets, metas, opt)]
 
 
@@ -396,10 +396,11 @@ def ground_truth_images(image: np.ndarray, objects: dict[str, np.ndarray], opt) 
 
 
 def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
-    """Join the detections of several test scales of one image: ``{class from 1: (n, 5) float32}``, 100 in all.
+    """Join the detections of several test scales of one image: ``{class from 1: (n, 5) float32}``.
 
     Soft-NMS runs when there is more than one scale, or with ``--nms``. It leaves copies of other rows where rows were
-    discarded; they go, unless ``--keep_discarded`` asks for the reference's results, which have them.
+    discarded; they are removed, unless ``--keep_discarded`` asks for the reference's results, which have them. Then the
+    best 100 are kept, or ``--K`` if that is more, and those that tie with the last of them.
     """
     results = {}
     for cls in range(1, opt.num_classes + 1):
@@ -410,7 +411,8 @@ def merge_outputs(detections: list[dict], opt) -> dict[int, np.ndarray]:
             rows = rows if opt.keep_discarded else rows[kept]
         results[cls] = rows
     scores = np.hstack([rows[:, 4] for rows in results.values()])
-    if len(scores) > MAX_PER_IMAGE:
-        limit = np.partition(scores, len(scores) - MAX_PER_IMAGE)[len(scores) - MAX_PER_IMAGE]
+    most = max(MAX_PER_IMAGE, opt.K)
+    if len(scores) > most:
+        limit = np.partition(scores, len(scores) - most)[len(scores) - most]
         results = {cls: rows[rows[:, 4] >= limit] for cls, rows in results.items()}
     return results

@@ -531,12 +531,13 @@ def to_image_coords(dets: Tensor, metas: list[dict], opt) -> list[dict[int, np.n
     """Detections of a batch of views to result rows, ``{class from 1: (n, 13) float32}`` an image.
 
     ``metas`` hold ``c`` and ``s`` of each view, the image's ``size`` (width, height), and ``calib``; without it the
-    camera is one of KITTI's. Sizes are scaled like lengths: with the reference's map of a point every box is a little
-    too high (1.2 pixels for KITTI's images), and far too high in an input of another shape than the image.
+    camera is one of KITTI's. Sizes are scaled like lengths, or with ``--size_as_point`` mapped like points as in the
+    reference: then every box is a little too high (1.2 pixels for KITTI's images), and far too high in an input of
+    another shape than the image.
     """
     centers, scales = [meta["c"] for meta in metas], [meta["s"] for meta in metas]
     calibs = [np.asarray(meta.get("calib", DEFAULT_CALIB)) for meta in metas]
-    images = ddd_post_process(dets.cpu().numpy(), centers, scales, calibs, opt, size_as_point=False)
+    images = ddd_post_process(dets.cpu().numpy(), centers, scales, calibs, opt, opt.size_as_point)
     if not opt.reg_bbox:
         for rows, meta in zip(images, metas, strict=True):
             _clip_boxes(rows, np.array(meta["size"]) - 1)

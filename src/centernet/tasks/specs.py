@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from ..datasets.joints import NUM_JOINTS
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
-from ..options.option import DEMO, Option, loss_weight, oracle
+from ..options.option import DEMO, TEST, TRAIN, Option, loss_weight, oracle
 
 
 class TaskSpec:
@@ -165,6 +165,12 @@ class DddSpec(TaskSpec):
         Option("not_reg_bbox", "no 2D size", recipe=True),
         Option("peak_thresh", "score threshold of reported objects", 0.2, low=0, high=1),
         oracle("dep"),
+        Option(
+            "size_as_point",
+            "size of 2D boxes as in the reference, about 1.2 pixels too high for KITTI",
+            new=True,
+            scripts=(TRAIN, TEST, DEMO),
+        ),
         Option(
             "calib",
             "camera of images that come without calibration: a KITTI file with a line P2:, or one with 12 or 9 "
