@@ -14,6 +14,7 @@ from centernet.datasets import images
 from centernet.datasets.images import MAX_PIXELS, image_size, is_truncated_jpeg, read_image
 from centernet.detector import as_array
 from centernet.errors import UserError
+from centernet.options import OptionParser
 from centernet.video import open_video
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "gif": "GIF", "jp2": "JPEG2000"}
@@ -94,6 +95,10 @@ def test_pillow_keeps_its_limit_and_its_warnings_elsewhere(tmp_path):
 def test_a_real_large_image_is_read(tmp_path):
     (tmp_path / "a.png").write_bytes(png_of_size(*REAL))
     assert read_image(tmp_path / "a.png").shape == (REAL[1], REAL[0], 3)
+
+
+def test_the_option_has_the_limit_of_the_function():
+    assert OptionParser().parse(["ctdet"]).max_image_pixels == MAX_PIXELS
 
 
 def test_errors_of_opencv_are_lines(tmp_path, monkeypatch):

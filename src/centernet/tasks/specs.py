@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from ..datasets.joints import NUM_JOINTS
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
-from ..options.option import DEMO, TEST, TRAIN, Option, loss_weight, oracle
+from ..options.option import DEMO, Option, loss_weight, oracle
 
 
 class TaskSpec:
@@ -169,7 +169,6 @@ class DddSpec(TaskSpec):
             "size_as_point",
             "size of 2D boxes as in the reference, about 1.2 pixels too high for KITTI",
             new=True,
-            scripts=(TRAIN, TEST, DEMO),
         ),
         Option(
             "calib",
