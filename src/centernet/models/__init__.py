@@ -42,6 +42,7 @@ class Architecture:
         imagenet_prefix: prefix of the parameters that those weights initialize (``base.``); empty for the top level.
         backbone: parameter name prefixes that such weights must contain.
         timm: name of a backbone of the package timm, which downloads its weights itself.
+        stages: module names of the backbone's stages, from the input on, for ``--freeze``; empty: no separate backbone.
     """
 
     build: "Callable[[int, dict[str, int], int], nn.Module] | str"
@@ -53,6 +54,7 @@ class Architecture:
     imagenet_prefix: str = ""
     backbone: tuple[str, ...] = ()
     timm: str = ""
+    stages: tuple[tuple[str, ...], ...] = ()
 
     @property
     def has_imagenet(self) -> bool:
@@ -64,6 +66,7 @@ _RESNET: dict[str, Any] = {
     "depths": tuple(IMAGENET_WEIGHTS),
     "imagenet": IMAGENET_WEIGHTS,
     "backbone": ("conv1.", "bn1.", "layer"),
+    "stages": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
 }
 _DLA: dict[str, Any] = {
     "depths": (34,),
@@ -71,6 +74,7 @@ _DLA: dict[str, Any] = {
     "imagenet": DLA_WEIGHTS,
     "imagenet_prefix": "base.",
     "backbone": ("base.",),
+    "stages": (("base.base_layer",), *((f"base.level{k}",) for k in range(6))),
 }
 _FPN: dict[str, Any] = {"head_conv": 0, "imagenet_prefix": "backbone.", "backbone": ("backbone.",)}
 
@@ -81,7 +85,9 @@ ARCHITECTURES = {
     "dla": Architecture("centernet.models.dla:DLASeg", **_DLA),
     "dlav0": Architecture("centernet.models.dla:DLAv0Seg", **_DLA),
     "hourglass": Architecture("centernet.models.hourglass:StackedHourglass", num_stacks=2, pad=127),
-    "lite": Architecture("centernet.models.fpn:lite", **_FPN),
+    "lite": Architecture(
+        "centernet.models.fpn:lite", **_FPN, stages=(("backbone.stem",), *((f"backbone.stages.{k}",) for k in range(4)))
+    ),
 }
 TIMM = "timm:"  # --arch timm:NAME
 
@@ -93,7 +99,7 @@ def describe(arch: str) -> tuple[Architecture, int]:
     """
     if arch.startswith(TIMM) and arch != TIMM:
         name = arch.removeprefix(TIMM)
-        return Architecture(functools.partial(_build_timm, name), timm=name, **_FPN), 0
+        return Architecture(functools.partial(_build_timm, name), timm=name, stages=(("backbone",),), **_FPN), 0
     family, _, depth = arch.partition("_")
     architecture = ARCHITECTURES.get(family)
     if architecture is not None and depth in [str(d) for d in architecture.depths or ("",)]:
