@@ -1,6 +1,7 @@
 """How numbers are computed: the network in 16 bits where that is safe (``--amp``), everything after it in float32."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -28,6 +29,24 @@ def check_amp(amp: str, device: torch.device) -> None:
         raise UserError(f"--amp {amp}: PyTorch has no mixed precision for {device.type}; leave it out")
     if amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16: a CPU computes many times slower so, it is for accelerators; use --amp bf16")
+    if not _autocast_works(device, DTYPES[amp]):
+        raise UserError(f"--amp {amp}: the device {device.type} does not support it; try another type, or leave it out")
+
+
+def _autocast_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether a convolution under autocast computes in ``dtype``.
+
+    ``is_autocast_available`` is true for every out-of-tree device, and autocast to a type that a device lacks only
+    warns and computes in float32.
+    """
+    one = torch.ones(1, 1, 1, 1, device=device)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            with torch.autocast(device.type, dtype):
+                return torch.nn.functional.conv2d(one, one).dtype == dtype
+    except (RuntimeError, AssertionError):
+        return False
 
 
 class Precision:

@@ -63,7 +63,19 @@ def write_checkpoint(path: str | os.PathLike, checkpoint: dict[str, Any], backup
         UserError: the file cannot be written; the previous one is unchanged.
     """
     with atomic_file(path, backup=backup) as file:
-        torch.save(checkpoint, file)
+        torch.save(_on_cpu(checkpoint), file)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Copy the tensors in nested containers to the CPU: a file with other ones cannot be read without their device."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        moved = type(value)((key, _on_cpu(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # of a state_dict: versions of the layers
+            moved._metadata = value._metadata
+        return moved
+    return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value
 
 
 def bare(model: nn.Module) -> nn.Module:

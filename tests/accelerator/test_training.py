@@ -1,0 +1,158 @@
+"""Training, validation, testing, demo and export on an accelerator (a simulated one), in their real code paths."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.accelerator.simulation import ROOT, environment
+from tests.training import LAUNCH, MAIN, output_here
+
+pytestmark = pytest.mark.simulated
+
+TASKS = {"ctdet": "sample", "multi_pose": "sample_hp", "exdet": "sample_ex", "ddd": "sample_ddd"}
+
+
+def options(task: str, exp: Path, data: Path, *more: str) -> list[str]:
+    """A training of two iterations of two images; later options overrule earlier ones."""
+    size = ("--input_res", "64") if task != "ddd" else ("--input_h", "64", "--input_w", "96")
+    return [
+        *(task, "--dataset", TASKS[task], "--data_path", str(data), "--exp_dir", str(exp), "--arch", "res_18", *size),
+        *("--batch_size", "2", "--num_workers", "0", "--num_iters", "2", "--num_epochs", "1", "--val_intervals", "1"),
+        *("--hide_data_time", "--pretrained", "none", "--head_conv", "16", *more),
+    ]
+
+
+def losses(exp: Path, task: str = "ctdet") -> np.ndarray:
+    """All loss terms by iteration, as written by a training, (iterations, terms)."""
+    with open(exp / task / "default/train_log.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    return np.array([[float(value) for value in row[2:-2]] for row in rows])
+
+
+def weights(exp: Path) -> dict[str, torch.Tensor]:
+    return torch.load(exp / "ctdet/default/model_last.pth", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        ("ctdet", ["--arch", "resdcn_18"]),
+        ("multi_pose", ["--arch", "dlav0_34"]),
+        ("exdet", []),
+        ("ddd", ["--debug", "4"]),
+    ],
+)
+def test_every_task_trains_and_validates_as_on_the_cpu(simulation, tmp_path, sample_data, task, more):
+    output = simulation.output("main", *options(task, tmp_path / "sim", sample_data, *more))
+    assert "1 process(es) on sim" in output
+    output_here("main", *options(task, tmp_path / "cpu", sample_data, *more, "--device", "cpu"))
+    expected = losses(tmp_path / "cpu", task)
+    assert len(expected) == 2 and (expected > 0).any()
+    np.testing.assert_allclose(losses(tmp_path / "sim", task), expected, rtol=2e-3, atol=1e-4)
+    info = json.loads((tmp_path / "sim" / task / "default/opt.json").read_text())
+    assert info["device"] == "sim, simulated accelerator"
+    assert ("--debug" in more) == any((tmp_path / "sim" / task / "default/debug").iterdir())
+
+
+def test_a_resumed_training_continues_exactly(simulation, tmp_path, sample_data):
+    more = ("--accumulate", "2", "--ema", "0.9", "--on_nan", "skip", "--amp", "fp16")
+    simulation.output("main", *options("ctdet", tmp_path / "whole", sample_data, "--num_epochs", "2", *more))
+    simulation.output("main", *options("ctdet", tmp_path / "parts", sample_data, "--num_epochs", "1", *more))
+    parts = options("ctdet", tmp_path / "parts", sample_data, "--num_epochs", "2", *more, "--resume")
+    simulation.output("main", *parts)
+    assert len(losses(tmp_path / "whole")) == 4
+    assert np.array_equal(losses(tmp_path / "parts"), losses(tmp_path / "whole"))
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(value, whole[name]) for name, value in weights(tmp_path / "parts").items())
+
+
+def test_an_infinite_loss_is_skipped(simulation, tmp_path, sample_data):
+    more = ("--lr", "1e30", "--on_nan", "skip", "--num_iters", "3", "--val_intervals", "0")
+    output = simulation.output("main", *options("ctdet", tmp_path, sample_data, *more))
+    assert "the loss is not finite" in output and "its update is left out" in output
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_follows_float32(simulation, tmp_path, sample_data, amp):
+    for name, value in (("off", "off"), ("amp", amp)):
+        simulation.output(
+            "main", *options("ctdet", tmp_path / name, sample_data, "--arch", "resdcn_18", "--amp", value)
+        )
+    amp_losses, float_losses = losses(tmp_path / "amp"), losses(tmp_path / "off")
+    assert not np.array_equal(amp_losses, float_losses)
+    np.testing.assert_allclose(amp_losses, float_losses, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize(("autocast", "amp"), [("0", "bf16"), ("0", "fp16"), ("fp16", "bf16")])
+def test_mixed_precision_that_a_device_lacks_is_refused_in_one_line(tmp_path, sample_data, autocast, amp):
+    command = [sys.executable, MAIN, *options("ctdet", tmp_path, sample_data, "--amp", amp, "--prepare_only")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(SIM_AUTOCAST=autocast), timeout=120, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: --amp {amp}: ") and "sim" in line
+
+
+@pytest.fixture(scope="module")
+def trained(simulation, tmp_path_factory, sample_data) -> Path:
+    """A checkpoint written by a training on the device."""
+    exp = tmp_path_factory.mktemp("trained")
+    simulation.output("main", *options("ctdet", exp, sample_data, "--val_intervals", "0"))
+    return exp / "ctdet/default/model_last.pth"
+
+
+def test_results_with_flips_and_scales_are_those_of_the_cpu(simulation, tmp_path, sample_data, trained):
+    common = ["ctdet", "--load_model", trained, "--data_path", sample_data, "--num_workers", "0", "--num_iters", "2"]
+    common += ["--flip_test", "--test_scales", "0.75,1"]
+    found = {}
+    for device in ("sim", "cpu"):
+        command = ("test", *common, "--exp_dir", tmp_path / device, "--device", device)
+        simulation.output(*command)
+        of_classes = json.loads((tmp_path / device / "ctdet/default/results.json").read_text())
+        found[device] = np.array([row for images in of_classes for rows in images for row in rows])
+    assert len(found["sim"]) == len(found["cpu"]) > 0
+    scores = {device: np.sort(rows[:, 4]) for device, rows in found.items()}
+    np.testing.assert_allclose(scores["sim"], scores["cpu"], rtol=1e-3, atol=1e-4)
+    # An untrained network has peaks of nearly one height, whose order is a matter of rounding.
+    boxes = {device: {tuple(row) for row in rows[:, :4].round()} for device, rows in found.items()}
+    assert len(boxes["sim"] & boxes["cpu"]) > 0.9 * len(boxes["cpu"])
+
+
+def test_demo_and_export_use_the_device_and_its_checkpoint(simulation, tmp_path, sample_data, trained):
+    image = sorted((sample_data / "sample/images").iterdir())[0]
+    demo = ("--demo", image, "--load_model", trained, "--output_dir", tmp_path / "drawn", "--vis_thresh", "0.01")
+    simulation.output("demo", "ctdet", *demo)
+    assert any((tmp_path / "drawn").iterdir())
+    file = tmp_path / "model.ts"
+    simulation.output("export", "ctdet", "--load_model", trained, "--output", file)
+    hm, wh, reg = torch.jit.load(file)(torch.zeros(1, 3, 64, 64))[:3]
+    assert hm.shape[-2:] == wh.shape[-2:] == reg.shape[-2:] == (16, 16) and hm.isfinite().all()
+
+
+def launch(count: int, arguments: list[str], **variables: str) -> str:
+    """Train in several processes through the launcher; the output."""
+    command = [*LAUNCH, f"--nproc_per_node={count}", MAIN, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(**variables), cwd=ROOT, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_four_processes_with_a_device_each(simulation, tmp_path, sample_data):
+    more = ("--batch_size", "4", "--num_iters", "2")
+    simulation.output("main", *options("ctdet", tmp_path / "once", sample_data, "--prepare_only"))
+    for name, count in (("own", "4"),):
+        output = launch(4, options("ctdet", tmp_path / name, sample_data, *more), SIM_DEVICES=count)
+        assert "4 process(es) on sim" in output
+    launch(4, options("ctdet", tmp_path / "cpu", sample_data, *more, "--device", "cpu"))
+    expected = losses(tmp_path / "cpu")
+    for name in ("own",):
+        np.testing.assert_allclose(losses(tmp_path / name), expected, rtol=2e-3, atol=1e-4)
