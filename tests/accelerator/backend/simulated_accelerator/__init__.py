@@ -16,7 +16,6 @@ import hashlib
 import importlib.util
 import os
 import platform
-import sys
 import tempfile
 import types
 from pathlib import Path
@@ -91,9 +90,9 @@ def _device_module() -> types.ModuleType:
     module.get_device_name = lambda device=None: "simulated accelerator"
     module.synchronize = lambda device=None: None
     module.manual_seed = lambda seed: _generator(None).manual_seed(seed)
-    module.manual_seed_all = lambda seed: [
-        _generator(index).manual_seed(seed) for index in range(library.device_count())
-    ] and None
+    module.manual_seed_all = lambda seed: (
+        [_generator(index).manual_seed(seed) for index in range(library.device_count())] and None
+    )
     module.get_rng_state = lambda device=None: _generator(device).get_state()
     module.set_rng_state = lambda state, device=None: _generator(device).set_state(state)
     if os.environ.get("SIM_AUTOCAST") != "0":

@@ -395,9 +395,7 @@ FAULTS = {
         (),
         {"mul.Tensor": _flushing(torch.mul)},
     ),
-    "nondeterministic_sum": Fault(
-        "sum: last bit differs from call to call", ("sum",), (), _sums(_shuffled_sum)
-    ),
+    "nondeterministic_sum": Fault("sum: last bit differs from call to call", ("sum",), (), _sums(_shuffled_sum)),
     "sum_fp16": Fault("sum: terms and result in fp16", ("sum",), (), _sums(_fp16_sum)),
     "copy_not_waited": Fault(
         "copy to the host: returns before the second half has arrived",
@@ -412,9 +410,7 @@ FAULTS = {
         {"_foreach_div_.ScalarList": _undivided, "_fused_adam_": _fused_adam_late},
     ),
     # A fault of the collective library, which asks for it by name.
-    "all_reduce_drops_last": Fault(
-        "all-reduce: the last element of odd sizes is not reduced", ("all_reduce",), ()
-    ),
+    "all_reduce_drops_last": Fault("all-reduce: the last element of odd sizes is not reduced", ("all_reduce",), ()),
 }
 
 
