@@ -1,9 +1,9 @@
-"""Reading an annotation file of COCO's size: seconds, memory, and what each loader process adds.
+"""Read an annotation file of COCO's size: seconds, memory, and what each worker adds.
 
     python benchmarks/annotations.py [--images 118287] [--objects 860001]
 
 Times are processor time. The file is made first, with outlines, so that it is as large as COCO's. The plain way keeps
-what the JSON file says as Python objects, as the reference's annotation library does. A loader process is a fork that
+what the JSON file says as Python objects, as the reference's annotation library does. A worker is a forked process that
 asks for every image once; counted is the memory that it then has for itself (Linux only).
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
         write(path, args.images, args.objects)
         print(f"{path.stat().st_size / 1e6:.0f} MB, {args.images} images, {args.objects} objects")
         opt = opts().parse(["ctdet", "--dataset", "coco", "--data_path", folder])
-        print(f"{'':24}{'seconds':>10}{'MiB at the peak':>18}{'MiB kept':>12}{'MiB a loader process':>24}")
+        print(f"{'':24}{'seconds':>10}{'peak MiB':>18}{'MiB kept':>12}{'MiB per worker':>24}")
         results = []
         for name, load in (
             ("Python objects", lambda: Plain(path)),
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 class Plain:
-    """Lists and dicts."""
+    """Annotations as lists and dicts."""
 
     def __init__(self, path: Path) -> None:
         content = json.loads(path.read_bytes())
@@ -60,7 +60,7 @@ class Plain:
         return len(self.images)
 
     def boxes(self, index: int) -> np.ndarray:
-        """(n, 4) corners."""
+        """Return (n, 4) corners."""
         image = self.images[index]
         boxes = [annotation["bbox"] for annotation in self.annotations[image["id"]]]
         boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
@@ -69,7 +69,7 @@ class Plain:
 
 
 def measure(load: Callable) -> list[float]:
-    """Seconds, MiB at the peak, MiB kept, MiB of a loader process, number of objects and sum of their boxes."""
+    """Return seconds, peak MiB, kept MiB, MiB of a worker, number of objects and sum of their boxes."""
     dataset = None
 
     def run() -> None:
@@ -97,7 +97,7 @@ def measure(load: Callable) -> list[float]:
 
 
 def in_a_fork(function: Callable) -> list:
-    """What a function gives in a process of its own."""
+    """Return the result of a function run in a process of its own."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -115,7 +115,7 @@ def in_a_fork(function: Callable) -> list:
 
 
 def write(path: Path, num_images: int, objects: int) -> None:
-    """A file with the statistics of COCO's."""
+    """Write a file with the statistics of COCO's."""
     rng = np.random.default_rng(0)
     path.parent.mkdir(parents=True)
     ids = np.array(get_dataset("coco").category_ids)

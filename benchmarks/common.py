@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways that take turns, their times, rates and memory, and the table of them."""
+"""Shared by the benchmarks: interleaved timing of alternatives, throughput, peak memory, and the tables."""
 
 import argparse
 import contextlib
@@ -23,15 +23,15 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """The options that all have."""
+    """Return a parser with the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU; default: all")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds in which all ways take their turn")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads; default: all")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of interleaved measurements")
     return parser
 
 
 def start(args: argparse.Namespace) -> torch.device:
-    """Set the threads, say where and with what this runs, and give the device: an accelerator if there is one."""
+    """Set the number of threads, print the environment, and return the device: an accelerator if available."""
     torch.set_num_threads(args.threads)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     clock = "processor time" if by_processor(device) else "time by the clock"
@@ -43,7 +43,7 @@ def start(args: argparse.Namespace) -> torch.device:
 
 
 def name_of(device: torch.device) -> str:
-    """What a device, or the processor, calls itself."""
+    """Return the name of a device or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
@@ -51,14 +51,14 @@ def name_of(device: torch.device) -> str:
 
 
 def by_processor(device: torch.device) -> bool:
-    """Whether times are processor time: with one thread, because other work on the machine disturbs that little."""
+    """Return whether to measure CPU time: with one thread, since other work on the machine hardly affects it."""
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 def take_turns(
     ways: dict[str, Callable], repeats: int, device: torch.device, by_clock: bool = False
 ) -> tuple[dict, dict]:
-    """Seconds and MiB of memory at the peak of each way, after one turn each that does not count.
+    """Return seconds and peak memory in MiB of each alternative, after one warm-up run each.
 
     The memory is what the device holds at most, or on a CPU what the process holds more than before (Linux only, else
     None).
@@ -93,7 +93,7 @@ def _peak(memory: dict, name: str, device: torch.device) -> Iterator[None]:
         return
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        CLEAR.write_text("5")  # the kernel measures the peak anew
+        CLEAR.write_text("5")  # resets the kernel's peak measurement
         before = _status("VmRSS")
     except (OSError, AttributeError):
         before = None
@@ -102,7 +102,7 @@ def _peak(memory: dict, name: str, device: torch.device) -> Iterator[None]:
 
 
 def once(function: Callable) -> tuple[float, float | None]:
-    """Seconds of processor time and MiB of memory at the peak of one call."""
+    """Return CPU seconds and peak memory in MiB of one call."""
     memory: dict[str, float | None] = {}
     with _peak(memory, "", torch.device("cpu")):
         begun = time.process_time()
@@ -112,18 +112,18 @@ def once(function: Callable) -> tuple[float, float | None]:
 
 
 def resident() -> float:
-    """MiB of the process in memory (Linux)."""
+    """Return the resident memory of the process in MiB (Linux)."""
     ctypes.CDLL(None).malloc_trim(0)
     return _status("VmRSS") / 1024
 
 
 def private() -> float:
-    """MiB that the process shares with no other (Linux)."""
+    """Return the memory in MiB that the process shares with no other (Linux)."""
     return _rollup("self", "Private_")
 
 
 def proportional(process: int) -> float:
-    """MiB of a process, of what it shares with others its part (Linux)."""
+    """Return the proportional set size of a process in MiB (Linux)."""
     return _rollup(process, "Pss:")
 
 
@@ -140,7 +140,7 @@ def _status(name: str) -> int:
 def show(
     title: str, measured: tuple[dict, dict], items: int | None = None, unit: str = "images", work: tuple = ()
 ) -> None:
-    """A row for each way: milliseconds, rate, memory, how many times as fast as the first one.
+    """Print a row per alternative: milliseconds, throughput, memory, and speedup over the first one.
 
     Args:
         measured: what ``take_turns`` gives.
@@ -163,14 +163,14 @@ def show(
 
 
 def make_image(rng: np.random.Generator, height: int = 480, width: int = 640) -> np.ndarray:
-    """(height, width, 3) uint8 of large and small patches and some noise, about as hard to compress as a photograph."""
+    """Return (height, width, 3) uint8 of patches and noise, about as hard to compress as a photograph."""
     layers = [smooth_noise(rng, height, width, 40) * 40 + smooth_noise(rng, height, width, 4) * 12 for _ in range(3)]
     image = 128 + np.stack(layers, axis=2) + rng.normal(0, 6, (height, width, 3))
     return image.clip(0, 255).astype(np.uint8)
 
 
 def make_network(arch: str, heads: dict[str, int] = HEADS) -> nn.Module:
-    """A network such as training makes it: offsets that are not 0, running statistics that fit the data.
+    """Return a network as training leaves it: nonzero offsets, and running statistics that fit the data.
 
     Without that a network in evaluation mode has activations so small that the processor handles them as exceptions.
     """
@@ -195,7 +195,7 @@ def make_network(arch: str, heads: dict[str, int] = HEADS) -> nn.Module:
 
 @contextlib.contextmanager
 def operator(function: Callable) -> Iterator[None]:
-    """Within it, networks use this deformable convolution."""
+    """Use this deformable convolution in networks within the context."""
     own = deform_conv.deform_conv2d
     deform_conv.deform_conv2d = function
     try:
@@ -205,7 +205,7 @@ def operator(function: Callable) -> Iterator[None]:
 
 
 def network_work(model: nn.Module, x: Tensor) -> int:
-    """Operations (two a multiplication) of the convolutions of a forward pass; backward has twice as many."""
+    """Return the FLOPs (two per multiplication) of a forward pass's convolutions; backward has twice as many."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
@@ -223,7 +223,7 @@ def network_work(model: nn.Module, x: Tensor) -> int:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second of a large matrix product."""
+    """Return the FLOP/s of a large matrix product."""
     side = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds, _ = take_turns({"product": lambda: a @ b}, 5, device)
@@ -231,7 +231,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
 
 
 def check(name: str, own, other, tolerance: float) -> None:
-    """End the benchmark unless two results are equal to ``tolerance``, relative to the greatest value."""
+    """Exit unless two results are equal to ``tolerance``, relative to the greatest value."""
     own, other = (
         (value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)).double().cpu()
         for value in (own, other)

@@ -1,9 +1,9 @@
-"""Our deformable convolution against torchvision's operator on a CPU: time and peak memory, forward and backward.
+"""Compare our deformable convolution with torchvision's operator on a CPU: time and peak memory, forward and backward.
 
     python benchmarks/deform_conv.py [--net resdcn_18|dla_34] [--threads 2] [--repeats 5]
 
-One line for every size of layer in the network, their sum, and the whole network with either operator. The two take
-turns within one run; times are medians with the least and the greatest value. With one thread it is processor time,
+One line for every size of layer in the network, their sum, and the whole network with either operator. The two are
+interleaved in one run; times are medians with minimum and maximum. With one thread it is processor time,
 which other work on the machine disturbs little, with more it is time by the clock. Linux only.
 """
 
@@ -30,17 +30,17 @@ Step = Callable[[Callable], tuple[float, float]]
 
 
 def main() -> None:
-    """Print the tables of the networks asked for."""
+    """Print the tables of the selected networks."""
     parser = common.make_parser(__doc__)
     parser.add_argument("--net", choices=NETS, action="append", help="may be given twice; default: both")
     args = parser.parse_args()
-    # Not common.start, whose threads children that are forked would wait for.
+    # Not common.start: forked children would wait for its threads.
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     print(f"{common.name_of(CPU)}, {args.threads} threads, {versions}")
     for net in args.net or NETS:
         batch, side = NETS[net]
-        print(f"\n{net}, batch {batch}, {side} x {side}: milliseconds forward and backward, MiB of the peak")
-        # Memory is measured in children, which have to come before this process starts threads of its own.
+        print(f"\n{net}, batch {batch}, {side} x {side}: milliseconds forward and backward, peak MiB")
+        # Memory is measured in child processes, which must be forked before this process starts threads.
         sizes = layer_sizes(net)
         jobs = [(make_layer, key, count) for key, count in sizes.items()] + [(make_network, (net,), 1)]
         peaks = [{name: peak_memory(make, key, name, args.threads) for name in OPERATORS} for make, key, _ in jobs]
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def layer_sizes(net: str) -> Counter:
-    """How often each (input shape, output channels) occurs among the deformable layers."""
+    """Count each (input shape, output channels) among the deformable layers."""
     sizes = Counter()
     batch, side = NETS[net]
     with torch.device("meta"):
@@ -73,7 +73,7 @@ def layer_sizes(net: str) -> Counter:
 
 
 def make_layer(shape: tuple[int, ...], out_channels: int) -> Step:
-    """A forward and a backward pass of one layer's operator; offsets have standard deviation 1."""
+    """Return a forward and backward pass of one layer's operator; offsets have standard deviation 1."""
     batch, channels, height, width = shape
     torch.manual_seed(0)
     sizes = [shape, (batch, 18, height, width), (out_channels, channels, 3, 3), (out_channels,)]
@@ -88,7 +88,7 @@ def make_layer(shape: tuple[int, ...], out_channels: int) -> Step:
 
 
 def make_network(net: str) -> Step:
-    """A forward and a backward pass of a network in training mode; offsets are not 0."""
+    """Return a forward and backward pass of a network in training mode, with nonzero offsets."""
     batch, side = NETS[net]
     model = common.make_network(net)
     x = torch.randn(batch, 3, side, side)
@@ -101,7 +101,7 @@ def make_network(net: str) -> Step:
 
 
 def timed(forward: Callable, backward: Callable) -> Step:
-    """A function that runs both with an operator and gives their seconds."""
+    """Return a function that runs both passes with an operator and returns their seconds."""
 
     def step(operator: Callable) -> tuple[float, float]:
         clock = time.process_time if common.by_processor(CPU) else time.perf_counter
@@ -115,7 +115,7 @@ def timed(forward: Callable, backward: Callable) -> Step:
 
 
 def measure(make: Callable, key: tuple, threads: int, repeats: int) -> dict[tuple[str, str], list[float]]:
-    """Milliseconds by operator and direction, of operators that take turns, after one pass each that does not count."""
+    """Return milliseconds by operator and direction, measured interleaved after one warm-up pass each."""
     torch.set_num_threads(threads)
     step, times = make(*key), {}
     for repeat in range(-1, repeats):
@@ -128,7 +128,7 @@ def measure(make: Callable, key: tuple, threads: int, repeats: int) -> dict[tupl
 
 
 def peak_memory(make: Callable, key: tuple, name: str, threads: int) -> float:
-    """MiB that a forward and a backward pass add to a process of their own."""
+    """Return the MiB that a forward and backward pass add to a process of their own."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_peak_memory, (make, key, name, threads))
 
@@ -143,13 +143,13 @@ def _peak_memory(make: Callable, key: tuple, name: str, threads: int) -> float:
 
 
 def print_row(label: str, operators, text: Callable[[str, str], str]) -> None:
-    """One line of a table: a label, then a column for each direction and operator."""
+    """Print one line of a table: a label, then a column per direction and operator."""
     columns = [text(name, way) for way in ("forward", "backward") for name in operators]
     print(f"{label:28}" + "".join(f"{column:>24}" for column in columns), flush=True)
 
 
 def print_times(label: str, times: dict[tuple[str, str], list[float]], peak: dict[str, float] | None) -> None:
-    """One row of medians, and below it the ratios and the memory."""
+    """Print a row of medians, and below it the ratios and the memory."""
 
     def text(name: str, way: str) -> str:
         values = times[name, way]

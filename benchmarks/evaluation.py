@@ -1,4 +1,4 @@
-"""The VOC score of many images, against the reference's script: text, then one detection after the other.
+"""Time the VOC score of many images against the reference's script, which goes through text files, row by row.
 
 python benchmarks/evaluation.py [--images 5000] [--classes 20] [--detections 100]
 """
@@ -16,7 +16,7 @@ def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--detections", type=int, default=100, help="an image")
+    parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.set_defaults(repeats=1)
     args = parser.parse_args()
     common.start(args)
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def make(args, names: list[str]) -> tuple[list, list]:
-    """Objects, and detections of which some are right."""
+    """Return ground truth, and detections of which some are correct."""
     rng = np.random.default_rng(0)
     truth, detections = [], [[] for _ in names]
     for _ in range(args.images):

@@ -1,8 +1,8 @@
-"""From an image to its boxes, ours against the reference's way.
+"""Time image-to-boxes inference against the reference's implementation.
 
     python benchmarks/inference.py [--arch dla_34] [--size 512] [--batch 1] [--amp bf16]
 
-The reference's way: one image after the other, normalized in double precision, channels first, BatchNorm on its own,
+The baseline: one image after the other, normalized in double precision, channels first, BatchNorm on its own,
 torchvision's deformable convolution, decoding step by step. The boxes are checked to be the same.
 """
 
@@ -23,13 +23,13 @@ def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--arch", default="dla_34")
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=1, help="images that ours takes together")
+    parser.add_argument("--batch", type=int, default=1, help="images per batch (ours)")
     parser.add_argument("--amp", choices=("bf16", "fp16"))
     args = parser.parse_args()
     device = common.start(args)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
-    tune_malloc(device)  # as main.py and test.py do; the reference's way gains from it, too
+    tune_malloc(device)  # as main.py and test.py do; the reference gains from it as well
     options = ["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)]
     opt = opts().parse(options)
     network = common.make_network(args.arch).eval().to(device)
@@ -45,7 +45,7 @@ def main() -> None:
     for own, other in zip(detector.run(images), reference(), strict=True):
         rows, others = (np.concatenate(list(results.values())) for results in (own["results"], other))
         common.check("scores", np.sort(rows[:, 4]), np.sort(others[:, 4]), 2e-3)
-        # Scores that are nearly equal come in any order, and of the last ones some or others: the nearest row counts.
+        # Nearly equal scores may come in any order, and the last ones may differ: compare with the nearest row.
         best = rows[np.argsort(-rows[:, 4])[: len(rows) // 2]]
         nearest = np.abs(best[:, None] - others).max(2).argmin(1)
         common.check("boxes", best, others[nearest], 2e-3)

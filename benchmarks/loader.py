@@ -1,9 +1,9 @@
-"""What a loader process does, against the reference's way and against reading and warping alone.
+"""Time a data loading worker against the reference's implementation, and against reading and warping alone.
 
     python benchmarks/loader.py [--images FOLDER --annotations FILE] [--size 512] [--batch 8]
 
-Times of one core, whatever ``--threads`` says. Without images of one's own it draws some of COCO's size. The sizes
-that travel to the training process are printed, too. The reference's samples are checked against ours.
+Uses one core regardless of ``--threads``. Without ``--images`` it draws some of COCO's size. The sizes
+transferred to the training process are printed as well. The reference's samples are checked against ours.
 """
 
 import json
@@ -27,9 +27,9 @@ from centernet.tasks import ctdet
 def main() -> None:
     """Print the tables."""
     parser = common.make_parser(__doc__)
-    parser.add_argument("--images", type=Path, help="folder of images; with --annotations")
+    parser.add_argument("--images", type=Path, help="image directory; with --annotations")
     parser.add_argument("--annotations", type=Path, help="COCO-style file")
-    parser.add_argument("--size", type=int, default=512, help="of the network's input")
+    parser.add_argument("--size", type=int, default=512, help="input size")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--num_images", type=int, default=64)
     args = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(samples: Samples, args, device: torch.device) -> None:
-    """Check that the ways are equal, and time them."""
+    """Check that the alternatives are equal, and time them."""
     dataset, opt = samples.dataset, samples.opt
     keys = [(1, k % len(dataset)) for k in range(args.num_images)]
 
@@ -67,7 +67,7 @@ def run(samples: Samples, args, device: torch.device) -> None:
     for name, values in stacked.items():
         common.check(name, finished[name], values, 1e-6 if name != "input" else 3e-6)
     ours, theirs = (sum(v.nbytes for v in made.values()) / 1e6 for made in (samples[keys[0]], reference(keys[0])))
-    print(f"MB that travel for a sample: reference {theirs:.2f}, ours {ours:.2f}")
+    print(f"MB transferred per sample: reference {theirs:.2f}, ours {ours:.2f}")
     ways = {
         "the reference's way": in_batches(reference, _stack),
         "ours": in_batches(samples.__getitem__, collate),
@@ -83,7 +83,7 @@ def _stack(samples: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def draw(folder: Path, count: int) -> None:
-    """A dataset of images of 640 x 480 with about 7 objects each, in COCO's layout."""
+    """Write a dataset of 640 x 480 images with about 7 objects each, in COCO's layout."""
     rng = np.random.default_rng(0)
     (folder / "train2017").mkdir(parents=True)
     images, annotations = [], []
@@ -105,7 +105,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def link(folder: Path, images: Path, annotations: Path) -> None:
-    """Real images in the places where COCO has them."""
+    """Link real images to where COCO has them."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "train2017").symlink_to(images.resolve())
     (folder / "annotations" / "instances_train2017.json").symlink_to(annotations.resolve())

@@ -1,9 +1,9 @@
-"""A long training at toy size: seconds to the first step, and whether memory stays as it is.
+"""Run a long training at toy size: seconds to the first step, and memory growth.
 
     python benchmarks/long_run.py [--arch res_18] [--size 64] [--batch 2] [--iterations 1000]
 
-``main.py`` learns the dataset ``sample`` for so many iterations, 100 an epoch, with two loader processes. Its memory,
-each loader process included (what several share is counted once), is read while it runs. Linux only.
+``main.py`` learns the dataset ``sample`` for that many iterations, 100 per epoch, with two workers. Its memory,
+each worker included (what several share is counted once), is read while it runs. Linux only.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import common
 
 MAIN = Path(__file__).parents[1] / "src/main.py"
 EPOCH = 100  # iterations
-LOOK = 0.2  # seconds between two looks
+LOOK = 0.2  # seconds between two measurements
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the results."""
     parser = common.make_parser(__doc__)
     parser.add_argument("--arch", default="res_18")
     parser.add_argument("--size", type=int, default=64)
@@ -53,21 +53,21 @@ def main() -> None:
 
 
 def watch(run: subprocess.Popen, log: Path, begun: float) -> list[tuple[int, float, float]]:
-    """(iterations done, seconds passed, MiB) of every look at a run, from its first step to its end."""
+    """Yield (iterations, seconds, MiB) measured during a run, from its first step to its end."""
     seen = []
     while run.poll() is None:
         done = iterations(log)
         if done:
             try:
                 seen.append((done, time.monotonic() - begun, sum(common.proportional(p) for p in family(run.pid))))
-            except OSError:  # one of them has just ended
+            except OSError:  # a process has just exited
                 continue
         time.sleep(LOOK)
     return seen
 
 
 def iterations(log: Path) -> int:
-    """How many the table of losses has."""
+    """Return the number of iterations in the loss table."""
     if not log.is_file():
         return 0
     with log.open(newline="") as file:
@@ -75,10 +75,10 @@ def iterations(log: Path) -> int:
 
 
 def family(process: int) -> list[int]:
-    """A process and its children."""
+    """Return the ids of a process and its children."""
     found = [process]
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # it has exited meanwhile
             if int(path.read_text().rpartition(")")[2].split()[1]) == process:
                 found.append(int(path.parent.name))
     return found

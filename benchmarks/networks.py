@@ -1,4 +1,4 @@
-"""What fusing, joined heads and 16 bits give: times of a network and of its heads, each way in turn.
+"""Time batch normalization fusion, joined heads and mixed precision, measured interleaved.
 
     python benchmarks/networks.py [--net res_18|dla_34|...] [--batch N] [--side PIXELS]
 
@@ -21,11 +21,11 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    """Print the tables of the networks asked for."""
+    """Print the tables of the selected networks."""
     parser = common.make_parser(__doc__)
     parser.add_argument("--net", action="append", help="may be given several times; default: res_18 and dla_34")
     parser.add_argument("--batch", type=int, help="images; default: 4 for res_18, else 1")
-    parser.add_argument("--side", type=int, help="of the input; default: 384 for res_18, else 512")
+    parser.add_argument("--side", type=int, help="input size; default: 384 for res_18, else 512")
     args = parser.parse_args()
     common.start(args)
     for net in args.net or NETS:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def heads_alone(model: nn.Module, batch: int, side: int) -> tuple[dict[str, Callable], dict[str, Callable]]:
-    """Passes of the heads of the first stack: forward, and from a map of theirs to the gradients."""
+    """Return passes of the heads of the first stack: forward, and backward from one of their maps."""
     heads = [getattr(model, name) for name in common.HEADS]
     heads = [head[0] if isinstance(head, nn.ModuleList) else head for head in heads]
     convs = [[module for module in head.modules() if isinstance(module, nn.Conv2d)] for head in heads]
@@ -73,7 +73,7 @@ def heads_alone(model: nn.Module, batch: int, side: int) -> tuple[dict[str, Call
 
 
 def evaluations(model: nn.Module, x: Tensor) -> dict[str, Callable]:
-    """Passes of a network in evaluation mode."""
+    """Return passes of a network in evaluation mode."""
     networks = {"as it is": model.eval(), "fused": fuse(model, False), "fused, heads joined": fuse(model, True)}
 
     def run(network: nn.Module, bf16: bool) -> Callable[[], Tensor]:
@@ -91,7 +91,7 @@ def evaluations(model: nn.Module, x: Tensor) -> dict[str, Callable]:
 
 
 def trainings(model: nn.Module, x: Tensor) -> dict[str, Callable]:
-    """Passes of a network in training mode, forward and backward."""
+    """Return passes of a network in training mode, forward and backward."""
     model.train()
 
     def run(bf16: bool) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""The reference's way of doing things, step by step, written to compare speed and results with."""
+"""The reference's algorithms, step by step, as a baseline for speed and results."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from centernet.ops.image import (
 
 
 def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[int, int]) -> dict[str, np.ndarray]:
-    """A finished training sample: an image of floats, colored step by step, and heat maps, all of it in numpy."""
+    """Return a finished training sample: a float image, colored step by step, and heat maps, all in numpy."""
     draws = sample_rng(opt.seed, *key)
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws)
@@ -52,7 +52,7 @@ def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[in
 
 
 def warp(image: np.ndarray, view: View) -> np.ndarray:
-    """The part of an image that a view shows."""
+    """Return the part of an image that a view shows."""
     if view.flipped:
         image = image[:, ::-1, :]
     matrix = get_affine_transform(view.center, view.scale, 0, view.input_size)
@@ -73,7 +73,7 @@ def _jitter(image: np.ndarray, color: dict) -> None:
 
 
 def heat_maps(size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, radius: Tensor) -> np.ndarray:
-    """The heat maps of a batch, drawn one object after the other; ``radius`` -1: no object."""
+    """Draw the heat maps of a batch one object at a time; ``radius`` -1: no object."""
     hm = np.zeros(size, dtype=np.float32)
     for b, k in np.argwhere(radius.numpy() >= 0):
         place = int(ind[b, k])
@@ -82,7 +82,7 @@ def heat_maps(size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, radius:
 
 
 def loss(output: dict[str, Tensor], batch: dict[str, Tensor], opt) -> Tensor:
-    """The loss of detection, as it was written down first: every step a pass over the whole heat map."""
+    """Return the detection loss, with a pass over the whole heat map for every step."""
     pred = torch.clamp(output["hm"].sigmoid(), min=1e-4, max=1 - 1e-4)
     positive, negative = batch["hm"].eq(1).float(), batch["hm"].lt(1).float()
     weights = torch.pow(1 - batch["hm"], 4)
@@ -101,7 +101,7 @@ def loss(output: dict[str, Tensor], batch: dict[str, Tensor], opt) -> Tensor:
 
 
 def detect(model, image: np.ndarray, opt, device: torch.device) -> dict[int, np.ndarray]:
-    """Detections of one image: prepared in double precision, decoded step by step, classes one after the other."""
+    """Return the detections of one image: prepared in float64, decoded step by step, class by class."""
     height, width = image.shape[:2]
     center, scale = np.array([width / 2.0, height / 2.0], dtype=np.float32), max(height, width) * 1.0
     size = (opt.input_w, opt.input_h)
@@ -138,9 +138,9 @@ def detect(model, image: np.ndarray, opt, device: torch.device) -> dict[int, np.
 
 
 def voc_ap(ground_truth: list, detections: list, name: str) -> float:
-    """AP of a class with the 2007 metric: through text, then one detection after the other.
+    """Return the AP of a class with the 2007 metric: through text, detection by detection.
 
-    Arguments as of ``evaluation.voc.evaluate_class``.
+    Arguments as for ``evaluation.voc.evaluate_class``.
     """
     lines = [
         f"{i} {score:.3f} {x1 + 1:.1f} {y1 + 1:.1f} {x2 + 1:.1f} {y2 + 1:.1f}\n"

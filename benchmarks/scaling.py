@@ -1,4 +1,4 @@
-"""Training in several processes: images a second and what share of the ideal that is.
+"""Measure training in several processes: images/s, and the share of ideal scaling.
 
     python benchmarks/scaling.py [--processes 1 2] [--arch resdcn_18] [--size 384] [--batch 4]
 
@@ -33,11 +33,11 @@ PLAIN, OURS = "default wrapper, channels first", "ours"
 def main() -> None:
     """Start the runs and print the table."""
     parser = common.make_parser(__doc__)
-    parser.add_argument("--processes", type=int, nargs="+", help="default: 1 and as many as there are devices or cores")
+    parser.add_argument("--processes", type=int, nargs="+", help="default: 1 and the number of devices or cores")
     parser.add_argument("--arch", default="resdcn_18")
     parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--batch", type=int, default=4, help="images of each process")
-    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)  # of a process that torchrun has started
+    parser.add_argument("--batch", type=int, default=4, help="images per process")
+    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)  # passed to the processes that torchrun starts
     args = parser.parse_args()
     if args.report is not None:
         work(args)
@@ -46,7 +46,7 @@ def main() -> None:
     most = torch.accelerator.device_count() if device.type != "cpu" else args.threads
     numbers = args.processes or sorted({1, most})
     threads = 1 if device.type == "cpu" else args.threads
-    print(f"{args.arch}, {args.size} x {args.size}, {args.batch} images and {threads} CPU thread(s) a process")
+    print(f"{args.arch}, {args.size} x {args.size}, {args.batch} images and {threads} CPU thread(s) per process")
     alone: dict[str, float] = {}
     for number in numbers:
         for name, (middle, least, greatest) in run(number, threads, args).items():
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def run(number: int, threads: int, args) -> dict[str, list[float]]:
-    """Median, least and greatest seconds of a step, by way, of so many processes."""
+    """Return median, minimum and maximum seconds of a step, by alternative, for a number of processes."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [
@@ -79,7 +79,7 @@ def run(number: int, threads: int, args) -> dict[str, list[float]]:
 
 
 def work(args) -> None:
-    """What one process does."""
+    """Run one process."""
     torch.set_num_threads(args.threads)
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)])
     processes = engine_processes.start(opt)

@@ -1,4 +1,4 @@
-"""Heat maps of a batch: drawn at once on the device, against one object after the other on the CPU.
+"""Time heat maps of a batch drawn at once on the device against object by object on the CPU.
 
 python benchmarks/targets.py [--batch 32] [--classes 80] [--size 128] [--objects 8]
 """
@@ -17,8 +17,8 @@ def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--size", type=int, default=128, help="of the maps")
-    parser.add_argument("--objects", type=int, default=8, help="an image, on average")
+    parser.add_argument("--size", type=int, default=128, help="map size")
+    parser.add_argument("--objects", type=int, default=8, help="per image, on average")
     args = parser.parse_args()
     device = common.start(args)
     rng = np.random.default_rng(0)

@@ -1,11 +1,11 @@
-"""Training steps of detection, ours against the reference's way: forward, losses, backward, update.
+"""Time detection training steps against the reference's implementation: forward, losses, backward, update.
 
     python benchmarks/train_step.py [--arch resdcn_18] [--size 384] [--batch 4] [--amp bf16] [--tf32] [--compile]
 
-The reference's way: float32, channels first, torchvision's deformable convolution, every step of the loss a pass over
-the heat maps, an Adam that goes from parameter to parameter; its inputs and heat maps are there before the clock
-starts. Ours starts from what a loader process sends and makes both on the device. Losses and gradients of the first
-step are checked to be equal. ``--amp``, ``--tf32`` and ``--compile`` add ways to the table.
+The baseline: float32, channels first, torchvision's deformable convolution, every step of the loss a pass over
+the heat maps, an Adam that goes from parameter to parameter; its inputs and heat maps exist before the clock
+starts. Ours starts from what a worker sends and makes both on the device. Losses and gradients of the first
+step are checked to be equal. ``--amp``, ``--tf32`` and ``--compile`` add rows to the table.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def main() -> None:
     device = common.start(args)
     torch.backends.cudnn.benchmark = True
     set_tf32(False)
-    tune_malloc(device)  # as main.py and test.py do; the reference's way gains from it, too
+    tune_malloc(device)  # as main.py and test.py do; the reference gains from it as well
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)])
     sent = make_batch(args, opt)
     if device.type != "cpu":
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def make_batch(args, opt) -> dict:
-    """A batch as the loader processes send it."""
+    """Return a batch as the data loading workers send it."""
     rng = np.random.default_rng(0)
     ids = list(range(80))
     samples = []
@@ -81,7 +81,7 @@ def make_batch(args, opt) -> dict:
 
 
 def reference(args, opt, sent: dict, device: torch.device, first: dict) -> Callable[[], None]:
-    """A step the reference's way; into ``first`` goes what the first one gives."""
+    """Return a step as in the reference; ``first`` receives the results of the first one."""
     model = common.make_network(args.arch).to(device)
     batch = {
         name: value.contiguous() if isinstance(value, torch.Tensor) else value
@@ -104,7 +104,7 @@ def reference(args, opt, sent: dict, device: torch.device, first: dict) -> Calla
 def ours(
     args, opt, sent: dict, device: torch.device, first: dict, amp: str = "off", compiled: bool = False
 ) -> Callable[[], None]:
-    """A step as ``engine/trainer.py`` does it."""
+    """Return a step as in ``engine/trainer.py``."""
     network = common.make_network(args.arch).to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     optimizer = torch.optim.Adam(network.parameters(), opt.lr, fused=device.type in ("cpu", "cuda"))
@@ -128,13 +128,13 @@ def ours(
 
 def _keep(first: dict, name: str, model: torch.nn.Module, loss: torch.Tensor) -> None:
     if name not in first:
-        # The gradients of the heads: those of the first layers are too ill-conditioned in a network that knows nothing.
+        # Gradients of the heads: those of the first layers are too ill-conditioned in an untrained network.
         own = [p.grad for key, p in model.named_parameters() if key.split(".")[0] in common.HEADS]
         first[name] = {"loss": loss.detach(), "gradient": torch.cat([grad.flatten() for grad in own])}
 
 
 def with_tf32(step: Callable[[], None]) -> Callable[[], None]:
-    """The step with TF32 convolutions and matrix products, where the device has them."""
+    """Return the step with TF32 convolutions and matrix products, where the device has them."""
 
     def run() -> None:
         set_tf32(True)
