@@ -28,7 +28,7 @@ def read(tmp_path):
     def read_text(text, name="curve.txt"):
         path = tmp_path / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_loss(path)[0].tolist()
+        return read_loss(path).loss.tolist()
 
     return read_text
 
@@ -63,12 +63,14 @@ def test_own_log_of_a_resumed_run_counts_the_later_lines(tmp_path):
     path = tmp_path / "train_log.csv"
     rows = ["1,1,9,0.1,7", "1,2,8,0.1,7", "2,3,7,0.1,7", "2,4,6,0.1,7", "2,3,5,0.1,7"]
     path.write_text("epoch,iteration,loss,lr,images/s\n" + "\n".join(rows) + "\n")
-    loss, notes = read_loss(path)
-    assert loss.tolist() == [9, 8, 5]
-    assert len(notes) == 1 and "resumed" in notes[0]
+    curve = read_loss(path)
+    assert curve.loss.tolist() == [9, 8, 5]
+    assert len(curve.notes) == 1 and "resumed" in curve.notes[0]
 
 
-@pytest.mark.parametrize("rows", ["1,2,9,0.1,7", "1,1,9,0.1,7\n1,3,9,0.1,7", "1,0,9,0.1,7", "1,x,9,0.1,7"])
+@pytest.mark.parametrize(
+    "rows", ["1,1,9,0.1,7\n1,3,9,0.1,7", "1,0,9,0.1,7", "1,x,9,0.1,7", f"1,{'9' * 5000},9,0.1,7", "1,\u0661,9,0.1,7"]
+)
 def test_own_log_with_a_gap_is_refused(read, rows):
     with pytest.raises(UserError, match="iteration"):
         read(f"epoch,iteration,loss,lr,images/s\n{rows}\n")
@@ -200,8 +202,6 @@ def test_original_log_with_missing_epochs_or_lines_is_refused(read):
     lines = original_log([falling(20)] * 3, 4, 20)
     with pytest.raises(UserError, match="epochs 1, 3; expected"):
         read("\n".join(line for line in lines if ": [2]" not in line))
-    with pytest.raises(UserError, match="epochs 2, 3; expected"):
-        read("\n".join(line for line in lines if ": [1]" not in line))
     with pytest.raises(UserError, match="epoch 2 ends at iteration 9 of 20"):
         read("\n".join(line for line in lines if "[2][12/" not in line and "[2][16/" not in line))
 
@@ -264,7 +264,7 @@ def test_default_window(iterations, window):
 def test_errors_by_hand():
     result = compare(curve([3.0, 1.0] * 20), curve([2.0, 2.0] * 20), window=1)
     assert result.mean_relative_error == 0.5 and result.mean_absolute_error == 1.0
-    assert result.signed_mean_relative_error == 0.0 and result.signed_mean_absolute_error == 0.0
+    assert result.signed.mean_relative_error == 0.0 and result.signed.mean_absolute_error == 0.0
     assert not result.passed
     assert result.verdict == "fail mean_relative_error=0.5 > 0.05 and mean_absolute_error=1.0 > 0.0002"
     assert compare(curve([3.0, 1.0] * 20), curve([2.0, 2.0] * 20), window=2).passed
@@ -274,7 +274,7 @@ def test_signed_errors_that_cancel_do_not_pass():
     reference = falling(1000)
     run = reference * np.where(np.arange(1000) < 500, 1.4, 0.6)
     result = compare(curve(run), curve(reference))
-    assert abs(result.signed_mean_relative_error) < 0.01 < 0.3 < result.mean_relative_error
+    assert abs(result.signed.mean_relative_error) < 0.01 < 0.3 < result.mean_relative_error
     assert not result.passed
 
 
@@ -303,7 +303,7 @@ def test_reference_of_zero():
 
 def test_negative_reference():
     result = compare(curve([-3.0] * 40), curve([-2.0] * 40), 1)
-    assert (result.mean_relative_error, result.signed_mean_relative_error) == (0.5, -0.5)
+    assert (result.mean_relative_error, result.signed.mean_relative_error) == (0.5, -0.5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

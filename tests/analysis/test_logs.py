@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from centernet.analysis import report
-from centernet.analysis.plots import draw_runs
+from centernet.analysis.plots import draw_logs
 from centernet.analysis.read import read_run
 from centernet.datasets import get_dataset
 from centernet.engine import tensorboard
@@ -71,10 +71,10 @@ def test_epochs_of_a_run_that_is_going_on(folder):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "is no run folder"),
-        ("a,b\n1,2\n", "its columns are not those of a training's log"),
-        (TRAIN + "\n", "has no iterations yet"),
-        (TRAIN + "\n1,1,x,1,1,1,1,1\n", "a cell is no number"),
+        (None, "is not a run folder"),
+        ("a,b\n1,2\n", "expected the columns epoch,iteration,loss"),
+        (TRAIN + "\n", "has a header and no iterations"),
+        (TRAIN + "\n1,1,x,1,1,1,1,1\n", "'x' as loss of iteration 1 is not a number"),
     ],
 )
 def test_mistakes(tmp_path, capsys, content, problem):
@@ -98,7 +98,7 @@ def test_plot_log(folder, tmp_path, capsys):
     both = cv2.imread(str(tmp_path / "two.png"))
     assert alone.shape == both.shape and (alone != both).any()  # seven and eight panels
     with pytest.raises(UserError, match="cannot be written"):
-        draw_runs([read_run(folder)], tmp_path / "nowhere" / "a.png")
+        draw_logs([read_run(folder)], tmp_path / "nowhere" / "a.png")
     with pytest.raises(SystemExit):
         plot_log.main([str(folder), "--window", "0"])
 

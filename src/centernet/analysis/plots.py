@@ -1,110 +1,94 @@
 """Draw loss curves, comparisons and run logs with matplotlib."""
 
+import io
 import math
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import UserError
+from ..utils.files import reason, write_bytes
 from .compare import MAX_ABSOLUTE_ERROR, MAX_RELATIVE_ERROR, Comparison, default_window, moving_average
-from .read import Curve, RunLog, run_name
+from .read import Curve, RunLog
 
-# The plot shows a longer curve by the extremes of this many pieces.
+# Longer curves are drawn as the extremes of this many pieces.
 MAX_PIECES = 3000
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
-COLUMNS = 4  # panels beside one another
+COLUMNS = 4  # panels next to one another
+TITLES = {"loss": "loss", "lr": "learning rate", "images/s": "images per second", "score": "score"}
 
 
-def draw(run: Curve, reference: Curve, comparison: Comparison, path: Path) -> None:
-    """Draw both curves and the relative error into ``path`` (the suffix names the format). UserError when it fails."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def draw_comparison(
+    runs: list[Curve], reference: Curve, comparisons: list[Comparison], file: Path | BinaryIO, dpi: int = 120
+) -> None:
+    """Draw the losses of runs and their reference, and the relative errors below.
 
-    # A dollar in a path is no formula.
-    with matplotlib.rc_context({"text.parse_math": False}), np.errstate(all="ignore"):
-        figure = Figure(figsize=(10, 6.5), dpi=120, layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
-        _draw_losses(top, run, reference, comparison)
-        _draw_errors(bottom, comparison)
-        try:
-            figure.savefig(path, format=path.suffix.lstrip(".") or "png")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: the plot cannot be written ({error})") from error
+    A single run is drawn with every iteration, the limits and the verdict; of several, the smoothed losses are drawn.
 
+    Args:
+        runs, comparisons: at least one run, and the comparison of each.
+        file: file to write, whose suffix names the format, or a binary file for PNG.
 
-def draw_many(runs: list[Curve], reference: Curve, comparisons: list[Comparison], file: BinaryIO) -> None:
-    """Draw the smoothed losses of several runs and their reference, and the relative errors, as PNG."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"text.parse_math": False}), np.errstate(all="ignore"):
-        figure = Figure(figsize=(10, 6.5), dpi=110, layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
-        window = comparisons[0].window
-        top.plot(*outline(reference.loss, 1), color="0.6", linewidth=0.6, alpha=0.5, zorder=1)
-        smoothed = moving_average(reference.loss, window)
-        top.plot(*outline(smoothed, window), color="black", linewidth=3, label=f"reference {reference.path.stem}")
-        for k, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
-            style = {"color": f"C{k % 10}", "linewidth": 1.5}
-            smoothed = moving_average(run.loss, comparison.window)
-            top.plot(*outline(smoothed, comparison.window), label=run_name(run), **style)
-            bottom.plot(*outline(comparison.relative_error * 100, comparison.window), **style)
-        top.set_ylabel(f"loss, mean of {window} iterations")
-        top.legend(loc="upper right", fontsize=9)
-        bottom.axhline(MAX_RELATIVE_ERROR * 100, color="tab:red", linewidth=1.2, linestyle=":")
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with _settings():
+        figure, (top, bottom) = _figure(2, 1, (10, 6.5), dpi, sharex=True, height_ratios=[3, 1.2])
+        if len(runs) == 1:
+            _draw_run(top, bottom, runs[0], reference, comparisons[0])
+        else:
+            _draw_runs(top, bottom, runs, reference, comparisons)
         bottom.set_ylim(bottom=0)
         bottom.set_ylabel("relative error in %")
         bottom.set_xlabel("iteration")
-        for axes in (top, bottom):
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(file, format="png")
+        _save(figure, file)
 
 
-def _draw_losses(axes, run: Curve, reference: Curve, comparison: Comparison) -> None:
+def _draw_run(top, bottom, run: Curve, reference: Curve, comparison: Comparison) -> None:
     window = comparison.window
     for curve, name, color, style in ((run, "run", "tab:orange", "-"), (reference, "reference", "tab:blue", "--")):
-        smoothed = moving_average(curve.loss, window)
-        axes.plot(*outline(curve.loss, 1), color=color, linewidth=0.6, alpha=0.3, zorder=1)
+        top.plot(*outline(curve.loss, 1, curve.first), color=color, linewidth=0.6, alpha=0.3, zorder=1)
+        smoothed = outline(moving_average(curve.loss, window), window, curve.first)
         label = f"{name}: {Path(*curve.path.parts[-3:])}"
-        axes.plot(*outline(smoothed, window), style, color=color, linewidth=2, label=label, zorder=3)
-    raw = np.concatenate([reference.loss, run.loss])
-    raw = raw[np.isfinite(raw)]
-    if raw.min() > 0 and raw.max() > 20 * np.median(raw):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylabel("loss")
-    axes.legend(title=f"pale: every iteration, bold: mean of {window}", loc="upper right", fontsize=9, title_fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.set_title(_title(comparison), color="tab:green" if comparison.passed else "tab:red", fontsize=10.5, loc="left")
+        top.plot(*smoothed, style, color=color, linewidth=2, label=label, zorder=3)
+    _scale_losses(top, np.concatenate([reference.loss, run.loss]))
+    top.set_ylabel("loss")
+    top.legend(title=f"pale: every iteration, bold: mean of {window}", loc="upper right", fontsize=9, title_fontsize=9)
+    top.set_title(_title(comparison), color="tab:green" if comparison.passed else "tab:red", fontsize=10.5, loc="left")
 
-
-def _draw_errors(axes, comparison: Comparison) -> None:
-    centers, errors = outline(comparison.relative_error * 100, comparison.window)
-    axes.fill_between(centers, errors, color="0.55", alpha=0.35, linewidth=0)
-    axes.plot(centers, errors, color="0.35", linewidth=1)
+    centers, errors = _error_outline(comparison)
+    bottom.fill_between(centers, errors, color="0.55", alpha=0.35, linewidth=0)
+    bottom.plot(centers, errors, color="0.35", linewidth=1)
     limit = MAX_RELATIVE_ERROR * 100
-    axes.axhline(limit, color="tab:red", linewidth=1.2, linestyle=":", label=f"limit of the mean: {limit:g} %")
+    bottom.axhline(limit, color="tab:red", linewidth=1.2, linestyle=":", label=f"limit of the mean: {limit:g} %")
     if math.isfinite(comparison.mean_relative_error):
         mean = comparison.mean_relative_error * 100
-        axes.axhline(mean, color="black", linewidth=1, linestyle="--", label=f"mean: {mean:.3g} %")
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("relative error in %")
-    axes.set_xlabel("iteration")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=9)
-    axes.grid(alpha=0.25)
+        bottom.axhline(mean, color="black", linewidth=1, linestyle="--", label=f"mean: {mean:.3g} %")
+    bottom.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=9)
 
 
-def outline(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Iterations at the center of each window and values; of very many, the lowest and highest of each piece."""
-    places = np.arange(len(values)) + (window + 1) / 2
-    if len(values) <= 2 * MAX_PIECES:
-        return places, values
-    starts = np.linspace(0, len(values), MAX_PIECES, endpoint=False).astype(int)
-    extremes = [np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)]
-    return np.repeat(places[starts], 2), np.stack(extremes, axis=1).ravel()
+def _draw_runs(top, bottom, runs: list[Curve], reference: Curve, comparisons: list[Comparison]) -> None:
+    window = comparisons[0].window
+    top.plot(*outline(reference.loss, 1, reference.first), color="0.6", linewidth=0.6, alpha=0.5, zorder=1)
+    smoothed = outline(moving_average(reference.loss, window), window, reference.first)
+    top.plot(*smoothed, color="black", linewidth=3, label=f"reference {reference.path.stem}")
+    for k, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
+        style: dict[str, Any] = {"color": f"C{k % 10}", "linewidth": 1.5}
+        smoothed = outline(moving_average(run.loss, comparison.window), comparison.window, run.first)
+        top.plot(*smoothed, label=run.name, **style)
+        bottom.plot(*_error_outline(comparison), **style)
+    _scale_losses(top, np.concatenate([reference.loss, *(run.loss for run in runs)]))
+    top.set_ylabel(f"loss, mean of {window} iterations")
+    top.legend(loc="upper right", fontsize=9)
+    bottom.axhline(MAX_RELATIVE_ERROR * 100, color="tab:red", linewidth=1.2, linestyle=":")
+
+
+def _error_outline(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
+    return outline(comparison.relative_error * 100, comparison.window, comparison.first)
 
 
 def _title(comparison: Comparison) -> str:
@@ -118,45 +102,37 @@ def _title(comparison: Comparison) -> str:
     return "\n".join(textwrap.wrap(title, 105, max_lines=4, placeholder=" ..."))
 
 
-def draw_runs(runs: list[RunLog], path, window: int | None = None, dpi: int = 120) -> None:
-    """Draw loss and its parts, scores, learning rate and speed of the runs, a panel each, over the epochs.
+def draw_logs(runs: list[RunLog], file: Path | BinaryIO, window: int | None = None, dpi: int = 120) -> None:
+    """Draw loss terms, scores, learning rate and throughput of runs over the epochs, one panel each.
 
     Args:
         runs: at least one; each has its color.
-        path: file to write (its ending names the format), or a binary file for PNG.
-        window: iterations of the moving average of losses and speed; default: as ``loss.py``.
+        file: file to write, whose suffix names the format, or a binary file for PNG.
+        window: iterations of the moving average of losses and throughput; default: as in ``loss.py``.
 
     Raises:
         UserError: the file cannot be written.
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
     losses = list(dict.fromkeys(name for run in runs for name in run.losses))
     panels = [*losses, *(["score"] if any(run.scores for run in runs) else []), "lr", "images/s"]
-    count = math.ceil(len(panels) / COLUMNS)
-    with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}), np.errstate(all="ignore"):
-        figure = Figure(figsize=(14, 0.5 + 2.8 * count), dpi=dpi, layout="constrained")
-        axes = figure.subplots(count, COLUMNS, squeeze=False).ravel()
+    rows = math.ceil(len(panels) / COLUMNS)
+    colors = [COLORS[k % len(COLORS)] for k in range(len(runs))]
+    with _settings(font_size=9):
+        figure, axes = _figure(rows, COLUMNS, (14, 0.5 + 2.8 * rows), dpi)
         for panel, place in zip(panels, axes, strict=False):
-            for run, color in zip(runs, _colors(len(runs)), strict=True):
+            for run, color in zip(runs, colors, strict=True):
                 _draw_panel(place, panel, run, color, window, alone=len(runs) == 1)
-            _finish(place, panel, runs)
+            _finish_panel(place, panel, runs)
         for place in axes[len(panels) :]:
             place.set_visible(False)
         handles = [
             matplotlib.lines.Line2D([], [], color=color, linewidth=2.5, label=_label(run))
-            for run, color in zip(runs, _colors(len(runs)), strict=True)
+            for run, color in zip(runs, colors, strict=True)
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 3), frameon=False, fontsize=10)
-        try:
-            figure.savefig(path, format=(path.suffix.lstrip(".") or "png") if isinstance(path, Path) else "png")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: the image cannot be written ({error})") from error
-
-
-def _colors(count: int) -> list[str]:
-    return [COLORS[k % len(COLORS)] for k in range(count)]
+        _save(figure, file)
 
 
 def _label(run: RunLog) -> str:
@@ -168,60 +144,114 @@ def _label(run: RunLog) -> str:
 
 def _draw_panel(axes, panel: str, run: RunLog, color: str, window: int | None, alone: bool) -> None:
     if panel == "score":
-        # Several runs are compared by the main score; of one there is room for the first few.
+        # Several runs are compared by the main score; a single one has room for the first few.
         for k, name in enumerate(run.scores[: 4 if alone else 1]):
-            shade = {"color": _colors(4)[k] if alone else color, "linewidth": 2 if k == 0 else 1.2}
+            shade = {"color": COLORS[k] if alone else color, "linewidth": 2 if k == 0 else 1.2}
             axes.plot(run.val["epoch"], run.val[name], "o-", markersize=3.5, label=name, **shade)
         return
     if panel not in run.train:
         return
     epochs, values = run.epochs, run.train[panel]
     if panel == "lr":
-        axes.step(*_thinned(epochs, values), color=color, linewidth=1.8)
+        axes.step(*_thin(epochs, values), color=color, linewidth=1.8)
         return
     width = window or default_window(len(values))
     smooth = moving_average(values, width)
     centers = epochs[(width - 1) // 2 :][: len(smooth)]
-    axes.plot(*_thinned(epochs, values), color=color, linewidth=0.6, alpha=0.25, zorder=1)
-    axes.plot(*_thinned(centers, smooth), color=color, linewidth=1.8, zorder=3, label="training")
+    axes.plot(*_thin(epochs, values), color=color, linewidth=0.6, alpha=0.25, zorder=1)
+    axes.plot(*_thin(centers, smooth), color=color, linewidth=1.8, zorder=3, label="training")
     if panel in run.val:
         style = {"color": "black" if alone else color, "markeredgecolor": "white", "markersize": 6}
         axes.plot(run.val["epoch"], run.val[panel], "D", zorder=4, label="validation", **style)
 
 
-def _thinned(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The outline of a very long curve; others as they are."""
+def _finish_panel(axes, panel: str, runs: list[RunLog]) -> None:
+    title = TITLES.get(panel, panel)
+    if panel == "score" and len(runs) > 1:
+        title = " / ".join(dict.fromkeys(run.scores[0] for run in runs if run.scores))
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel("epoch")
+    shown = [run.train[panel] for run in runs if panel in run.train]
+    if panel in runs[0].losses:
+        _scale_losses(axes, np.concatenate(shown))
+    if panel == "lr":
+        rates = np.concatenate(shown)
+        rates = rates[np.isfinite(rates) & (rates > 0)]
+        if rates.size:
+            axes.set_yscale("log")
+            axes.set_ylim(rates.min() / 2, rates.max() * 2)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
+    if panel in ("score", "images/s"):
+        axes.set_ylim(bottom=0)
+    start = min(math.floor(run.epochs[0]) for run in runs)
+    axes.set_xlim(start, start + (max(run.train["epoch"][-1] for run in runs) - start) * 1.02)
+    axes.locator_params(axis="x", integer=True)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if panel == "score" and len(runs) == 1 or (panel == "loss" and "validation" in handles):
+        axes.legend(handles.values(), handles.keys(), fontsize=8, frameon=False)
+
+
+# Shared by all plots
+
+
+def outline(values: np.ndarray, window: int, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return the iterations at the center of each window and its values; of very many, the extremes of each piece.
+
+    Args:
+        values: (n,), a value for each window.
+        window: iterations of a window.
+        first: first iteration of the first window.
+    """
+    places = np.arange(len(values)) + first + (window - 1) / 2
+    if len(values) <= 2 * MAX_PIECES:
+        return places, values
+    starts = np.linspace(0, len(values), MAX_PIECES, endpoint=False).astype(int)
+    extremes = [np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)]
+    return np.repeat(places[starts], 2), np.stack(extremes, axis=1).ravel()
+
+
+def _thin(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outline of a very long curve, and others unchanged."""
     places, shown = outline(values, 1)
     return (x, values) if len(shown) == len(values) else (x[places.astype(int) - 1], shown)
 
 
-def _finish(axes, panel: str, runs: list[RunLog]) -> None:
-    names = {"loss": "loss", "lr": "learning rate", "images/s": "images a second", "score": "score"}
-    mains = list(dict.fromkeys(run.scores[0] for run in runs if run.scores))
-    title = names.get(panel, panel)
-    if panel == "score" and len(runs) > 1:
-        title = " / ".join(mains)
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    axes.set_xlabel("epoch")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if panel in runs[0].losses:
-        raw = np.concatenate([run.train[panel] for run in runs if panel in run.train])
-        raw = raw[np.isfinite(raw)]
-        if raw.size and raw.min() > 0 and raw.max() > 20 * np.median(raw):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-    if panel == "lr":
-        rates = np.concatenate([run.train[panel] for run in runs])
+def _scale_losses(axes, losses: np.ndarray) -> None:
+    """Use a logarithmic axis for losses over several orders of magnitude."""
+    losses = losses[np.isfinite(losses)]
+    if losses.size and losses.min() > 0 and losses.max() > 20 * np.median(losses):
         axes.set_yscale("log")
-        axes.set_ylim(rates.min() / 2, rates.max() * 2)
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-    if panel in ("score", "images/s"):
-        axes.set_ylim(bottom=0)
-    axes.set_xlim(0, max(run.train["epoch"][-1] for run in runs) * 1.02)
-    axes.locator_params(axis="x", integer=True)
-    handles = axes.get_legend_handles_labels()[1]
-    if panel == "score" and len(runs) == 1 or (panel == "loss" and "validation" in handles):
-        kept = dict(zip(handles, axes.get_legend_handles_labels()[0], strict=True))
-        axes.legend(kept.values(), kept.keys(), fontsize=8, frameon=False)
+
+
+@contextmanager
+def _settings(font_size: float = 10) -> Iterator[None]:
+    """Draw a dollar in a path as it is, not as a formula, and numbers that are not finite without warnings."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False, "font.size": font_size}), np.errstate(all="ignore"):
+        yield
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float], dpi: int, **options):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for place in axes:
+        place.grid(alpha=0.25)
+        place.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure, file: Path | BinaryIO) -> None:
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=(file.suffix.lstrip(".") or "png") if isinstance(file, Path) else "png")
+        if isinstance(file, Path):
+            write_bytes(file, buffer.getvalue(), sync=False)
+        else:
+            file.write(buffer.getvalue())
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{file}: the plot cannot be written ({reason(error)})") from error

@@ -14,8 +14,8 @@ from ..datasets.loader import black_image
 from ..errors import UserError
 from ..tasks import get_task
 from .compare import MAX_RELATIVE_ERROR, Comparison
-from .plots import draw_many, draw_runs
-from .read import Curve, RunLog, read_run, run_name
+from .plots import draw_comparison, draw_logs
+from .read import Curve, RunLog, read_run
 
 OVERLAP = 0.5  # of a detection with an object, from which the object is found
 WORST_AND_BEST = 4  # images of each kind
@@ -254,7 +254,7 @@ def _duration(seconds: float) -> str:
 
 def _curves(run: RunLog) -> str:
     buffer = io.BytesIO()
-    draw_runs([run], buffer)
+    draw_logs([run], buffer)
     image = _inline(buffer.getvalue(), "png")
     text = "Pale: every iteration; bold: moving average; diamonds: validation."
     return f'<h2>Curves</h2><section><p>{text}</p><img class="curves" src="{image}" alt="curves"></section>\n'
@@ -317,11 +317,11 @@ def write_study(runs: list[Curve], reference: Curve, comparisons: list[Compariso
     Raises UserError when it cannot be written.
     """
     buffer = io.BytesIO()
-    draw_many(runs, reference, comparisons, buffer)
+    draw_comparison(runs, reference, comparisons, buffer, dpi=110)
     names = ("processes", "device", "amp", "mean relative error", "mean absolute error", "final mAP", "verdict")
     head = "".join(f"<th>{name}</th>" for name in ("run", *names))
     rows = [_study_row(f"reference {reference.path.stem}", reference, None)]
-    rows += [_study_row(run_name(run), run, comparison) for run, comparison in zip(runs, comparisons, strict=True)]
+    rows += [_study_row(run.name, run, comparison) for run, comparison in zip(runs, comparisons, strict=True)]
     text = (
         f"Above: losses, averaged over {comparisons[0].window} iterations; below: how far the runs are from the "
         f"reference. A run passes if the mean relative error is at most {MAX_RELATIVE_ERROR * 100:g} %, and if recipes "
