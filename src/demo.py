@@ -1,5 +1,10 @@
 """Look at detections: ``python src/demo.py ctdet --demo image|folder|video|webcam --load_model FILE``."""
 
+from centernet import cli
+
+if __name__ == "__main__":
+    cli.demo()  # parses the command line before the imports below, which take seconds, and does not return
+
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +13,7 @@ import cv2
 from centernet.detector import TIMES, Detector, create_detector, prepare
 from centernet.engine import processes as engine_processes
 from centernet.errors import UserError
-from centernet.opts import opts
+from centernet.options import Options
 from centernet.video import VideoWriter, ahead, frame_rate, frames, open_video
 from centernet.visualization import has_display, show_or_save
 
@@ -17,14 +22,12 @@ VIDEOS = {".mp4", ".mov", ".avi", ".mkv"}
 ESCAPE = 27
 
 
-def main(parser: opts, opt) -> None:
+def main(opt: Options) -> None:
     """Detect in what ``--demo`` names, and show or save it, until it ends or Esc is pressed."""
-    opt.debug = max(opt.debug, 1)
+    opt = opt.replace(debug=max(opt.debug, 1))
     moving = opt.demo == "webcam" or Path(opt.demo).suffix.lower() in VIDEOS
     source = open_video(opt.demo, opt.max_image_pixels) if moving else images(opt.demo)
     processes = engine_processes.start(opt)
-    for note in parser.notes(opt, "demo.py"):
-        print(note)
     if processes.count > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
     detector = create_detector(opt, processes.device)
@@ -85,7 +88,3 @@ def images(path: str) -> list[tuple[str, Path]]:
         raise UserError(f"--demo {path}: no images in this folder ({', '.join(sorted(IMAGES))})")
     stems = Counter(file.stem for file in paths)
     return [(file.stem if stems[file.stem] == 1 else file.name, file) for file in paths]
-
-
-if __name__ == "__main__":
-    engine_processes.run_script(main, opts())

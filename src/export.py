@@ -1,16 +1,14 @@
-"""Write a network for other programs: ``python src/export.py ctdet --load_model FILE --output model.onnx``."""
+"""Export a network for other programs: ``python src/export.py ctdet --load_model FILE --output model.onnx``."""
 
-from centernet.engine import processes
-from centernet.export import export_checkpoint
-from centernet.opts import opts
-
-
-def main(parser: opts, opt) -> None:
-    """Write the network of ``--load_model`` to ``--output``."""
-    for note in parser.notes(opt, "export.py"):
-        print(note)
-    export_checkpoint(opt)
-
+from centernet import cli
 
 if __name__ == "__main__":
-    processes.run_script(main, opts())
+    cli.export()  # parses the command line before the imports below, which take seconds, and does not return
+
+from centernet.export import export_checkpoint
+from centernet.options import Options
+
+
+def main(opt: Options) -> None:
+    """Write the network of ``--load_model`` to ``--output``."""
+    export_checkpoint(opt)

@@ -67,7 +67,7 @@ def test_results_and_scores(score, tmp_path):
         rows = [row for cls in results[1:] for row in cls[k]]
         assert len(rows) == 100 and all(len(row) == 5 and 0 < row[4] < 1 for row in rows)
     times = "tot .* |load .* |pre .* |net .* |dec .* |post .* |merge ".replace("|", r"\|")
-    assert re.search(f"^seconds an image: {times}", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(f"^seconds per image: {times}", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^mAP \d\.\d{4}$", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^AP/\w+ \d\.\d{4}$", done.stdout, re.MULTILINE)) == 20
     assert f"results: {folder / 'results.json'}" in done.stdout

@@ -14,8 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from centernet.engine.processes import run_script
-from centernet.opts import opts
+from centernet.cli import options_of, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
@@ -59,7 +58,7 @@ def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess:
         patch.delenv("DISPLAY", raising=False)
         patch.delenv("WAYLAND_DISPLAY", raising=False)
         try:
-            run_script(script.main, opts())
+            run_main(script.main, options_of(name))
         except SystemExit as ended:
             status = ended.code
     return subprocess.CompletedProcess(arguments, status or 0, output.getvalue(), errors.getvalue())

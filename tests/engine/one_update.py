@@ -12,18 +12,17 @@ from centernet.datasets.loader import Samples, TrainBatches, collate, finish_bat
 from centernet.engine import processes as engine_processes
 from centernet.engine.trainer import Trainer
 from centernet.models import create_model
-from centernet.options import process_shares
-from centernet.opts import opts
+from centernet.options import OptionParser, Options, process_shares
 from centernet.tasks import get_task
 
 
-def main(parser: opts, opt) -> None:
+def main(opt: Options) -> None:
     processes = engine_processes.start(opt)
     torch.set_num_threads(1)
     torch.manual_seed(opt.seed)
     task, dataset = get_task(opt.task), get_dataset(opt.dataset)
     model = create_model(opt.arch, opt.heads, opt.head_conv).double()
-    trainer = Trainer(opt, task, model, torch.optim.SGD(model.parameters(), opt.lr), processes, None)
+    trainer = Trainer(opt, task, model, torch.optim.SGD(model.parameters(), opt.lr), processes)
     trainer.model.eval()  # batch statistics belong to a process, so they are left out of the comparison
     samples = Samples(dataset(opt, "train"), opt, train=True)
     batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
@@ -40,4 +39,4 @@ def main(parser: opts, opt) -> None:
 
 if __name__ == "__main__":
     result = sys.argv.pop(1)
-    engine_processes.run_script(main, opts())
+    engine_processes.run_script(main, OptionParser().parse())

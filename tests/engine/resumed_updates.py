@@ -15,14 +15,13 @@ from centernet.datasets.loader import Samples, TrainBatches, collate, finish_bat
 from centernet.engine import processes as engine_processes
 from centernet.engine.trainer import Trainer
 from centernet.models import create_model
-from centernet.options import process_shares
-from centernet.opts import opts
+from centernet.options import OptionParser, Options, process_shares
 from centernet.tasks import get_task
 
 UPDATES = 4
 
 
-def main(parser: opts, opt) -> None:
+def main(opt: Options) -> None:
     processes = engine_processes.start(opt)
     torch.set_num_threads(1)
     task, dataset = get_task(opt.task), get_dataset(opt.dataset)
@@ -33,7 +32,7 @@ def main(parser: opts, opt) -> None:
         torch.manual_seed(opt.seed)
         model = create_model(opt.arch, opt.heads, opt.head_conv)
         model.to(processes.device, memory_format=torch.channels_last)
-        return Trainer(opt, task, model, torch.optim.Adam(model.parameters(), opt.lr, fused=True), processes, None)
+        return Trainer(opt, task, model, torch.optim.Adam(model.parameters(), opt.lr, fused=True), processes)
 
     def update(trainer: Trainer, epoch: int) -> None:
         batches.epoch = epoch
@@ -79,4 +78,4 @@ def main(parser: opts, opt) -> None:
 
 if __name__ == "__main__":
     result = Path(sys.argv.pop(1))
-    engine_processes.run_script(main, opts())
+    engine_processes.run_script(main, OptionParser().parse())

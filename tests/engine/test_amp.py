@@ -9,9 +9,10 @@ from torch import nn
 
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
+from centernet.engine.evaluate import evaluate
 from centernet.engine.precision import Precision, check_amp
 from centernet.engine.processes import Processes
-from centernet.engine.trainer import Trainer
+from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
 from centernet.options import recipe
@@ -42,7 +43,7 @@ def trainer_of(opt) -> tuple[Trainer, Lines]:
     model = create_model(opt.arch, opt.heads, opt.head_conv).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=True)
     lines = Lines()
-    return Trainer(opt, get_task(opt.task), model, optimizer, Processes(0, 1, 0, CPU), lines), lines
+    return Trainer(opt, get_task(opt.task), model, optimizer, Processes(0, 1, 0, CPU)), lines
 
 
 def curve(opt, epochs: int = 1) -> tuple[list[float], Trainer]:
@@ -54,7 +55,7 @@ def curve(opt, epochs: int = 1) -> tuple[list[float], Trainer]:
     batches = TrainBatches(len(train_set), [opt.batch_size], 0, opt.seed, opt.num_iters)
     loader = make_loader(Samples(train_set, opt, train=True), batches, 0, False)
     for batches.epoch in range(1, epochs + 1):
-        trainer.state.end_epoch(trainer.train(batches.epoch, loader))
+        trainer.state.end_epoch(train_one_epoch(trainer, batches.epoch, loader, lines))
     return lines.losses, trainer
 
 
@@ -93,8 +94,7 @@ def test_validation_runs_in_the_same_precision_and_changes_no_weight(tiny_voc):
     seen = []
     trainer.network.conv1.register_forward_hook(lambda _, x, y: seen.append(y.dtype))
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    trainer.run = None
-    log = trainer.evaluate(1, get_dataset("pascal")(opt, "val"))
+    log = evaluate(opt, trainer.task, trainer.network, get_dataset("pascal")(opt, "val"), trainer.env)
     assert np.isfinite(log["loss"]) and set(seen) == {torch.bfloat16}
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
 
@@ -141,10 +141,10 @@ def test_an_epoch_says_how_many_updates_it_left_out(tiny_voc, capsys):
     batches = TrainBatches(len(train_set), [2], 0, opt.seed)
     loader = make_loader(Samples(train_set, opt, train=True), batches, 0, False)
     batches.epoch = 1
-    trainer.train(1, loader)
+    train_one_epoch(trainer, 1, loader)
     left_out = len(batches) - trainer.precision.updates(trainer.optimizer)
     assert left_out > 0
-    assert f"epoch 1: {left_out} of {len(batches)} updates were left out" in capsys.readouterr().out
+    assert f"epoch 1: {left_out} of {len(batches)} updates were skipped" in capsys.readouterr().out
 
 
 def test_what_a_device_cannot_do_is_an_error():

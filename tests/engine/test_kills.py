@@ -226,10 +226,10 @@ def test_a_stopped_process_is_named(tmp_path, tiny_voc):
 @needs_proc
 def test_a_process_that_hangs_is_named(tmp_path, tiny_voc):
     """It lives, but does not come to the collective calls."""
-    code = "import os, runpy, sys, time; import centernet.engine.trainer as t; original = t.Trainer._record\n"
+    code = "import os, runpy, sys, time; import centernet.engine.trainer as t; original = t.LossReader.record\n"
     code += "def record(self, *a):\n    original(self, *a)\n"
-    code += "    if os.environ['RANK'] == '1' and self.state.iteration >= 2: time.sleep(999)\n"
-    code += f"t.Trainer._record = record; sys.argv[0] = {MAIN!r}; runpy.run_path({MAIN!r}, run_name='__main__')"
+    code += "    if os.environ['RANK'] == '1' and self.trainer.state.iteration >= 2: time.sleep(999)\n"
+    code += f"t.LossReader.record = record; sys.argv[0] = {MAIN!r}; runpy.run_path({MAIN!r}, run_name='__main__')"
     script = tmp_path / "hanging.py"
     script.write_text(code)
     arguments = command(tmp_path, tiny_voc, 2, "--dist_timeout", "8", "--num_epochs", "9999", "--save_minutes", "0")

@@ -70,9 +70,8 @@ def read_once(*args):
     assert os.environ["LOCAL_RANK"] == "0"
     return read(*args)
 base.read_annotation_file = read_once
-import main
-from centernet.engine.processes import run_script
-run_script(main.main, main.opts())
+from centernet import cli
+cli.train()
 """
     )
     command = [*LAUNCH, "--nproc_per_node=2", str(script), "ctdet", "--dataset", "pascal", "--exp_dir", str(tmp_path)]

@@ -12,11 +12,13 @@ import pytest
 import torch
 from tests.training import ENVIRONMENT, MAIN, losses, rows, small
 
+import centernet.engine.evaluate as evaluate_module
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
+from centernet.engine import nan_guard
 from centernet.engine.run_state import TrainingState, resumed_state
 from centernet.engine.signals import ShutdownHandler, ShutdownRequested
-from centernet.engine.trainer import Trainer
+from centernet.engine.trainer import LossReader
 from centernet.errors import UserError
 from centernet.opts import opts
 
@@ -80,39 +82,42 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert (folder / "results.json").read_bytes() == (whole / "results.json").read_bytes()
 
 
-def signal_at(monkeypatch, iteration: int, number: int, method: str = "_record") -> None:
-    """Send this process a signal once it has recorded ``iteration``, or has begun a validation of that number."""
-    original, calls = getattr(Trainer, method), []
+def signal_at(monkeypatch, count: int, number: int, in_validation: bool = False) -> None:
+    """Send this process a signal after iteration ``count``, or at the beginning of the validation of that number."""
+    record, predict, calls = LossReader.record, evaluate_module.predict, []
 
-    def wrapper(self, *arguments):
-        if method == "_record":
-            result = original(self, *arguments)
-            if self.state.iteration == iteration:
-                os.kill(os.getpid(), number)
-            return result
-        calls.append(1)
-        if len(calls) == iteration:
+    def record_and_signal(self, *arguments):
+        record(self, *arguments)
+        if self.trainer.state.iteration == count:
             os.kill(os.getpid(), number)
-        return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, method, wrapper)
+    def signal_and_predict(*arguments):
+        calls.append(1)
+        if len(calls) == count:
+            os.kill(os.getpid(), number)
+        return predict(*arguments)
+
+    if in_validation:
+        monkeypatch.setattr(evaluate_module, "predict", signal_and_predict)
+    else:
+        monkeypatch.setattr(LossReader, "record", record_and_signal)
 
 
 @pytest.mark.parametrize(
-    ("place", "number", "method", "workers"),
+    ("place", "number", "in_validation", "workers"),
     [
-        (1, signal.SIGTERM, "_record", "0"),
-        (4, signal.SIGINT, "_record", "2"),  # and goes on with another number of workers
-        (6, signal.SIGTERM, "_record", "0"),  # at the end of an epoch
-        (1, signal.SIGTERM, "validate", "0"),  # the epoch is trained, its validation is still to come
+        (1, signal.SIGTERM, False, "0"),
+        (4, signal.SIGINT, False, "2"),  # and goes on with another number of workers
+        (6, signal.SIGTERM, False, "0"),  # at the end of an epoch
+        (1, signal.SIGTERM, True, "0"),  # the epoch is trained, its validation is still to come
     ],
 )
 def test_an_interrupted_run_is_the_undisturbed_one(
-    main, tmp_path, tiny_voc, undisturbed, monkeypatch, place, number, method, workers
+    main, tmp_path, tiny_voc, undisturbed, monkeypatch, place, number, in_validation, workers
 ):
     whole, folder = undisturbed(main, tiny_voc), tmp_path / RUN
     with monkeypatch.context() as patch:
-        signal_at(patch, place, number, method)
+        signal_at(patch, place, number, in_validation)
         stopped = main(*recipe(tmp_path, tiny_voc))
     assert stopped.returncode == 128 + number
     assert f"stopped by {signal.Signals(number).name}" in stopped.stderr and len(stopped.stderr.splitlines()) == 1
@@ -334,8 +339,8 @@ def test_an_update_that_is_not_a_number_can_be_skipped(main, tmp_path, tiny_voc,
     done = main(*small(tmp_path, tiny_voc, *arguments))
     assert done.returncode == 0, done.stderr
     assert "warning: iteration 2 of epoch 1: the loss is not finite (loss nan" in done.stdout
-    assert "its update is left out; images " in done.stdout
-    assert "epoch 1: 1 of 3 updates were left out, their gradients were not finite\n" in done.stdout
+    assert "its update is skipped; images " in done.stdout
+    assert "epoch 1: 1 of 3 updates were skipped, because their gradients were not finite\n" in done.stdout
     table = losses(tmp_path / RUN)
     assert [row[2] == "nan" for row in table[1:]] == [False, True, False]
     content = torch.load(tmp_path / RUN / "model_last.pth", weights_only=True)
@@ -346,10 +351,13 @@ def test_an_update_that_is_not_a_number_can_be_skipped(main, tmp_path, tiny_voc,
 
 def test_a_run_of_nothing_but_bad_updates_ends(main, tmp_path, tiny_voc, monkeypatch):
     poison(monkeypatch, set(range(99)))
-    monkeypatch.setattr(trainer_module, "MAX_SKIPPED", 4)
+    monkeypatch.setattr(nan_guard, "MAX_SKIPPED", 4)
     done = main(*small(tmp_path, tiny_voc, "--on_nan", "skip", "--num_epochs", "9", "--val_intervals", "0"))
     assert done.returncode == 2
-    assert "iteration 4 of epoch 2: the loss is not finite" in done.stderr and "as in the 3 before it" in done.stderr
+    assert (
+        "iteration 4 of epoch 2: the loss is not finite" in done.stderr
+        and "as in the 3 iterations before" in done.stderr
+    )
 
 
 def test_images_that_were_skipped_before_the_interruption_are_told_at_the_end(main, tmp_path, tiny_voc, monkeypatch):
@@ -363,6 +371,6 @@ def test_images_that_were_skipped_before_the_interruption_are_told_at_the_end(ma
     assert stopped.returncode == 143 and "could not be used" not in stopped.stdout
     resumed = main(*recipe(tmp_path, tiny_voc, *short, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
-    assert f"epoch 1, training (the next ones took their place): 1 image(s) could not be used: {image}" in (
+    assert f"epoch 1, training (replaced by the next readable image): 1 image(s) could not be used: {image}" in (
         resumed.stdout
     )

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UserError
-from ..options import process_shares
+from ..options import Options, process_shares
 from ..utils.text import make_streams_tolerant, print_lines
 from .signals import ShutdownRequested
 from .watchdog import Watchdog
@@ -251,17 +251,16 @@ def _die_with_parent() -> None:
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def run_script(main, parser) -> None:
-    """Parse the command line, run ``main(parser, opt)``, and end with a clear line and status where it fails.
+def run_script(main: Callable[[Options], None], opt: Options) -> None:
+    """Run ``main(opt)``, and end with a clear line and status where it fails.
 
-    What the user can mend ends with ``error: ...`` and status 2, a signal with 128 and its number; anything else is a
+    Errors the user can fix end with ``error: ...`` and status 2, a signal with 128 plus its number; anything else is a
     defect and shows its traceback, status 1. Of several processes only the first to fail reports: the others find the
-    same mistake, or have lost a companion, and would bury the reason.
+    same mistake, or have lost a peer, and would bury the reason.
     """
     make_streams_tolerant()
-    opt = parser.parse()
     try:
-        main(parser, opt)
+        main(opt)
         if dist.is_initialized():
             _watchdog.leave()
             dist.destroy_process_group()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..options import recipe
+from ..options import Options, recipe
 from .processes import Processes
 
 KEY = "run"  # of the checkpoint's entry
@@ -128,10 +128,10 @@ def launch_name() -> str:
     return f"{platform.node()}:{os.getppid()}"
 
 
-def follow_restart(opt, processes: Processes, log=print) -> None:
-    """Where the launcher has started all processes anew (``--max-restarts``), resume what they had been doing."""
+def follow_restart(opt: Options, processes: Processes, log=print) -> Options:
+    """Return the options with which a run continues that the launcher has restarted (``--max-restarts``)."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0 or opt.test or opt.prepare_only:
-        return
+        return opt
     folder = Path(opt.save_dir)
     last = folder / "model_last.pth"
     try:
@@ -141,7 +141,8 @@ def follow_restart(opt, processes: Processes, log=print) -> None:
     there = launched == launch_name() and (last.is_file() or last.with_name(f"{last.name}.bak").is_file())
     if processes.share(there):
         log(f"the processes were started anew: going on from {last}")
-        opt.resume, opt.load_model = True, str(last)
+        return opt.replace(resume=True, load_model=str(last))
+    return opt
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:

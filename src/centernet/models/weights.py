@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..utils.files import atomic_file
+from ..utils.schedule import step_decay
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def restore(
             optimizer.load_state_dict({**state, "param_groups": groups})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: its optimizer state does not fit this network; leave out --resume") from error
-        rate = lr * 0.1 ** sum(step <= start_epoch for step in lr_step or [])
+        rate = step_decay(lr, lr_step or [], start_epoch + 1)
         for group in optimizer.param_groups:
             group["lr"] = rate
         log(f"resumed after epoch {start_epoch}, learning rate {rate:g}")

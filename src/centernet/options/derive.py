@@ -9,6 +9,7 @@ from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
 from ..tasks.specs import all_specs, get_spec
+from ..utils.schedule import step_decay
 from .table import CUSTOM_OPTIONS, NEVER, Draft
 
 # The repository; an installed package, which is not in one, works in the current directory.
@@ -94,8 +95,8 @@ def process_shares(opt, processes: int) -> list[int]:
 
 
 def learning_rate(opt, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 1: divided by 10 after each epoch of ``--lr_step``."""
-    return opt.lr * 0.1 ** sum(step < epoch for step in opt.lr_step)
+    """Return the learning rate of an epoch, counted from 1."""
+    return step_decay(opt.lr, opt.lr_step, epoch)
 
 
 def _parse_lists(opt: Draft) -> None:

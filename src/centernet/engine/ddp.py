@@ -1,0 +1,54 @@
+"""Data parallel training of one model by several processes."""
+
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..options import Options, loss_weights
+from .processes import Processes
+
+
+def distribute(model: nn.Module, opt: Options, env: Processes) -> nn.Module:
+    """Wrap a model in ``DistributedDataParallel`` if several processes train it."""
+    if env.count == 1 or opt.test:
+        return model
+    for name in getattr(model, "unused_parameters", ()):
+        model.get_parameter(name).requires_grad_(False)  # it never gets a gradient, and DDP would wait for one
+    if opt.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # Heads with a zero loss weight receive no gradient, so DDP needs find_unused_parameters.
+    switched_off = any(getattr(opt, name) == 0 for name in loss_weights(opt.task)) or any(
+        value for name, value in vars(opt).items() if name.startswith("eval_oracle_")
+    )
+    with warnings.catch_warnings():
+        # The replacement that the newest PyTorch recommends does not exist in the oldest that is supported.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped = DistributedDataParallel(
+            model,
+            device_ids=None if env.device.type == "cpu" else [env.device.index],
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=switched_off,
+        )
+    if not switched_off:
+        _rebuild_buckets(wrapped, side=opt.pad + 1)
+    return wrapped
+
+
+def _rebuild_buckets(wrapped: DistributedDataParallel, side: int) -> None:
+    """Run one backward pass whose gradients are discarded, so that every update uses the same gradient buckets.
+
+    DDP assigns parameters to buckets anew after its first iteration (unless it looks for unused parameters). The
+    buckets decide the order in which the gradients of the processes are added, so if the first iteration were one of
+    the training, a resumed run would differ in the last bits.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in wrapped.buffers()]
+    weight = next(wrapped.parameters())
+    # Two of the smallest images: batch normalization needs more than one value per channel.
+    outputs = wrapped.train()(torch.zeros(2, 3, side, side, device=weight.device, dtype=weight.dtype))
+    sum(value.sum() for output in outputs for value in output.values()).backward()
+    wrapped.zero_grad(set_to_none=True)
+    for buffer, before in buffers:
+        buffer.copy_(before)

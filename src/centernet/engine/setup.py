@@ -1,0 +1,152 @@
+"""The parts of a run, built from its options."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..datasets import get_dataset, read_dataset
+from ..datasets.base import CocoStyleDataset
+from ..datasets.loader import Samples, TrainBatches, TrainLoader, make_loader
+from ..errors import UserError
+from ..models import create_model, read_checkpoint
+from ..models.weights import restore
+from ..options import NEVER, Options, process_shares
+from .precision import check_amp, set_precision
+from .processes import Processes
+from .run_state import TrainingState
+
+
+def configure_backends(opt: Options, env: Processes) -> None:
+    """Seed PyTorch, and set numerical precision and algorithm search. Raises UserError for an impossible ``--amp``."""
+    check_amp(opt.amp, env.device)
+    torch.manual_seed(opt.seed)
+    set_precision(opt.precision)
+    if opt.precision == "tf32" and env.device.type == "cpu":
+        env.print("note: --precision tf32 has no effect on a CPU")
+    torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
+
+
+def prepare_dataset(opt: Options, env: Processes) -> None:
+    """Convert or generate what the dataset lacks, once per machine."""
+    dataset = get_dataset(opt.dataset)
+    env.local_main_process_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=env.print))
+
+
+def build_datasets(opt: Options, env: Processes) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
+    """Return the training and the validation split, None for one that the run does not need.
+
+    Raises UserError when images are missing or a batch has more images than the training split.
+    """
+    train_set = open_split(opt, "train", env) if not opt.test else None
+    val_set = open_split(opt, "val", env) if validates(opt) else None
+    if train_set is not None and opt.batch_size > len(train_set):
+        raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} images to train on")
+    return train_set, val_set
+
+
+def open_split(opt: Options, split: str, env: Processes) -> CocoStyleDataset:
+    """Read the annotations of a split, look for its images, and print the notes about it."""
+    dataset = read_dataset(opt, split, env)
+    dataset.check_images_exist()
+    for note in dataset.notes:
+        env.print(note)
+    return dataset
+
+
+def build_model(opt: Options, env: Processes) -> nn.Module:
+    """Return the network, initialized but not yet on its device; one process per machine downloads weights."""
+    pretrained = None if opt.resume else opt.pretrained
+    return env.local_main_process_first(
+        lambda: create_model(opt.arch, opt.heads, opt.head_conv, pretrained, log=env.print)
+    )
+
+
+def to_device(model: nn.Module, env: Processes) -> nn.Module:
+    """Move a model to its device. Convolutions are faster when the channels of a pixel are adjacent in memory."""
+    return model.to(env.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
+    """Load the weights of ``--load_model``, if it is given; one process reads the file."""
+    if opt.load_model:
+        checkpoint = env.share(read_checkpoint(opt.load_model) if env.is_main else None)
+        restore(model, checkpoint, opt.load_model, log=env.print)
+
+
+def build_optimizer(opt: Options, model: nn.Module, env: Processes) -> torch.optim.Optimizer:
+    """Return Adam, in its fused form where the device has it."""
+    return torch.optim.Adam(model.parameters(), opt.lr, fused=env.device.type in ("cpu", "cuda"))
+
+
+def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:
+    """Return the loader of this process's share of the training batches."""
+    shares = process_shares(opt, env.count)
+    batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters)
+    return make_loader(Samples(dataset, opt, train=True), batches, opt.num_workers, env.device.type != "cpu")
+
+
+class Metric:
+    """The value that selects ``model_best.pth``: the loss, one of its terms, or a score.
+
+    ``--metric`` if it is given, else the main score of the dataset: the loss indicates little about detections.
+    """
+
+    def __init__(self, opt: Options, losses: Sequence[str], val_set: CocoStyleDataset | None) -> None:
+        """``losses``: names of the loss and its terms. Raises UserError for a value that a validation does not have."""
+        self.name = opt.metric if "metric" in opt.given else opt.main_score
+        self.lower_is_better = self.name in (*losses, "time")
+        scores = () if val_set is None else val_set.score_names
+        if val_set is not None and not self.lower_is_better and self.name not in scores:
+            raise UserError(f"--metric {self.name}: choose from {', '.join((*losses, 'time', *scores))}")
+
+    def improve(self, best: dict[str, float], values: dict[str, float]) -> bool:
+        """Return whether ``values`` of a validation are the best so far, and if so store them in ``best``."""
+        value, before = values[self.name], best.get(self.name)
+        # The score of data without any object is not a number.
+        better = before is None or math.isnan(before) or (value < before if self.lower_is_better else value > before)
+        if better:
+            best.clear()
+            best[self.name] = value
+        return better
+
+
+def validates(opt: Options) -> bool:
+    """Return whether the run validates at all."""
+    return opt.test or 0 < opt.val_intervals < NEVER
+
+
+def validation_due(opt: Options, epoch: int) -> bool:
+    """Return whether an epoch ends with a validation: every ``--val_intervals``-th one does, and the last."""
+    return validates(opt) and (epoch % opt.val_intervals == 0 or epoch == opt.num_epochs)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def format_metrics(values: dict[str, float], per_class: bool = False) -> str:
+    """Return losses and scores in one line; with ``per_class`` followed by a line for each class."""
+    line = " | ".join(f"{name} {value:.4f}" for name, value in values.items() if "/" not in name)
+    classes = [f"{name} {value:.4f}" for name, value in values.items() if "/" in name] if per_class else []
+    return "\n".join([line, *classes])
+
+
+def describe_run(opt: Options, images: int, iterations: int, env: Processes) -> str:
+    """Return what a training is about to do, in one line."""
+    return (
+        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {images} images, input {opt.input_w} x {opt.input_h}, "
+        f"{opt.num_epochs} epochs of {iterations} iterations of {opt.batch_size} images, "
+        f"{env.count} process(es) on {env.device.type}"
+    )
+
+
+def describe_resume(state: TrainingState) -> str:
+    """Return where a resumed training continues: epoch and iteration, both from 1."""
+    if state.unlogged is not None:
+        return f"resuming at the validation of epoch {state.epoch}"
+    return f"resuming at epoch {state.epoch + 1}, iteration {state.done + 1}"
