@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from centernet.datasets import custom_formats, voc_devkit
-from centernet.datasets.annotations import refuse
+from centernet.conversion import voc_devkit
+from centernet.conversion.issues import raise_error
+from centernet.conversion.voc import VocLayout
 from centernet.detector import create_detector
 from centernet.errors import UserError
 from centernet.models import load_model, read_checkpoint
@@ -240,8 +241,8 @@ def test_names_in_image_sets_stay_in_their_folder(tmp_path):
     (tmp_path / "outside.xml").write_text("<annotation/>")
     for name in ("../../outside", str(tmp_path / "outside")):
         (tmp_path / "voc/train.txt").write_text(f"{name}\n")
-        source = custom_formats.Source("voc", "train", tmp_path / "voc", tmp_path / "voc/train.txt", labels, labels)
+        layout = VocLayout(tmp_path / "voc", "train", tmp_path / "voc/train.txt", labels, labels)
         with pytest.raises(
-            UserError, match=r"train\.txt: an image has the file_name .*, which leads out of the folder"
+            UserError, match=r"train\.txt: line 1 has the file_name .*, which points outside the image folder"
         ):
-            custom_formats.read_source(source, refuse)
+            layout.read_checked(raise_error)

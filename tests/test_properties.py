@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from centernet.analysis.read import read_curve
+from centernet.conversion.issues import raise_error
+from centernet.conversion.voc_devkit import read_annotation
+from centernet.conversion.yolo import YoloLayout
 from centernet.datasets import get_dataset
 from centernet.datasets.augmentation import replayed_rng, sample_rng
-from centernet.datasets.custom_formats import Source, read_source
 from centernet.datasets.images import read_image
 from centernet.datasets.joints import FLIP_PAIRS
 from centernet.datasets.loader import Samples, collate, finish_batch
-from centernet.datasets.voc_devkit import read_annotation
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import read_calib, read_image_names, read_label_lines
 from centernet.models import read_checkpoint
@@ -456,7 +457,7 @@ def yolo_labels_are_read_or_refused(folder, lines, rest):
     (folder / "labels/a.txt").write_bytes("\n".join(lines).encode() + rest)
     images = folder / "images"
     with contextlib.suppress(UserError):
-        content = read_source(Source("yolo", "train", folder, images, images))
+        content = YoloLayout.open(folder, "train", [images]).read_checked(raise_error)
         assert all(math.isfinite(v) for one in content["annotations"] for v in one["bbox"])
 
 

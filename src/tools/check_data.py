@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for name in grids:
         print(f"training samples: {Path(folder) / f'samples_{name}.png'}")
-    problems = sum(len(places) for report in reports for places in report.problems.values())
+    problems = sum(report.problems for report in reports)
     print(f"{problems} problem(s)" if problems else "no problems")
     return 1 if problems else 0
 

@@ -1,37 +1,33 @@
 """Convert KITTI's label and camera files into the annotation files that training reads.
 
-    python src/tools/convert_kitti_to_coco.py data/kitti
+    python src/tools/convert_kitti_to_coco.py [data/kitti]
 
 Needs the standard library only.
 """
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(SOURCE))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.errors import UserError  # noqa: E402
+from centernet.conversion import kitti_devkit
+from centernet.conversion.preparation import prepare_once
+from centernet.utils.tool import tool
 
-
-def _load_kitti_devkit():
-    # By its path: importing it from its package would ask for everything that the datasets need.
-    spec = importlib.util.spec_from_file_location("kitti_devkit", SOURCE / "centernet" / "datasets" / "kitti_devkit.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "kitti"
 
 
-kitti_devkit = _load_kitti_devkit()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the conversion; returns the exit status: 0, or 2 after one line that says what is wrong."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Convert all image sets; existing annotation files are replaced."""
     parser = argparse.ArgumentParser(description="KITTI's label and camera files to COCO-style annotation files.")
     parser.add_argument(
-        "folder", type=Path, help="what holds training/{image_2,label_2,calib}, testing and ImageSets_{3dop,subcnn}"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=DEFAULT_FOLDER,
+        help="what holds training/{image_2,label_2,calib}, testing and ImageSets_{3dop,subcnn} (%(default)s)",
     )
     parser.add_argument("--annotations", type=Path, help="where the JSON files go (annotations in the folder)")
     parser.add_argument(
@@ -40,14 +36,15 @@ def main(argv: list[str] | None = None) -> int:
         help="also make images/trainval and images/test, which show the images, and training/label_val",
     )
     args = parser.parse_args(argv)
-    try:
+    annotations = args.annotations or args.folder / "annotations"
+    kitti_devkit.check_image_sets(args.folder)
+
+    def make(_: bool) -> None:
         if args.arrange:
             kitti_devkit.arrange(args.folder)
-        kitti_devkit.convert_devkit(args.folder, args.annotations)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        kitti_devkit.convert_devkit(args.folder, annotations)
+
+    prepare_once(annotations.parent, "kitti", lambda: False, make)
 
 
 if __name__ == "__main__":

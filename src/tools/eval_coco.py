@@ -7,7 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.datasets.custom_formats import Source, read_source
+from centernet.conversion.coco import CocoLayout
+from centernet.conversion.issues import raise_error
 from centernet.errors import UserError
 from centernet.evaluation import coco
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def score(path: Path, results: list[dict]) -> dict:
     """What ``evaluate_content`` gives for an annotation file and results. Raises UserError."""
-    content = read_source(Source("coco", "val", path.parent, path, path.parent))
+    content = CocoLayout(path.parent, "val", path, path.parent).read_checked(raise_error)
     try:
         return coco.evaluate_content(content, results)
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval_coco import ROOT, UserError, read_results
 
-from centernet.datasets.annotations import read_annotation_file
+from centernet.conversion.coco_file import read_annotation_file
 from centernet.datasets.coco_hp import score_keypoints
 
 DEFAULT = ROOT / "data" / "coco" / "annotations" / "person_keypoints_val2017.json"

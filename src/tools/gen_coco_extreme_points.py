@@ -9,34 +9,30 @@ import argparse
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(SOURCE))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.datasets.coco_extreme import convert, extreme_file  # noqa: E402
-from centernet.errors import UserError  # noqa: E402
+from centernet.conversion.coco_extreme import convert, extreme_file
+from centernet.errors import UserError
+from centernet.utils.tool import tool
 
-DEFAULT_FOLDER = SOURCE.parent / "data" / "coco" / "annotations"
+DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "coco" / "annotations"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Convert the files; returns the exit status: 0, or 2 after one line that says what is wrong."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Convert the files of all splits."""
     parser = argparse.ArgumentParser(description="instances_<split>.json to instances_extreme_<split>.json")
     parser.add_argument(
         "--annotations", type=Path, default=DEFAULT_FOLDER, help="the folder of the files (%(default)s)"
     )
     parser.add_argument("--splits", default="train2017,val2017", help="comma-separated (%(default)s)")
     args = parser.parse_args(argv)
-    try:
-        splits = [split for split in args.splits.split(",") if split]
-        if not splits:
-            raise UserError("--splits: names no split")
-        for split in splits:
-            instances = args.annotations / f"instances_{split}.json"
-            convert(instances, extreme_file(instances))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    splits = [split for split in args.splits.split(",") if split]
+    if not splits:
+        raise UserError("--splits: names no split")
+    for split in splits:
+        instances = args.annotations / f"instances_{split}.json"
+        convert(instances, extreme_file(instances))
 
 
 if __name__ == "__main__":

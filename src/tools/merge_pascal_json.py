@@ -9,28 +9,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from convert_voc import UserError, voc_devkit
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from centernet.conversion import voc_devkit
+from centernet.utils.tool import tool
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "voc" / "annotations"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Merge the files; returns the exit status: 0, or 2 after one line that says what is wrong."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Merge the files and print the number of images and boxes."""
     parser = argparse.ArgumentParser(description="pascal_{train,val}{2012,2007}.json to pascal_trainval0712.json")
     parser.add_argument(
         "--annotations", type=Path, default=DEFAULT_FOLDER, help="the folder of the files (%(default)s)"
     )
-    folder = parser.parse_args(argv).annotations
-    target = folder / voc_devkit.TRAINVAL_FILE
-    try:
-        names = [voc_devkit.annotation_file(*image_set) for image_set in voc_devkit.TRAINVAL_SETS]
-        merged = voc_devkit.merge([voc_devkit.read_json(folder / name) for name in names])
-        voc_devkit.write_json(target, merged)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    target, merged = voc_devkit.merge_files(parser.parse_args(argv).annotations)
     print(f"{target}: {len(merged['images'])} images, {len(merged['annotations'])} boxes")
-    return 0
 
 
 if __name__ == "__main__":

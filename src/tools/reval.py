@@ -16,9 +16,9 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.datasets.annotations import read_annotation_file
+from centernet.conversion.coco_file import read_annotation_file
+from centernet.conversion.voc_devkit import annotation_file, read_annotation
 from centernet.datasets.pascal import PascalVOC
-from centernet.datasets.voc_devkit import annotation_file, read_annotation
 from centernet.errors import UserError
 from centernet.evaluation import voc
 

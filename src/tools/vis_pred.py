@@ -13,7 +13,7 @@ from eval_coco import DEFAULT, read_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.datasets.annotations import read_annotation_file
+from centernet.conversion.coco_file import read_annotation_file
 from centernet.datasets.images import MAX_PIXELS, read_image
 from centernet.errors import UserError
 from centernet.visualization import draw_boxes, show_or_save

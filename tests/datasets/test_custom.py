@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from centernet.conversion import coco as coco_layout
+from centernet.conversion.finding import find_layout
+from centernet.conversion.issues import raise_error
 from centernet.datasets.custom import Custom
-from centernet.datasets.custom_formats import Source, class_names, find_source, read_source
 from centernet.datasets.images import image_size
 from centernet.errors import UserError
 from centernet.options import apply_model_metadata, model_metadata
@@ -358,9 +360,9 @@ def test_data_yaml(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: nowhere\nnames: [a, b]\n", "data.yaml names the images nowhere for train, which are not there"),
-        ("names: {0: a, 2: b}\n", "names in its data.yaml are not numbered from 0 without gaps"),
-        ("train: [images/train, images/val]\nnames: [a, b]\n", "names several places for train"),
+        ("train: nowhere\nnames: [a, b]\n", "data.yaml: names the images nowhere for train, which do not exist"),
+        ("names: {0: a, 2: b}\n", "data.yaml: its names are not numbered from 0 without gaps"),
+        ("nc: 3\nnames: [a, b]\n", "data.yaml: nc is 3, but there are 2 names"),
         ("names: [a, b\n", "data.yaml: not a readable YAML file"),
         ("nc: 2\n", "needs the names of the classes"),
     ],
@@ -369,8 +371,8 @@ def test_mistakes_in_data_yaml(tmp_path, text, message):
     pytest.importorskip("yaml")
     yaml_data(tmp_path, text)
     with pytest.raises(UserError, match=message) as caught:
-        source = find_source(tmp_path, "train")
-        class_names(source, read_source(source))
+        layout = find_layout(tmp_path, "train")
+        layout.class_names(layout.read_checked(raise_error))
     assert "\n" not in str(caught.value)
 
 
@@ -684,20 +686,29 @@ def change_json(root, change, split="train"):
 
 
 COCO_MISTAKES = [
-    (lambda c: c["categories"].append({"id": 3, "name": "fox"}), "the class fox is there more than once"),
-    (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "the category id 2 is there more than once"),
+    (lambda c: c["categories"][0].update(name="fox"), "the class fox is listed more than once"),
+    (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "duplicate category id 2"),
     (lambda c: c["categories"].append({"name": "bear"}), "a category has no id or no name"),
     (lambda c: c["categories"].append(["bear"]), "a category has no id or no name"),
-    (lambda c: c["images"].append(c["images"][0]), "the image id 1 is there more than once"),
+    (lambda c: c["images"].append(c["images"][0]), "duplicate image id 1"),
     (lambda c: c["images"].append({"id": 5}), "lacks 'file_name'"),
     (lambda c: c["images"].append(7), "malformed"),
     (lambda c: c["annotations"].append({"image_id": 1, "category_id": 1}), "annotation 4 has no bbox"),
     (lambda c: c["annotations"].append(7), "annotation number 4 is malformed"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "whose width or height is negative"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 has a bbox that is no box"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "x"]), "annotation 1 has a bbox that is no box"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "annotation 1 has a bbox that is no box"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "annotation 1 has a bbox that is no box"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 has a bbox that is not [x, y, width, height]"),
+    (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "x"]),
+        "annotation 1 has a bbox that is not [x, y, width, height]",
+    ),
+    (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
+        "annotation 1 has a bbox that is not [x, y, width, height]",
+    ),
+    (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]),
+        "annotation 1 has a bbox that is not [x, y, width, height]",
+    ),
     (lambda c: c["annotations"][0].update(image_id=[1]), "annotation 1 has the image_id"),
     (lambda c: c["annotations"][0].update(category_id=None), "annotation 1 has the category_id None"),
     (lambda c: c["annotations"][0].update(category_id=77), "has the unknown category_id 77"),
@@ -759,16 +770,15 @@ def test_images_that_are_not_there(tmp_path, capsys):
 
 
 VOC_MISTAKES = [
-    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt9\n"), r"t9\.xml: no such annotation file"),
-    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt1\n"), "the image id t1 is there more than once"),
+    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt9\n"), r"line 2 names 't9', which has no XML file in "),
+    (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt1\n"), "duplicate image id 't1'"),
     (lambda root: put(root / "ImageSets/Main/train.txt", ""), "it lists no images"),
     (lambda root: put(root / "Annotations/t1.xml", "<annotation>"), r"t1\.xml: not well-formed XML"),
     (
         lambda root: put(root / "classes.txt", "fox\n"),
         "objects of the class hen house, which is not one of the 1 known",
     ),
-    (lambda root: put(root / "classes.txt", "fox\nhen house\nfox\n"), "the class fox is there more than once"),
-    (lambda root: shutil.rmtree(root / "ImageSets"), "nothing says which images are for the split train"),
+    (lambda root: put(root / "classes.txt", "fox\nhen house\nfox\n"), "the class fox is listed more than once"),
     (lambda root: shutil.copytree(root / "Annotations", root / "b/Annotations"), "holds several VOC folders"),
 ]
 
@@ -781,23 +791,23 @@ def test_mistakes_in_xml(tmp_path, spoil, message):
         Custom(parse(tmp_path), "train")
     if caught.type is SystemExit:  # found by the options
         with pytest.raises(UserError, match=message) as caught:
-            source = find_source(tmp_path, "train")
-            class_names(source, read_source(source))
+            layout = find_layout(tmp_path, "train")
+            layout.class_names(layout.read_checked(raise_error))
     assert "\n" not in str(caught.value)
 
 
 LABEL_MISTAKES = [
-    ("0 320 200 64 48", r"coordinates are shares of the image, from 0 to 1"),
+    ("0 320 200 64 48", r"coordinates are fractions of the image, from 0 to 1"),
     ("2 0.5 0.5 0.1 0.1", r"line 2 has the class 2, there are 2 names"),
     ("-1 0.5 0.5 0.1 0.1", r"line 2 has the class -1, there are 2 names"),
     ("0 0.5 0.5 -0.1 0.1", r"a negative size"),
     ("0 0.5 0.5 nan 0.1", r"not finite"),
     ("0.5 0.5 0.5 0.1 0.1", r"the class is not a whole number"),
-    ("nan 0.5 0.5 0.1 0.1", r"line 2 is no label"),
-    ("inf 0.5 0.5 0.1 0.1", r"line 2 is no label"),
-    ("fox 0.5 0.5 0.1 0.1", r"line 2 is no label \(could not convert string to float"),
+    ("nan 0.5 0.5 0.1 0.1", r"line 2 is not a label"),
+    ("inf 0.5 0.5 0.1 0.1", r"line 2 is not a label"),
+    ("fox 0.5 0.5 0.1 0.1", r"line 2 is not a label \(could not convert string to float"),
     ("0 0.5 0.5 0.1", r"needs a class and x, y, width, height"),
-    ("0 0.5 0.5 0.1 0.1 0.9", r"needs a class and x, y, width, height"),
+    ("0 0.5 0.5 0.1 0.1 0.9 0.8 0.7", r"needs a class and x, y, width, height"),
     ("0", r"needs a class and x, y, width, height"),
 ]
 
@@ -811,7 +821,7 @@ def test_mistakes_in_labels(tmp_path, line, message):
         Custom(opt, "train")
     assert "\n" not in str(caught.value)
     complaints = []
-    content = read_source(find_source(tmp_path, "train"), complaints.append)
+    content = find_layout(tmp_path, "train").read_checked(complaints.append)
     assert len(complaints) == 1 and len(content["annotations"]) == 3  # the others are kept
 
 
@@ -827,10 +837,10 @@ def test_other_mistakes_in_yolo_folders(tmp_path, capsys):
         Custom(parse(tmp_path), "train")
     assert message in str(caught.value)
     put(tmp_path / "classes.txt", "\n")
-    assert "needs the names of the classes, one a line in classes.txt, or in data.yaml" in refused(capsys, tmp_path)
+    assert "needs the names of the classes, one per line in classes.txt, or in data.yaml" in refused(capsys, tmp_path)
     put(tmp_path / "classes.txt", "fox\nfox\n")
     yolo_labels(tmp_path / "labels/train", "train")
-    assert "the class fox is there more than once" in refused(capsys, tmp_path)
+    assert "the class fox is listed more than once" in refused(capsys, tmp_path)
 
 
 def test_a_list_that_names_a_missing_image(tmp_path):
@@ -857,14 +867,12 @@ def test_annotations_that_are_none(tmp_path):
 
 
 def test_large_files_are_read_once_to_find_their_images(tmp_path, monkeypatch):
-    from centernet.datasets import custom_formats
-
     coco_at_the_root(tmp_path)
     count = []
-    read = custom_formats.read_annotation_file
-    monkeypatch.setattr(custom_formats, "read_annotation_file", lambda *args: count.append(args) or read(*args))
+    read = coco_layout.read_annotation_file
+    monkeypatch.setattr(coco_layout, "read_annotation_file", lambda *args: count.append(args) or read(*args))
     for _ in range(5):
-        assert find_source(tmp_path, "train") == Source(
-            "coco", "train", tmp_path, tmp_path / "train.json", tmp_path / "images"
-        )
+        layout = find_layout(tmp_path, "train")
+        assert (layout.style, layout.annotations) == ("coco", tmp_path / "train.json")
+        assert layout.images == tmp_path / "images"
     assert len(count) == 1

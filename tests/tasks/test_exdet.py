@@ -10,8 +10,8 @@ import pytest
 import torch
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
+from centernet.conversion.coco_extreme import outline_extremes
 from centernet.datasets import build_sample
-from centernet.datasets.coco_extreme import outline_extremes
 from centernet.datasets.loader import collate, finish_batch
 from centernet.ops.losses import FocalLoss, RegL1Loss
 from centernet.ops.peaks import peak_filter, topk

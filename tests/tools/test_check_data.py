@@ -104,29 +104,49 @@ def test_sizes_are_those_in_the_networks_input(data, tmp_path):
 PROBLEMS = [
     (lambda c: c["images"][3].update(file_name="no.png"), "PROBLEM: missing images: no.png"),
     (lambda c: c["images"][3].update(file_name="text.png"), "PROBLEM: images that cannot be read: text.png"),
-    (lambda c: c["images"][3].update(file_name=7), "PROBLEM: images without id or file_name: number 4"),
-    (lambda c: c["images"][3].update(id=1), "PROBLEM: image ids that are there twice: 1 (4.png)"),
-    (lambda c: c["images"][3].update(id=1.5), "PROBLEM: ids that are neither numbers nor words: image 4.png: 1.5"),
-    (lambda c: c["images"].append(None), "PROBLEM: annotations that cannot be read: "),
+    (
+        lambda c: c["images"][3].update(file_name=7),
+        "PROBLEM: file names that cannot be used: image number 4 has the file_name 7",
+    ),
+    (lambda c: c["images"][3].update(id=1), "PROBLEM: duplicate image ids: duplicate image id 1 ('4.png')"),
+    (
+        lambda c: c["images"][3].update(id=1.5),
+        "PROBLEM: ids that are neither numbers nor texts: image number 4 ('4.png') has the id 1.5",
+    ),
+    (lambda c: c["images"].append(None), "PROBLEM: images that are not objects: image number 5 is malformed"),
     (
         lambda c: c["images"][0].update(width=48, height=64),
         "PROBLEM: images of another size than stated: 1.png is 64 x 48, not 48 x 64",
     ),
-    (lambda c: c["annotations"][0].update(image_id=99), "objects of images that are not listed: annotation 1 (imag"),
-    (lambda c: c["annotations"][0].update(category_id=99), "PROBLEM: unknown categories: annotation 1: 99"),
-    (lambda c: c["annotations"][0].update(category_id="1"), "annotation 1: 1 (as text and as number)"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "PROBLEM: annotations that cannot be read: "),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 3]), "PROBLEM: annotations that cannot be read: "),
+    (
+        lambda c: c["annotations"][0].update(image_id=99),
+        "annotations of images that are not listed: annotation 1 of the image 99",
+    ),
+    (
+        lambda c: c["annotations"][0].update(category_id=99),
+        "PROBLEM: unknown categories: annotation 1 of '1.png' has the unknown category_id 99",
+    ),
+    (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 3]),
+        "PROBLEM: boxes that are not four finite numbers: annotation 1 ",
+    ),
+    (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 3]),
+        "boxes that are not four finite numbers: annotation 1 ",
+    ),
     (
         lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 3]),
-        "PROBLEM: empty boxes: annotation 1 in 1.png: [1.0, 2.0,",
+        "PROBLEM: left out: boxes without an area: annotation 1 of '1.png': [1.0, 2.0,",
     ),
-    (lambda c: c["annotations"][0].update(bbox=[9, 9, -5, 3]), "PROBLEM: empty boxes: annotation 1 in 1.png"),
+    (
+        lambda c: c["annotations"][0].update(bbox=[9, 9, -5, 3]),
+        "PROBLEM: boxes of negative size: annotation 1 of '1.png'",
+    ),
     (
         lambda c: c["annotations"][0].update(bbox=[64, 2, 5, 5]),
-        "PROBLEM: boxes outside of their image: annotation 1 in 1.png: [64.0, 2.0, 5.0, 5.0] in 64 x 48",
+        "left out: boxes outside of their image: annotation 1 of '1.png': [64.0, 2.0, 5.0, 5.0] in 64 x 48",
     ),
-    (lambda c: c.update(annotations=[]), "PROBLEM: no objects: none in 4 images to train with"),
+    (lambda c: c.update(annotations=[]), "PROBLEM: no objects: no object is left to learn from in 4 images"),
 ]
 
 
@@ -141,10 +161,20 @@ def test_problems(data, tmp_path, plant, message):
 
 
 REMARKS = [
-    (lambda c: c["annotations"].append({**c["annotations"][0]}), "note: annotation ids that are there twice: 1"),
-    (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "objects that are there twice: annotation 9"),
-    (lambda c: c["annotations"][0].update(bbox=[50, 2, 30, 9]), "note: boxes that reach over the border: annotation 1"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 1e9, 1e9]), "note: boxes that reach over the border"),
+    (
+        lambda c: c["annotations"][0].update(category_id="1"),
+        "ids that are a number in one place and a text in another: annotation 1 has the category_id '1', ",
+    ),
+    (lambda c: c["annotations"].append({**c["annotations"][0]}), "note: duplicate annotation ids: 1"),
+    (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "note: duplicate objects: annotation 9"),
+    (
+        lambda c: c["annotations"][0].update(bbox=[50, 2, 30, 9]),
+        "note: boxes that reach out of their image and are clipped: annotation 1",
+    ),
+    (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 1e9, 1e9]),
+        "note: boxes that reach out of their image and are clipped",
+    ),
     (lambda c: c["images"][3].update(file_name="3.png"), "note: files that several images share: 3.png (2 times)"),
     (lambda c: c["categories"].append({"id": 3, "name": "owl"}), "note: classes without objects: owl"),
 ]
@@ -167,7 +197,7 @@ def test_many_of_one_kind_are_counted(data, tmp_path):
     change(data, plant)
     status, output, _ = check(data, "--output_dir", str(tmp_path / "grids"))
     assert status == 1 and output.endswith("20 problem(s)\n")
-    (line,) = [line for line in output.splitlines() if "empty boxes" in line]
+    (line,) = [line for line in output.splitlines() if "boxes without an area" in line]
     assert line.count("annotation") == 5 and line.endswith(", ... 20 in all")
 
 
@@ -210,7 +240,7 @@ def cases() -> list[str]:
 # Right, or nothing that matters for boxes; a note at most. Own data may write numbers as texts.
 HARMLESS = {
     "coco": {"valid.json", "duplicate_annotation_ids.json"},
-    "custom": {"valid.json", "duplicate_annotation_ids.json", "bbox_strings.json"},
+    "custom": {"valid.json", "duplicate_annotation_ids.json", "bbox_strings.json", "bbox_missing_key.json"},
 }
 
 

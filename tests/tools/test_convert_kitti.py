@@ -8,7 +8,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = TESTS.parent / "src" / "tools" / "convert_kitti_to_coco.py"
-make_kitti = runpy.run_path(str(TESTS / "datasets" / "test_kitti_devkit.py"))["make_kitti"]
+make_kitti = runpy.run_path(str(TESTS / "conversion" / "test_kitti_devkit.py"))["make_kitti"]
 FILES = {f"kitti_{name}.json" for name in ("3dop_train", "3dop_val", "subcnn_train", "subcnn_val", "trainval", "test")}
 
 

@@ -22,7 +22,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = TESTS.parent / "src" / "tools" / "get_kitti.sh"
-kitti = runpy.run_path(str(TESTS / "datasets" / "test_kitti_devkit.py"))
+kitti = runpy.run_path(str(TESTS / "conversion" / "test_kitti_devkit.py"))
 voc = runpy.run_path(str(Path(__file__).with_name("test_get_pascal_voc.py")))
 DOWNLOADERS, CLOSED, only, error_line = (voc[name] for name in ("DOWNLOADERS", "CLOSED", "only", "error_line"))
 OFFICIAL = "https://s3.eu-central-1.amazonaws.com/avg-kitti"

@@ -23,7 +23,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 TOOLS = TESTS.parent / "src" / "tools"
 SCRIPT = TOOLS / "get_pascal_voc.sh"
-make_devkit = runpy.run_path(str(TESTS / "datasets" / "test_voc_devkit.py"))["make_devkit"]
+make_devkit = runpy.run_path(str(TESTS / "conversion" / "test_voc_devkit.py"))["make_devkit"]
 DOWNLOADERS = [name for name in ("curl", "wget") if shutil.which(name)]
 OFFICIAL = "http://host.robots.ox.ac.uk/pascal/VOC"
 CLOSED = "http://127.0.0.1:9"  # nothing listens on the discard port

@@ -54,7 +54,7 @@ def test_missing_file(tmp_path):
     (tmp_path / "pascal_train2007.json").unlink()
     result = run(tmp_path, "--annotations", str(tmp_path))
     assert result.returncode == 2
-    assert result.stderr == f"error: {tmp_path / 'pascal_train2007.json'}: no such annotation file\n"
+    assert result.stderr == f"error: {tmp_path / 'pascal_train2007.json'}: no such file\n"
     assert not (tmp_path / "pascal_trainval0712.json").exists()
 
 

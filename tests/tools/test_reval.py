@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.datasets.test_voc_devkit import annotation_xml, make_devkit
+from tests.conversion.test_voc_devkit import annotation_xml, make_devkit
 
+from centernet.conversion.voc_devkit import convert_image_set
 from centernet.datasets.pascal import PascalVOC
-from centernet.datasets.voc_devkit import convert_image_set
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFORMANCE = ROOT.parent / "shared" / "conformance" / "voc_eval.json"

@@ -7,23 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..conversion.coco_file import is_id, read_annotation_file
+from ..conversion.issues import IssueLog, Report, ignore_issue, raise_error
 from ..errors import UserError
-from .annotations import (
-    Complain,
-    box_notes,
-    ignore,
-    is_id,
-    of_known_images,
-    read_annotation_file,
-    refuse,
-    sizes_of,
-    uncollected,
-    usable_annotations,
-    usable_images,
-)
+from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
 from .images import read_image
 
-SHOWN = 5  # mistakes that are told of those that are left out
+SHOWN = 5  # problems that are shown of those of one kind
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -100,70 +90,53 @@ class CocoStyleDataset:
     def prepare(cls, folder: Path, log=print) -> None:
         """Make what is missing and can be made from what is there. Nothing by default."""
 
-    @uncollected()
+    @gc_disabled()
     def __init__(self, opt, split: str) -> None:
         """Read and check the annotations of ``split`` (train, val, or test) as the options say. Raises UserError."""
         self._find_files(opt, split)
-        left_out: list[str] = []
-        self.notes: list[str] = []
-
-        def complain(problem: str) -> None:
-            if opt.on_bad_image != "skip":
-                raise UserError(f"{problem} (--on_bad_image skip leaves it out)")
-            left_out.append(problem)
-
-        content, boxes, objects = self._usable(self.read_content(complain), complain, self.notes)
-        images = self.order(content["images"])
+        log = IssueLog(opt.on_bad_image != "skip", " (--on_bad_image skip leaves it out)")
+        content = self.read_content(log)
+        usable = self.validate(content, log)
+        images = self.order(usable.images)
         self.image_ids = [image["id"] for image in images]
         self.file_names = [os.fspath(image["file_name"]) for image in images]
         self.sizes = sizes_of(images)
         # A few large arrays instead of many small objects: little memory, and none of it is copied by the workers.
         number = {image_id: k for k, image_id in enumerate(self.image_ids)}
-        owners = np.array([number[annotation["image_id"]] for annotation in content["annotations"]], dtype=np.int64)
+        owners = np.array([number[annotation["image_id"]] for annotation in usable.annotations], dtype=np.int64)
         by_image = owners.argsort(kind="stable")
         self.start = np.cumsum([0, *np.bincount(owners, minlength=len(self))])
-        self.objects = {name: values[by_image] for name, values in objects.items()}
-        self.notes += box_notes(self.annotation_file, content["annotations"], boxes, self.sizes[owners])
-        if left_out:
-            more = f"; ... {len(left_out)} in all" if len(left_out) > SHOWN else ""
-            text = f"note: --on_bad_image skip left out {len(left_out)} image(s) or annotation(s): "
-            self.notes.append(text + "; ".join(left_out[:SHOWN]) + more)
+        self.objects = {name: values[by_image] for name, values in usable.objects.items()}
+        box_issues(self.annotation_file, usable, self.sizes[owners], log)
+        refuse_nothing_to_learn(self.annotation_file, usable, log, train=split == "train")
+        self.notes: list[str] = log.lines()
 
-    def _usable(
-        self, content: dict, complain: Complain, notes: list[str]
-    ) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
-        """``content`` without the images and annotations that cannot be learned from; ``notes`` get what is odd.
-
-        And what its annotations say: ``bbox`` (n, 4), and the arrays of the task's ``read_objects``.
-        """
-        images = usable_images(self.annotation_file, content["images"], complain)
-        if not images:
-            raise UserError(f"{self.annotation_file}: none of its images can be used")
-        names = {image["id"]: image["file_name"] for image in images}
-        annotations, boxes, objects = usable_annotations(
+    def validate(self, content: dict, report: Report) -> Annotations:
+        """Return what of ``content`` can be learned from, and for the validation split scored; report the rest."""
+        return validate(
             self.annotation_file,
-            of_known_images(self.annotation_file, content["annotations"], names, notes),
-            names=names,
+            content,
             categories={*self.classes_of(content), *self.ignored_categories},
             read=lambda annotations: self._read(annotations, content),
             scored_fields=self.scored_fields if self.split == "val" else (),
-            complain=complain,
+            report=report,
         )
-        return {**content, "images": images, "annotations": annotations}, boxes, objects
 
     def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
         from ..tasks import get_task  # here, because the tasks use this package
 
         return get_task(self.opt.task).read_objects(annotations, self.classes_of(content))
 
-    @uncollected()
+    @gc_disabled()
     def filtered_annotations(self) -> dict:
         """The annotations as they are scored: read once more, without what is left out, with ids that tell them apart.
 
         Annotations whose ids are there twice are numbered anew, because pycocotools would take one for all; so are
         those with the id 0, which it takes for none.
         """
-        content, _, _ = self._usable(self.read_content(ignore), ignore, [])
+        content = self.read_content(ignore_issue)
+        usable = self.validate(content, ignore_issue)
+        content = {**content, "images": usable.images, "annotations": usable.annotations}
         ids = {annotation["id"] for annotation in content["annotations"] if is_id(annotation.get("id"))}
         if len(ids) < len(content["annotations"]) or 0 in ids:
             content["annotations"] = [{**one, "id": k} for k, one in enumerate(content["annotations"], start=1)]
@@ -216,12 +189,12 @@ class CocoStyleDataset:
         """The folder of the images of ``train`` or ``val``."""
         raise NotImplementedError
 
-    def read_content(self, complain: Complain = refuse) -> dict:
-        """The annotations of the split in COCO's form: ``images``, ``annotations``, ``categories``.
+    def read_content(self, report: Report = raise_error) -> dict:
+        """Read the annotations of the split in COCO's form: ``images``, ``annotations``, ``categories``.
 
-        ``complain`` is called with a line for what is wrong in a place that can be left out.
+        What ``report`` returns from is left out.
         """
-        return read_annotation_file(self.annotation_file, complain)
+        return read_annotation_file(self.annotation_file, report)
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
         """Category id of ``content`` to class from 0."""

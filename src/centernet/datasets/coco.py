@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pycocotools.coco
 
+from ..conversion import coco_extreme
+from ..conversion.issues import Report, raise_error
 from ..evaluation import coco as coco_evaluation
-from . import coco_extreme
-from .annotations import Complain, refuse
 from .base import CocoStyleDataset
 
 # Of pixels in B, G, R order, like the images.
@@ -53,10 +53,10 @@ class COCO(CocoStyleDataset):
     def find_images(self, folder: Path, split: str) -> Path:
         return folder / f"{split}2017"
 
-    def read_content(self, complain: Complain = refuse) -> dict:
+    def read_content(self, report: Report = raise_error) -> dict:
         if self.opt.annotations == "exdet":  # its points are found once, in the segmentations
             coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
-        return super().read_content(complain)
+        return super().read_content(report)
 
     def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
         path.write_text(json.dumps(self._to_results(results)))

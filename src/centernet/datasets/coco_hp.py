@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..conversion.coco_file import is_id
+from ..conversion.issues import Report, raise_error
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
-from .annotations import Complain, is_id, refuse
 from .coco import COCO
 
 
@@ -28,8 +29,8 @@ class COCOHP(COCO):
     def find_annotations(self, folder: Path, split: str) -> Path:
         return folder / "annotations" / f"person_keypoints_{split}2017.json"
 
-    def read_content(self, complain: Complain = refuse) -> dict:
-        content = super().read_content(complain)
+    def read_content(self, report: Report = raise_error) -> dict:
+        content = super().read_content(report)
         if self.split == "train":
             ids = (annotation.get("image_id") for annotation in content["annotations"])
             occupied = {image_id for image_id in ids if is_id(image_id)}

@@ -1,31 +1,34 @@
-"""Your own dataset: COCO-style JSON, VOC-style XML or YOLO-style labels, with any classes (``--dataset custom``)."""
+"""Your own dataset, in the styles of COCO, VOC, YOLO, LabelMe or CVAT, with any classes (``--dataset custom``)."""
 
 import contextlib
 import json
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from ..conversion.coco_file import name_problem
+from ..conversion.finding import find_layout
+from ..conversion.issues import Report, ignore_issue, raise_error
+from ..conversion.layout import Layout, option_of
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
-from .annotations import Complain, name_problem, refuse
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
-from .custom_formats import Source, class_names, find_source, read_source
 from .images import image_size
 
 VOC_SCORES = ("mAP", "mAP_area")
-STEP, LARGEST = 32, 512  # of the resolution that follows from the images
-IMAGES_MEASURED = 500
+STEP, MAX_SIDE = 32, 512  # of the input resolution that follows from the images
+MAX_MEASURED = 500
 
 
 class Custom(CocoStyleDataset):
     """Classes, their ids and the resolution come from the data.
 
-    Categories are told apart by name, so that the files of two splits may number them differently. Ids of images and
-    categories may be numbers or strings.
+    Categories are matched by name, so that the files of two splits may number them differently. Ids of images and
+    categories may be numbers or texts.
     """
 
     name = "custom"
@@ -40,67 +43,74 @@ class Custom(CocoStyleDataset):
 
     @classmethod
     def describe(cls, opt) -> dict:
-        """Classes, resolution and number of objects of the training part, or of the other where there is none."""
+        """Return classes, resolution and number of objects of the training split, or of the other without one."""
         root = cls.locate(Path(opt.data_dir))
-        sources, contents, problems = [], [], []
+        layouts, contents, problems = [], [], []
         for split in ("train", "val"):
             try:
-                source = _source(opt, root, split)
-                if source is not None and (not sources or source.style == "voc"):
-                    contents.append(_read_leniently(source))
-            except UserError as error:  # told when this part is used; the other one may do
+                layout = _find(opt, root, split)
+                if layout is not None and (not layouts or layout.names_from_objects):
+                    contents.append(layout.read_checked(ignore_issue))  # issues are reported when the split is used
+            except UserError as error:  # reported when this split is used; the other one may do
                 problems.append(error)
             else:
-                sources += [] if source is None else [source]
-        if problems and not sources:
+                layouts += [] if layout is None else [layout]
+        if problems and not layouts:
             raise problems[0]
-        if not sources:
+        if not layouts:
             raise UserError(
                 f"--data_path {root}: no annotations were found there: no JSON file with train or val in its name, no "
                 f"Annotations/ folder, no images/train/ or train/; see docs/DATA.md, or use --train_annotations"
             )
-        content = contents[0]
-        names = class_names(sources[0], content)
-        if [source.style for source in sources] == ["voc", "voc"]:
-            # A class may happen to occur in one part only.
-            names = list(dict.fromkeys([*names, *sorted(class_names(sources[1], contents[1]))]))
+        layout, content = layouts[0], contents[0]
+        names = layout.class_names(content)
+        if len(contents) == 2 and layout.names_from_objects:
+            # A class may happen to occur in one split only.
+            names = list(dict.fromkeys([*names, *sorted(layouts[1].class_names(contents[1]))]))
+        if not names:
+            raise UserError(f"{layout.annotations}: there are no classes")
         category_of = {category["name"]: category["id"] for category in content["categories"]}
         counts = Counter(annotation["image_id"] for annotation in content["annotations"])
         # VOC-style data has only VOC's scores, all others have both.
-        by_voc = any(source.style == "voc" for source in sources)
+        by_voc = any(layout.style == "voc" for layout in layouts)
         return {
             "class_names": names,
             "category_ids": [category_of.get(name, name) for name in names],
             "mean": cls.mean,
             "std": cls.std,
-            "default_resolution": _resolution(sources[0], content["images"]),
+            "default_resolution": _resolution(layout, content["images"]),
             "max_objs": max(counts.values(), default=1),
             "main_score": VOC_SCORES[0] if by_voc else coco_evaluation.BOX_SCORES[0],
         }
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where this split is, and how it is read."""
+        layout = _find(self.opt, self.folder, self.split)
+        if layout is None:
+            option = option_of(self.split)
+            purpose, otherwise = ("train", "") if option == "train" else ("test", ", or use --val_intervals 0")
+            raise UserError(
+                f"--data_path {self.folder}: it has no annotations to {purpose} on; name them with "
+                f"--{option}_annotations{otherwise}"
+            )
+        return layout
+
     def _find_files(self, opt, split: str) -> None:
         super()._find_files(opt, split)
-        if self._find(split).style == "voc":
+        if self.layout.style == "voc":
             self.score_names = VOC_SCORES
 
     def find_annotations(self, folder: Path, split: str) -> Path:
-        return self._find(split).annotations
+        return self.layout.annotations
 
     def find_images(self, folder: Path, split: str) -> Path:
-        return self._find(split).images
+        return self.layout.images
 
-    def _find(self, split: str) -> Source:
-        source = _source(self.opt, self.folder, split)
-        if source is None:
-            option = "train" if split == "train" else "val"
-            raise UserError(
-                f"--data_path {self.folder}: it has no annotations to {'train on' if split == 'train' else 'test on'}; "
-                f"name them with --{option}_annotations" + ("" if split == "train" else ", or use --val_intervals 0")
-            )
-        return source
-
-    def read_content(self, complain: Complain = refuse) -> dict:
-        return read_source(self._find(self.split), complain)
+    def read_content(self, report: Report = raise_error) -> dict:
+        content = self.layout.read_checked(report)
+        self.image_folder = self.layout.images  # images of several folders need a common one
+        return content
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
         known = {name: k for k, name in enumerate(self.class_names)}
@@ -119,12 +129,12 @@ class Custom(CocoStyleDataset):
         return class_of
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
-        """COCO's list of detections, with the ids of the data: VOC's are names of images and of classes."""
+        """Write COCO's list of detections, with the ids of the data: VOC's are names of images and of classes."""
         path.write_text(json.dumps(self._to_results(results)))
         return path
 
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
-        """Scores of COCO and of VOC. The means are over the classes that have objects to be found.
+        """Return the scores of COCO and of VOC; their means are over the classes that have objects.
 
         VOC-style data has only VOC's, since COCO's rules know no difficult objects.
         """
@@ -140,7 +150,7 @@ class Custom(CocoStyleDataset):
         ]
         scores = dict(zip(VOC_SCORES, (score["mean_ap"] for score in by_voc), strict=True))
         per_class = by_voc[0]["ap"]
-        if self._find(self.split).style != "voc":
+        if self.layout.style != "voc":
             by_coco = coco_evaluation.evaluate_content(content, self._to_results(results))
             scores = {**{name: by_coco[name] for name in coco_evaluation.BOX_SCORES}, **scores}
             per_class = {name: by_coco["per_class"][name] for name in names}
@@ -150,35 +160,30 @@ class Custom(CocoStyleDataset):
         return coco_evaluation.to_results(results, self.category_ids, self.rounded_results)
 
 
-def _read_leniently(source: Source) -> dict:
-    """Without what cannot be read; that is told when the part is used."""
-    return read_source(source, complain=lambda _: None)
-
-
-def _source(opt, root: Path, split: str) -> Source | None:
-    """Where a split is, by the options or by looking; a part that nobody named has the style of the training part."""
-    option = "train" if split == "train" else "val"
+def _find(opt, root: Path, split: str) -> Layout | None:
+    """Return where a split is, by the options or by looking; one that nobody named has the style of the training."""
+    option = option_of(split)
     annotations, images = getattr(opt, f"{option}_annotations"), getattr(opt, f"{option}_images")
     style = None
     if split != "train" and not annotations:
         with contextlib.suppress(UserError):
-            training = _source(opt, root, "train")
+            training = _find(opt, root, "train")
             style = training.style if training else None
-    return find_source(root, split, annotations, images, style)
+    return find_layout(root, split, annotations, images, style)
 
 
-def _resolution(source: Source, images: list[dict]) -> tuple[int, int]:
-    """Height and width of the input for these images: their median longer side, in steps of 32, at most 512."""
+def _resolution(layout: Layout, images: list[dict]) -> tuple[int, int]:
+    """Return height and width of the input: the median longer side of the images in steps of 32, at most 512."""
     sides = []
-    for image in images[:: max(1, len(images) // IMAGES_MEASURED)]:
+    for image in images[:: max(1, len(images) // MAX_MEASURED)]:
         try:
             sides.append(max(int(image["width"]), int(image["height"])))
         except (KeyError, TypeError, ValueError):
             try:
                 if name_problem(image.get("file_name")) is None:
-                    sides.append(max(image_size(source.images / image["file_name"])))
+                    sides.append(max(image_size(layout.images / image["file_name"])))
             except UserError:
                 continue
-    side = int(np.median(sides)) if sides else LARGEST
-    side = min(LARGEST, max(2 * STEP, -(-side // STEP) * STEP))
+    side = int(np.median(sides)) if sides else MAX_SIDE
+    side = min(MAX_SIDE, max(2 * STEP, -(-side // STEP) * STEP))
     return side, side

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..conversion import kitti_devkit
+from ..conversion.coco_file import is_id
+from ..conversion.issues import ERROR, Issue, Report, raise_error
 from ..errors import UserError
 from ..evaluation import kitti as kitti_evaluation
 from ..evaluation.kitti_text import CLASS_NAMES, image_name, write_results
-from . import kitti_devkit
-from .annotations import Complain, is_id, numbers, refuse
+from ..ops.arrays import numbers
 from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
 
 RESULTS = "results"  # the folder of the result files in a run folder
@@ -41,29 +43,26 @@ class KITTI(CocoStyleDataset):
 
     @classmethod
     def prepare(cls, folder: Path, log=print) -> None:
-        """Make the JSON files from KITTI's own when there are none."""
-        annotations = folder / "annotations"
-        if annotations.is_dir() and any(annotations.glob("kitti_*.json")):
-            return
-        if not (folder / "training" / "label_2").is_dir():
-            raise UserError(f"{folder}: no annotations/kitti_*.json and no training/label_2; see docs/DATA.md")
-        log(f"{folder}: no kitti_*.json yet, converting the label files (once)")
-        if (folder / "training" / "image_2").is_dir():
-            kitti_devkit.arrange(folder, log=log)
-        kitti_devkit.convert_devkit(folder, annotations, log=log)
+        """Convert KITTI's label files where annotation files are missing."""
+        kitti_devkit.prepare(folder, log)
 
     def find_annotations(self, folder: Path, split: str) -> Path:
-        part = "trainval" if split == "train" and self.opt.trainval else split
-        return folder / "annotations" / kitti_devkit.annotation_file(self.opt.kitti_split, part)
+        part, name = "trainval" if split == "train" and self.opt.trainval else split, self.opt.kitti_split
+        kitti_devkit.check_split_name(name)
+        path = folder / "annotations" / kitti_devkit.annotation_file(name, part)
+        if part in kitti_devkit.PARTS and not path.is_file():
+            lists = kitti_devkit.image_set_file(folder, name, part)
+            raise UserError(f"--kitti_split {name}: there is neither {path} nor {lists}; see docs/DATA.md")
+        return path
 
     def find_images(self, folder: Path, split: str) -> Path:
         part, home = ("test", "testing") if split == "test" else ("trainval", "training")
         arranged = folder / "images" / part
         return arranged if arranged.is_dir() else folder / home / "image_2"
 
-    def read_content(self, complain: Complain = refuse) -> dict:
+    def read_content(self, report: Report = raise_error) -> dict:
         """As for any dataset; the camera of each image is put aside."""
-        content = super().read_content(complain)
+        content = super().read_content(report)
         images, self.calib = [], {}
         for image in content["images"]:
             try:
@@ -71,8 +70,9 @@ class KITTI(CocoStyleDataset):
                 if not np.isfinite(calib).all() or calib[0, 0] <= 0 or calib[1, 1] <= 0:
                     raise ValueError("its focal lengths are not above zero, or a number is not finite")
             except (KeyError, ValueError) as error:
-                where = f"{self.annotation_file}: the image {image.get('id')} has no 'calib' of 3 x 4 numbers"
-                complain(where if isinstance(error, KeyError) else f"{where} ({error})")
+                where = f"the image {image.get('id')} has no 'calib' of 3 x 4 numbers"
+                text = where if isinstance(error, KeyError) else f"{where} ({error})"
+                report(Issue(ERROR, "images without a camera", self.annotation_file, text))
             else:
                 images.append(image)
                 if is_id(image.get("id")):

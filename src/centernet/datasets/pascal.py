@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..conversion import voc_devkit
 from ..evaluation import voc
-from . import voc_devkit
 from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
 
 
@@ -20,12 +19,7 @@ class PascalVOC(CocoStyleDataset):
 
     name = "pascal"
     folder_names = ("voc", "VOC")
-    # fmt: off
-    class_names = (
-        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-        "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-    )
-    # fmt: on
+    class_names = voc_devkit.CLASS_NAMES
     category_ids = tuple(range(1, 21))
     # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -33,26 +27,17 @@ class PascalVOC(CocoStyleDataset):
     max_objs = 50
     score_names = ("mAP",)
 
-    train_file = "pascal_trainval0712.json"
-    # Documents of the reference call the second file by the second name.
-    val_files = ("pascal_test2007.json", "pascal_test2017.json")
+    train_file = voc_devkit.TRAINVAL_FILE
+    val_files = voc_devkit.TEST_FILES
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:
-        return (folder / "annotations").is_dir() or _devkit(folder) is not None
+        return (folder / "annotations").is_dir() or voc_devkit.find_devkit(folder) is not None
 
     @classmethod
     def prepare(cls, folder: Path, log=print) -> None:
-        """Convert a VOCdevkit into ``annotations/`` and ``images/`` when the JSON files are missing."""
-        annotations = folder / "annotations"
-        if any(annotations.glob("pascal_*.json")) if annotations.is_dir() else False:
-            return
-        devkit = _devkit(folder)
-        if devkit is None:
-            raise UserError(f"{folder}: no annotations/pascal_*.json and no VOCdevkit; see docs/DATA.md")
-        log(f"{folder}: no pascal_*.json yet, converting {devkit} (once)")
-        voc_devkit.link_images(devkit, folder / "images", log=log)
-        voc_devkit.convert_devkit(devkit, annotations, cls.class_names, log=log)
+        """Convert a VOCdevkit into ``annotations/`` and ``images/`` where something of these is missing."""
+        voc_devkit.prepare(folder, cls.class_names, log)
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         names = (self.train_file,) if split == "train" else self.val_files
@@ -78,11 +63,3 @@ class PascalVOC(CocoStyleDataset):
         """The objects of each image as the official evaluation wants them, with the 1-based corners of the XML."""
         names = dict(zip(self.category_ids, self.class_names, strict=True))
         return voc.ground_truth(self.filtered_annotations()["annotations"], self.image_ids, names)
-
-
-def _devkit(folder: Path) -> Path | None:
-    """The VOCdevkit folder: ``folder`` itself or the one in it."""
-    for devkit in (folder / "VOCdevkit", folder):
-        if any((devkit / year / "Annotations").is_dir() for year in ("VOC2007", "VOC2012")):
-            return devkit
-    return None

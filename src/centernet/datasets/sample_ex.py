@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..conversion.coco_extreme import add_extreme_points
 from .base import IMAGENET_MEAN, IMAGENET_STD
 from .coco import COCO
-from .coco_extreme import add_extreme_points
 from .generated import SyntheticDataset, smooth_noise, write_file, write_image
 
 SEED = 2020

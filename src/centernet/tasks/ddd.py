@@ -37,7 +37,7 @@ DEFAULT_DATASET = "kitti"
 TARGET_INPUTS = ("cls", "radius", "cell", "rect", "peak", "pixels")  # of a sample: what only ``draw_targets`` needs
 IGNORED_OPTIONS = ("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss")
 OPTIONS = (
-    Option("kitti_split", "3dop | subcnn", "3dop", str, choices=("3dop", "subcnn"), recipe=True, data=True),
+    Option("kitti_split", "3dop | subcnn | NAME, of lists in ImageSets_NAME", "3dop", str, recipe=True, data=True),
     Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True),
     Option("rect_mask", "ignored objects blank their whole box", recipe=True),
     loss_weight("dep_weight", "the depth"),

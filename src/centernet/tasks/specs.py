@@ -156,7 +156,7 @@ class DddSpec(TaskSpec):
     name = "ddd"
     default_dataset = "kitti"
     options = (
-        Option("kitti_split", "3dop | subcnn", "3dop", str, choices=("3dop", "subcnn"), recipe=True, data=True),
+        Option("kitti_split", "3dop | subcnn | NAME, of lists in ImageSets_NAME", "3dop", str, recipe=True, data=True),
         Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True),
         Option("rect_mask", "ignored objects mask their whole box", recipe=True),
         loss_weight("dep_weight", "the depth"),

@@ -1,8 +1,8 @@
 """Extreme points of COCO's segmentations: ``instances_extreme_*.json`` from ``instances_*.json``.
 
-An object's extreme point of a side is the middle of the part of its outline that touches the side, where everything
-within 2 % of the object's extent counts as touching (section 4.1 of ExtremeNet, arXiv 1901.08043: flat sides have no
-single outermost point). They are the training data of the task exdet, in the order top, left, bottom, right.
+The extreme point of a side is the middle of the part of the outline that touches the side, where everything within 2 %
+of the object's extent counts as touching (section 4.1 of ExtremeNet, arXiv 1901.08043: flat sides have no single
+outermost point). They are the training data of the task exdet, in the order top, left, bottom, right.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,16 @@ import numpy as np
 import pycocotools.mask
 
 from ..errors import UserError
-from ..utils.files import file_lock, write_json
-from .annotations import read_annotation_file
+from ..utils.files import write_json
+from .coco_file import read_annotation_file
+from .preparation import prepare_once
 
 TOLERANCE = 0.02  # of the object's width or height
 SIDES = ((1, -1), (0, -1), (1, 1), (0, 1))  # top, left, bottom, right: which coordinate, and to which end
 
 
 def outline_extremes(polygons: list[np.ndarray]) -> np.ndarray:
-    """Extreme points (4, 2) float64 of an object of one or more polygons (n, 2) of corners in pixels."""
+    """Return the extreme points (4, 2) float64 of an object of one or more polygons (n, 2) of corners in pixels."""
     everything = np.concatenate(polygons)
     low, high = everything.min(0), everything.max(0)
     points = np.empty((4, 2))
@@ -36,7 +37,7 @@ def outline_extremes(polygons: list[np.ndarray]) -> np.ndarray:
 
 
 def _run_around(touching: np.ndarray, start: int) -> np.ndarray:
-    """Indices of the unbroken run of true values around ``start`` in a closed outline."""
+    """Return the indices of the unbroken run of true values around ``start`` in a closed outline."""
     count = len(touching)
     if touching.all():
         return np.arange(count)
@@ -49,7 +50,10 @@ def _run_around(touching: np.ndarray, start: int) -> np.ndarray:
 
 
 def mask_extremes(mask: np.ndarray) -> np.ndarray:
-    """Extreme points (4, 2) float64 of a mask (h, w) that is not empty; pixel (x, y) covers x to x + 1, y to y + 1."""
+    """Return the extreme points (4, 2) float64 of a non-empty mask (h, w).
+
+    Pixel (x, y) covers x to x + 1, y to y + 1.
+    """
     points = np.empty((4, 2))
     for k, (axis, end) in enumerate(SIDES):
         lines = mask if axis == 1 else mask.T  # look down the columns, or along the rows
@@ -69,10 +73,10 @@ def mask_extremes(mask: np.ndarray) -> np.ndarray:
 
 
 def extreme_points(annotation: dict, height: int, width: int) -> np.ndarray | None:
-    """Extreme points (4, 2) float64 of an annotation with polygons or a run-length mask, in pixels.
+    """Return the extreme points (4, 2) float64 of an annotation with polygons or a run-length mask, in pixels.
 
     ``height`` and ``width`` of the image are those of uncompressed masks. None for a segmentation that is missing,
-    empty, or too thin to have an inside.
+    empty, or too thin to have an interior.
     """
     shape = annotation.get("segmentation")
     if isinstance(shape, list):
@@ -88,21 +92,21 @@ def extreme_points(annotation: dict, height: int, width: int) -> np.ndarray | No
 
 
 def middle_of_sides(bbox: list[float]) -> np.ndarray:
-    """Extreme points (4, 2) of a box [x, y, w, h], for objects without an outline."""
+    """Return the middles of the sides (4, 2) of a box [x, y, w, h], for objects without an outline."""
     x, y, w, h = bbox
     return np.array([[x + w / 2, y], [x, y + h / 2], [x + w / 2, y + h], [x + w, y + h / 2]], dtype=np.float64)
 
 
 def add_extreme_points(content: dict) -> int:
-    """Give every annotation of a COCO-style content its ``extreme_points``, in place; nothing else changes.
+    """Add ``extreme_points`` to every annotation of a COCO-style content, in place; nothing else changes.
 
-    Crowds are annotations like others. Where there is no outline the points are the middles of the box's sides.
+    Crowds are annotations like others. Without an outline the points are the middles of the box's sides.
 
     Returns:
-        How many annotations have no outline.
+        The number of annotations without an outline.
 
     Raises:
-        UserError: an entry is malformed; says which.
+        UserError: an entry is malformed; names it.
     """
     without, what, entry = 0, "image", {}
     try:
@@ -125,9 +129,8 @@ def add_extreme_points(content: dict) -> int:
 def convert(source: Path, target: Path, log: Callable[[str], None] = print) -> None:
     """Write ``target``, the annotation file ``source`` with extreme points.
 
-    It is written aside and renamed, so a broken run leaves nothing that looks finished.
-
-    Raises UserError when ``source`` cannot be used, or has no segmentations, or ``target`` cannot be written.
+    Raises:
+        UserError: ``source`` cannot be used, or has no segmentations, or ``target`` cannot be written.
     """
     content = read_annotation_file(source)
     try:
@@ -143,19 +146,18 @@ def convert(source: Path, target: Path, log: Callable[[str], None] = print) -> N
 
 
 def extreme_file(instances: Path) -> Path:
-    """Where the extreme points of an ``instances_*.json`` are kept."""
+    """Return the path that the extreme points of an ``instances_*.json`` are kept at."""
     return instances.with_name(instances.name.replace("instances_", "instances_extreme_", 1))
 
 
 def prepare(instances: Path, log: Callable[[str], None] = print) -> None:
-    """Make the file of ``extreme_file`` if it is missing and ``instances`` is there.
-
-    Of several processes that need it one makes it and the others wait, where the system knows locks on files.
-    """
+    """Make the file of ``extreme_file`` if it is missing and ``instances`` exists."""
     target = extreme_file(instances)
-    if target.exists() or not instances.is_file():
+    if not instances.is_file():
         return
-    with file_lock(target.with_name(f"{target.name}.lock")):
-        if not target.exists():
-            log(f"{target}: finding extreme points (once)")
-            convert(instances, target, log)
+
+    def make(_: bool) -> None:
+        log(f"{target}: finding extreme points (once)")
+        convert(instances, target, log)
+
+    prepare_once(target.parent, target.stem, target.is_file, make)

@@ -1,0 +1,129 @@
+"""Find the parts of your own dataset: which layout it has, and where each split is."""
+
+from pathlib import Path
+
+from ..errors import UserError
+from .coco import CocoLayout
+from .cvat import CvatLayout
+from .labelme import LabelMeLayout, has_labelme
+from .layout import Layout, option_of, read_lines
+from .paths import PathFinder, counterpart, folders, has_images, is_image_name, walk
+from .voc import VocLayout, has_xml, is_cvat
+from .yolo import YoloLayout
+
+# In the order in which they are looked for. YOLO comes last: a folder of images is all that it asks for.
+LAYOUTS: dict[str, type[Layout]] = {
+    layout.style: layout for layout in (CocoLayout, VocLayout, LabelMeLayout, CvatLayout, YoloLayout)
+}
+MAX_WRAPPERS = 3  # folders around the dataset, such as archives that were unpacked into a folder of their own name
+
+DATA_SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".yml", ".names", ".data")
+
+
+def find_layout(
+    root: Path, split: str, annotations: str = "", images: str = "", style: str | None = None
+) -> Layout | None:
+    """Find ``split`` of the dataset in ``root``; return None when nothing there looks like it.
+
+    Args:
+        root: the dataset's folder.
+        split: train, val or test.
+        annotations, images: what the user named, as a path or one below ``root``; empty: to be found.
+        style: the only one to look for; None: all of ``LAYOUTS``.
+
+    Raises:
+        UserError: a named path that does not exist, several files that could be meant, or no images.
+    """
+    option = option_of(split)
+    image_folder = named_path(root, images, f"--{option}_images")
+    if annotations:
+        path = named_path(root, annotations, f"--{option}_annotations")
+        return open_layout(root, split, path, image_folder)
+    layouts = list(LAYOUTS.values()) if style is None else [LAYOUTS[style]]
+    for folder in _wrapped(root):
+        for layout in layouts:
+            found = layout.find(folder, split, image_folder)
+            if found is not None:
+                return found
+        if split == "train" and not _has_other_split(folder, layouts):
+            for layout in layouts:
+                found = layout.find_undivided(folder, image_folder)
+                if found is not None:
+                    return found
+    return None
+
+
+def _wrapped(root: Path) -> list[Path]:
+    """Return ``root``, and while a folder holds nothing but one folder (and a README), that one."""
+    found = [root]
+    for _ in range(MAX_WRAPPERS):
+        inside = folders(found[-1])
+        files = [path for path in found[-1].iterdir() if path.is_file()] if inside else []
+        if len(inside) != 1 or any(path.suffix.lower() in DATA_SUFFIXES and not _is_readme(path) for path in files):
+            break
+        found.append(inside[0])
+    return found
+
+
+def _is_readme(path: Path) -> bool:
+    return path.name.lower().startswith(("readme", "license", "."))
+
+
+def _has_other_split(root: Path, layouts: list[type[Layout]]) -> bool:
+    """Return whether there is data to test on: then data of no split is not all to be trained on."""
+    try:
+        return any(layout.find(root, "val", None) is not None for layout in layouts)
+    except UserError:
+        return True
+
+
+def named_path(root: Path, text: str, option: str) -> Path | None:
+    """Return the path that an option names, as it is or below ``root``; None without one.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    found = path if path.exists() else PathFinder([root]).find(text)
+    if found is None:
+        raise UserError(f"{option} {text}: there is no such file or folder, nor below {root}")
+    return found
+
+
+def open_layout(root: Path, split: str, path: Path, images: Path | None) -> Layout:
+    """Return the layout of annotations that the user named."""
+    option = option_of(split)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _open_folder(root, split, path, images)
+    if suffix == ".json":
+        return CocoLayout.open(root, split, path, images)
+    if suffix == ".xml" and is_cvat(path):
+        return CvatLayout(root, split, path, images or path.parent)
+    if suffix in (".yaml", ".yml"):
+        return YoloLayout.describe(root, split, path)
+    first = next(filter(None, read_lines(path)), "")
+    # A list of images has folders or lies next to them; an image set of VOC may have the extensions, too.
+    if is_image_name(first) and not (path.parent.name == "Main" and (path.parents[2] / "Annotations").is_dir()):
+        return YoloLayout.open(root, split, [path], images)
+    if not first:
+        raise UserError(f"--{option}_annotations {path}: it lists no images")
+    return VocLayout.open(root, split, path, images)
+
+
+def _open_folder(root: Path, split: str, path: Path, images: Path | None) -> Layout:
+    option = option_of(split)
+    if has_labelme(path):
+        return LabelMeLayout(root, split, path, images or path)
+    if has_xml(path):
+        return VocLayout.open(root, split, path, images)
+    if has_images(path):
+        return YoloLayout.open(root, split, [path])
+    if any(file.suffix.lower() == ".txt" for file in walk(path)):
+        folder = images or counterpart(path, ("labels",), ("images",))
+        if folder is None:
+            raise UserError(f"--{option}_annotations {path}: name the images' folder with --{option}_images")
+        return YoloLayout.open(root, split, [folder], labels=path)
+    raise UserError(f"--{option}_annotations {path}: this folder holds neither XML files nor labels")

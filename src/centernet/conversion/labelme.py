@@ -1,0 +1,137 @@
+"""LabelMe's JSON of your own dataset: one file per image, with shapes (X-AnyLabeling's too)."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .coco import is_labelme
+from .issues import ERROR, LEFT_OUT, Issue, Report, short
+from .layout import SPLIT_NAMES, Layout, hull, is_split_name, make_annotation, report_left_out
+from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, is_image_name, walk
+
+NO_CLASSES = ("__ignore__", "_background_")  # entries of LabelMe's labels.txt
+LABEL_FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons")
+
+
+@dataclass
+class LabelMeLayout(Layout):
+    """A folder of JSON files, ``annotations``, with the images next to them or where they say."""
+
+    style = "labelme"
+    names_from_objects = True
+
+    @classmethod
+    def find(cls, root: Path, split: str, images: Path | None) -> "LabelMeLayout | None":
+        for name in SPLIT_NAMES[split]:
+            places = (root / name, *(root / other / name for other in LABEL_FOLDERS), root / "images" / name)
+            for folder in places:
+                if has_labelme(folder):
+                    return cls(root, split, folder, images or folder)
+        return None
+
+    @classmethod
+    def find_undivided(cls, root: Path, images: Path | None) -> "LabelMeLayout | None":
+        if any(is_split_name(path.name) for path in root.iterdir() if path.is_dir()) or not has_labelme(root):
+            return None
+        return cls(root, "train", root, images or root, undivided=True)
+
+    @cached_property
+    def finder(self) -> PathFinder:
+        folders = [self.images, counterpart(self.annotations, LABEL_FOLDERS, ("images", "Images", "JPEGImages"))]
+        return PathFinder([*filter(None, folders), self.root, self.root / "images"])
+
+    def class_names(self, content: dict) -> list[str]:
+        return [name for name in super().class_names(content) if name not in NO_CLASSES]
+
+    def read(self, report: Report) -> dict:
+        images, annotations, names, placed, used = [], [], set(), [], set()
+        for path in self._files(report):
+            record = self._read_file(path, report)
+            if record is None:
+                continue
+            image = self._find_image(path, record)
+            if image is None:
+                embedded = "; its image is embedded, write it to a file" if record.get("imageData") else ""
+                text = f"its image {short(record.get('imagePath'))} was not found{embedded}"
+                report(Issue(ERROR, "images that were not found", path, text))
+                continue
+            if image in used:
+                report(Issue(ERROR, "images with several JSON files", path, f"describes {image}, as another file does"))
+                continue
+            used.add(image)
+            placed.append(image)
+            size = {"width": record.get("imageWidth"), "height": record.get("imageHeight")}
+            images.append({**size, "annotations": list(self._boxes(path, record["shapes"], report))})
+        for entry, name in zip(images, self.place(placed), strict=True):
+            entry.update(id=name, file_name=name)
+            for label, box in entry.pop("annotations"):
+                names.add(label)
+                annotations.append(make_annotation(len(annotations) + 1, name, label, box))
+        self._report_images(used, report)
+        categories = [{"id": name, "name": name} for name in sorted(names)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _files(self, report: Report) -> Iterable[Path]:
+        hidden: list[Path] = []
+        yield from (path for path in walk(self.annotations, hidden) if path.suffix.lower() == ".json")
+        report_left_out(report, "JSON files in hidden folders", (p for p in hidden if p.suffix.lower() == ".json"))
+
+    def _read_file(self, path: Path, report: Report) -> dict | None:
+        try:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            report(Issue(ERROR, "JSON files that cannot be read", path, f"not a JSON file ({error})"))
+            return None
+        if not isinstance(record, dict) or not isinstance(record.get("shapes"), list):
+            report(Issue(LEFT_OUT, "JSON files without shapes", path, "has no list 'shapes', as LabelMe writes it"))
+            return None
+        return record
+
+    def _find_image(self, path: Path, record: dict) -> Path | None:
+        """Return the image next to its JSON file, of the same name, or the one that the file names."""
+        for suffix in IMAGE_SUFFIXES:
+            for beside in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
+                if beside.is_file():
+                    return beside
+        inside = path.relative_to(self.annotations).with_suffix("").as_posix()
+        name = record.get("imagePath")
+        found = self.find_image(inside) or self.find_image(path.stem)
+        return found or (self.find_image(name) if isinstance(name, str) and name else None)
+
+    def _boxes(self, path: Path, shapes: list, report: Report) -> Iterable[tuple[str, list[float]]]:
+        """Yield (label, [x, y, width, height]) of each shape."""
+        for number, shape in enumerate(shapes, start=1):
+            try:
+                label, kind = shape["label"], shape.get("shape_type") or "polygon"
+                points = [(float(x), float(y)) for x, y in shape["points"]]
+                if not isinstance(label, str) or not label or not points:
+                    raise ValueError("no label or no points")
+                if not all(math.isfinite(value) for point in points for value in point):
+                    raise ValueError("not finite")
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                report(Issue(ERROR, "shapes that cannot be read", path, f"shape {number} is malformed ({error})"))
+                continue
+            if kind == "circle" and len(points) == 2:  # center, and a point of the circle
+                (x, y), radius = points[0], math.dist(*points)
+                yield label, [x - radius, y - radius, 2 * radius, 2 * radius]
+            elif len(points) == 1:
+                report(Issue(LEFT_OUT, "points, which are not boxes", path, f"shape {number} ({label[:40]})"))
+            else:
+                yield label, hull(points)
+
+    def _report_images(self, used: set[Path], report: Report) -> None:
+        unlabeled = (path for path in walk(self.annotations) if is_image_name(path.name) and path not in used)
+        report_left_out(report, "images without a JSON file", unlabeled)
+
+
+def has_labelme(folder: Path) -> bool:
+    """Return whether there is a JSON file of LabelMe in ``folder`` or below it, without YOLO's label next to it."""
+    if not folder.is_dir():
+        return False
+    for path in walk(folder):
+        if path.suffix.lower() == ".json" and is_labelme(path):
+            return not path.with_suffix(".txt").is_file()
+    return False

@@ -1,0 +1,222 @@
+"""The base of the layouts that your own datasets come in, and what they share.
+
+A layout is one split of a dataset in one style: where its parts are, and how to read them into COCO's form:
+``{"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id", "category_id", "bbox",
+"area", "iscrowd", "ignore"}], "categories": [{"id", "name"}]}``, boxes [x, y, width, height] in pixels from 0.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from ..errors import UserError
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report
+from .paths import IMAGE_SUFFIXES, PathFinder, is_hidden, is_image_name
+
+# Names of the splits in names of files and folders; the first that is found counts.
+SPLIT_NAMES = {
+    "train": ("train", "trainval", "training"),
+    "val": ("val", "valid", "validation", "dev", "test"),
+    "test": ("test", "val", "valid", "validation", "dev"),
+}
+NAMES_FILES = ("classes.txt", "classes.names", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
+
+
+@dataclass
+class Layout(ABC):
+    """One split of a dataset.
+
+    Attributes:
+        style: what the annotations are called, of the class.
+        names_from_objects: of the class, whether the classes are those that occur, unless a file lists them.
+        root: the dataset's folder.
+        split: train, val or test.
+        annotations: the file or folder of the annotations.
+        images: the folder that the file names of images are relative to.
+        undivided: nothing says which images are for training: all of them are.
+    """
+
+    style: ClassVar[str]
+    names_from_objects: ClassVar[bool] = False
+    root: Path
+    split: str
+    annotations: Path
+    images: Path
+    undivided: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    @abstractmethod
+    def find(cls, root: Path, split: str, images: Path | None) -> "Layout | None":
+        """Find a split in ``root``; None when nothing there looks like this style. ``images`` was named by the user.
+
+        Raises:
+            UserError: several files could be meant, or the images are missing.
+        """
+
+    @classmethod
+    def find_undivided(cls, root: Path, images: Path | None) -> "Layout | None":
+        """Find annotations that are not divided into splits; None when there are none of this style."""
+        return None
+
+    @abstractmethod
+    def read(self, report: Report) -> dict:
+        """Read the annotations of the split into the form above. What ``report`` returns from is left out."""
+
+    def class_names(self, content: dict) -> list[str]:
+        """Return the names of the classes in order; ``content`` is what ``read`` has returned.
+
+        Raises:
+            UserError: there are none, or duplicates.
+        """
+        path, names = self.names_file
+        refuse_duplicates(path or self.annotations, names)
+        return names or sorted({str(category["name"]) for category in content["categories"]})
+
+    def read_checked(self, report: Report) -> dict:
+        """Read the annotations as ``read`` does; without any image raise UserError with the first reason."""
+        first: list[Issue] = []
+
+        def remember(issue: Issue) -> None:
+            if issue.severity == ERROR and not first:
+                first.append(issue)
+            report(issue)
+
+        if self.undivided:
+            text = "nothing divides these images into training and validation, so all of them are trained on"
+            report(Issue(NOTE, "datasets that are not divided", self.annotations, text))
+        content = self.read(remember)
+        if not content["images"]:
+            raise UserError(first[0].line if first else f"{self.annotations}: it lists no images")
+        return content
+
+    @property
+    def option(self) -> str:
+        """The beginning of the options that name the parts of this split: ``--train_images``."""
+        return option_of(self.split)
+
+    @cached_property
+    def names_file(self) -> tuple[Path | None, list[str]]:
+        """The file of class names in the dataset's folder, and the names in it."""
+        for path in (*(self.root / name for name in NAMES_FILES), *sorted(self.root.glob("*.names"))):
+            if path.is_file() and not is_hidden(path.name):
+                return path, read_names(path)
+        return None, []
+
+    @cached_property
+    def finder(self) -> PathFinder:
+        """Finds images by what annotations call them."""
+        return PathFinder([self.images, self.root, self.root / "images"])
+
+    def find_image(self, name: str) -> Path | None:
+        """Return the image that ``name`` means: as it is, or with another extension in lower or upper case."""
+        found = self.finder.find(name) if is_image_name(name) else None
+        if found is not None and found.is_file():
+            return found
+        stem = os.path.splitext(name)[0] if is_image_name(name) else name
+        for suffix in IMAGE_SUFFIXES:
+            for candidate in (stem + suffix, stem + suffix.upper()):
+                found = self.finder.find(candidate, other_spellings=False)
+                if found is not None and found.is_file():
+                    return found
+        return None
+
+    def place(self, images: Sequence[Path]) -> list[str]:
+        """Return the paths of existing images relative to ``images``, which becomes a folder that holds all of them."""
+        outside = [image for image in images if not image.is_relative_to(self.images)]
+        if outside:
+            self.images = common_folder([self.images, *(image.parent for image in outside)])
+        return [
+            Path(os.path.abspath(image) if outside else image).relative_to(self.images).as_posix() for image in images
+        ]
+
+
+def report_left_out(report: Report, kind: str, paths: Iterable[Path]) -> None:
+    """Report files that are not used."""
+    for path in paths:
+        report(Issue(LEFT_OUT, kind, path, "not used"))
+
+
+def option_of(split: str) -> str:
+    """Return the beginning of the options of a split: train or val."""
+    return "train" if split == "train" else "val"
+
+
+def choose_only(paths: Sequence[Path], split: str) -> Path | None:
+    """Return the only path, or None without any. Raises UserError when there are several."""
+    if len(paths) > 1:
+        some = ", ".join(map(str, paths[:5])) + (f", ... {len(paths)} in all" if len(paths) > 5 else "")
+        raise UserError(f"--{option_of(split)}_annotations: several files could be meant: {some}; name one")
+    return paths[0] if paths else None
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """Return the deepest folder that holds all of ``paths``."""
+    return Path(os.path.commonpath([os.path.abspath(path) for path in paths]))
+
+
+def make_annotation(number: int, image_id, category_id, box: Sequence[float], difficult: int = 0) -> dict:
+    """Return an annotation in COCO's form of a box [x, y, width, height]."""
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": list(box),
+        "area": box[2] * box[3],
+        "iscrowd": 0,
+        "ignore": difficult,
+    }
+
+
+def hull(points: Sequence[Sequence[float]]) -> list[float]:
+    """Return the box [x, y, width, height] around points (x, y)."""
+    xs, ys = [point[0] for point in points], [point[1] for point in points]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def refuse_duplicates(path: Path, names: Sequence[str]) -> None:
+    """Raise UserError when a class name occurs more than once."""
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise UserError(f"{path}: the class {twice[0]} is listed more than once")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without surrounding blanks, empty ones included."""
+    try:
+        return [line.strip() for line in path.read_bytes().decode("utf-8-sig").replace("\0", " ").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read as text (not UTF-8; save it as UTF-8)") from None
+
+
+def read_names(path: Path) -> list[str]:
+    """Return the class names in a file, one per line. An empty line between names would shift the ids: refused."""
+    lines = read_lines(path)
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the numbers of the classes are not certain")
+    return lines
+
+
+def split_rank(split: str, name: str) -> int | None:
+    """Return how well a name fits a split: 0 is best, None not at all."""
+    words = name.lower()
+    if split != "train" and "train" in words:
+        return None
+    return next((k for k, word in enumerate(SPLIT_NAMES[split]) if word in words), None)
+
+
+def is_split_name(name: str) -> bool:
+    """Return whether a name of a file or folder fits any split."""
+    return any(split_rank(split, name) is not None for split in SPLIT_NAMES)
+
+
+def is_other_split(split: str, name: str) -> bool:
+    """Return whether a name of a file or folder fits another split only."""
+    return split_rank(split, name) is None and is_split_name(name)

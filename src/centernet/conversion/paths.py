@@ -1,0 +1,137 @@
+"""Find files by what annotations call them, wherever the annotations were made."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".jpe", ".jfif", ".jp2", ".dib", ".gif", ".avif", ".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"),
+)
+# Folders that systems and tools leave behind, besides those whose name begins with a period.
+HIDDEN_NAMES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden: ``.ipynb_checkpoints``, ``._a.jpg``, ``__MACOSX``."""
+    return name.startswith(".") or name.lower() in HIDDEN_NAMES
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name has the extension of an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
+    """Yield the files below ``folder`` in sorted order; linked folders are followed, once each.
+
+    Args:
+        folder: where to start; it may be hidden itself.
+        hidden: gets the files that are hidden or in hidden folders, which are not yielded.
+    """
+    seen = set()
+
+    def visit(path: str, inside_hidden: bool) -> Iterator[Path]:
+        real = os.path.realpath(path)
+        if real in seen:
+            return
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError:
+            return
+        for entry in entries:
+            is_hidden_entry = inside_hidden or is_hidden(entry.name)
+            if is_hidden_entry and hidden is None:
+                continue
+            if entry.is_dir():
+                yield from visit(entry.path, is_hidden_entry)
+            elif is_hidden_entry:
+                hidden.append(Path(entry.path))  # type: ignore[union-attr]
+            else:
+                yield Path(entry.path)
+
+    yield from visit(str(folder), False)
+
+
+def folders(root: Path) -> list[Path]:
+    """Return the folders in ``root`` in sorted order, without hidden ones."""
+    return (
+        sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)) if root.is_dir() else []
+    )
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether there is an image in ``folder`` or below it."""
+    return any(is_image_name(path.name) for path in walk(folder))
+
+
+def plain_parts(text: str) -> list[str]:
+    """Return the parts of a path as written on any system, without drive, root and ``..``.
+
+    ``C:\\set\\images\\a.png``, ``/set/images/a.png`` and ``../set/images/a.png`` are all set, images, a.png.
+    """
+    plain = re.sub(r"^([A-Za-z]:|file://)", "", text.strip().replace("\\", "/"))
+    parts = posixpath.normpath(plain).split("/") if plain else []
+    return [part for part in parts if part not in ("", ".", "..")]
+
+
+class PathFinder:
+    """Finds the files of one dataset by paths that may come from another machine.
+
+    A path is looked for as it is written, then without ever more of its first folders, below each of ``bases``.
+    """
+
+    def __init__(self, bases: Sequence[Path]) -> None:
+        self.bases = list(dict.fromkeys(bases))
+        self._listings: dict[str, set[str]] = {}
+
+    def find(self, text: str, other_spellings: bool = True) -> Path | None:
+        """Return the file or folder that ``text`` names, or None.
+
+        It lies below one of the bases, unless ``text`` is an absolute path that exists on this machine. File systems
+        that know a name in another spelling (upper and lower case) are asked last, with ``other_spellings``.
+        """
+        text = text.strip()
+        if not text or "\0" in text:
+            return None
+        absolute = Path(text).expanduser() if text.startswith("~") else Path(text)
+        if absolute.is_absolute() and self._exists(absolute):
+            return absolute
+        if "\\" in text and not is_outside(text):  # it may also be a character of a name
+            for base in self.bases:
+                if self._exists(base / text):
+                    return base / text
+        parts = plain_parts(text)
+        candidates = [base.joinpath(*parts[k:]) for k in range(len(parts)) for base in self.bases]
+        found = next((path for path in candidates if self._exists(path)), None)
+        if found is None and other_spellings:
+            found = next((path for path in candidates if len(path.name) < 256 and os.path.exists(path)), None)
+        return found
+
+    def _exists(self, path: Path) -> bool:
+        """Return whether a path exists, from listings of folders: many files are looked for in few of them."""
+        parent = str(path.parent)
+        if parent not in self._listings:
+            try:
+                self._listings[parent] = set(os.listdir(parent))
+            except (OSError, ValueError):
+                self._listings[parent] = set()
+        return path.name in self._listings[parent]
+
+
+def is_outside(text: str) -> bool:
+    """Return whether a relative path leads out of its folder, or is an absolute one of any system."""
+    return ".." in re.split(r"[/\\]", text) or re.match(r"[/\\~]|[A-Za-z]:[/\\]", text) is not None
+
+
+def counterpart(path: Path, names: Sequence[str], others: Sequence[str]) -> Path | None:
+    """Return ``path`` with its last folder called one of ``names`` replaced by one of ``others``, if that exists."""
+    parts = list(path.parts)
+    for k in range(len(parts) - 1, -1, -1):
+        if parts[k] in names:
+            found = (Path(*parts[:k], other, *parts[k + 1 :]) for other in others)
+            return next((candidate for candidate in found if candidate.exists()), None)
+    return None

@@ -1,0 +1,416 @@
+"""YOLO-style labels of your own dataset: data.yaml, folders and lists of images, and a text file per image."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..datasets.images import image_size
+from ..errors import UserError
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
+from .layout import (
+    NAMES_FILES,
+    SPLIT_NAMES,
+    Layout,
+    common_folder,
+    hull,
+    make_annotation,
+    option_of,
+    read_lines,
+    read_names,
+    refuse_duplicates,
+    report_left_out,
+)
+from .paths import PathFinder, counterpart, has_images, is_hidden, is_image_name, walk
+from .yaml_file import MAX_BYTES, read_yaml
+
+YAML_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+IMAGE_FOLDERS, LABEL_FOLDERS = ("images", "Images", "IMAGES"), ("labels", "Labels", "LABELS")
+# Files without the extension of an image that are nothing to wonder about among images.
+OTHER_SUFFIXES = {
+    *(".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".labels", ".npy", ".npz"),
+    *(".db", ".ini", ".zip", ".tar", ".gz", ".pdf", ".html", ".py", ".log"),
+}
+MAX_FRACTION = 1.5  # coordinates are fractions of the image; boxes may reach out of it
+CONFIDENCE = "label lines with a confidence, which is not used"
+
+
+@dataclass
+class YoloLayout(Layout):
+    """Label files of one line per object.
+
+    Attributes:
+        places: folders of images, and text files that list images.
+        labels: the folder of the label files; None: each lies in ``labels/`` for ``images/``, or next to its image.
+        description: the data.yaml, if there is one that counts.
+    """
+
+    style = "yolo"
+    places: tuple[Path, ...]
+    labels: Path | None = None
+    description: Path | None = None
+
+    @classmethod
+    def find(cls, root: Path, split: str, images: Path | None) -> "YoloLayout | None":
+        if images is None:
+            places, description = _described_places(root, split)
+            if places:
+                return cls.open(root, split, places, description=description)
+        for name in SPLIT_NAMES[split]:
+            for path in (root / "images" / name, root / name / "images", root / name):
+                if images is None and path.is_dir() and has_images(path):
+                    return cls.open(root, split, [path])
+            if (root / f"{name}.txt").is_file():
+                return cls.open(root, split, [root / f"{name}.txt"], images)
+        return cls.open(root, split, [images]) if images is not None and images.is_dir() else None
+
+    @classmethod
+    def find_undivided(cls, root: Path, images: Path | None) -> "YoloLayout | None":
+        for folder in (root / "images", root / "obj_train_data", root):
+            if folder.is_dir() and has_images(folder) and (find_yaml(root) or any(_names_files(root))):
+                return cls.open(root, "train", [folder], undivided=True)
+        return None
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        split: str,
+        places: Sequence[Path],
+        images: Path | None = None,
+        labels: Path | None = None,
+        description: Path | None = None,
+        undivided: bool = False,
+    ) -> "YoloLayout":
+        """Return the layout of ``places``, which are folders of images or lists."""
+        if images is None:
+            folders = [place for place in places if place.is_dir()]
+            images = places[0] if len(places) == len(folders) == 1 else common_folder([root, *folders])
+        annotations = description if description and len(places) > 1 else places[0]
+        return cls(root, split, annotations, images, tuple(places), labels, description, undivided=undivided)
+
+    @classmethod
+    def describe(cls, root: Path, split: str, description: Path) -> "YoloLayout":
+        """Return the layout of a split that a YAML file describes."""
+        places, _ = _described_places(root, split, description)
+        if not places:
+            raise UserError(f"--{option_of(split)}_annotations {description}: names no images for {split}")
+        return cls.open(root, split, places, description=description)
+
+    @cached_property
+    def finder(self) -> PathFinder:
+        lists = [place.parent for place in self.places if not place.is_dir()]
+        return PathFinder([*lists, self.images, self.root])
+
+    # Images and labels
+
+    def read(self, report: Report) -> dict:
+        names = self.class_names({})
+        kpt_shape = self._kpt_shape()
+        paths, labels_of = [], {}
+        for image in self._images(report):
+            paths.append(image)
+            labels_of[image] = self.label_file(image)
+        present = {label for label in labels_of.values() if label.is_file()}
+        paths.extend(self._unknown_extensions(labels_of, present, report))
+        images, annotations, sizes = [], [], {}
+        for image in paths:
+            try:
+                sizes[image] = image_size(image)
+            except UserError as error:
+                text = str(error).removeprefix(f"{image}: ")
+                report(Issue(ERROR, "images that cannot be read", image, text))
+        readable = [image for image in paths if image in sizes]
+        for image, file_name in zip(readable, self.place(readable), strict=True):
+            width, height = sizes[image]
+            images.append({"id": file_name, "file_name": file_name, "width": width, "height": height})
+            label = labels_of[image]
+            for cls, x, y, w, h in self._read_label(label, len(names), kpt_shape, report) if label in present else ():
+                box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+                annotations.append(make_annotation(len(annotations) + 1, file_name, cls, box))
+        if images and not present:
+            label = labels_of[readable[-1]]
+            raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
+        self._report_unused_labels(present, report)
+        categories = [{"id": k, "name": name} for k, name in enumerate(names)]
+        self._report_names(report)
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _images(self, report: Report) -> Iterable[Path]:
+        """Yield the images of all places; those of lists need not exist."""
+        for place in self.places:
+            if place.is_dir():
+                hidden: list[Path] = []
+                yield from (path for path in walk(place, hidden) if is_image_name(path.name))
+                report_left_out(report, "images in hidden folders", (p for p in hidden if is_image_name(p.name)))
+            else:
+                for line in filter(None, read_lines(place)):
+                    yield self.finder.find(line) or place.parent / line
+
+    def _unknown_extensions(self, labels_of: dict, present: set[Path], report: Report) -> Iterable[Path]:
+        """Yield the labeled images whose extension is not one of an image; report what is left out."""
+        for place in filter(Path.is_dir, self.places):
+            for path in walk(place):
+                if is_image_name(path.name) or path.suffix.lower() in OTHER_SUFFIXES:
+                    continue
+                label = self.label_file(path)
+                if label in present or not label.is_file():
+                    report(Issue(LEFT_OUT, "files without the extension of an image", path, "not used"))
+                    continue
+                labels_of[path] = label
+                present.add(label)
+                yield path
+
+    def label_file(self, image: Path) -> Path:
+        """Return where the labels of an image are: ``labels``, ``labels/`` for ``images/``, or next to it."""
+        if self.labels is not None:
+            inside = image.relative_to(self.images) if image.is_relative_to(self.images) else Path(image.name)
+            folder = (self.labels / inside).parent
+        else:
+            folder = self._label_folder(image.parent)
+        path = folder / f"{image.stem}.txt"
+        if not path.is_file():
+            others = [path.with_suffix(".TXT"), *([image.with_suffix(".txt")] if self.labels is None else [])]
+            path = next((other for other in others if other.is_file()), path)
+        return path
+
+    def _label_folder(self, folder: Path) -> Path:
+        known = self.__dict__.setdefault("_label_folders", {})
+        if folder not in known:
+            known[folder] = counterpart(folder, IMAGE_FOLDERS, LABEL_FOLDERS) or folder
+        return known[folder]
+
+    def _read_label(self, path: Path, classes: int, kpt_shape: tuple[int, int] | None, report: Report) -> list[tuple]:
+        """Return (class, center x, center y, width, height) of each line, in fractions of the image."""
+        rows = []
+        try:
+            lines = read_lines(path)
+        except UserError as error:
+            report(Issue(ERROR, "label files that cannot be read", path, str(error).removeprefix(f"{path}: ")))
+            return rows
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                *row, has_confidence = read_box(line, kpt_shape)
+            except ValueError as error:
+                text = f"line {number} is not a label ({error}): {line[:60]!r}"
+                report(Issue(ERROR, "label lines that cannot be read", path, text))
+                continue
+            if not 0 <= row[0] < classes:
+                text = f"line {number} has the class {row[0]}, there are {classes} names"
+                report(Issue(ERROR, "labels of unknown classes", path, text))
+                continue
+            if has_confidence:
+                report(Issue(NOTE, CONFIDENCE, path, f"line {number} has six columns"))
+            rows.append(tuple(row))
+        return rows
+
+    def _report_unused_labels(self, present: set[Path], report: Report) -> None:
+        """Report label files that belong to no image of any split."""
+        if self.labels is None and not all(place.is_dir() for place in self.places):
+            return  # a list may take some of the images of a folder
+        folders = {self.labels} if self.labels is not None else {self._label_folder(place) for place in self.places}
+        for folder in sorted(folders):
+            for path in walk(folder):
+                if path.suffix.lower() == ".txt" and path not in present and path.name not in NAMES_FILES:
+                    if self.labels is not None or folder not in self.places:
+                        report(Issue(LEFT_OUT, "label files without an image", path, "not used"))
+
+    # Names
+
+    @cached_property
+    def content(self) -> dict:
+        """The data.yaml; empty when there is none, or no reader for it."""
+        path = self.description or find_yaml(self.root)
+        if path is None:
+            return {}
+        try:
+            return read_yaml(path)
+        except ImportError:
+            if self.names_files:
+                return {}
+            raise UserError(
+                f"{path}: reading it needs `pip install pyyaml`; or write the class names, one per line, into "
+                f"{self.root / NAMES_FILES[0]}"
+            ) from None
+
+    @cached_property
+    def names_files(self) -> list[Path]:
+        """Files of class names: in the dataset's folder, else where labeling tools leave them, next to the labels."""
+        found = list(_names_files(self.root))
+        if found:
+            return found[:1]
+        folders = (
+            [self.labels] if self.labels else [self._label_folder(place) for place in self.places if place.is_dir()]
+        )
+        folders += [folder.parent for folder in folders] + [place for place in self.places if place.is_dir()]
+        return [path for folder in dict.fromkeys(folders) for path in list(_names_files(folder))[:1]]
+
+    def class_names(self, content: dict) -> list[str]:
+        listed = self._names_of_yaml()
+        files = [(path, read_names(path)) for path in self.names_files]
+        names = listed or (files[0][1] if files else [])
+        where = self.annotations
+        if not listed:
+            for path, other in files[1:]:
+                if other != names:
+                    raise UserError(f"{path}: its class names are not those of {files[0][0]}; remove the wrong file")
+            where = files[0][0] if files else where
+        if not names:
+            raise UserError(
+                f"{self.root}: needs the names of the classes, one per line in {NAMES_FILES[0]}, or in data.yaml"
+            )
+        refuse_duplicates(where, names)
+        return names
+
+    def _names_of_yaml(self) -> list[str]:
+        path = self.description or find_yaml(self.root)
+        named = self.content.get("names")
+        if isinstance(named, dict):
+            numbered = [named.get(str(number)) for number in range(len(named))]
+            if None in numbered:
+                raise UserError(f"{path}: its names are not numbered from 0 without gaps")
+            named = numbered
+        if not named:
+            return []
+        if not isinstance(named, list) or not all(isinstance(name, str) and name for name in named):
+            raise UserError(f"{path}: its names are not a list of texts")
+        count = self.content.get("nc")
+        if isinstance(count, str) and count.isdigit() and int(count) != len(named):
+            raise UserError(f"{path}: nc is {count}, but there are {len(named)} names")
+        return named
+
+    def _report_names(self, report: Report) -> None:
+        """Report sources of class names that were not used and differ."""
+        listed = self._names_of_yaml()
+        for path in self.names_files:
+            if listed and read_names(path) != listed:
+                where = self.description or find_yaml(self.root)
+                text = f"differs from the names in {where}, which are used"
+                report(Issue(NOTE, "files of other class names, not used", path, text))
+        path = find_yaml(self.root)
+        if path is not None and not listed and self.description is None and not self.content:
+            try:
+                read_yaml(path)
+            except ImportError:
+                text = f"not read without `pip install pyyaml`; the class names are those of {self.names_files[0]}"
+                report(Issue(NOTE, "descriptions that were not read", path, text))
+
+    def _kpt_shape(self) -> tuple[int, int] | None:
+        """Return number and dimensions of the keypoints that follow each box; None if there are none."""
+        shape = self.content.get("kpt_shape")
+        if not shape:
+            return None
+        if not isinstance(shape, list) or len(shape) != 2 or not all(str(n).isdigit() for n in shape):
+            raise UserError(f"{self.annotations}: kpt_shape is {short(shape)}, not [number, 2 or 3]")
+        return int(shape[0]), int(shape[1])
+
+
+def read_box(line: str, kpt_shape: tuple[int, int] | None = None) -> tuple[int, float, float, float, float, bool]:
+    """Read a label line: a box, a box with a confidence, a box with keypoints, or the corners of an outline.
+
+    Args:
+        line: ``class x y width height``, then nothing, a confidence, or the keypoints; or ``class x1 y1 x2 y2 x3 ...``.
+        kpt_shape: number and dimensions of the keypoints, as in data.yaml.
+
+    Returns:
+        Class, center x, center y, width and height in fractions of the image, and whether there is a confidence.
+
+    Raises:
+        ValueError: anything else; the text says what.
+    """
+    parts = line.split()
+    cls, values = float(parts[0]), [float(part) for part in parts[1:]]
+    if not cls.is_integer():
+        raise ValueError("the class is not a whole number")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("not finite")
+    has_confidence = len(values) == 5
+    if kpt_shape is not None and len(values) > 5:
+        if len(values) != 4 + kpt_shape[0] * kpt_shape[1]:
+            wanted = 5 + kpt_shape[0] * kpt_shape[1]
+            raise ValueError(f"kpt_shape {list(kpt_shape)} asks for {wanted} columns, there are {len(parts)}")
+        values = values[:4]
+    if any(abs(value) > MAX_FRACTION for value in values):
+        raise ValueError("coordinates are fractions of the image, from 0 to 1")
+    if len(values) in (4, 5):
+        x, y, w, h = values[:4]
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        left, top, w, h = hull(list(zip(values[0::2], values[1::2], strict=True)))
+        x, y = left + w / 2, top + h / 2
+    else:
+        raise ValueError("needs a class and x, y, width, height")
+    if w < 0 or h < 0:
+        raise ValueError("a negative size")
+    return int(cls), x, y, w, h, has_confidence
+
+
+def _names_files(folder: Path) -> Iterable[Path]:
+    for path in (*(folder / name for name in NAMES_FILES), *sorted(folder.glob("*.names"))):
+        if path.is_file() and not is_hidden(path.name):
+            yield path
+
+
+def find_yaml(root: Path) -> Path | None:
+    """Return the data.yaml of a dataset: of the usual name, or the only one with names; None when there is none."""
+    for name in YAML_FILES:
+        if (root / name).is_file():
+            return root / name
+    others = [path for pattern in ("*.yaml", "*.yml") for path in root.glob(pattern) if not is_hidden(path.name)]
+    others = [path for path in others if path.stat().st_size <= MAX_BYTES and b"names" in path.read_bytes()]
+    return others[0] if len(others) == 1 else None
+
+
+def _flat(value) -> list[str]:
+    """Return the texts in nested lists."""
+    if isinstance(value, list):
+        return [text for entry in value for text in _flat(entry)]
+    return [value] if isinstance(value, str) and value else []
+
+
+def _described_places(root: Path, split: str, path: Path | None = None) -> tuple[list[Path], Path | None]:
+    """Return the folders and lists that data.yaml names for a split, and its path; none when it names none.
+
+    Raises:
+        UserError: it names something that is not found, or one place for two splits that it names differently.
+    """
+    path = path or find_yaml(root)
+    if path is None:
+        return [], None
+    try:
+        content = read_yaml(path)
+    except ImportError:
+        return [], None
+    bases = [path.parent, root]
+    base = content.get("path")
+    if isinstance(base, str) and base and (found := PathFinder(bases).find(base)) is not None and found.is_dir():
+        bases.insert(0, found)
+    finder = PathFinder(bases)
+    places = {name: {text: finder.find(text) for text in _flat(content.get(name))} for name in _all_names(content)}
+    name = next((name for name in SPLIT_NAMES[split] if places.get(name)), None)
+    if name is None:
+        return [], None
+    taken = {found: (other, text) for other, texts in places.items() if other != name for text, found in texts.items()}
+    for text, found in places[name].items():
+        if found in taken and taken[found][1] != text and os.path.basename(text) != found.name:
+            found = None
+        if found is None:  # exports for training elsewhere name folders of that place
+            found = root / name / "images" if (root / name / "images").is_dir() else None
+        if found is None:
+            raise UserError(f"{path}: names the images {text} for {name}, which do not exist below {root}")
+        if found in taken and taken[found][1] != text:
+            other, other_text = taken[found]
+            raise UserError(
+                f"{path}: the images {text} for {name} and {other_text} for {other} would both be {found}; name the "
+                f"right ones with --{option_of(split)}_annotations"
+            )
+        places[name][text] = found
+    return list(dict.fromkeys(places[name].values())), path
+
+
+def _all_names(content: dict) -> list[str]:
+    known = {name for names in SPLIT_NAMES.values() for name in names}
+    return [name for name in content if name in known]
