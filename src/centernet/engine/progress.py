@@ -46,7 +46,7 @@ class StatusLine(TerminalProgress):
         parts = [self.title, f"{count}/{self.max}"]
         if loss is not None:
             parts.append(f"loss {loss:.4g}")
-        parts += [f"{speed:.3g} img/s", f"{label} {_clock(seconds * (self.max - count))}"]
+        parts += [f"{speed:.{0 if speed >= 10 else 1}f} img/s", f"{label} {_clock(seconds * (self.max - count))}"]
         if self.after is not None:
             parts.append(f"run {_clock(seconds * (self.max - count + self.after))}")
         return "  ".join(part for part in parts if part)
