@@ -25,7 +25,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "src"))
+if (ROOT / "src" / "main.py").is_file():
+    sys.path.insert(0, str(ROOT / "src"))
+else:  # installed as centernet-loss
+    ROOT = Path.cwd()
 
 from centernet.analysis import compare, plots, read  # noqa: E402
 from centernet.analysis.zoo_readme import results_block  # noqa: E402
@@ -42,7 +45,10 @@ def positive(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="loss.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="centernet-loss" if sys.argv[0].endswith("centernet-loss") else "loss.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     text = "run directory, or a csv or log file; several with --html; default: the newest run"
     parser.add_argument("--run", "--sdaa-log", type=Path, action="append", help=text)

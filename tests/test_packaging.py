@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,25 +18,76 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"centernet-train": "main", "centernet-test": "test", "centernet-demo": "demo", "centernet-export": "export"}
+# What the commands run, below the repository.
+COMMANDS = {
+    "centernet-train": "src/main.py",
+    "centernet-test": "src/test.py",
+    "centernet-demo": "src/demo.py",
+    "centernet-export": "src/export.py",
+    "centernet-loss": "loss.py",
+    "centernet-report": "src/tools/make_report.py",
+    "centernet-check-data": "src/tools/check_data.py",
+    "centernet-convert-kitti": "src/tools/convert_kitti_to_coco.py",
+    "centernet-convert-voc": "src/tools/convert_voc.py",
+    "centernet-eval-coco": "src/tools/eval_coco.py",
+    "centernet-eval-coco-hp": "src/tools/eval_coco_hp.py",
+    "centernet-eval-kitti": "src/tools/eval_kitti.py",
+    "centernet-extreme-points": "src/tools/gen_coco_extreme_points.py",
+    "centernet-make-reference": "src/tools/make_reference.py",
+    "centernet-merge-voc": "src/tools/merge_pascal_json.py",
+    "centernet-plot-log": "src/tools/plot_log.py",
+    "centernet-reval": "src/tools/reval.py",
+    "centernet-draw-results": "src/tools/vis_pred.py",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_every_folder_is_a_package():
+def test_every_directory_is_a_package():
     folders = {".".join(path.parent.relative_to(ROOT / "src").parts) for path in (ROOT / "src").rglob("__init__.py")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {"centernet.scripts"}
+    scripts = {"centernet.scripts", "centernet.scripts.root", "centernet.scripts.tools"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | scripts
 
 
-def test_the_commands_run_the_scripts(monkeypatch):
-    assert PROJECT["project"]["scripts"].keys() == SCRIPTS.keys()
+def test_every_tool_is_a_command():
+    tools = {f"src/tools/{path.name}" for path in (ROOT / "src/tools").glob("*.py")}
+    assert set(COMMANDS.values()) == tools | {"src/main.py", "src/test.py", "src/demo.py", "src/export.py", "loss.py"}
+    assert PROJECT["project"]["scripts"].keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs_its_script(command, monkeypatch):
     started = []
-    monkeypatch.setattr(cli.runpy, "run_path", lambda path, run_name: started.append((Path(path), run_name)))
-    for command, script in SCRIPTS.items():
-        module, function = PROJECT["project"]["scripts"][command].split(":")
-        assert module == "centernet.cli"
+
+    def load(path: Path) -> SimpleNamespace:
+        started.append(path)
+        return SimpleNamespace(main=lambda *_: 7)
+
+    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(cli, "options_of", lambda script: None)
+    monkeypatch.setattr(cli, "run_main", lambda main, opt: main(opt))
+    module, function = PROJECT["project"]["scripts"][command].split(":")
+    assert module == "centernet.cli"
+    with pytest.raises(SystemExit) as ended:
         getattr(cli, function)()
-        assert started.pop() == (ROOT / "src" / f"{script}.py", "__main__")
-        assert (ROOT / "src" / f"{script}.py").is_file()
+    assert started == [ROOT / COMMANDS[command]] and started[0].is_file()
+    assert ended.value.code == (0 if "/tools/" not in COMMANDS[command] and command != "centernet-loss" else 7)
+
+
+def run_command(command: str, *arguments: str, path: Path = ROOT / "src") -> subprocess.CompletedProcess:
+    """Run a command as its installed entry point does."""
+    module, function = PROJECT["project"]["scripts"][command].split(":")
+    code = f"import sys; sys.argv[0] = '/usr/bin/{command}'; from {module} import {function}; {function}()"
+    environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("command", ["centernet-train", "centernet-test", "centernet-eval-coco", "centernet-loss"])
+def test_mistakes_are_reported_under_the_name_of_the_command(command):
+    done = run_command(command, "--no_such_option")
+    assert done.returncode == 2
+    assert f"{command}: error: " in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
@@ -43,7 +95,7 @@ def test_a_wheel_is_complete(tmp_path):
     """Built, unpacked, and used in a folder that has nothing of this repository."""
     source = tmp_path / "source"  # a build leaves things behind
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "requirements.txt", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "README.md", "requirements.txt", "LICENSE", "NOTICE", "loss.py"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--wheel-dir", str(tmp_path)]
     done = subprocess.run(build, capture_output=True, text=True, timeout=600)
@@ -54,11 +106,12 @@ def test_a_wheel_is_complete(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
-    assert {f"centernet/scripts/{script}.py" for script in SCRIPTS.values()} <= set(names)
+    scripts = {f"centernet/scripts/{path.removeprefix('src/')}" for path in COMMANDS.values() if path != "loss.py"}
+    assert scripts | {"centernet/scripts/root/loss.py", "centernet/py.typed"} <= set(names)
     assert not [name for name in names if "egg-info" in name or not name.startswith("centernet")]
-    code = "import sys; from centernet.cli import export; sys.argv[1:] = ['ctdet', '--output', 'a.onnx']; export()"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: --load_model: needs the checkpoint")
+    export = run_command("centernet-export", "ctdet", "--output", "a.onnx", path=tmp_path / "site")
+    assert (export.returncode, export.stderr.count("\n")) == (2, 1)
+    assert export.stderr.startswith("error: --load_model: needs the checkpoint")
+    for command in COMMANDS:
+        done = run_command(command, "--help", path=tmp_path / "site")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: {command} "), done.stderr

@@ -1,12 +1,14 @@
 """Start of the programs: the command line is parsed before PyTorch is imported, which takes seconds.
 
-Also the commands of an installed package: ``centernet-train`` is ``src/main.py``, and so on.
+Also the commands of an installed package: ``centernet-train`` is ``src/main.py``, ``centernet-loss`` is ``loss.py``,
+``centernet-check-data`` is ``src/tools/check_data.py``, and so on.
 """
 
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,9 @@ from .options import OptionParser, Options
 
 HERE = Path(__file__).resolve().parent
 # In a wheel the scripts are in the package; in a checkout, and after pip install -e, they are in src/.
-FOLDER = HERE / "scripts" if (HERE / "scripts" / "main.py").is_file() else HERE.parent
+INSTALLED = (HERE / "scripts" / "main.py").is_file()
+FOLDER = HERE / "scripts" if INSTALLED else HERE.parent
+LOSS = FOLDER / "root" / "loss.py" if INSTALLED else HERE.parents[1] / "loss.py"
 
 
 def train() -> None:
@@ -37,10 +41,32 @@ def export() -> None:
     run("export")
 
 
+def run_tool(path: Path) -> None:
+    """Run ``main()`` of a tool, which parses its own command line, and exit with its status."""
+    sys.path.insert(0, str(path.parent))  # tools may import each other
+    raise SystemExit(load(path).main())
+
+
+loss = partial(run_tool, LOSS)
+report = partial(run_tool, FOLDER / "tools" / "make_report.py")
+check_data = partial(run_tool, FOLDER / "tools" / "check_data.py")
+convert_kitti = partial(run_tool, FOLDER / "tools" / "convert_kitti_to_coco.py")
+convert_voc = partial(run_tool, FOLDER / "tools" / "convert_voc.py")
+eval_coco = partial(run_tool, FOLDER / "tools" / "eval_coco.py")
+eval_coco_hp = partial(run_tool, FOLDER / "tools" / "eval_coco_hp.py")
+eval_kitti = partial(run_tool, FOLDER / "tools" / "eval_kitti.py")
+extreme_points = partial(run_tool, FOLDER / "tools" / "gen_coco_extreme_points.py")
+make_reference = partial(run_tool, FOLDER / "tools" / "make_reference.py")
+merge_voc = partial(run_tool, FOLDER / "tools" / "merge_pascal_json.py")
+plot_log = partial(run_tool, FOLDER / "tools" / "plot_log.py")
+reval = partial(run_tool, FOLDER / "tools" / "reval.py")
+draw_results = partial(run_tool, FOLDER / "tools" / "vis_pred.py")
+
+
 def run(script: str) -> None:
     """Parse the command line and run ``main(opt)`` of a script. Raises SystemExit at the end."""
     opt = options_of(script)
-    run_main(load(script).main, opt)
+    run_main(load(FOLDER / f"{script}.py").main, opt)
     raise SystemExit(0)
 
 
@@ -67,9 +93,9 @@ def options_of(script: str) -> Options:
     return opt
 
 
-def load(script: str) -> ModuleType:
+def load(path: Path) -> ModuleType:
     """Import a script by its path."""
-    specification = importlib.util.spec_from_file_location(f"centernet_{script}", FOLDER / f"{script}.py")
+    specification = importlib.util.spec_from_file_location(f"centernet_{path.stem}", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[module.__name__] = module

@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from centernet.datasets import get_dataset
 from centernet.datasets.check import check_split, sample_grids
 from centernet.errors import UserError
-from centernet.options import NEVER
-from centernet.opts import opts
+from centernet.options import NEVER, OptionParser
 from centernet.tasks import get_task
 from centernet.visualization import show_or_save
 
@@ -25,7 +24,7 @@ SAMPLES = 16  # images of a grid
 
 def main(argv: list[str] | None = None) -> int:
     """Check the dataset that the options name; returns the exit status."""
-    opt = opts().parse(sys.argv[1:] if argv is None else argv)
+    opt = OptionParser("check_data.py").parse(sys.argv[1:] if argv is None else argv)
     try:
         dataset = get_dataset(opt.dataset)
         dataset.prepare(dataset.locate(Path(opt.data_dir)))

@@ -11,8 +11,7 @@ from centernet.conversion.coco import CocoLayout
 from centernet.conversion.issues import raise_error
 from centernet.errors import UserError
 from centernet.evaluation import coco
-
-ROOT = Path(__file__).resolve().parents[2]
+from centernet.options import ROOT
 
 DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
 

@@ -12,12 +12,12 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.analysis.read import read_finished_run  # noqa: E402
-from centernet.errors import UserError  # noqa: E402
-from centernet.utils.files import write_errors, write_text  # noqa: E402
+from centernet.analysis.read import read_finished_run
+from centernet.errors import UserError
+from centernet.options import ROOT
+from centernet.utils.files import write_errors, write_text
 
 
 def make_reference(folder: Path, name: str, exp_dir: Path, force: bool = False) -> tuple[Path, Path]:
@@ -57,7 +57,6 @@ def make_reference(folder: Path, name: str, exp_dir: Path, force: bool = False) 
 def main(argv: list[str] | None = None) -> int:
     """Make the reference, print what was written and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="make_reference.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -21,8 +21,7 @@ from centernet.conversion.voc_devkit import annotation_file, read_annotation
 from centernet.datasets.pascal import PascalVOC
 from centernet.errors import UserError
 from centernet.evaluation import voc
-
-ROOT = Path(__file__).resolve().parents[2]
+from centernet.options import ROOT
 
 NMS_OVERLAP = 0.3
 
