@@ -15,12 +15,13 @@ from centernet.datasets.loader import explain_dataloader_crash
 from centernet.engine import processes, setup
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.evaluate import evaluate
+from centernet.engine.optim import build_optimizer, freeze
 from centernet.engine.run_directory import RunDirectory
 from centernet.engine.run_state import TrainingState, check_plan, check_recipe, follow_restart
 from centernet.engine.signals import ShutdownHandler
 from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
-from centernet.options import Options, learning_rate, model_metadata
+from centernet.options import Options, model_metadata
 from centernet.tasks import get_task
 
 
@@ -55,7 +56,7 @@ def main(opt: Options) -> None:
         return
 
     # Optimizer, checkpoint, run directory
-    optimizer = setup.build_optimizer(opt, model, env)
+    optimizer = build_optimizer(opt, freeze(opt, model), env.device)
     state = load(opt, model, optimizer, env, log=env.print)
     loader = setup.build_train_loader(opt, train_set, env)
     check_plan(state, [len(train_set), opt.batch_size, opt.seed, opt.num_iters], len(loader), log=env.print)
@@ -73,10 +74,12 @@ def main(opt: Options) -> None:
     shutdown, train_log, val_log = ShutdownHandler(), None, None
     with shutdown.listening():
         for epoch in range(state.logged + 1, opt.num_epochs + 1):
+            if setup.out_of_patience(opt, state):
+                env.print(f"stopping early: {state.stale} validations without a better {metric.name}")
+                break
             due = setup.validation_due(opt, epoch)
             with shutdown.waiting():
                 if epoch > state.epoch:  # otherwise the run was interrupted in the validation of this epoch
-                    setup.set_learning_rate(optimizer, learning_rate(opt, epoch))
                     state.end_epoch(train_one_epoch(trainer, epoch, loader, run, shutdown, checkpoints.save))
                     if due:
                         checkpoints.save()
@@ -86,7 +89,9 @@ def main(opt: Options) -> None:
             if due:
                 with trainer.evaluation_model() as evaluated:
                     val_log = evaluate(opt, task, evaluated, val_set, env, run, epoch)
-                if metric.improve(state.best, val_log):
+                improved = metric.improve(state.best, val_log)
+                state.stale = 0 if improved else state.stale + 1
+                if improved:
                     checkpoints.save_best()
                 finish_epoch(opt, state, run, checkpoints, val_log, log=env.print)
 

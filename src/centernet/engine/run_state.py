@@ -30,6 +30,7 @@ class TrainingState:
         unusable: numbers, in the dataset, of images that could not be used in them.
         unlogged: the averages of ``epoch`` while its validation and its lines in the logs are still to come.
         best: the best value of the metric so far, by the metric's name.
+        stale: validations since that one, for ``--patience``.
         plan: what decides which images an iteration sees; in another plan a half-done epoch cannot be continued.
         recipe: of the options the run was started with.
         name: of this run, among others that had the same folder.
@@ -49,6 +50,7 @@ class TrainingState:
     unusable: list[int] = field(default_factory=list)
     unlogged: dict[str, float] | None = None
     best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
     plan: list[int] = field(default_factory=list)
     recipe: dict = field(default_factory=dict)
     name: str = field(default_factory=lambda: uuid.uuid4().hex)

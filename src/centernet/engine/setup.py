@@ -76,11 +76,6 @@ def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
         restore(model, checkpoint, opt.load_model, log=env.print)
 
 
-def build_optimizer(opt: Options, model: nn.Module, env: Processes) -> torch.optim.Optimizer:
-    """Return Adam, in its fused form where the device has it."""
-    return torch.optim.Adam(model.parameters(), opt.lr, fused=env.device.type in ("cpu", "cuda"))
-
-
 def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:
     """Return the loader of this process's share of the training batches."""
     shares = process_shares(opt, env.count)
@@ -123,10 +118,9 @@ def validation_due(opt: Options, epoch: int) -> bool:
     return validates(opt) and (epoch % opt.val_intervals == 0 or epoch == opt.num_epochs)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def out_of_patience(opt: Options, state: TrainingState) -> bool:
+    """Return whether ``--patience`` validations in a row were no better than the best one before them."""
+    return 0 < opt.patience <= state.stale
 
 
 def format_metrics(values: dict[str, float], per_class: bool = False) -> str:

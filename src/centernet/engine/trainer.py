@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.loader import SkippedImages, TrainLoader, finish_batch, to_device
-from ..options import Options
+from ..options import Options, learning_rate
 from .averaging import ModelEma
 from .ddp import distribute
 from .evaluate import report_skipped, show_maps
 from .nan_guard import NanGuard
+from .optim import frozen_modules, keep_frozen_in_eval, set_learning_rate
 from .precision import Precision
 from .processes import Processes
 from .progress import Progress
@@ -31,6 +32,7 @@ class Trainer:
 
     Attributes:
         network: the model itself.
+        frozen: names of the modules that ``--freeze`` keeps as they are.
         model: the model in its distributed wrapper, if there are several processes; otherwise the same.
         loss: the criterion of the task.
         averaged: exponential moving average of the weights (``--ema``), or None.
@@ -52,7 +54,8 @@ class Trainer:
         self.opt, self.task, self.optimizer, self.env = opt, task, optimizer, env
         self.state = state or TrainingState()
         self.network = model
-        self.precision = Precision(opt.amp, env.device, skip_bad=opt.on_nan == "skip")
+        self.frozen = frozen_modules(opt)
+        self.precision = Precision(opt.amp, env.device, skip_bad=opt.on_nan == "skip", clip_grad=opt.clip_grad)
         self.averaged = ModelEma(model, opt.ema) if opt.ema else None
         self.model = distribute(model, opt, env)
         if opt.compile:
@@ -149,6 +152,7 @@ def train_one_epoch(
     """
     opt, state, env, names = trainer.opt, trainer.state, trainer.env, trainer.loss.names
     trainer.model.train()
+    keep_frozen_in_eval(trainer.network, trainer.frozen)
     loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, state.done
     state.begin_epoch(len(names))
     first, seconds_before = state.done, state.seconds
@@ -159,6 +163,7 @@ def train_one_epoch(
         skipped.add(batch)
         batch = finish_batch(to_device(batch, env.device), trainer.task, opt)
         progress.data_ready()
+        set_learning_rate(trainer.optimizer, learning_rate(opt, epoch, i, len(loader)))
         outputs, losses = trainer.step(batch)
         reader.add(losses)
         if opt.debug > 0:
@@ -248,8 +253,11 @@ class LossReader:
     def record(self, values: Tensor, speed: float) -> None:
         """Log and add up losses (iterations, terms), and look for one that is not finite."""
         trainer, state, names = self.trainer, self.trainer.state, self.trainer.loss.names
-        lr, finite = trainer.optimizer.param_groups[0]["lr"], values.isfinite().all(1).tolist()
-        rows = [(self.epoch, state.iteration + k + 1, row, lr, speed) for k, row in enumerate(values.tolist())]
+        finite, opt, length = values.isfinite().all(1).tolist(), trainer.opt, len(self.loader)
+        rows = [
+            (self.epoch, state.iteration + k + 1, row, learning_rate(opt, self.epoch, state.done + k, length), speed)
+            for k, row in enumerate(values.tolist())
+        ]
         if self.run is not None:
             self.run.write_losses(rows)
         for good, (_, iteration, row, _, _) in zip(finite, rows, strict=True):

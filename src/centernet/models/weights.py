@@ -221,6 +221,8 @@ def _optimizer_state(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, 
     names = [name for name in strip_module(checkpoint["state_dict"]) if not name.endswith(statistics)]
     dropped = {i for i, name in enumerate(names) if name.startswith(ignored)} if ignored else set()
     state = checkpoint["optimizer"]
+    if len(state["param_groups"]) != 1:  # not of the reference: weight decay has its own groups
+        return state
     (group,) = state["param_groups"]
     if not dropped or len(group["params"]) != len(names):
         return state
