@@ -20,7 +20,9 @@ from centernet.engine.precision import set_precision
 from centernet.engine.progress import StatusLine
 from centernet.engine.run_directory import RunDirectory
 from centernet.errors import UserError
+from centernet.evaluation.results import dropped_note, format_score
 from centernet.options import Options, process_shares
+from centernet.utils.text import print_line, print_lines
 from centernet.visualization import show_or_save
 
 
@@ -54,9 +56,15 @@ def main(opt: Options) -> None:
     dataset.rounded_results = opt.rounded_results
     path = dataset.save_results(results, run.path / "results.json")
     means = {name: sum(sums[name] for _, sums, _ in parts) / len(dataset) for name in TIMES}
+    dropped = round(sum(sums["dropped"] for _, sums, _ in parts))
+    if dropped:
+        print(dropped_note(dropped))
     print("seconds per image: " + " |".join(f"{name} {value:.4f}" for name, value in means.items()))
-    for name, value in dataset.evaluate(results).items():
-        print(f"{name} {value:.4f}")
+    scores = dataset.evaluate(results)
+    if dataset.tables:
+        print_lines(dataset.tables)
+    for name, value in scores.items():
+        print_line(f"{name} {format_score(value)}")
     print(f"results: {path}")
     all_skipped = [index for _, _, part in parts for index in part]
     text = skipped.report("scored as if nothing was found", all_skipped, run.path / "skipped_images.txt")
@@ -119,18 +127,18 @@ class DetectionProgress:
     """A status line, or with ``--print_iter`` lines in the reference's format.
 
     Attributes:
-        sums: seconds of each stage, summed over the images.
+        sums: seconds of each stage, summed over the images; and ``dropped``, how many detections were not finite.
     """
 
     def __init__(self, opt: Options, length: int, active: bool) -> None:
         self.opt, self.length, self.active = opt, length, active
-        self.sums, self.count, self.started = dict.fromkeys(TIMES, 0.0), 0, time.perf_counter()
+        self.sums, self.count, self.started = dict.fromkeys((*TIMES, "dropped"), 0.0), 0, time.perf_counter()
         self.line = StatusLine(opt.exp_id, length) if active and opt.print_iter == 0 else None
 
     def step(self, times: dict[str, float]) -> None:
         """Add an image, whose stages took ``times``."""
-        for name in TIMES:
-            self.sums[name] += times[name]
+        for name in self.sums:
+            self.sums[name] += times.get(name, 0)
         i, self.count = self.count, self.count + 1
         if self.line is not None:
             self.line.show(self.count, 1, label="left")

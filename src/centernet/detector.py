@@ -3,6 +3,7 @@
 import os
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from .datasets.loader import apply_color, as_tensor, black_image, start_worker
 from .engine import processes
 from .engine.precision import Precision
 from .errors import UserError
+from .evaluation.results import drop_non_finite
 from .models import create_model, load_model, read_checkpoint
 from .models.fuse import fuse
 from .options import apply_model_metadata
@@ -88,7 +90,8 @@ class Detector:
             For each image ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in
             image pixels (tasks other than ctdet have longer rows), and the seconds that it took by ``TIMES``: ``net``
             is the network alone, ``dec`` decodes and averages the flip test; of several images each has its share.
-            With ``--debug`` also ``images``, drawings by name, whose time is not counted. A list for a list.
+            With ``--debug`` also ``images``, drawings by name, whose time is not counted. Detections that are not
+            finite are dropped; ``dropped`` is their number, absent if there are none. A list for a list.
 
         Raises:
             UserError: an image that cannot be read or has another form.
@@ -135,9 +138,13 @@ class Detector:
         decoded = _to_cpu(decoded)
         lap("dec")
         found: dict[tuple, dict] = {}
+        dropped: Counter[int] = Counter()
         for group, dets in zip(groups, decoded, strict=True):
             metas = [prepared[k]["meta"][scale] for k, scale in group]
-            found.update(zip(group, self.task.to_image_coords(dets, metas, self.opt), strict=True))
+            for place, of_view in zip(group, self.task.to_image_coords(dets, metas, self.opt), strict=True):
+                finite, count = drop_non_finite({place: of_view})
+                found.update(finite)
+                dropped[place[0]] += count
         detections = [[found[k, scale] for scale in one["images"]] for k, one in enumerate(prepared)]
         lap("post")
         results = [self.task.merge_outputs(of_scales, self.opt) for of_scales in detections]
@@ -145,6 +152,8 @@ class Detector:
         seconds["tot"] = last - started
         shares = {name: value / len(prepared) for name, value in seconds.items()}
         answers = [{"results": result, **shares} for result in results]
+        for k in +dropped:
+            answers[k]["dropped"] = dropped[k]
         if self.opt.debug > 0:
             for k, one in enumerate(prepared):
                 meta = next(iter(one["meta"].values()))

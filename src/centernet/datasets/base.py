@@ -41,7 +41,8 @@ class CocoStyleDataset:
 
     An instance has ``opt``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids``,
     ``file_names``, ``sizes`` (n, 2) int32, width and height as the annotations state them or 0, and ``notes``, lines
-    to be printed at the start; its ``class_names`` are those of the options.
+    to be printed at the start; its ``class_names`` are those of the options. ``tables`` is what the original evaluator
+    prints of the last ``evaluate``, lines that programs read; empty if it has none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class CocoStyleDataset:
     ignored_categories: tuple[int, ...] = ()
     scored_fields: tuple[str, ...] = ()
     pretrained = "imagenet"
+    tables = ""
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:

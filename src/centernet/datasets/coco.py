@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pycocotools.coco
 from ..conversion import coco_extreme
 from ..conversion.issues import Report, raise_error
 from ..evaluation import coco as coco_evaluation
+from ..utils import files
 from .base import CocoStyleDataset
 
 # Of pixels in B, G, R order, like the images.
@@ -59,7 +59,7 @@ class COCO(CocoStyleDataset):
         return super().read_content(report)
 
     def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
-        path.write_text(json.dumps(self._to_results(results)))
+        files.write_json(path, self._to_results(results), allow_nan=False)
         return path
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
@@ -68,6 +68,7 @@ class COCO(CocoStyleDataset):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step
             ground_truth.createIndex()
         scores = coco_evaluation.evaluate(ground_truth, self._to_results(results))
+        self.tables = scores["summary"]
         numbers = {name: scores[name] for name in coco_evaluation.BOX_SCORES}
         return {**numbers, **{f"AP/{name}": value for name, value in scores["per_class"].items()}}
 

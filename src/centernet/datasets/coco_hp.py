@@ -41,7 +41,8 @@ class COCOHP(COCO):
         return content
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
-        return score_keypoints(self.filtered_annotations(), self._to_results(results))[0]
+        scores, self.tables = score_keypoints(self.filtered_annotations(), self._to_results(results))
+        return scores
 
     def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)

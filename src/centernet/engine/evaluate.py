@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import EvalBatches, Samples, SkippedImages, finish_batch, make_loader, no_detections, to_device
 from ..errors import UserError
+from ..evaluation.results import drop_non_finite, dropped_note
 from ..options import Options, process_shares
 from ..visualization import show_or_save
 from .precision import Precision
@@ -46,11 +47,16 @@ def evaluate(
     scores: dict[str, float] = {}
     if run is not None:
         path = run.path / "results.json"
+        results, dropped = drop_non_finite(results or {})
+        if dropped:
+            env.print(dropped_note(dropped))
         try:
             dataset.save_results(results, path)
         except OSError as error:
             raise UserError(f"{error.filename or path}: results cannot be written ({error.strerror})") from error
         scores = dataset.evaluate(results)
+        if dataset.tables:
+            env.print(dataset.tables)
         run.validated = (dataset, results)
     env.barrier()  # scoring may take long
     return env.share({**losses, **scores})

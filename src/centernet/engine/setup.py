@@ -11,6 +11,7 @@ from ..datasets import get_dataset, read_dataset
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import Samples, TrainBatches, TrainLoader, make_loader
 from ..errors import UserError
+from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
 from ..models.weights import restore
 from ..options import NEVER, Options, process_shares
@@ -125,8 +126,8 @@ def out_of_patience(opt: Options, state: TrainingState) -> bool:
 
 def format_metrics(values: dict[str, float], per_class: bool = False) -> str:
     """Return losses and scores in one line; with ``per_class`` followed by a line for each class."""
-    line = " | ".join(f"{name} {value:.4f}" for name, value in values.items() if "/" not in name)
-    classes = [f"{name} {value:.4f}" for name, value in values.items() if "/" in name] if per_class else []
+    line = " | ".join(f"{name} {format_score(value)}" for name, value in values.items() if "/" not in name)
+    classes = [f"{name} {format_score(value)}" for name, value in values.items() if "/" in name] if per_class else []
     return "\n".join([line, *classes])
 
 
