@@ -65,6 +65,8 @@ def main(opt: Options) -> None:
         print_lines(dataset.tables)
     for name, value in scores.items():
         print_line(f"{name} {format_score(value)}")
+    if not scores:
+        print(f"{dataset.annotation_file}: no annotations to score against; results are for the evaluation server")
     print(f"results: {path}")
     all_skipped = [index for _, _, part in parts for index in part]
     text = skipped.report("scored as if nothing was found", all_skipped, run.path / "skipped_images.txt")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from centernet.datasets import sample_ex
+from centernet.datasets.generated import write_image
 from centernet.datasets.sample_ex import SEED, SampleEx, draw_image, draw_split
 from centernet.errors import UserError
 from centernet.opts import opts
@@ -164,3 +165,12 @@ def test_perfect_detections(tmp_path, small):
         rows = np.column_stack([boxes, np.ones(len(cls)), points.reshape(-1, 8)])
         results[image_id] = {k + 1: rows[cls == k] for k in range(4)}
     assert dataset.evaluate(results)["AP"] == pytest.approx(1)
+
+
+def test_encoders_do_not_warn(tmp_path, capfd):
+    """OpenCV warns on standard error of options that an encoder does not have, once for each image."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    for suffix in (".png", ".jpg"):
+        write_image(tmp_path / f"a{suffix}", image)
+        assert cv2.imread(str(tmp_path / f"a{suffix}")).shape == (8, 8, 3)
+    assert capfd.readouterr() == ("", "")

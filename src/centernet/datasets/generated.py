@@ -59,7 +59,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) uint8 in BGR order; JPEG has quality 95."""
-    write_file(path, cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix in (".jpg", ".jpeg") else []  # others warn of it
+    write_file(path, cv2.imencode(path.suffix, image, options)[1].tobytes())
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:

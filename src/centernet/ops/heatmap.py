@@ -1,22 +1,25 @@
-"""Heat maps of a whole batch, drawn on the device at once."""
+"""Heatmaps of a whole batch, drawn on the device at once."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+PIXELS_AT_ONCE = 2**22  # about 400 MB of temporaries
+
 
 def window_pixels(reach: np.ndarray, times: np.ndarray | int = 1) -> int:
-    """``pixels`` of ``draw_gaussians`` for objects of which each is drawn ``times`` times."""
+    """Return ``pixels`` of ``draw_gaussians`` for objects of which each is drawn ``times`` times."""
     return int((times * (2 * reach + 1).clip(min=0) ** 2).sum())
 
 
 def draw_gaussians(
     size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, reach: Tensor, sigma: Tensor, pixels: int | None = None
 ) -> Tensor:
-    """Draw one Gaussian of peak 1 an object; where they overlap the highest counts.
+    """Draw a Gaussian of peak 1 for each object; where they overlap the maximum counts.
 
     Equal to drawing one after the other with ``draw_umich_gaussian`` (reach = radius, sigma = (2 * radius + 1) / 6)
-    or ``draw_msra_gaussian`` (reach = 3 * sigma), to float32 rounding and with exact ones at the peaks.
+    or ``draw_msra_gaussian`` (reach = 3 * sigma), to float32 rounding and with exact ones at the peaks. Very many
+    objects are drawn in parts, so that memory stays bounded.
 
     Args:
         size: (B, C, H, W) of the maps.
@@ -24,28 +27,45 @@ def draw_gaussians(
         ind: (B, N) int64, y * W + x of its center.
         reach: (B, N) int64, pixels drawn on each side of the center; negative: an empty slot, nothing is drawn.
         sigma: (B, N) float, in pixels.
-        pixels: sum of (2 * reach + 1)^2 over the objects if it is known on the host; saves waiting for the device.
+        pixels: sum of (2 * reach + 1)^2 over the objects if it is known on the host; saves a synchronization.
 
     Returns:
         (B, C, H, W) float32 in channels-last order, as the networks' maps.
     """
     batch, channels, height, width = size
     hm = torch.zeros(batch * channels * height * width, device=ind.device)
-    side = (2 * reach + 1).clamp(min=0).flatten()
-    count = side * side
+    image = torch.arange(batch, device=ind.device)[:, None].expand_as(cls)
+    objects = [values.flatten() for values in (image, cls, ind, reach, sigma)]
+    count = (2 * objects[3] + 1).clamp(min=0) ** 2
     if pixels is None:
         pixels = int(count.sum())
-    # One row a pixel of every object's window: which object it belongs to, and its place in the window.
+    if pixels <= PIXELS_AT_ONCE:
+        _draw(hm, size, objects, count, pixels)
+    else:
+        total = count.cumsum(0).cpu()
+        start = 0
+        while start < len(total):
+            done = int(total[start - 1]) if start else 0
+            end = max(start + 1, int(torch.searchsorted(total, done + PIXELS_AT_ONCE, right=True)))
+            part = slice(start, end)
+            _draw(hm, size, [values[part] for values in objects], count[part], int(total[end - 1]) - done)
+            start = end
+    return hm.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _draw(hm: Tensor, size: tuple[int, int, int, int], objects: list[Tensor], count: Tensor, pixels: int) -> None:
+    """Draw objects, one row each of image, class, ind, reach and sigma, with ``count`` pixels each, into a flat map."""
+    _, channels, height, width = size
+    # One row for each pixel of every object's window: its object, and its position in the window.
     owner = torch.repeat_interleave(count, output_size=pixels)
-    place = torch.arange(pixels, device=ind.device) - (count.cumsum(0) - count)[owner]
-    side, reach, center = side[owner], reach.flatten()[owner], ind.flatten()[owner]
+    place = torch.arange(pixels, device=count.device) - (count.cumsum(0) - count)[owner]
+    image, cls, center, reach, sigma = (values[owner] for values in objects)
+    side = 2 * reach + 1
     dy = torch.div(place, side, rounding_mode="floor") - reach
     dx = place % side - reach
     y = torch.div(center, width, rounding_mode="floor") + dy
     x = center % width + dx
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    value = torch.exp(-(dx * dx + dy * dy) / (2 * sigma.flatten()[owner] ** 2)).float() * inside
-    image = torch.arange(batch, device=ind.device)[:, None].expand_as(cls).flatten()[owner]
+    value = torch.exp(-(dx * dx + dy * dy) / (2 * sigma**2)).float() * inside
     pixel = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
-    hm.scatter_reduce_(0, pixel * channels + cls.flatten()[owner], value, "amax")
-    return hm.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    hm.scatter_reduce_(0, pixel * channels + cls, value, "amax")
