@@ -59,7 +59,8 @@ def main(opt: Options) -> None:
     optimizer = build_optimizer(opt, freeze(opt, model), env.device)
     state = load(opt, model, optimizer, env, log=env.print)
     loader = setup.build_train_loader(opt, train_set, env)
-    check_plan(state, [len(train_set), opt.batch_size, opt.seed, opt.num_iters], len(loader), log=env.print)
+    plan = [len(train_set), opt.batch_size, opt.seed, opt.num_iters]
+    check_plan(state, plan, len(loader), task.Loss.names, log=env.print)
     check_recipe(state, opt, log=env.print)
     env.check_equal({"options": state.recipe, "training data": train_set.summary()})
     run = RunDirectory(opt, env, task.Loss.names, state) if env.is_main else None
@@ -118,9 +119,9 @@ def finish_epoch(
     if run is not None:
         run.write_epoch(epoch, train_log, val_log)
     state.unlogged = None
-    checkpoints.save()
     if epoch in opt.lr_step or (opt.save_all and val_log):
-        checkpoints.save(f"model_{epoch}.pth")
+        checkpoints.save(f"model_{epoch}.pth")  # before the last one, after which this epoch is not repeated
+    checkpoints.save()
     validation = f" | val {setup.format_metrics(val_log)}" if val_log else ""
     log(f"epoch {epoch}: {setup.format_metrics(train_log)}{validation}")
 

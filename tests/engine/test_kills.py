@@ -180,7 +180,7 @@ def test_the_launcher_restarts_from_the_last_checkpoint(tmp_path, tiny_voc, undi
                 time.sleep(0.05)
     output, errors = training.communicate(timeout=300)
     assert training.returncode == 0, errors
-    assert killed and output.count("the processes were started anew: going on from") == killed
+    assert killed and output.count("the processes were restarted: resuming from") == killed
     assert_complete(folder, whole)
 
 

@@ -19,7 +19,7 @@ from .precision import Precision
 from .processes import Processes
 from .progress import Progress
 from .run_directory import RunDirectory
-from .run_state import TrainingState, random_state, set_random_state
+from .run_state import TrainingState, random_state, scaler_problem, set_random_state
 from .signals import STOP, ShutdownHandler, ShutdownRequested
 
 FLUSH = 10  # read losses back at most every FLUSH iterations, to avoid a device sync on every step
@@ -114,14 +114,20 @@ class Trainer:
         return state.to_dict()
 
     def resume(self) -> None:
-        """Restore random generators, loss scale and averages from a resumed state."""
-        state = self.state
+        """Restore random generators, loss scale and averages from a resumed state; log what cannot be used."""
+        state, log = self.state, self.env.print
         if len(state.random) == self.env.count:  # with another number of processes there is no exact continuation
-            set_random_state(state.random[self.env.rank], self.env.device)
+            if problem := set_random_state(state.random[self.env.rank], self.env.device):
+                log(f"warning: the random state of the checkpoint {problem}; seeded from --seed instead")
         if state.scaler and self.precision.scaler.is_enabled():
-            self.precision.scaler.load_state_dict(state.scaler)
+            if problem := scaler_problem(state.scaler):
+                log(f"warning: the loss scale of the checkpoint cannot be used ({problem}); it starts again")
+            else:
+                self.precision.scaler.load_state_dict(state.scaler)
         if state.ema and self.averaged is not None:
-            self.averaged.load(state.ema)
+            if problems := self.averaged.load(state.ema):
+                shown = ", ".join(problems[:4]) + (f" ... {len(problems)} in all" if len(problems) > 4 else "")
+                log(f"warning: running averages of the checkpoint reinitialized from the weights: {shown}")
         state.ema = {}  # the next checkpoint stores the averages of its own time
 
 
