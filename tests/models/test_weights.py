@@ -194,13 +194,13 @@ def test_moments_that_overlap_in_memory_are_taken_apart(tmp_path, trained):
 def test_hyperparameters_of_the_optimizer(tmp_path, trained):
     content, _ = saved_optimizer(trained)
     group = content["optimizer"]["param_groups"][0]
-    group.update(betas=[0.5, 0.9], eps=1e-6, weight_decay=-1, lr="much", amsgrad=True, maximize=True, fused=None)
+    group.update(betas=[0.5, 0.9], eps=-1, weight_decay=1, lr="much", amsgrad=True, maximize=True, fused=None)
     _, optimizer, lines = resume(tmp_path, content)
     (own,) = optimizer.param_groups
-    assert (own["betas"], own["eps"], own["weight_decay"], own["lr"]) == ((0.5, 0.9), 1e-6, 0, 1e-3)
+    assert (own["betas"], own["eps"], own["weight_decay"], own["lr"]) == ((0.5, 0.9), 1e-8, 0, 1e-3)
     assert not own["amsgrad"] and not own["maximize"] and own["fused"]
     assert any("betas of its optimizer restored: (0.5, 0.9) instead of (0.9, 0.999)" in line for line in lines)
-    assert any("warning: " in line and "invalid weight_decay" in line for line in lines)
+    assert any("warning: " in line and "invalid eps" in line for line in lines)
     for betas in ((2, 0.9), (0.9,), "0.9", (float("nan"), 0.9), torch.ones(2), [torch.ones(2), 0.9], (-0.1, 0.9)):
         group["betas"] = betas
         _, optimizer, lines = resume(tmp_path, content)
