@@ -67,7 +67,7 @@ class OptionParser:
         self.parser = _ArgumentParser(
             prog=program,
             usage="%(prog)s task [options]",
-            description=f"{DESCRIPTIONS[script]} Options may be abbreviated as long as they are unambiguous.",
+            description=f"{DESCRIPTIONS[script]}\nOptions may be abbreviated as long as they are unambiguous.",
             epilog=f"examples:\n{examples}\n\n--help_all shows the options of all programs.",
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
             add_help=False,
