@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from centernet.datasets.sample import Sample
 
 from centernet.datasets import get_dataset
-from centernet.datasets.sample import Sample
 from centernet.detector import Detector
 from centernet.engine import evaluate as validation
 from centernet.engine.processes import Processes

@@ -13,7 +13,7 @@ from tests.models.conformance import CONFORMANCE, needs_conformance
 from tests.training import ROOT, output_here, output_of, score
 from torch import nn
 
-from centernet.datasets import sample_ddd
+from centernet.datasets.synthetic.streets import SyntheticStreets
 from centernet.detector import Detector, create_detector, prepare
 from centernet.opts import opts
 from centernet.tasks import ddd
@@ -118,8 +118,8 @@ def trained(tmp_path_factory):
     """A folder with a sample of few images in ``data/`` and a short training in ``exp/``, and what it printed."""
     folder = tmp_path_factory.mktemp("ddd")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_ddd, "SPLITS", {"train": 8, "val": 3})
-        sample_ddd.SampleDDD.prepare(sample_ddd.SampleDDD.locate(folder / "data"), log=lambda line: None)
+        patch.setattr(SyntheticStreets, "splits", {"train": 8, "val": 3})
+        SyntheticStreets.prepare(SyntheticStreets.locate(folder / "data"), log=lambda line: None)
     more = ["--num_epochs", "2", "--val_intervals", "2", "--lr", "1e-3", "--peak_thresh", "0.01"]
     return folder, output_here("main", "ddd", *small(folder), *more)
 

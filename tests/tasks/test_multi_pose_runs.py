@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.training import ROOT, output_here, output_of, score
 
-from centernet.datasets import sample_hp
+from centernet.datasets.synthetic.poses import SyntheticPoses
 from centernet.models import create_model, save_model
 from centernet.options import model_metadata
 from centernet.opts import opts
@@ -22,8 +22,8 @@ def trained(tmp_path_factory):
     """A folder with a sample of few images in ``data/`` and a short training in ``exp/``, and what it printed."""
     folder = tmp_path_factory.mktemp("pose")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_hp, "SPLITS", {"train": 8, "val": 3})
-        sample_hp.SampleHP.prepare(sample_hp.SampleHP.locate(folder / "data"), log=lambda line: None)
+        patch.setattr(SyntheticPoses, "splits", {"train": 8, "val": 3})
+        SyntheticPoses.prepare(SyntheticPoses.locate(folder / "data"), log=lambda line: None)
     return folder, output_here(
         "main", "multi_pose", *small(folder), "--num_epochs", "2", "--val_intervals", "2", "--rotate", "20"
     )

@@ -16,12 +16,12 @@ DATASETS: "Registry[type[CocoStyleDataset]]" = Registry(
         "coco": "centernet.datasets.coco:COCO",
         "pascal": "centernet.datasets.pascal:PascalVOC",
         "custom": "centernet.datasets.custom:Custom",
-        "sample": "centernet.datasets.sample:Sample",
+        "sample": "centernet.datasets.synthetic.shapes:SyntheticShapes",
         "coco_hp": "centernet.datasets.coco_hp:COCOHP",
-        "sample_hp": "centernet.datasets.sample_hp:SampleHP",
-        "sample_ex": "centernet.datasets.sample_ex:SampleEx",
+        "sample_hp": "centernet.datasets.synthetic.poses:SyntheticPoses",
+        "sample_ex": "centernet.datasets.synthetic.polygons:SyntheticPolygons",
         "kitti": "centernet.datasets.kitti:KITTI",
-        "sample_ddd": "centernet.datasets.sample_ddd:SampleDDD",
+        "sample_ddd": "centernet.datasets.synthetic.streets:SyntheticStreets",
     }
 )
 

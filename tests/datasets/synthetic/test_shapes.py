@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from centernet.datasets import sample
-from centernet.datasets.sample import SEED, Sample, draw_image, draw_split
+from centernet.datasets.synthetic.shapes import SyntheticShapes, draw_image
 from centernet.errors import UserError
 from centernet.opts import opts
 
@@ -28,23 +27,23 @@ FIRST = [
 @pytest.fixture
 def small(monkeypatch):
     """Few images instead of 400."""
-    monkeypatch.setattr(sample, "SPLITS", {"pascal_trainval0712.json": 5, "pascal_test2007.json": 3})
+    monkeypatch.setattr(SyntheticShapes, "splits", {"pascal_trainval0712.json": 5, "pascal_test2007.json": 3})
 
 
 def test_an_image_is_always_the_same():
     for image_id in (1, 7):
-        one, objects = draw_image(np.random.default_rng((SEED, image_id)))
+        one, objects = draw_image(np.random.default_rng((SyntheticShapes.seed, image_id)))
         np.random.seed(image_id)
-        two, same = draw_image(np.random.default_rng((SEED, image_id)))
+        two, same = draw_image(np.random.default_rng((SyntheticShapes.seed, image_id)))
         assert np.array_equal(one, two) and objects == same
-        other, _ = draw_image(np.random.default_rng((SEED, image_id + 1)))
+        other, _ = draw_image(np.random.default_rng((SyntheticShapes.seed, image_id + 1)))
         assert one.shape != other.shape or not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("k", range(3))
 def test_carried_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
-    image, objects = draw_image(np.random.default_rng((SEED, k + 1)))
+    image, objects = draw_image(np.random.default_rng((SyntheticShapes.seed, k + 1)))
     shape, expected, brightness = FIRST[k]
     assert image.shape == shape and image.dtype == np.uint8
     assert [cls for cls, _ in objects] == [cls for cls, _ in expected]
@@ -55,7 +54,7 @@ def test_carried_images(k):
 def test_objects():
     classes, sizes = set(), []
     for image_id in range(1, 31):
-        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
+        image, objects = draw_image(np.random.default_rng((SyntheticShapes.seed, image_id)))
         height, width = image.shape[:2]
         assert max(height, width) == 128 and len(objects) <= 5
         for cls, (x, y, w, h) in objects:
@@ -69,7 +68,7 @@ def test_objects():
 def test_objects_can_be_seen():
     """Objects are colorful and grounds are dull."""
     for image_id in (1, 2, 3):
-        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
+        image, objects = draw_image(np.random.default_rng((SyntheticShapes.seed, image_id)))
         chroma = image.max(2).astype(int) - image.min(2)
         ground = np.ones(image.shape[:2], bool)
         for _, (x, y, w, h) in objects:
@@ -79,28 +78,28 @@ def test_objects_can_be_seen():
 
 
 def test_annotations(tmp_path):
-    content = draw_split(range(11, 15), tmp_path, Sample.class_names)
+    content = SyntheticShapes.draw_split(range(11, 15), tmp_path)
     assert [image["id"] for image in content["images"]] == [11, 12, 13, 14]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{k:06d}.jpg" for k in range(11, 15)]
     assert [annotation["id"] for annotation in content["annotations"]] == list(
         range(1, len(content["annotations"]) + 1)
     )
     assert {annotation["category_id"] for annotation in content["annotations"]} <= {1, 2, 3, 4, 5}
-    assert [category["name"] for category in content["categories"]] == list(Sample.class_names)
+    assert [category["name"] for category in content["categories"]] == list(SyntheticShapes.class_names)
     assert json.loads(json.dumps(content)) == content
 
 
 def open_split(folder, split):
-    return Sample(opts().parse(["ctdet", "--dataset", "sample", "--data_path", str(folder)]), split)
+    return SyntheticShapes(opts().parse(["ctdet", "--dataset", "sample", "--data_path", str(folder)]), split)
 
 
 def test_prepared_once(tmp_path, small, monkeypatch):
-    folder = Sample.locate(tmp_path)
+    folder = SyntheticShapes.locate(tmp_path)
     assert folder == tmp_path / "sample" and not folder.exists()
     lines = []
-    Sample.prepare(folder, log=lines.append)
+    SyntheticShapes.prepare(folder, log=lines.append)
     assert len(lines) == 1
-    assert Sample.locate(folder) == folder
+    assert SyntheticShapes.locate(folder) == folder
     train, val = (open_split(folder, split) for split in ("train", "val"))
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8])
     shape, objects, _ = FIRST[0]
@@ -113,31 +112,31 @@ def test_prepared_once(tmp_path, small, monkeypatch):
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "draw_split", refuse)
-        Sample.prepare(folder, log=lines.append)
+        patch.setattr(SyntheticShapes, "draw_split", refuse)
+        SyntheticShapes.prepare(folder, log=lines.append)
     assert len(lines) == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_another_version_is_drawn_anew(tmp_path, small):
     folder = tmp_path / "sample"
-    Sample.prepare(folder, log=lambda line: None)
+    SyntheticShapes.prepare(folder, log=lambda line: None)
     (folder / "sample_version").write_text("0\n")
     (folder / "images" / "000001.jpg").unlink()
     lines = []
-    Sample.prepare(folder, log=lines.append)
+    SyntheticShapes.prepare(folder, log=lines.append)
     assert len(lines) == 1 and (folder / "images" / "000001.jpg").is_file()
 
 
 def test_data_path_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a folder"):
-        Sample.locate(tmp_path / "file")
+        SyntheticShapes.locate(tmp_path / "file")
 
 
 def test_perfect_detections(tmp_path, small):
     folder = tmp_path / "sample"
-    Sample.prepare(folder, log=lambda line: None)
+    SyntheticShapes.prepare(folder, log=lambda line: None)
     dataset = open_split(folder, "val")
     results = {}
     for index, image_id in enumerate(dataset.image_ids):

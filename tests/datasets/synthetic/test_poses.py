@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from centernet.datasets import sample_hp
 from centernet.datasets.joints import JOINT_NAMES, NUM_JOINTS
-from centernet.datasets.sample_hp import SEED, SampleHP, draw_image, draw_split
+from centernet.datasets.synthetic.poses import SyntheticPoses, draw_image
 from centernet.errors import UserError
 from centernet.opts import opts
 
@@ -28,35 +27,35 @@ FIRST = [
 @pytest.fixture
 def small(monkeypatch):
     """Few images instead of 400."""
-    monkeypatch.setattr(sample_hp, "SPLITS", {"train": 5, "val": 3})
+    monkeypatch.setattr(SyntheticPoses, "splits", {"train": 5, "val": 3})
 
 
 def open_split(folder, split):
-    return SampleHP(opts().parse(["multi_pose", "--dataset", "sample_hp", "--data_path", str(folder)]), split)
+    return SyntheticPoses(opts().parse(["multi_pose", "--dataset", "sample_hp", "--data_path", str(folder)]), split)
 
 
 def figures_of(image_ids):
     for image_id in image_ids:
-        image, figures = draw_image(np.random.default_rng((SEED, image_id)))
+        image, figures = draw_image(np.random.default_rng((SyntheticPoses.seed, image_id)))
         for figure in figures:
             yield image, figure
 
 
 def test_an_image_is_always_the_same():
-    one, figures = draw_image(np.random.default_rng((SEED, 3)))
+    one, figures = draw_image(np.random.default_rng((SyntheticPoses.seed, 3)))
     np.random.seed(7)
-    two, same = draw_image(np.random.default_rng((SEED, 3)))
+    two, same = draw_image(np.random.default_rng((SyntheticPoses.seed, 3)))
     assert np.array_equal(one, two) and len(figures) == len(same)
     for figure, other in zip(figures, same, strict=True):
         assert figure["bbox"] == other["bbox"] and np.array_equal(figure["keypoints"], other["keypoints"])
-    other, _ = draw_image(np.random.default_rng((SEED, 4)))
+    other, _ = draw_image(np.random.default_rng((SyntheticPoses.seed, 4)))
     assert one.shape != other.shape or not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("k", range(len(FIRST)))
 def test_carried_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
-    image, figures = draw_image(np.random.default_rng((SEED, k + 1)))
+    image, figures = draw_image(np.random.default_rng((SyntheticPoses.seed, k + 1)))
     shape, boxes, shoulders, brightness = FIRST[k]
     assert image.shape == shape and image.dtype == np.uint8
     np.testing.assert_allclose([figure["bbox"] for figure in figures], boxes, atol=1)
@@ -67,7 +66,7 @@ def test_carried_images(k):
 def test_figures():
     counts, heights, visibilities = [], [], set()
     for image_id in range(1, 41):
-        image, figures = draw_image(np.random.default_rng((SEED, image_id)))
+        image, figures = draw_image(np.random.default_rng((SyntheticPoses.seed, image_id)))
         counts.append(len(figures))
         height, width = image.shape[:2]
         assert max(height, width) == 128
@@ -111,7 +110,7 @@ def test_figures_face_the_viewer():
 
 
 def test_annotations(tmp_path):
-    content = draw_split(range(11, 15), tmp_path)
+    content = SyntheticPoses.draw_split(range(11, 15), tmp_path)
     assert [image["id"] for image in content["images"]] == [11, 12, 13, 14]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{k:012d}.jpg" for k in range(11, 15)]
     entries = content["annotations"]
@@ -127,11 +126,11 @@ def test_annotations(tmp_path):
 
 
 def test_prepared_once(tmp_path, small, monkeypatch):
-    folder = SampleHP.locate(tmp_path)
+    folder = SyntheticPoses.locate(tmp_path)
     assert folder == tmp_path / "sample_hp" and not folder.exists()
     lines = []
-    SampleHP.prepare(folder, log=lines.append)
-    assert len(lines) == 1 and SampleHP.locate(folder) == folder
+    SyntheticPoses.prepare(folder, log=lines.append)
+    assert len(lines) == 1 and SyntheticPoses.locate(folder) == folder
     train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8])
     assert train.read_image(0).shape == FIRST[0][0]
@@ -142,17 +141,17 @@ def test_prepared_once(tmp_path, small, monkeypatch):
         raise AssertionError("drawn again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample_hp, "draw_split", refuse)
-        SampleHP.prepare(folder, log=lines.append)
+        patch.setattr(SyntheticPoses, "draw_split", refuse)
+        SyntheticPoses.prepare(folder, log=lines.append)
     assert len(lines) == 1
     (folder / "sample_hp_version").write_text("0\n")
     (folder / "train2017" / "000000000001.jpg").unlink()
-    SampleHP.prepare(folder, log=lines.append)
+    SyntheticPoses.prepare(folder, log=lines.append)
     assert len(lines) == 2 and (folder / "train2017" / "000000000001.jpg").is_file()
 
 
 def test_perfect_detections(tmp_path, small):
-    SampleHP.prepare(SampleHP.locate(tmp_path), log=lambda line: None)
+    SyntheticPoses.prepare(SyntheticPoses.locate(tmp_path), log=lambda line: None)
     val, results = open_split(tmp_path, "val"), {}
     for index, image_id in enumerate(val.image_ids):
         objects = val.read_objects(index)
@@ -165,4 +164,4 @@ def test_perfect_detections(tmp_path, small):
 def test_data_path_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a folder"):
-        SampleHP.locate(tmp_path / "file")
+        SyntheticPoses.locate(tmp_path / "file")

@@ -1,23 +1,18 @@
-"""The generated sample of the task exdet: a few hundred images of polygons drawn by code, in COCO's form.
+"""The synthetic sample of the task exdet: a few hundred images of drawn polygons, in COCO's layout.
 
-Convex and star-shaped polygons of four classes in front of textured grounds, turned, stretched and of many sizes; their
-segmentations are exact, so their extreme points are too. The drawing depends on nothing but the constants below.
+Convex and star-shaped polygons of four classes in front of textured backgrounds, rotated, stretched and of many sizes;
+their segmentations are exact, so their extreme points are too. The drawing depends on nothing but the constants below.
 """
 
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..conversion.coco_extreme import add_extreme_points
-from .base import IMAGENET_MEAN, IMAGENET_STD
-from .coco import COCO
-from .generated import SyntheticDataset, smooth_noise, write_file, write_image
+from ...conversion.coco_extreme import add_extreme_points
+from ..coco import COCO
+from .base import SyntheticDataset, size_fields, smooth_noise
 
-SEED = 2020
-VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"train": 320, "val": 80}  # images
 SIZE = 96  # of an image's longer side
 FINE = 4  # polygons are drawn this much larger and scaled down, for smooth edges
 GAP = 2  # pixels between the boxes of objects, and from them to the image's edge
@@ -26,72 +21,50 @@ INNER = (1.0, 1.0, 0.38, 0.5)  # how far the corners between a star's points are
 HUES = (0, 110, 28, 150)  # of a class's colors, 0 to 180: red, blue, orange, violet
 
 
-class SampleEx(SyntheticDataset, COCO):
+class SyntheticPolygons(SyntheticDataset, COCO):
     """Four classes of drawn polygons."""
 
     name = "sample_ex"
     folder_names = ("sample_ex",)
     tasks = ("exdet", "ctdet")
+    seed = 2020
+    image_name = "{:06d}.png"
     class_names = ("triangle", "hexagon", "cross", "star")
     category_ids = (1, 2, 3, 4)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
     default_resolution = (96, 96)
     max_objs = 8
-    version = VERSION
 
     @classmethod
-    def draw(cls, folder: Path) -> None:
-        (folder / "images").mkdir(exist_ok=True)
-        first = 1
-        for split, count in SPLITS.items():
-            content = draw_split(range(first, first + count), folder / "images")
-            write_file(cls.annotations_of(folder, split), json.dumps(content).encode())
-            first += count
+    def annotation_file(cls, folder: Path, split: str) -> Path:
+        return folder / "annotations" / f"instances_extreme_{split}.json"  # it serves both tasks
 
-    @staticmethod
-    def annotations_of(folder: Path, split: str) -> Path:
-        """The annotation file of ``train`` or ``val``; it serves every task."""
-        return folder / "annotations" / f"instances_extreme_{split}.json"
+    @classmethod
+    def draw_split(cls, image_ids: range, image_folder: Path) -> dict:
+        content = super().draw_split(image_ids, image_folder)
+        add_extreme_points(content)
+        return content
 
-    def find_annotations(self, folder: Path, split: str) -> Path:
-        return self.annotations_of(folder, split)
-
-    def find_images(self, folder: Path, split: str) -> Path:
-        return folder / "images"
+    @classmethod
+    def draw_scene(cls, rng: np.random.Generator) -> tuple[np.ndarray, dict, list[dict]]:
+        image, objects = draw_image(rng)
+        return image, size_fields(image), [_annotation(k, polygon) for k, polygon in objects]
 
 
-def draw_split(image_ids: range, image_folder: Path) -> dict:
-    """Write the images ``image_ids`` and return their annotations in COCO's form, with extreme points."""
-    images, annotations = [], []
-    for image_id in image_ids:
-        image, objects = draw_image(np.random.default_rng((SEED, image_id)))
-        name = f"{image_id:06d}.png"
-        write_image(image_folder / name, image)
-        height, width = image.shape[:2]
-        images.append({"file_name": name, "height": height, "width": width, "id": image_id})
-        for cls, polygon in objects:
-            low, high = polygon.min(0), polygon.max(0)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": cls + 1,
-                    "bbox": np.round([*low, *(high - low)], 2).tolist(),
-                    "area": round(_area(polygon), 2),
-                    "segmentation": [polygon.flatten().tolist()],
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"supercategory": "none", "id": k + 1, "name": name} for k, name in enumerate(SampleEx.class_names)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    add_extreme_points(content)
-    return content
+def _annotation(cls: int, polygon: np.ndarray) -> dict:
+    low, high = polygon.min(0), polygon.max(0)
+    return {
+        "category_id": cls + 1,
+        "bbox": np.round([*low, *(high - low)], 2).tolist(),
+        "area": round(_area(polygon), 2),
+        "segmentation": [polygon.flatten().tolist()],
+        "iscrowd": 0,
+    }
 
 
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """One image (H, W, 3) uint8 and its objects, which do not touch: (class from 0, corners (n, 2) in pixels)."""
+    """Return an image (H, W, 3) uint8 and its objects, which do not touch: (class from 0, corners (n, 2) in pixels)."""
     height, width = [(SIZE, SIZE), (SIZE, 72), (72, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
-    image = _ground(rng, height, width)
+    image = _background(rng, height, width)
     objects, boxes = [], np.zeros((0, 4))
     for _ in range(rng.integers(1, 5)):
         for _attempt in range(20):
@@ -114,7 +87,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np
 
 
 def _polygon(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
-    """The corners (n, 2) of a polygon of a class, in pixels, to two decimals; it may lie partly outside."""
+    """Return the corners (n, 2) of a polygon of a class, in pixels, to two decimals; it may lie partly outside."""
     size = float(np.exp(rng.uniform(np.log(16), np.log(60))))
     count = CORNERS[cls]
     radii = np.ones(count)
@@ -128,8 +101,8 @@ def _polygon(rng: np.random.Generator, cls: int, height: int, width: int) -> np.
     return np.round(corners * [stretch, 1 / stretch] + center, 2)
 
 
-def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A dull ground with two scales of smooth noise."""
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return a dull background with two scales of smooth noise."""
     texture = np.zeros((height, width), np.float32)
     for cells, strength in ((4, 18), (20, 10)):
         texture += strength * smooth_noise(rng, height, width, cells)

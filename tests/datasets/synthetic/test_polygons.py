@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from centernet.datasets import sample_ex
-from centernet.datasets.generated import write_image
-from centernet.datasets.sample_ex import SEED, SampleEx, draw_image, draw_split
+from centernet.datasets.synthetic.base import write_image
+from centernet.datasets.synthetic.polygons import SyntheticPolygons, draw_image
 from centernet.errors import UserError
 from centernet.opts import opts
 
@@ -32,16 +31,16 @@ FIRST = [
 @pytest.fixture
 def small(monkeypatch):
     """Few images instead of 400."""
-    monkeypatch.setattr(sample_ex, "SPLITS", {"train": 5, "val": 3})
+    monkeypatch.setattr(SyntheticPolygons, "splits", {"train": 5, "val": 3})
 
 
 def open_split(data_path, split, task="exdet"):
     opt = opts().parse([task, "--dataset", "sample_ex", "--data_path", str(data_path)])
-    return SampleEx(opt, split)
+    return SyntheticPolygons(opt, split)
 
 
 def image_of(image_id):
-    return draw_image(np.random.default_rng((SEED, image_id)))
+    return draw_image(np.random.default_rng((SyntheticPolygons.seed, image_id)))
 
 
 def box_of(polygon):
@@ -104,10 +103,10 @@ def test_objects_are_where_the_annotations_say():
 
 
 def test_annotations(tmp_path):
-    content = draw_split(range(11, 15), tmp_path)
+    content = SyntheticPolygons.draw_split(range(11, 15), tmp_path)
     assert [image["id"] for image in content["images"]] == [11, 12, 13, 14]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{k:06d}.png" for k in range(11, 15)]
-    assert [category["name"] for category in content["categories"]] == list(SampleEx.class_names)
+    assert [category["name"] for category in content["categories"]] == list(SyntheticPolygons.class_names)
     for annotation in content["annotations"]:
         (_, top), (left, _), (_, bottom), (right, _) = annotation["extreme_points"]
         x, y, w, h = annotation["bbox"]
@@ -118,45 +117,45 @@ def test_annotations(tmp_path):
 
 
 def test_prepared_once(tmp_path, small, monkeypatch):
-    folder = SampleEx.locate(tmp_path)
+    folder = SyntheticPolygons.locate(tmp_path)
     assert folder == tmp_path / "sample_ex" and not folder.exists()
     lines = []
-    SampleEx.prepare(folder, log=lines.append)
-    assert len(lines) == 1 and SampleEx.locate(folder) == folder
+    SyntheticPolygons.prepare(folder, log=lines.append)
+    assert len(lines) == 1 and SyntheticPolygons.locate(folder) == folder
     train, val = (open_split(tmp_path, split) for split in ("train", "val"))
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8])
     assert np.array_equal(train.read_image(0), image_of(1)[0])
     assert train.read_objects(0)["points"].shape == (len(image_of(1)[1]), 4, 2)
     assert open_split(tmp_path, "val", "ctdet").read_objects(0)["boxes"].shape == (len(image_of(6)[1]), 4)
     assert not list(folder.rglob(".tmp-*"))
-    monkeypatch.setattr(sample_ex, "draw_split", lambda *_: pytest.fail("drawn again"))
-    SampleEx.prepare(folder, log=lines.append)
+    monkeypatch.setattr(SyntheticPolygons, "draw_split", lambda *_: pytest.fail("drawn again"))
+    SyntheticPolygons.prepare(folder, log=lines.append)
     assert len(lines) == 1
 
 
 def test_another_version_is_drawn_anew(tmp_path, small):
     folder = tmp_path / "sample_ex"
-    SampleEx.prepare(folder, log=lambda line: None)
+    SyntheticPolygons.prepare(folder, log=lambda line: None)
     (folder / "sample_ex_version").write_text("0\n")
     (folder / "images" / "000001.png").unlink()
-    SampleEx.prepare(folder, log=lambda line: None)
+    SyntheticPolygons.prepare(folder, log=lambda line: None)
     assert (folder / "images" / "000001.png").is_file()
 
 
 def test_data_path_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a folder"):
-        SampleEx.locate(tmp_path / "file")
+        SyntheticPolygons.locate(tmp_path / "file")
 
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "sample_ex").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        SampleEx.prepare(tmp_path / "sample_ex", log=lambda line: None)
+        SyntheticPolygons.prepare(tmp_path / "sample_ex", log=lambda line: None)
 
 
 def test_perfect_detections(tmp_path, small):
-    SampleEx.prepare(tmp_path / "sample_ex", log=lambda line: None)
+    SyntheticPolygons.prepare(tmp_path / "sample_ex", log=lambda line: None)
     dataset = open_split(tmp_path, "val")
     results = {}
     for index, image_id in enumerate(dataset.image_ids):

@@ -1,26 +1,21 @@
-"""The generated sample of the 3D task: a few hundred street scenes drawn by code, seen by a camera that is known.
+"""The synthetic sample of the 3D task: a few hundred drawn street scenes, seen by a known camera.
 
-Cars, pedestrians and cyclists are put together from cuboids; front and back differ, or their direction could not be
-learned. As in KITTI there are objects that count for nothing: vans, and what is too far away (DontCare). The drawing
-depends on nothing but the constants below.
+Cars, pedestrians and cyclists consist of cuboids; front and back differ, or their direction could not be learned. As in
+KITTI some objects are ignored: vans, and objects that are too far away (DontCare). The drawing depends on nothing but
+the constants below.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..evaluation.kitti_text import CLASS_NAMES
-from ..ops.box3d import compute_box_3d, project_to_image, rotation_matrix
-from .base import IMAGENET_MEAN, IMAGENET_STD
-from .generated import SyntheticDataset, write_file, write_image
-from .kitti import KITTI
+from ...evaluation.kitti_text import CLASS_NAMES
+from ...ops.box3d import compute_box_3d, project_to_image, rotation_matrix
+from ..kitti import KITTI
+from .base import SyntheticDataset
 
-SEED = 2019
-VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"train": 240, "val": 100}  # images; KITTI's score needs more than 41 objects of a class to reach 1
 WIDTH, HEIGHT = 256, 96
 FINE = 3  # images are drawn this much larger and scaled down, for smooth edges
 
@@ -41,53 +36,37 @@ SIZES = {
 SHARES = {"Pedestrian": 0.24, "Car": 0.46, "Cyclist": 0.24, "Van": 0.06}
 
 
-class SampleDDD(SyntheticDataset, KITTI):
+class SyntheticStreets(SyntheticDataset, KITTI):
     """KITTI's three classes, drawn."""
 
     name = "sample_ddd"
     folder_names = ("sample_ddd",)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    splits = {"train": 240, "val": 100}  # KITTI's score needs more than 41 objects of a class to reach 1
+    class_names = KITTI.class_names
     default_resolution = (HEIGHT, WIDTH)
     max_objs = 8
-    version = VERSION
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:
         return (folder / "annotations").is_dir()
 
     @classmethod
-    def draw(cls, folder: Path) -> None:
-        (folder / "images").mkdir(exist_ok=True)
-        first = 1
-        for split, count in SPLITS.items():
-            content = draw_split(range(first, first + count), folder / "images")
-            write_file(folder / "annotations" / f"{split}.json", json.dumps(content).encode())
-            first += count
-
-    def find_annotations(self, folder: Path, split: str) -> Path:
+    def annotation_file(cls, folder: Path, split: str) -> Path:
         return folder / "annotations" / ("train.json" if split == "train" else "val.json")
 
-    def find_images(self, folder: Path, split: str) -> Path:
-        return folder / "images"
+    @classmethod
+    def categories(cls) -> list[dict]:
+        return [{"name": name, "id": k} for k, name in enumerate(CLASS_NAMES, start=1)]
 
-
-def draw_split(image_ids: range, image_folder: Path) -> dict:
-    """Write the images ``image_ids`` and return their annotations in the form of KITTI's converted label files."""
-    images, annotations = [], []
-    for image_id in image_ids:
-        image, calib, objects = draw_image(np.random.default_rng((SEED, image_id)))
-        name = f"{image_id:06d}.jpg"
-        write_image(image_folder / name, image)
-        images.append({"file_name": name, "id": image_id, "calib": calib.tolist()})
-        for annotation in objects:
-            annotations.append({"image_id": image_id, "id": len(annotations) + 1, **annotation})
-    categories = [{"name": name, "id": k + 1} for k, name in enumerate(CLASS_NAMES)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    @classmethod
+    def draw_scene(cls, rng: np.random.Generator) -> tuple[np.ndarray, dict, list[dict]]:
+        image, calib, objects = draw_image(rng)
+        return image, {"calib": calib.tolist()}, objects
 
 
 @dataclass
-class Thing:
-    """Something in the scene: ``dim`` (height, width, length) and ``location`` (of its bottom's middle) in meters."""
+class SceneObject:
+    """An object of the scene: ``dim`` (height, width, length) and ``location`` (of its bottom's middle) in meters."""
 
     name: str
     dim: np.ndarray
@@ -96,80 +75,82 @@ class Thing:
     colors: np.ndarray
 
     def project(self, points: np.ndarray, calib: np.ndarray) -> np.ndarray:
-        """Points (n, 3) in units of the box, x forward and y up from its bottom's middle, to pixels (n, 2)."""
+        """Project points (n, 3) in units of the box, x forward and y up from its bottom's middle, to pixels (n, 2)."""
         height, width, length = self.dim
         placed = points * np.array([length, -height, width])
         return project_to_image(placed @ rotation_matrix(self.rotation_y).T + self.location, calib)
 
 
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """One image (96, 256, 3) uint8, its camera (3, 4), and its objects as KITTI's JSON has them, without ids."""
+    """Return an image (96, 256, 3) uint8, its camera (3, 4), and its objects as KITTI's JSON has them, without ids."""
     middle = MIDDLE[rng.integers(len(MIDDLE))]
-    # Like KITTI's second color camera, it stands a little beside the origin of the coordinates.
+    # Like KITTI's second color camera, it is a little off the origin of the coordinates.
     calib = np.array([[FOCAL, 0, middle, 12.0], [0, FOCAL, HORIZON, -0.2], [0, 0, 1, 0.003]])
-    things = [_thing(rng, VERY_FAR) for _ in range(rng.integers(0, 3))]
-    far, silhouettes = len(things), [None] * len(things)
+    scene = [_random_object(rng, VERY_FAR) for _ in range(rng.integers(0, 3))]
+    far, silhouettes = len(scene), [None] * len(scene)
     for _ in range(rng.integers(1, 5)):
         for _attempt in range(20):
-            thing = _thing(rng, (NEAR, FAR))
-            silhouette = _silhouette(thing, calib)
-            if silhouette.cut_off > MAX_CUT_OFF or any(_touch(thing, other) for other in things[far:]):
+            item = _random_object(rng, (NEAR, FAR))
+            silhouette = _silhouette(item, calib)
+            if silhouette.cut_off > MAX_CUT_OFF or any(_touch(item, other) for other in scene[far:]):
                 continue
-            order = sorted([*zip(things[far:], silhouettes[far:], strict=True), (thing, silhouette)], key=_distance)
+            order = sorted([*zip(scene[far:], silhouettes[far:], strict=True), (item, silhouette)], key=_distance)
             if max(_hidden(order)) <= MAX_HIDDEN:
-                things.append(thing)
+                scene.append(item)
                 silhouettes.append(silhouette)
                 break
 
     image = cv2.resize(_street(rng, calib), (WIDTH * FINE, HEIGHT * FINE), interpolation=cv2.INTER_LINEAR)
-    for thing in sorted(things, key=lambda thing: -thing.location[2]):
-        _draw(image, thing, calib)
+    for item in sorted(scene, key=lambda item: -item.location[2]):
+        _draw(image, item, calib)
     image = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     image = (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
-    order = sorted(zip(things[far:], silhouettes[far:], strict=True), key=_distance)
-    objects = [_annotation(thing, seen, hidden) for (thing, seen), hidden in zip(order, _hidden(order), strict=True)]
+    order = sorted(zip(scene[far:], silhouettes[far:], strict=True), key=_distance)
+    objects = [_annotation(item, seen, hidden) for (item, seen), hidden in zip(order, _hidden(order), strict=True)]
     covered = np.zeros((HEIGHT * FINE, WIDTH * FINE), bool)
     for silhouette in silhouettes[far:]:
         covered |= silhouette.mask
     return (
         image,
         calib,
-        objects + [_dont_care(thing, calib) for thing in things[:far] if _seen(thing, calib, covered)],
+        objects + [_dont_care(item, calib) for item in scene[:far] if _seen(item, calib, covered)],
     )
 
 
-def _thing(rng: np.random.Generator, distances: tuple[float, float]) -> Thing:
+def _random_object(rng: np.random.Generator, distances: tuple[float, float]) -> SceneObject:
     name = list(SHARES)[rng.choice(len(SHARES), p=list(SHARES.values()))]
     dim = np.array(SIZES[name]) * rng.uniform(0.88, 1.12, 3)
     z = rng.uniform(*distances)
     location = np.array([rng.uniform(-0.6, 0.6) * z, CAMERA_HEIGHT, z])
     along = rng.random() < 0.6  # the street
-    turn = rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.2) if along else rng.uniform(-np.pi, np.pi)
-    return Thing(name, dim, location, float((turn + np.pi) % (2 * np.pi) - np.pi), rng.uniform(40, 230, (3, 3)))
+    heading = rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.2) if along else rng.uniform(-np.pi, np.pi)
+    return SceneObject(
+        name, dim, location, float((heading + np.pi) % (2 * np.pi) - np.pi), rng.uniform(40, 230, (3, 3))
+    )
 
 
-def _distance(pair: tuple[Thing, "_Silhouette"]) -> float:
+def _distance(pair: tuple[SceneObject, "_Silhouette"]) -> float:
     return float(pair[0].location[2])
 
 
-def _touch(one: Thing, other: Thing) -> bool:
-    reach = sum(np.hypot(thing.dim[1], thing.dim[2]) / 2 for thing in (one, other))
-    return bool(np.hypot(*(one.location - other.location)[[0, 2]]) < reach)
+def _touch(one: SceneObject, other: SceneObject) -> bool:
+    radius = sum(np.hypot(item.dim[1], item.dim[2]) / 2 for item in (one, other))
+    return bool(np.hypot(*(one.location - other.location)[[0, 2]]) < radius)
 
 
 @dataclass
 class _Silhouette:
-    """What an object covers: ``mask`` of the fine image, ``box`` in the image, and the share outside of it."""
+    """The area that an object covers: ``mask`` of the fine image, ``box`` in the image, and the share outside of it."""
 
     mask: np.ndarray
     box: np.ndarray
     cut_off: float
 
 
-def _silhouette(thing: Thing, calib: np.ndarray) -> _Silhouette:
+def _silhouette(item: SceneObject, calib: np.ndarray) -> _Silhouette:
     mask = np.zeros((HEIGHT * FINE, WIDTH * FINE), np.uint8)
-    outline = np.concatenate([thing.project(points, calib) for points, _, _ in _faces(thing)])
+    outline = np.concatenate([item.project(points, calib) for points, _, _ in _faces(item)])
     hull = cv2.convexHull(outline.astype(np.float32))
     cv2.fillConvexPoly(mask, _fine(hull[:, 0]), 1)
     box = np.concatenate([outline.min(0), outline.max(0)]).clip(0, [WIDTH - 1, HEIGHT - 1] * 2)
@@ -177,8 +158,8 @@ def _silhouette(thing: Thing, calib: np.ndarray) -> _Silhouette:
     return _Silhouette(mask.astype(bool), box, float(max(0, 1 - mask.sum() / max(whole, 1))))
 
 
-def _hidden(order: list[tuple[Thing, _Silhouette]]) -> list[float]:
-    """The share of each object that those before it, which are nearer, hide."""
+def _hidden(order: list[tuple[SceneObject, _Silhouette]]) -> list[float]:
+    """Return the share of each object that those before it, which are nearer, hide."""
     shares, before = [], np.zeros((HEIGHT * FINE, WIDTH * FINE), bool)
     for _, seen in order:
         shares.append(float((seen.mask & before).sum() / max(seen.mask.sum(), 1)))
@@ -186,30 +167,30 @@ def _hidden(order: list[tuple[Thing, _Silhouette]]) -> list[float]:
     return shares
 
 
-def _seen(thing: Thing, calib: np.ndarray, covered: np.ndarray) -> bool:
-    """Whether most of an object is neither covered nor outside the image."""
-    silhouette = _silhouette(thing, calib)
+def _seen(item: SceneObject, calib: np.ndarray, covered: np.ndarray) -> bool:
+    """Return whether most of an object is neither covered nor outside the image."""
+    silhouette = _silhouette(item, calib)
     return silhouette.cut_off < 0.5 and bool((silhouette.mask & covered).sum() < 0.5 * silhouette.mask.sum())
 
 
-def _annotation(thing: Thing, seen: _Silhouette, hidden: float) -> dict:
-    x, y, z = thing.location
-    alpha = thing.rotation_y - np.arctan2(x, z)
+def _annotation(item: SceneObject, seen: _Silhouette, hidden: float) -> dict:
+    x, y, z = item.location
+    alpha = item.rotation_y - np.arctan2(x, z)
     return {
-        "category_id": CLASS_NAMES.index(thing.name) + 1,
-        "dim": np.round(thing.dim, 4).tolist(),
+        "category_id": CLASS_NAMES.index(item.name) + 1,
+        "dim": np.round(item.dim, 4).tolist(),
         "bbox": np.round([*seen.box[:2], *(seen.box[2:] - seen.box[:2])], 2).tolist(),
         "depth": round(float(z), 4),
         "alpha": round(float((alpha + np.pi) % (2 * np.pi) - np.pi), 4),
         "truncated": round(seen.cut_off, 2),
         "occluded": int(hidden > 0.1) + int(hidden > 0.35),
         "location": np.round([x, y, z], 4).tolist(),
-        "rotation_y": round(thing.rotation_y, 4),
+        "rotation_y": round(item.rotation_y, 4),
     }
 
 
-def _dont_care(thing: Thing, calib: np.ndarray) -> dict:
-    pixels = project_to_image(compute_box_3d(thing.dim, thing.location, thing.rotation_y), calib)
+def _dont_care(item: SceneObject, calib: np.ndarray) -> dict:
+    pixels = project_to_image(compute_box_3d(item.dim, item.location, item.rotation_y), calib)
     low, high = (corner.clip(0, [WIDTH - 1, HEIGHT - 1]) for corner in (pixels.min(0), pixels.max(0)))
     return {
         "category_id": CLASS_NAMES.index("DontCare") + 1,
@@ -228,7 +209,7 @@ def _dont_care(thing: Thing, calib: np.ndarray) -> dict:
 
 
 def _street(rng: np.random.Generator, calib: np.ndarray) -> np.ndarray:
-    """Sky, houses, and a ground with the edges of a road, (96, 256, 3) float32."""
+    """Return sky, houses, and a ground with the edges of a road, (96, 256, 3) float32."""
     rows = np.arange(HEIGHT)[:, None, None]
     light = rng.uniform(0.8, 1.1)
     sky = np.array([225, 205, 185]) * light
@@ -249,26 +230,26 @@ def _street(rng: np.random.Generator, calib: np.ndarray) -> np.ndarray:
     return image + texture[:, :, None]
 
 
-def _draw(image: np.ndarray, thing: Thing, calib: np.ndarray) -> None:
+def _draw(image: np.ndarray, item: SceneObject, calib: np.ndarray) -> None:
     """Paint the sides of an object that the camera sees, and its shadow, into the fine image."""
     shadow = np.array([[0.53, 0, 0.55], [0.53, 0, -0.55], [-0.53, 0, -0.55], [-0.53, 0, 0.55]])
-    cv2.fillConvexPoly(image, _fine(thing.project(shadow, calib)), (48, 48, 48))
-    turn = rotation_matrix(thing.rotation_y)
-    for points, normal, color in _faces(thing):
-        placed = points * np.array([thing.dim[2], -thing.dim[0], thing.dim[1]]) @ turn.T + thing.location
-        outward = turn @ (normal * np.array([1, -1, 1]))
+    cv2.fillConvexPoly(image, _fine(item.project(shadow, calib)), (48, 48, 48))
+    rotation = rotation_matrix(item.rotation_y)
+    for points, normal, color in _faces(item):
+        placed = points * np.array([item.dim[2], -item.dim[0], item.dim[1]]) @ rotation.T + item.location
+        outward = rotation @ (normal * np.array([1, -1, 1]))
         if (placed.mean(0) * outward).sum() < 0:
             light = 0.8 + 0.25 * -outward[1] + 0.15 * outward[0]  # from above and the right
-            cv2.fillConvexPoly(image, _fine(thing.project(points, calib)), tuple((color * light).tolist()))
+            cv2.fillConvexPoly(image, _fine(item.project(points, calib)), tuple((color * light).tolist()))
 
 
 def _fine(pixels: np.ndarray) -> np.ndarray:
     return np.round((pixels + 0.5) * FINE - 0.5).astype(np.int32)
 
 
-def _faces(thing: Thing) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(corners (4, 3) and outward normal (3,) in units of the box, color B, G, R), to be painted in this order."""
-    return (_person if thing.name == "Pedestrian" else _cyclist if thing.name == "Cyclist" else _car)(*thing.colors)
+def _faces(item: SceneObject) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return (corners (4, 3), outward normal (3,) in units of the box, color B, G, R) in the order of painting."""
+    return (_person if item.name == "Pedestrian" else _cyclist if item.name == "Cyclist" else _car)(*item.colors)
 
 
 def _car(paint: np.ndarray, *_) -> list:
@@ -306,16 +287,16 @@ def _head(x: float) -> list:
 
 
 def _cuboid(x, y, z, color: np.ndarray, top: np.ndarray | None = None) -> list:
-    """Its four sides and its top."""
+    """Return the four sides and the top of a cuboid."""
     sides = [_patch(0, x[k], y, z, color) for k in range(2)] + [_patch(2, z[k], x, y, color) for k in range(2)]
-    # A side's own middle says which way is out; here it is known.
+    # The outward directions are known here.
     out = [[-1, 0, 0], [1, 0, 0], [0, 0, -1], [0, 0, 1]]
     faces = [(points, np.array(normal), paint) for (points, _, paint), normal in zip(sides, out, strict=True)]
     return [*faces, _patch(1, y[1], x, z, color if top is None else top)]
 
 
 def _patch(axis: int, at: float, one: tuple[float, float], other: tuple[float, float], color: np.ndarray) -> tuple:
-    """A rectangle in the plane where ``axis`` is ``at``; ``one`` and ``other`` are its ranges on the other two axes."""
+    """Return a rectangle where ``axis`` is ``at``; ``one`` and ``other`` are its ranges on the other two axes."""
     points = np.zeros((4, 3))
     points[:, axis] = at
     first, second = [k for k in range(3) if k != axis]

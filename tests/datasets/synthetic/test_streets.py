@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from centernet.datasets import sample_ddd
-from centernet.datasets.sample_ddd import HEIGHT, SEED, WIDTH, SampleDDD, draw_image, draw_split
+from centernet.datasets.synthetic import streets
+from centernet.datasets.synthetic.streets import HEIGHT, WIDTH, SyntheticStreets, draw_image
 from centernet.errors import UserError
 from centernet.ops.box3d import compute_box_3d, project_to_image, rot_y2alpha
 from centernet.opts import opts
@@ -50,15 +50,15 @@ FIRST = [
 @pytest.fixture
 def small(monkeypatch):
     """Few images instead of 340."""
-    monkeypatch.setattr(sample_ddd, "SPLITS", {"train": 5, "val": 4})
+    monkeypatch.setattr(SyntheticStreets, "splits", {"train": 5, "val": 4})
 
 
 def drawn(image_id):
-    return draw_image(np.random.default_rng((SEED, image_id)))
+    return draw_image(np.random.default_rng((SyntheticStreets.seed, image_id)))
 
 
 def dataset(folder, split, *args):
-    return SampleDDD(opts().parse(["ddd", "--dataset", "sample_ddd", "--data_path", str(folder), *args]), split)
+    return SyntheticStreets(opts().parse(["ddd", "--dataset", "sample_ddd", "--data_path", str(folder), *args]), split)
 
 
 def test_an_image_is_always_the_same():
@@ -134,27 +134,27 @@ def test_front_and_back_differ():
     for name, turn in (("back", -np.pi / 2), ("front", np.pi / 2)):
         canvas = np.full((HEIGHT * 3, WIDTH * 3, 3), 120, np.float32)
         dim, location, colors = np.array([1.5, 1.65, 3.9]), np.array([0, 1.65, 7.0]), np.full((3, 3), 100.0)
-        sample_ddd._draw(canvas, sample_ddd.Thing("Car", dim, location, turn, colors), calib)
+        streets._draw(canvas, streets.SceneObject("Car", dim, location, turn, colors), calib)
         red[name] = int(((canvas[:, :, 2] > 150) & (canvas[:, :, 1] < 60)).sum())
     assert red["back"] > 100 and red["front"] == 0
 
 
 def test_annotation_file(tmp_path):
-    content = draw_split(range(11, 15), tmp_path)
+    content = SyntheticStreets.draw_split(range(11, 15), tmp_path)
     assert [image["id"] for image in content["images"]] == [11, 12, 13, 14]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{k:06d}.jpg" for k in range(11, 15)]
     assert [entry["id"] for entry in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
-    assert [category["name"] for category in content["categories"]][:3] == list(SampleDDD.class_names)
+    assert [category["name"] for category in content["categories"]][:3] == list(SyntheticStreets.class_names)
     assert np.shape(content["images"][0]["calib"]) == (3, 4)
     assert json.loads(json.dumps(content)) == content
 
 
 def test_prepared_once(tmp_path, small, monkeypatch):
-    folder = SampleDDD.locate(tmp_path)
+    folder = SyntheticStreets.locate(tmp_path)
     assert folder == tmp_path / "sample_ddd" and not folder.exists()
     lines = []
-    SampleDDD.prepare(folder, log=lines.append)
-    assert len(lines) == 1 and SampleDDD.locate(folder) == folder
+    SyntheticStreets.prepare(folder, log=lines.append)
+    assert len(lines) == 1 and SyntheticStreets.locate(folder) == folder
     train, val = dataset(tmp_path, "train"), dataset(tmp_path, "val")
     assert (train.image_ids, val.image_ids) == ([1, 2, 3, 4, 5], [6, 7, 8, 9])
     assert train.read_image(0).shape == (HEIGHT, WIDTH, 3)
@@ -166,30 +166,30 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     def refuse(*_):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(sample_ddd, "draw_split", refuse)
-    SampleDDD.prepare(folder, log=lines.append)
+    monkeypatch.setattr(SyntheticStreets, "draw_split", refuse)
+    SyntheticStreets.prepare(folder, log=lines.append)
     assert len(lines) == 1
 
 
 def test_another_version_is_drawn_anew(tmp_path, small):
     folder = tmp_path / "sample_ddd"
-    SampleDDD.prepare(folder, log=lambda line: None)
+    SyntheticStreets.prepare(folder, log=lambda line: None)
     (folder / "sample_ddd_version").write_text("0\n")
     (folder / "images" / "000001.jpg").unlink()
     lines = []
-    SampleDDD.prepare(folder, log=lines.append)
+    SyntheticStreets.prepare(folder, log=lines.append)
     assert len(lines) == 1 and (folder / "images" / "000001.jpg").is_file()
 
 
 def test_data_path_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a folder"):
-        SampleDDD.locate(tmp_path / "file")
+        SyntheticStreets.locate(tmp_path / "file")
 
 
 def test_perfect_detections(tmp_path):
     """Detections equal to the annotations have AP 1, those more than a meter off in depth less."""
-    SampleDDD.prepare(tmp_path / "sample_ddd", log=lambda line: None)
+    SyntheticStreets.prepare(tmp_path / "sample_ddd", log=lambda line: None)
     images = dataset(tmp_path, "val")
     content = json.loads(images.annotation_file.read_text())
     exact = {image_id: {cls: [] for cls in (1, 2, 3)} for image_id in images.image_ids}

@@ -1,25 +1,20 @@
-"""The generated sample of poses: a few hundred images of stick figures drawn by code, in COCO's layout.
+"""The synthetic sample of poses: a few hundred images of drawn stick figures, in COCO's layout.
 
-One to three figures an image face the viewer in front of textured grounds; they vary in size, pose and color, hide
+One to three figures per image face the viewer in front of textured backgrounds; they vary in size, pose and color, hide
 parts of each other, and some are cut off by the image's edge. Limbs of the left side are blue, those of the right
 side red, legs darker than arms. The drawing depends on nothing but the constants below.
 """
 
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .base import IMAGENET_MEAN, IMAGENET_STD
-from .coco_hp import COCOHP
-from .generated import SyntheticDataset, striped_ground, write_file, write_image
-from .joints import JOINT_NAMES, NUM_JOINTS, SKELETON
-from .sample import FINE, SIZE
+from ..coco_hp import COCOHP
+from ..joints import JOINT_NAMES, NUM_JOINTS, SKELETON
+from .base import SyntheticDataset, box_fields, size_fields, striped_background
+from .shapes import FINE, SIZE
 
-SEED = 2019
-VERSION = 1  # of the drawing; a folder of another version is drawn anew
-SPLITS = {"train": 320, "val": 80}  # images
 TALL = (64, 116)  # least and greatest height of a figure, in pixels
 MIN_SEEN = 0.6  # of a figure's pixels, inside the image
 MAX_HIDDEN = 0.4  # of those, by the figures drawn over it
@@ -36,64 +31,50 @@ SIDE_HUES = {"left": 110, "right": 0}
 SKIN_HUE, TRUNK_HUES = 14, (35, 85)
 
 
-class SampleHP(SyntheticDataset, COCOHP):
+class SyntheticPoses(SyntheticDataset, COCOHP):
     """Stick figures with the 17 joints of a person."""
 
     name = "sample_hp"
     folder_names = ("sample_hp",)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    image_name = "{:012d}.jpg"
     default_resolution = (96, 96)
     max_objs = 8
-    version = VERSION
 
     @classmethod
-    def draw(cls, folder: Path) -> None:
-        first = 1
-        for split, count in SPLITS.items():
-            images = folder / f"{split}2017"
-            images.mkdir(exist_ok=True)
-            content = draw_split(range(first, first + count), images)
-            write_file(folder / "annotations" / f"person_keypoints_{split}2017.json", json.dumps(content).encode())
-            first += count
+    def annotation_file(cls, folder: Path, split: str) -> Path:
+        return folder / "annotations" / f"person_keypoints_{split}2017.json"
+
+    @classmethod
+    def images_of(cls, folder: Path, split: str) -> Path:
+        return folder / f"{split}2017"
+
+    @classmethod
+    def categories(cls) -> list[dict]:
+        skeleton = [[a + 1, b + 1] for a, b in SKELETON]
+        person = {"supercategory": "person", "id": 1, "name": "person"}
+        return [{**person, "keypoints": JOINT_NAMES, "skeleton": skeleton}]
+
+    @classmethod
+    def draw_scene(cls, rng: np.random.Generator) -> tuple[np.ndarray, dict, list[dict]]:
+        image, figures = draw_image(rng)
+        return image, size_fields(image), [_annotation(figure) for figure in figures]
 
 
-def draw_split(image_ids: range, image_folder: Path) -> dict:
-    """Write the images ``image_ids`` and return their annotations in the form of COCO's keypoint files."""
-    images, annotations = [], []
-    for image_id in image_ids:
-        image, figures = draw_image(np.random.default_rng((SEED, image_id)))
-        name = f"{image_id:012d}.jpg"
-        write_image(image_folder / name, image)
-        height, width = image.shape[:2]
-        images.append({"file_name": name, "height": height, "width": width, "id": image_id})
-        for figure in figures:
-            x, y, w, h = figure["bbox"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "bbox": [x, y, w, h],
-                    "area": figure["area"],
-                    "segmentation": [[x, y, x, y + h, x + w, y + h, x + w, y]],
-                    "iscrowd": 0,
-                    "keypoints": figure["keypoints"].reshape(-1).tolist(),
-                    "num_keypoints": int((figure["keypoints"][:, 2] > 0).sum()),
-                }
-            )
-    skeleton = [[a + 1, b + 1] for a, b in SKELETON]
-    person = {"supercategory": "person", "id": 1, "name": "person", "keypoints": JOINT_NAMES, "skeleton": skeleton}
-    return {"images": images, "annotations": annotations, "categories": [person]}
+def _annotation(figure: dict) -> dict:
+    joints = figure["keypoints"]
+    labeled = int((joints[:, 2] > 0).sum())
+    fields = {**box_fields(*figure["bbox"]), "area": figure["area"]}
+    return {"category_id": 1, **fields, "keypoints": joints.reshape(-1).tolist(), "num_keypoints": labeled}
 
 
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
-    """One image (H, W, 3) uint8 and its figures, back to front.
+    """Return an image (H, W, 3) uint8 and its figures, back to front.
 
     A figure has ``bbox`` (x, y, w, h) in whole pixels and ``area``, both of what can be seen of it, and ``keypoints``
     (17, 3) [x, y, visibility]: 2 seen, 1 behind another figure, and zeros outside the image.
     """
     height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
-    image = striped_ground(rng, height, width)
+    image = striped_background(rng, height, width)
     masks, joints = [], []
     for _ in range(rng.integers(1, 4)):
         for _attempt in range(10):
@@ -112,7 +93,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
 
 
 def _pose(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
-    """The joints (17, 2) of a figure and as a last row the middle of its head, and its height, in image pixels."""
+    """Return the joints (17, 2) of a figure with the middle of its head as a last row, and its height, in pixels."""
     at = {name: np.array(place) for name, place in (FACE | TRUNK).items()}
     for name in [name for name in at if name.startswith("left")]:
         at[name.replace("left", "right")] = at[name] * (-1, 1)
@@ -124,20 +105,20 @@ def _pose(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
         at[f"{side}_ankle"] = at[f"{side}_knee"] + LOWER_LEG * _direction(outward * (leg - rng.uniform(-8, 25)))
     points = np.array([at[name] for name in JOINT_NAMES] + [np.array(HEAD)])
     tall, lean = rng.uniform(*TALL), np.deg2rad(rng.normal(0, 10))
-    turn = np.array([[np.cos(lean), -np.sin(lean)], [np.sin(lean), np.cos(lean)]])
+    rotation = np.array([[np.cos(lean), -np.sin(lean)], [np.sin(lean), np.cos(lean)]])
     middle = np.array([rng.uniform(0.1, 0.9) * width, rng.uniform(0.35, 0.65) * height])
-    return (points - (0, 0.5)) @ turn.T * tall + middle, tall
+    return (points - (0, 0.5)) @ rotation.T * tall + middle, tall
 
 
 def _direction(degrees: float) -> np.ndarray:
-    """Downwards at 0, to the right of the image at 90."""
+    """Return the unit vector of an angle: downwards at 0, to the right of the image at 90."""
     return np.array([np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))])
 
 
 def _figure(
     rng: np.random.Generator, pose: np.ndarray, tall: float, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Colors (height, width, 3), coverage (height, width) in [0, 1], and the share of it inside the image."""
+    """Return colors (height, width, 3), coverage (height, width) in [0, 1], and the share of it inside the image."""
     margin = SIZE // 2  # around the image, so that what is cut off can be measured
     size = (height + 2 * margin, width + 2 * margin)
     paint = np.zeros((size[0] * FINE, size[1] * FINE, 3), np.uint8)
@@ -182,7 +163,7 @@ def _figure(
     inside = (slice(margin, margin + height), slice(margin, margin + width))
     paint = cv2.resize(paint, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)[inside]
     mask = mask[inside]
-    # The colors of a pixel that is covered in part are mixed with black; what is asked for is the figure's own.
+    # The colors of a partly covered pixel are mixed with black; return the figure's own.
     return paint / np.maximum(mask, 1e-3)[:, :, None], mask, float(mask.sum() / whole)
 
 
