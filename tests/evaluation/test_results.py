@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from centernet.datasets.sample import Sample
 
 from centernet.datasets import get_dataset
+from centernet.datasets.synthetic.shapes import SyntheticShapes
 from centernet.detector import Detector
 from centernet.engine import evaluate as validation
 from centernet.engine.processes import Processes
@@ -57,7 +57,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     options = ["ctdet", "--dataset", "sample", "--data_path", str(folder), "--arch", "res_18", "--head_conv", "8"]
     opt = opts().parse([*options, "--pretrained", "none", "--input_res", "64", "--device", "cpu", "--num_workers", "0"])
-    Sample.prepare(Sample.locate(folder))
+    SyntheticShapes.prepare(SyntheticShapes.locate(folder))
     return opt, get_dataset("sample")(opt, "val")
 
 
