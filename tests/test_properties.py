@@ -1,6 +1,6 @@
 """What holds for all boxes, sizes, classes, draws and texts: hypothesis looks for a counter-example.
 
-The fast suite tries a few that are the same each time, ``-m slow`` five hundred new ones.
+The fast suite tries a few that are the same each time, ``-m soak`` five hundred new ones.
 """
 
 import contextlib
@@ -533,7 +533,7 @@ def test_property(tmp_path, name):
     search(name, tmp_path, FAST)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_at_length(tmp_path, name):
     search(name, tmp_path, SLOW)

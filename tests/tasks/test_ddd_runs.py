@@ -257,7 +257,7 @@ def test_options_run_through(trained, tmp_path, arguments):
     assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_sample_is_learned(tmp_path):
     """Twelve epochs of dlav0_34: many objects are found where they stand, to a tenth of their distance."""
     paths = ["--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
@@ -270,7 +270,7 @@ def test_the_sample_is_learned(tmp_path):
     assert score(output, "AP3D/Pedestrian_moderate") > 0.2 and score(output, "AP3D/Cyclist_moderate") > 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_frames_of_kitti_are_learned_by_heart(tmp_path):
     """400 and 40 steps on six genuine frames without augmentation: their cars are found again, as far as can be."""

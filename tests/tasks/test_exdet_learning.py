@@ -61,7 +61,7 @@ def test_from_training_to_images(tmp_path, monkeypatch, args):
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"{k:06d}_exdet.png" for k in range(1, 7)]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_generated_sample_is_learned(tmp_path):
     """Eight epochs of 320 small images: nearly all polygons are found, and their points within two pixels."""
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
@@ -97,7 +97,7 @@ def chosen_images():
     return images[:IMAGES], objects, content["categories"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not COCO128.is_dir(), reason="the shared test data is not here")
 def test_sixteen_images_are_learned_by_heart(tmp_path):
     """240 steps of 8 without augmentation, from segmentations to scores: what was trained on is found again."""

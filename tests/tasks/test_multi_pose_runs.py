@@ -138,7 +138,7 @@ def test_a_detector_is_a_starting_point(trained, tmp_path):
             assert torch.allclose(state["state_dict"][name], value, atol=1e-6), name
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_sample_of_poses_is_learned(tmp_path):
     """Twelve epochs of dlav0_34: most figures are found with their joints, and their sides are not mixed up."""
     paths = ["--exp_dir", str(tmp_path)]
@@ -150,7 +150,7 @@ def test_the_sample_of_poses_is_learned(tmp_path):
     assert score(output, "AP50") > 0.6 and score(output, "AP") > 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_four_images_are_learned_by_heart(tmp_path):
     """800 steps on four real images without augmentation, and all persons with joints are found again."""

@@ -160,7 +160,7 @@ def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
     """An image with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order.
 
-    One that cannot be used is black; that it is was told before.
+    Unreadable images are replaced by a black one; they have already been reported.
     """
     opt = dataset.opt
     task = get_task(opt.task)

@@ -84,9 +84,9 @@ class Precision:
             if "more than 1 value per channel" in str(error):
                 height, width = x.shape[2:]
                 raise UserError(
-                    f"--batch_size: a process trains on {len(x)} image of {width} x {height} at a time, so a map of the "
-                    "network has one value per channel, which batch normalization cannot normalize; use a larger "
-                    "--batch_size or input, or a smaller --accumulate"
+                    f"--batch_size: a process trains on {len(x)} image of {width} x {height} at a time, so a map "
+                    "of the network has one value per channel, which batch normalization cannot normalize; use a "
+                    "larger --batch_size or input, or a smaller --accumulate"
                 ) from error
             raise
         if self.dtype is None:

@@ -78,7 +78,7 @@ def _wrapped(angle):
 
 
 def ddd2locrot(center, alpha, dim, depth, calib) -> tuple[np.ndarray, np.ndarray]:
-    """What a 3D box needs besides its size, from what an image shows of it (reference function ``ddd2locrot``).
+    """Return position and yaw of a 3D box of known size, from its appearance (reference function ``ddd2locrot``).
 
     Args:
         center: (..., 2) pixels, taken for the projection of the box's middle.

@@ -124,9 +124,9 @@ class OptionParser:
         others |= set(spec.ignored_options)
         known = {**GENERAL, **{option.name: option for option in spec.options}}
         # Training options are not reported elsewhere: the command of a test may be that of the training.
-        unread = {name for name, option in known.items() if script not in option.scripts and option.scripts != (TRAIN,)}
+        unused = {name for name, option in known.items() if script not in option.scripts and option.scripts != (TRAIN,)}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
-        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unread]
+        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unused]
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes
