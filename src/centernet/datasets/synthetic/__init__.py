@@ -1,1 +1,0 @@
-"""Datasets that are drawn by code on first use: everything can be tried without a download."""
