@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from centernet.datasets.generated import smooth_noise
+from centernet.datasets.synthetic.base import smooth_noise
 from centernet.models import create_model, deform_conv, describe
 from centernet.models.deform_conv import DCN
 

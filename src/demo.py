@@ -13,6 +13,7 @@ import cv2
 from centernet.detector import TIMES, Detector, create_detector, prepare
 from centernet.engine import processes as engine_processes
 from centernet.errors import UserError
+from centernet.evaluation.results import dropped_note
 from centernet.options import Options
 from centernet.video import VideoWriter, ahead, frame_rate, frames, open_video
 from centernet.visualization import has_display, show_or_save
@@ -58,7 +59,7 @@ def watch(detector: Detector, capture: cv2.VideoCapture, folder: str, show: bool
     show = show and has_display()
     count = 0
     with VideoWriter(folder, f"{Path(opt.demo).stem}_", frame_rate(capture)) as writer:
-        for frame in ahead(prepare(frame, detector.task) for frame in frames(capture)):
+        for frame in ahead(prepare(frame, opt) for frame in frames(capture)):
             found = detector.run(frame)
             print_times(found)
             count += 1
@@ -71,7 +72,9 @@ def watch(detector: Detector, capture: cv2.VideoCapture, folder: str, show: bool
 
 
 def print_times(found: dict) -> None:
-    """A line with the seconds of each stage."""
+    """Print a line with the seconds of each stage, and a warning for detections that are not finite."""
+    if "dropped" in found:
+        print(dropped_note(found["dropped"]))
     print("".join(f"{stage} {found[stage]:.3f}s |" for stage in TIMES), flush=True)
 
 

@@ -15,13 +15,14 @@ from centernet.datasets.loader import explain_dataloader_crash
 from centernet.engine import processes, setup
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.evaluate import evaluate
+from centernet.engine.optim import build_optimizer, freeze
 from centernet.engine.run_directory import RunDirectory
 from centernet.engine.run_state import TrainingState, check_plan, check_recipe, follow_restart
 from centernet.engine.signals import ShutdownHandler
 from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
-from centernet.options import Options, learning_rate, model_metadata
-from centernet.tasks import build_task
+from centernet.options import Options, model_metadata
+from centernet.tasks import get_task
 
 
 @explain_dataloader_crash()
@@ -35,11 +36,11 @@ def main(opt: Options) -> None:
     setup.configure_backends(opt, env)
 
     # Task, data, model
-    task = build_task(opt)
+    task = get_task(opt.task)
     setup.prepare_dataset(opt, env)
     model = setup.build_model(opt, env)
-    train_set, val_set = setup.build_datasets(task, env)
-    metric = setup.Metric(opt, task.criterion.names, val_set)
+    train_set, val_set = setup.build_datasets(opt, env)
+    metric = setup.Metric(opt, task.Loss.names, val_set)
     opt = opt.replace(metric=metric.name)
     if opt.prepare_only:
         env.print("\n".join(describe(split) for split in (train_set, val_set) if split is not None))
@@ -50,18 +51,19 @@ def main(opt: Options) -> None:
     # Score a checkpoint
     if opt.test:
         setup.load_weights(opt, model, env)
-        run = RunDirectory(opt, env, task.criterion.names) if env.is_main else None
+        run = RunDirectory(opt, env, task.Loss.names) if env.is_main else None
         env.print(setup.format_metrics(evaluate(opt, task, model, val_set, env, run), per_class=True))
         return
 
     # Optimizer, checkpoint, run directory
-    optimizer = setup.build_optimizer(opt, model, env)
+    optimizer = build_optimizer(opt, freeze(opt, model), env.device)
     state = load(opt, model, optimizer, env, log=env.print)
     loader = setup.build_train_loader(opt, train_set, env)
-    check_plan(state, [len(train_set), opt.batch_size, opt.seed, opt.num_iters], len(loader), log=env.print)
+    plan = [len(train_set), opt.batch_size, opt.seed, opt.num_iters]
+    check_plan(state, plan, len(loader), task.Loss.names, log=env.print)
     check_recipe(state, opt, log=env.print)
     env.check_equal({"options": state.recipe, "training data": train_set.summary()})
-    run = RunDirectory(opt, env, task.criterion.names, state) if env.is_main else None
+    run = RunDirectory(opt, env, task.Loss.names, state) if env.is_main else None
     trainer = Trainer(opt, task, model, optimizer, env, state)
     trainer.resume()
     checkpoints = Checkpoints(model_metadata(opt, train_set.default_image_info()), trainer, env, run)
@@ -73,10 +75,12 @@ def main(opt: Options) -> None:
     shutdown, train_log, val_log = ShutdownHandler(), None, None
     with shutdown.listening():
         for epoch in range(state.logged + 1, opt.num_epochs + 1):
+            if setup.out_of_patience(opt, state):
+                env.print(f"stopping early: {state.stale} validations without a better {metric.name}")
+                break
             due = setup.validation_due(opt, epoch)
             with shutdown.waiting():
                 if epoch > state.epoch:  # otherwise the run was interrupted in the validation of this epoch
-                    setup.set_learning_rate(optimizer, learning_rate(opt, epoch))
                     state.end_epoch(train_one_epoch(trainer, epoch, loader, run, shutdown, checkpoints.save))
                     if due:
                         checkpoints.save()
@@ -86,7 +90,9 @@ def main(opt: Options) -> None:
             if due:
                 with trainer.evaluation_model() as evaluated:
                     val_log = evaluate(opt, task, evaluated, val_set, env, run, epoch)
-                if metric.improve(state.best, val_log):
+                improved = metric.improve(state.best, val_log)
+                state.stale = 0 if improved else state.stale + 1
+                if improved:
                     checkpoints.save_best()
                 finish_epoch(opt, state, run, checkpoints, val_log, log=env.print)
 
@@ -113,9 +119,9 @@ def finish_epoch(
     if run is not None:
         run.write_epoch(epoch, train_log, val_log)
     state.unlogged = None
-    checkpoints.save()
     if epoch in opt.lr_step or (opt.save_all and val_log):
-        checkpoints.save(f"model_{epoch}.pth")
+        checkpoints.save(f"model_{epoch}.pth")  # before the last one, after which this epoch is not repeated
+    checkpoints.save()
     validation = f" | val {setup.format_metrics(val_log)}" if val_log else ""
     log(f"epoch {epoch}: {setup.format_metrics(train_log)}{validation}")
 

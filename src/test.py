@@ -20,7 +20,9 @@ from centernet.engine.precision import set_precision
 from centernet.engine.progress import StatusLine
 from centernet.engine.run_directory import RunDirectory
 from centernet.errors import UserError
+from centernet.evaluation.results import dropped_note, format_score
 from centernet.options import Options, process_shares
+from centernet.utils.text import print_line, print_lines
 from centernet.visualization import show_or_save
 
 
@@ -33,7 +35,7 @@ def main(opt: Options) -> None:
     opt = detector.opt
     batch_size = batch_size_of(opt, env.count)
     setup.prepare_dataset(opt, env)
-    dataset = setup.open_split(detector.task, "val" if not opt.trainval else "test", env)
+    dataset = setup.open_split(opt, "val" if not opt.trainval else "test", env)
     if opt.trainval and dataset.annotation_file == dataset.find_annotations(dataset.folder, "val"):
         raise UserError(f"--trainval: the dataset {opt.dataset} has no test split; without it the val split is tested")
     processes.tune_malloc(env.device)
@@ -54,9 +56,17 @@ def main(opt: Options) -> None:
     dataset.rounded_results = opt.rounded_results
     path = dataset.save_results(results, run.path / "results.json")
     means = {name: sum(sums[name] for _, sums, _ in parts) / len(dataset) for name in TIMES}
+    dropped = round(sum(sums["dropped"] for _, sums, _ in parts))
+    if dropped:
+        print(dropped_note(dropped))
     print("seconds per image: " + " |".join(f"{name} {value:.4f}" for name, value in means.items()))
-    for name, value in dataset.evaluate(results).items():
-        print(f"{name} {value:.4f}")
+    scores = dataset.evaluate(results)
+    if dataset.tables:
+        print_lines(dataset.tables)
+    for name, value in scores.items():
+        print_line(f"{name} {format_score(value)}")
+    if not scores:
+        print(f"{dataset.annotation_file}: no annotations to score against; results are for the evaluation server")
     print(f"results: {path}")
     all_skipped = [index for _, _, part in parts for index in part]
     text = skipped.report("scored as if nothing was found", all_skipped, run.path / "skipped_images.txt")
@@ -95,10 +105,7 @@ def detect(
     """
     opt = detector.opt
     prefetched = not opt.not_prefetch_test
-    if prefetched:
-        inputs = batches(prefetch(dataset, indices, detector.task), batch_size)
-    else:
-        inputs = read_one_by_one(dataset, indices)
+    inputs = batches(prefetch(dataset, indices, opt), batch_size) if prefetched else read_one_by_one(dataset, indices)
     progress = DetectionProgress(opt, len(indices), active)
     skipped = SkippedImages(dataset)
     results: dict[int | str, dict] = {}
@@ -122,18 +129,18 @@ class DetectionProgress:
     """A status line, or with ``--print_iter`` lines in the reference's format.
 
     Attributes:
-        sums: seconds of each stage, summed over the images.
+        sums: seconds of each stage, summed over the images; and ``dropped``, how many detections were not finite.
     """
 
     def __init__(self, opt: Options, length: int, active: bool) -> None:
         self.opt, self.length, self.active = opt, length, active
-        self.sums, self.count, self.started = dict.fromkeys(TIMES, 0.0), 0, time.perf_counter()
+        self.sums, self.count, self.started = dict.fromkeys((*TIMES, "dropped"), 0.0), 0, time.perf_counter()
         self.line = StatusLine(opt.exp_id, length) if active and opt.print_iter == 0 else None
 
     def step(self, times: dict[str, float]) -> None:
         """Add an image, whose stages took ``times``."""
-        for name in TIMES:
-            self.sums[name] += times[name]
+        for name in self.sums:
+            self.sums[name] += times.get(name, 0)
         i, self.count = self.count, self.count + 1
         if self.line is not None:
             self.line.show(self.count, 1, label="left")
@@ -166,4 +173,4 @@ def read_one_by_one(dataset: CocoStyleDataset, indices: list[int]) -> Iterator[l
 def ground_truth_images(detector: Detector, dataset: CocoStyleDataset, image_id: int | str) -> dict[str, np.ndarray]:
     """Return drawings of an image's annotated objects, for comparison with the detections."""
     index = dataset.image_ids.index(image_id)
-    return detector.visualizer.ground_truth_images(dataset.read_image(index), dataset.read_objects(index))
+    return detector.task.ground_truth_images(dataset.read_image(index), dataset.read_objects(index), detector.opt)

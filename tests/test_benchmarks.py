@@ -42,14 +42,14 @@ def test_benchmark(name, monkeypatch, capsys):
     assert "equal: " in text and ("x 1.00" in text or name == "annotations")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_scaling(monkeypatch, capfd):
     run("scaling", "--arch res_18 --size 64 --batch 2 --processes 1 2", monkeypatch)
     output, errors = capfd.readouterr()
     assert "2 process(es), ours" in output and "Grad strides" not in errors
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
 def test_memory_stays_as_it_is(monkeypatch, capsys):
     run("long_run", "--iterations 400", monkeypatch)

@@ -19,7 +19,14 @@ from centernet.detector import create_detector
 from centernet.opts import opts
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("README*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "benchmarks" / "README.md",
+        ROOT / "CONTRIBUTING.md",
+    ]
+)
 STARTS = {
     *("python", "python3", "bash", "sh", "torchrun", "pip", "apt", "ruff", "mypy", "tensorboard", "git", "cd", "curl"),
     ".",
@@ -212,7 +219,7 @@ def test_the_examples_of_develop(tmp_path, monkeypatch):
         str(tmp_path),
     ]
     main = runpy.run_path(str(ROOT / "src" / "main.py"))["main"]
-    main(opts(), opts().parse(args))
+    main(opts().parse(args))
     run = tmp_path / "ctdet" / "default"
     assert (run / "val_log.csv").read_text().splitlines()[0].endswith("AP/apple,AP/pear")
     assert create_detector(opts().parse(["ctdet", "--load_model", str(run / "model_last.pth")])).run(

@@ -17,7 +17,7 @@ from centernet.conversion.voc import VocLayout
 from centernet.detector import create_detector
 from centernet.errors import UserError
 from centernet.models import load_model, read_checkpoint
-from centernet.models.pretrained import read_safetensors
+from centernet.models.weights import read_safetensors
 from centernet.options import model_metadata
 from centernet.options.metadata import ENTRIES
 from centernet.opts import opts

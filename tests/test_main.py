@@ -217,7 +217,7 @@ def test_an_accelerator_gives_the_losses_of_the_cpu(tmp_path, tiny_voc, processe
     assert first["auto"] == pytest.approx(first["cpu"], rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_sample_is_learned_and_a_wrong_rate_is_noticed(tmp_path):
     """The quick start reaches its score and passes; a tenfold rate does not."""
     assert (done := train_full_4p("--exp_dir", str(tmp_path), "--exp_id", "right")).returncode == 0, done.stderr

@@ -106,7 +106,7 @@ def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[st
     return ["--load_model", str(tmp_path / "exp/ctdet/heart/model_last.pth"), "--exp_dir", exp]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @needs_shared
 @pytest.mark.parametrize("name", ["voc128", "coco128"])
 def test_sixteen_images_are_learned_by_heart(tmp_path, name):
@@ -123,7 +123,7 @@ def test_sixteen_images_are_learned_by_heart(tmp_path, name):
     assert score(scaled, "mAP") > score(output, "mAP") - 0.02
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_flips_and_scales_do_no_harm(tmp_path):
     """A network that was trained with mirrored images in several sizes finds as much with flips and scales, or more.
 

@@ -196,6 +196,31 @@ def test_a_broken_image_is_named(score, tiny_voc):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize("task", ["ctdet", "multi_pose", "exdet"])
+def test_test_dev_of_coco(task, tmp_path):
+    """``--trainval``: the images of test-dev, which have no annotations, and results for the evaluation server."""
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/test2017").mkdir()
+    for image_id in (12, 3):
+        cv2.imwrite(str(tmp_path / f"coco/test2017/{image_id:012d}.jpg"), np.full((60, 80, 3), image_id, np.uint8))
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 80, "height": 60} for i in (12, 3)]
+    categories = [{"id": k, "name": str(k)} for k in range(1, 91)]
+    content = {"info": {}, "licenses": [], "images": images, "categories": categories}
+    (tmp_path / "coco/annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
+    opt = opts().parse([task, "--arch", "res_18", "--head_conv", "8", "--input_res", "64"])
+    path = tmp_path / "model.pth"
+    save_model(path, 1, create_model("res_18", opt.heads, opt.head_conv), extra={"model": model_metadata(opt)})
+    paths = ("--load_model", str(path), "--data_path", str(tmp_path), "--exp_dir", str(tmp_path / "exp"))
+    done = run_here("test", task, *paths, "--trainval", "--num_workers", "0", "--K", "5")
+    assert done.returncode == 0, done.stderr
+    assert "image_info_test-dev2017.json: no annotations to score against" in done.stdout
+    results = json.loads((tmp_path / f"exp/{task}/default/results.json").read_text())
+    fields = {"image_id", "category_id", "bbox", "score"}
+    if task != "exdet":  # a network of random weights finds none
+        assert {one["image_id"] for one in results} == {3, 12}
+        assert results[0].keys() == fields | ({"keypoints"} if task == "multi_pose" else set())
+
+
 # demo.py
 
 

@@ -1,3 +1,3 @@
 """CenterNet: objects as center points (Zhou, Wang, Krähenbühl, arXiv 1904.07850)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

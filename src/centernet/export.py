@@ -17,7 +17,7 @@ from .errors import UserError
 from .models.deform_conv import DCN
 from .models.fuse import fuse
 from .ops import onnx as onnx_ops
-from .tasks import build_task
+from .tasks import get_task
 
 # Endings of --output by --format; the first is the usual one.
 ENDINGS = {"onnx": (".onnx",), "pt2": (".pt2",), "torchscript": (".ts", ".torchscript", ".pt")}
@@ -117,14 +117,14 @@ class Exported(nn.Module):
 
     def __init__(self, network: nn.Module, opt) -> None:
         super().__init__()
-        self.network, self.opt, self.task = network, opt, build_task(opt)
+        self.network, self.opt, self.task = network, opt, get_task(opt.task)
         self.names = ("dets",) if opt.with_decode else tuple(opt.heads)
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) to the maps (B, C, H / 4, W / 4) of the heads, or to detections (B, n, columns)."""
         output = self.network(input)[-1]
         if self.opt.with_decode:
-            return (self.task.decode(output),)
+            return (self.task.decode(output, self.opt),)
         return tuple(output[name] for name in self.names)
 
 
@@ -147,7 +147,7 @@ def metadata(opt, names: tuple[str, ...]) -> dict:
         "made_by": f"centernet {__version__}, torch {torch.__version__}",
     }
     if opt.with_decode:
-        about["columns"] = build_task(opt).columns
+        about["columns"] = get_task(opt.task).columns(opt)
     return about
 
 

@@ -1,11 +1,10 @@
-"""Score the results of a PASCAL VOC test once more: python src/tools/reval.py exp/ctdet/RUN/results.json
+"""Score the results of a PASCAL VOC test again: python src/tools/reval.py exp/ctdet/RUN/results.json
 
-Prints AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files of
-the devkit where there is one, else from the annotation file of the dataset.
+Prints the AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files
+of the devkit if it exists, otherwise from the annotation file of the dataset.
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -22,37 +21,37 @@ from centernet.datasets.pascal import PascalVOC
 from centernet.errors import UserError
 from centernet.evaluation import voc
 from centernet.options import ROOT
+from centernet.utils import files
+from centernet.utils.text import print_line
+from centernet.utils.tool import tool
 
 NMS_OVERLAP = 0.3
 
 
+@tool
 def main(argv: list[str] | None = None) -> int:
-    """Read, score, print; returns the exit status: 0, 1 without arguments, 2 after a line that says what is wrong."""
+    """Read, score, print. Returns the exit status: 0, or 1 without arguments."""
     parser = argparse.ArgumentParser(description="Score results.json of a PASCAL VOC test.")
-    parser.add_argument("results", type=Path, help="results.json, or the run folder that holds it")
-    parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit, if it is there)")
+    parser.add_argument("results", type=Path, help="results.json, or the run directory that holds it")
+    parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit if it exists)")
     parser.add_argument("--annotations", type=Path, help="JSON file with the objects, instead of a devkit")
     parser.add_argument("--imdb", default="voc_2007_test", help="image set of the devkit (%(default)s)")
     parser.add_argument(
-        "--nms", action="store_true", help=f"first drop boxes that overlap a better one by {NMS_OVERLAP}"
+        "--nms", action="store_true", help=f"first remove boxes that overlap a better one by more than {NMS_OVERLAP}"
     )
-    parser.add_argument("--area", action="store_true", help="area under the curve also for 2007, not eleven points")
-    parser.add_argument("--comp", action="store_true", help="keep the official result files comp4_det_test_<class>.txt")
-    parser.add_argument("--output_dir", type=Path, help="where --comp writes them (beside the results)")
+    parser.add_argument("--area", action="store_true", help="area under the curve also for 2007")
+    parser.add_argument("--comp", action="store_true", help="write the official files comp4_det_test_<class>.txt")
+    parser.add_argument("--output_dir", type=Path, help="where --comp writes them (next to the results)")
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help()
         return 1
     args = parser.parse_args(argv)
-    try:
-        score(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    score(args)
     return 0
 
 
 def score(args: argparse.Namespace) -> None:
-    """Do what the arguments say. Raises UserError."""
+    """Score as the arguments say, and print the result. Raises UserError."""
     path = args.results / "results.json" if args.results.is_dir() else args.results
     names = PascalVOC.class_names
     found = re.fullmatch(r"voc_(\d{4})_(\w+)", args.imdb)
@@ -70,18 +69,18 @@ def score(args: argparse.Namespace) -> None:
         detections = [[drop_overlapping(rows) for rows in images] for images in detections]
     by_2007 = int(year) < 2010 and not args.area
     scores = voc.evaluate(truth, detections, names, use_07_metric=by_2007)
-    print(f"VOC{year} metric, {'eleven points' if by_2007 else 'area'}; {len(truth)} images of {source}")
+    print_line(f"VOC{year} metric, {'eleven points' if by_2007 else 'area'}; {len(truth)} images of {source}")
     for name, value in scores["ap"].items():
         print(f"AP for {name} = {value:.4f}")
     print(f"Mean AP = {scores['mean_ap']:.4f}")
     if args.comp:
         folder = args.output_dir or path.parent
         write_comp(folder, names, image_ids, detections)
-        print(f"{folder / 'comp4_det_test_<class>.txt'}: {len(names)} files")
+        print_line(f"{folder / 'comp4_det_test_<class>.txt'}: {len(names)} files")
 
 
 def from_devkit(devkit: Path, year: str, image_set: str) -> tuple[Path, list[str], list[list[dict]]]:
-    """The image set file, the names of its images in order, and their objects with 1-based corners."""
+    """Return the image set file, the names of its images in order, and their objects with 1-based corners."""
     path = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
         image_ids = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -98,7 +97,7 @@ def from_devkit(devkit: Path, year: str, image_set: str) -> tuple[Path, list[str
 
 
 def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
-    """The names of the images in the ascending order of their ids, and their objects."""
+    """Return the names of the images in ascending order of their ids, and their objects."""
     content = read_annotation_file(path)
     try:
         files = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
@@ -110,13 +109,10 @@ def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
 
 
 def read_results(path: Path, classes: int, images: int, source: Path) -> list[list[np.ndarray]]:
-    """``[class][image]`` rows of a results.json, without the background. Raises UserError when they do not fit."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: not a JSON file (pickled results are not read)") from None
+    """Return ``[class][image]`` rows of a results.json, without the background. Raises UserError if they do not fit."""
+    if path.suffix == ".pkl":
+        raise UserError(f"{path}: pickled results are not read, because they can run code; use results.json")
+    content = files.read_json(path)
     if isinstance(content, list) and content and isinstance(content[0], dict):
         raise UserError(f"{path}: results in COCO's form; use src/tools/eval_coco.py")
     if not isinstance(content, list) or len(content) != classes + 1:
@@ -136,27 +132,31 @@ def _rows(rows: list) -> np.ndarray:
     array = np.array(rows, dtype=np.float64)
     if len(rows) and array.shape != (len(rows), 5):
         raise ValueError(f"shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("a number is not finite")
     return array.reshape(-1, 5)
 
 
 def drop_overlapping(rows: np.ndarray) -> np.ndarray:
-    """Rows without those that overlap a better one of the same image and class."""
-    boxes = torch.from_numpy(rows[:, :4] + [0, 0, 1, 1])  # VOC's corners are pixels, both inside
+    """Return the rows without those that overlap a better one of the same image and class."""
+    boxes = torch.from_numpy(rows[:, :4] + [0, 0, 1, 1])  # VOC's corners are pixels that belong to the box
     return rows[torchvision.ops.nms(boxes, torch.from_numpy(rows[:, 4]), NMS_OVERLAP).numpy()]
 
 
 def write_comp(folder: Path, names, image_ids: list[str], detections: list[list[np.ndarray]]) -> None:
-    """The files that the official MATLAB evaluation reads: image, score, 1-based corners, a line a detection."""
-    try:
+    """Write the files that the official MATLAB evaluation reads: a line of image, score, 1-based corners per detection.
+
+    Raises UserError.
+    """
+    with files.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, images in zip(names, detections, strict=True):
-            with open(folder / f"comp4_det_test_{name}.txt", "w", encoding="utf-8") as file:
-                for image_id, rows in zip(image_ids, images, strict=True):
-                    for *box, score in rows:
-                        corners = " ".join(f"{value + 1:.1f}" for value in box)
-                        file.write(f"{image_id} {score:.3f} {corners}\n")
-    except OSError as error:
-        raise UserError(f"{folder}: the files cannot be written ({error.strerror})") from None
+    for name, images in zip(names, detections, strict=True):
+        lines = []
+        for image_id, rows in zip(image_ids, images, strict=True):
+            for *box, score in rows:
+                corners = " ".join(f"{value + 1:.1f}" for value in box)
+                lines.append(f"{image_id} {score:.3f} {corners}\n")
+        files.write_text(folder / f"comp4_det_test_{name}.txt", "".join(lines))
 
 
 if __name__ == "__main__":

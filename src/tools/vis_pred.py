@@ -1,7 +1,7 @@
-"""Look at results beside the truth: python src/tools/vis_pred.py exp/ctdet/RUN/results.json [OTHER.json ...]
+"""View results next to the ground truth: python src/tools/vis_pred.py exp/ctdet/RUN/results.json [OTHER.json ...]
 
-For each image windows `gt`, `pred0`, `pred1`, ...; a key goes on, Esc ends. Without a display, or with --output_dir,
-the images are saved.
+Shows windows `gt`, `pred0`, `pred1`, ... for each image; any key continues, Esc quits. Without a display, or with
+--output_dir, the images are saved.
 """
 
 import argparse
@@ -9,41 +9,40 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from eval_coco import DEFAULT, read_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
 from centernet.datasets.images import MAX_PIXELS, read_image
 from centernet.errors import UserError
+from centernet.evaluation.results import check_ids, read_results
+from centernet.options import ROOT
+from centernet.utils.tool import tool
 from centernet.visualization import draw_boxes, show_or_save
 
+DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
 ESCAPE = 27
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Show or save; returns the exit status: 0, or 2 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's form beside the true ones.")
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Show or save the boxes of results and of the annotations."""
+    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's form next to the true ones.")
     parser.add_argument("results", type=Path, nargs="+", help="result files")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
-    parser.add_argument("--images", type=Path, help="folder of the images (coco/val2017 beside the annotations)")
-    parser.add_argument("--threshold", type=float, default=0.2, help="score from which a box is drawn (%(default)s)")
+    parser.add_argument("--images", type=Path, help="folder of the images (coco/val2017 next to the annotations)")
+    parser.add_argument("--threshold", type=float, default=0.2, help="score above which a box is drawn (%(default)s)")
     parser.add_argument("--count", type=int, help="only the first COUNT images")
     parser.add_argument(
         "--max_image_pixels", type=int, default=MAX_PIXELS, help="pixels that an image may have (%(default)s)"
     )
     parser.add_argument("--output_dir", type=Path, help="save the images in this folder instead of showing them")
     args = parser.parse_args(argv)
-    try:
-        show(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    show(args)
 
 
 def show(args: argparse.Namespace) -> None:
-    """Do what the arguments say. Raises UserError."""
+    """Show or save as the arguments say. Raises UserError."""
     content = read_annotation_file(args.annotations)
     folder = args.images or args.annotations.parent.parent / "val2017"
     output_dir = args.output_dir or Path("vis_pred")
@@ -51,7 +50,10 @@ def show(args: argparse.Namespace) -> None:
         classes = {category["id"]: k for k, category in enumerate(content["categories"])}
         names = [str(category["name"]) for category in content["categories"]]
         truth = rows_by_image(content["annotations"], classes)
-        predictions = [rows_by_image(read_results(path), classes) for path in args.results]
+        results = {path: read_results(path) for path in args.results}
+        for path, entries in results.items():
+            check_ids(entries, {image["id"] for image in content["images"]}, classes.keys(), str(path))
+        predictions = [rows_by_image(entries, classes) for entries in results.values()]
         for image in content["images"][: args.count]:
             pixels = read_image(folder / image["file_name"], args.max_image_pixels)
             drawings = {"gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white")}
@@ -62,11 +64,11 @@ def show(args: argparse.Namespace) -> None:
             if show_or_save(drawings, output_dir, prefix, show=args.output_dir is None) == ESCAPE:
                 return
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{args.annotations}: a pixels, an object or a result is malformed ({error!r})") from None
+        raise UserError(f"{args.annotations}: an image, an object or a result is malformed ({error!r})") from None
 
 
 def rows_by_image(entries: list[dict], classes: dict) -> dict:
-    """Rows [x1, y1, x2, y2, score, class from 0] of annotations (score 1) or results by image."""
+    """Return rows [x1, y1, x2, y2, score, class from 0] of annotations (score 1) or results, by image id."""
     rows: dict = {}
     for entry in entries:
         if entry["category_id"] in classes:

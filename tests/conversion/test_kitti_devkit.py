@@ -172,7 +172,7 @@ def test_arrange_mends_a_link_to_nowhere(root, tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "reason"),
     [
-        ("training/label_2/000001.txt", f"{CAR}\nCar 0.25 1\n", "line 2 is no line of a KITTI label file: it has 3"),
+        ("training/label_2/000001.txt", f"{CAR}\nCar 0.25 1\n", "line 2 is not a line of a KITTI label file: it has 3"),
         ("training/label_2/000001.txt", None, "there is no such label file"),
         ("training/calib/000000.txt", "P0: 1\n", "it has no line P2"),
         ("training/calib/000000.txt", None, "there is no such camera file"),
@@ -206,9 +206,9 @@ def test_folder_that_cannot_be_written(root, tmp_path):
         ("label_crlf", 6, None),
         ("label_no_final_newline", 6, None),
         ("label_behind_camera", 6, "line 1: this Car lies behind the camera (z = -25.01 m); kept as it is"),
-        ("label_short_line", None, "line 1 is no line of a KITTI label file: it has 9 fields instead of 15"),
-        ("label_unknown_class", None, "line 1 is no line of a KITTI label file: 'Spaceship' is none of the classes"),
-        ("label_nan", None, "line 1 is no line of a KITTI label file: 'nan' (field 14) is no finite number"),
+        ("label_short_line", None, "line 1 is not a line of a KITTI label file: it has 9 fields instead of 15"),
+        ("label_unknown_class", None, "line 1 is not a line of a KITTI label file: 'Spaceship' is none of the classes"),
+        ("label_nan", None, "line 1 is not a line of a KITTI label file: 'nan' (field 14) is not a finite number"),
         ("calib_empty", None, "it has no line P2"),
         ("calib_missing_p2", None, "it has no line P2"),
         ("calib_short_p2", None, "line 3: P2 has to be 12 finite numbers, it has 7 fields"),

@@ -9,12 +9,11 @@ import pytest
 from tests.models.conformance import CONFORMANCE
 
 from centernet.datasets.kitti import KITTI
-from centernet.datasets.sample_ddd import SEED, draw_image
+from centernet.datasets.synthetic.streets import SyntheticStreets, draw_image
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import CLASS_NAMES
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
-from centernet.tasks import build_task
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())["results"]
 GENUINE = CONFORMANCE.parent / "data" / "kitti_sample"
@@ -28,7 +27,7 @@ def kitti_folder(tmp_path):
     for name in ("image_2", "label_2", "calib"):
         (root / "training" / name).mkdir(parents=True)
     for k in range(1, 6):
-        _, calib, objects = draw_image(np.random.default_rng((SEED, k)))
+        _, calib, objects = draw_image(np.random.default_rng((SyntheticStreets.seed, k)))
         (root / "training" / "image_2" / f"{k:06d}.png").write_bytes(b"")
         camera = " ".join(f"{value:.6e}" for value in calib.ravel())
         text = "".join(f"P{i}: {camera if i == 2 else ' '.join(['1'] * 12)}\n" for i in range(4))
@@ -50,7 +49,7 @@ def kitti_folder(tmp_path):
 
 
 def dataset(data_path, split, *args, cls=KITTI):
-    return cls(build_task(opts().parse(["ddd", "--dataset", "kitti", "--data_path", str(data_path), *args])), split)
+    return cls(opts().parse(["ddd", "--dataset", "kitti", "--data_path", str(data_path), *args]), split)
 
 
 def prepared(data_path):
@@ -89,7 +88,7 @@ def test_converted_on_first_use(kitti_folder, split):
         assert images.image_folder == folder / "images" / "trainval"
         assert all((images.image_folder / name).is_file() for name in images.file_names)
         for index, k in enumerate(numbers):
-            _, calib, objects = draw_image(np.random.default_rng((SEED, k)))
+            _, calib, objects = draw_image(np.random.default_rng((SyntheticStreets.seed, k)))
             arrays = images.read_objects(index)
             np.testing.assert_allclose(arrays["calib"], calib, rtol=1e-5)
             assert np.array_equal(images.picture_info(index)["calib"], arrays["calib"])

@@ -153,7 +153,7 @@ def test_a_killed_run_is_the_undisturbed_one(tmp_path, tiny_voc, undisturbed):
 
 
 @needs_proc
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("processes", "kills"), [(1, 30), (4, 20)])
 def test_dozens_of_kills(tmp_path, tiny_voc, undisturbed, processes, kills):
     """SIGKILL to one process or to all, at random moments and while a checkpoint is written."""
@@ -180,7 +180,7 @@ def test_the_launcher_restarts_from_the_last_checkpoint(tmp_path, tiny_voc, undi
                 time.sleep(0.05)
     output, errors = training.communicate(timeout=300)
     assert training.returncode == 0, errors
-    assert killed and output.count("the processes were started anew: going on from") == killed
+    assert killed and output.count("the processes were restarted: resuming from") == killed
     assert_complete(folder, whole)
 
 

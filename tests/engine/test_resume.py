@@ -1,5 +1,7 @@
-"""A training that is interrupted, however that happens, goes on as if nothing had happened."""
+"""A training that is interrupted in any way continues as if nothing had happened."""
 
+import dataclasses
+import json
 import os
 import re
 import signal
@@ -16,10 +18,11 @@ import centernet.engine.evaluate as evaluate_module
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
 from centernet.engine import nan_guard
-from centernet.engine.run_state import TrainingState, resumed_state
+from centernet.engine.run_state import TrainingState, check_plan, resumed_state
 from centernet.engine.signals import ShutdownHandler, ShutdownRequested
 from centernet.engine.trainer import LossReader
 from centernet.errors import UserError
+from centernet.models import create_model
 from centernet.opts import opts
 
 RUN = "exp/ctdet/default"
@@ -107,7 +110,7 @@ def signal_at(monkeypatch, count: int, number: int, in_validation: bool = False)
     ("place", "number", "in_validation", "workers"),
     [
         (1, signal.SIGTERM, False, "0"),
-        (4, signal.SIGINT, False, "2"),  # and goes on with another number of workers
+        (4, signal.SIGINT, False, "2"),  # continued with another number of workers
         (6, signal.SIGTERM, False, "0"),  # at the end of an epoch
         (1, signal.SIGTERM, True, "0"),  # the epoch is trained, its validation is still to come
     ],
@@ -154,7 +157,7 @@ def test_the_checkpoint_before_is_used_where_the_newest_is_damaged(
         last.unlink()
     resumed = main(*recipe(tmp_path, tiny_voc, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(rf"warning: {last}: .*; going on from the checkpoint before it, {last}.bak", resumed.stdout)
+    assert re.search(rf"warning: {last}: .*; resuming from the previous checkpoint, {last}.bak", resumed.stdout)
     assert "resumed after epoch 1" in resumed.stdout
     assert_same_run(tmp_path / RUN, whole)
 
@@ -175,8 +178,8 @@ def test_another_plan_begins_the_epoch_anew(main, tmp_path, tiny_voc, monkeypatc
         assert main(*recipe(tmp_path, tiny_voc)).returncode == 143
     done = main(*recipe(tmp_path, tiny_voc, "--resume", "--batch_size", "3", "--val_intervals", "0"))
     assert done.returncode == 0, done.stderr
-    assert "epoch 2 was left after 2 iterations" in done.stdout and "it starts anew" in done.stdout
-    assert "note: this run goes on with another recipe: batch_size 3 (2 before)" in done.stdout
+    assert "epoch 2 was left after 2 iterations" in done.stdout and "it starts again" in done.stdout
+    assert "note: this run continues with another recipe: batch_size 3 (2 before)" in done.stdout
     numbers = [row[:2] for row in losses(tmp_path / RUN)[1:]]
     assert numbers == [[e, str(k + 1)] for k, e in enumerate(["1"] * 3 + ["2"] * 2 + ["3"] * 2)]
 
@@ -236,12 +239,135 @@ def test_a_file_without_a_state_resumes_as_the_reference_does(main, tmp_path, ti
     assert [row[-1] for row in table] == ["0.000125"] * 3 + ["0.0001"] * 3
 
 
-def test_a_state_of_another_kind_is_refused():
-    for content in ("text", {"iteration": "many"}, {"sums": None}):
-        with pytest.raises(UserError, match="x.pth: its entry 'run' does not describe a training"):
-            resumed_state({"run": content}, 1, "x.pth")
-    state = TrainingState(epoch=3, iteration=40, done=4, unlogged={"loss": 1.0})
-    assert resumed_state({"run": state.to_dict()}, 3, "x.pth") == state
+STATE = TrainingState(epoch=3, iteration=40, done=4, sums=[1.0], counted=4, plan=[6, 2, 317, -1], logs=["logs_1"])
+NAN, MANY = float("nan"), 1 << 60
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "text",
+        {"iteration": "many"},
+        {"iteration": -1},
+        {"iteration": MANY},
+        {"epoch": -3},
+        {"epoch": True},
+        {"epoch": 2},  # the checkpoint says 3
+        {"done": -1},
+        {"done": 41},
+        {"counted": 5},
+        {"skipped": 0.5},
+        {"sums": None},
+        {"sums": [NAN]},
+        {"sums": ["1"]},
+        {"seconds": -1.0},
+        {"seconds": float("inf")},
+        {"unusable": [-1]},
+        {"unusable": [torch.ones(2)]},
+        {"unlogged": {"loss": 1.0}},  # beside a partial epoch
+        {"unlogged": {"loss": "1"}, "done": 0},
+        {"best": {"AP": None}},
+        {"best": [1]},
+        {"plan": ["6"]},
+        {"recipe": {"lr": torch.ones(2)}},
+        {"recipe": {1: 2}},
+        {"name": 7},
+        {"logs": ["../../elsewhere"]},
+        {"logs": [""]},
+        {"random": "none"},
+        {"scaler": []},
+        {"ema": 1},
+    ],
+    ids=str,
+)
+def test_a_state_that_cannot_be_right_is_refused(change):
+    content = {**STATE.to_dict(), **change} if isinstance(change, dict) else change
+    with pytest.raises(UserError, match="x.pth: its entry 'run' does not describe a training.*; leave out --resume"):
+        resumed_state({"run": content}, 3, "x.pth")
+
+
+def test_states_of_older_and_newer_versions_are_read():
+    assert resumed_state({"run": STATE.to_dict()}, 3, "x.pth") == STATE
+    assert resumed_state({"run": {**STATE.to_dict(), "of a later version": 1}}, 3, "x.pth") == STATE
+    older = STATE.to_dict()
+    del older["ema"], older["scaler"], older["unusable"]
+    assert resumed_state({"run": older}, 3, "x.pth") == STATE
+    assert resumed_state({"best": {"AP": 0.5}}, 2, "x.pth").best == {"AP": 0.5}
+    assert resumed_state({"best": [1]}, 2, "x.pth").best == {}
+
+
+def test_a_partial_epoch_is_continued_only_if_it_fits():
+    for plan, iterations, names, left in (
+        ([6, 2, 317, -1], 9, ["loss"], 4),
+        ([7, 2, 317, -1], 9, ["loss"], 0),  # another number of images
+        ([6, 2, 317, -1], 4, ["loss"], 0),  # not so many iterations
+        ([6, 2, 317, -1], 9, ["loss", "hm_loss"], 0),  # another loss
+    ):
+        state = dataclasses.replace(STATE, unusable=[2, 6])
+        lines: list[str] = []
+        check_plan(state, plan, iterations, names, log=lines.append)
+        assert (state.done, state.iteration, state.plan) == (left, 36 + left, plan)
+        assert len(lines) == (left == 0) and all("it starts again" in line for line in lines)
+        assert state.unusable == ([2, 6] if plan[0] == 7 else [2])
+
+
+def test_what_cannot_be_restored_is_reinitialized_and_named(main, tmp_path, tiny_voc):
+    """Random state, averages and single moments: the training continues without them."""
+    short = ["--val_intervals", "0", "--ema", "0.9"]
+    assert main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "1")).returncode == 0
+    last = tmp_path / RUN / "model_last.pth"
+    content = torch.load(last, weights_only=True)
+    content["run"]["random"] = [[torch.zeros(3)]]
+    averages = content["run"]["ema"]["state_dict"]
+    averages["conv1.weight"] = averages["conv1.weight"].to_sparse()
+    averages["hm.2.bias"] = averages["hm.2.bias"][:2]
+    del averages["wh.2.bias"]
+    names = [name for name, _ in create_model("res_18", {"hm": 20, "wh": 2, "reg": 2}, 64).named_parameters()]
+    moments = content["optimizer"]["state"]
+    moments[names.index("hm.2.bias")]["exp_avg"] = torch.ones(3)
+    moments[names.index("conv1.weight")]["exp_avg_sq"][0, 0, 0, 0] = NAN
+    torch.save(content, last)
+    done = main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "2", "--resume"))
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "the random state of the checkpoint has the shape (3,)",
+        "running averages of the checkpoint reinitialized from the weights: conv1.weight is sparse or nested, ",
+        "hm.2.bias has the shape (2,) instead of (20,), wh.2.bias is missing",
+        "optimizer state of 1 parameter(s) reinitialized (exp_avg has another shape): hm.2.bias",
+        "reinitialized (exp_avg_sq holds values that are not finite): conv1.weight",
+    ):
+        assert expected in done.stdout
+    written = torch.load(last, weights_only=True)
+    assert all(value.isfinite().all() for entry in written["optimizer"]["state"].values() for value in entry.values())
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_resuming_with_another_number_of_classes(main, tmp_path, tiny_voc, classes):
+    """The head that does not match starts again, with its moments and averages, and is named."""
+    short = ["--val_intervals", "0", "--ema", "0.9"]
+    assert main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "1")).returncode == 0
+    for path in (tiny_voc / "voc/annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["categories"] = content["categories"][:classes]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = annotation["category_id"] % classes + 1
+        path.write_text(json.dumps(content))
+    voc = tiny_voc / "voc"
+    data = ["--dataset", "custom", "--data_path", str(voc), "--train_images", "images"]
+    data += ["--train_annotations", "annotations/pascal_trainval0712.json"]
+    arguments = [*small(tmp_path, tiny_voc, *short, "--num_epochs", "2", "--resume"), *data]
+    done = main(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "other shape, own values kept: hm.2.weight, hm.2.bias" in done.stdout
+    assert "optimizer state of 2 parameter(s) reinitialized (exp_avg has another shape): hm.2.weight, hm.2.bias" in (
+        done.stdout
+    )
+    assert f"hm.2.weight has the shape (20, 64, 1, 1) instead of ({classes}, 64, 1, 1)" in done.stdout
+    content = torch.load(tmp_path / RUN / "model_last.pth", weights_only=True)
+    names = [name for name in content["state_dict"] if not name.endswith(("mean", "var", "tracked"))]
+    entry = content["optimizer"]["state"]
+    assert entry[names.index("hm.2.bias")]["exp_avg"].shape == (classes,)
+    assert int(entry[names.index("hm.2.bias")]["step"]) == 3 and int(entry[names.index("conv1.weight")]["step"]) == 6
 
 
 # One folder, one run
@@ -304,8 +430,8 @@ def poison(monkeypatch, iterations: set[int]) -> None:
     """Make the network's input of these iterations, from 1, not a number."""
     original, count = trainer_module.finish_batch, [0]
 
-    def finish(batch, task):
-        batch = original(batch, task)
+    def finish(batch, task, opt):
+        batch = original(batch, task, opt)
         count[0] += 1
         if count[0] in iterations:
             batch["input"] = batch["input"] * float("nan")
@@ -327,7 +453,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_its_batch(main, tmp
     dump = torch.load(found[3], weights_only=True)
     assert dump["image_ids"] == [int(found[1]), int(found[2])] and dump["iteration"] == 5
     assert dump["batch"]["image"].shape == (2, 64, 64, 3) and dump["file_names"][0] == f"{found[1]:0>6}.jpg"
-    # Nothing of it is in the checkpoint, from which a run without the cause goes on.
+    # The checkpoint holds nothing of it, so a run without the cause can resume.
     monkeypatch.undo()
     assert main(*recipe(tmp_path, tiny_voc, "--resume")).returncode == 0
     assert len(losses(tmp_path / RUN)) == 10

@@ -8,8 +8,10 @@ from tests.training import losses, small
 
 import centernet.engine.trainer as trainer_module
 from centernet.engine.averaging import ModelEma
-from centernet.engine.precision import set_precision
+from centernet.engine.precision import Precision, set_precision
 from centernet.engine.trainer import split
+from centernet.errors import UserError
+from centernet.models import create_model
 from centernet.options import recipe
 from centernet.opts import opts
 
@@ -26,11 +28,11 @@ def test_pieces_add_up_to_the_update(tmp_path, tiny_voc, pieces, processes):
 
 
 def test_a_batch_in_pieces():
-    batch = {"input": torch.arange(5), "num_target_pixels": [7], "meta": list("abcde")}
+    batch = {"input": torch.arange(5), "pixels": [7], "meta": list("abcde")}
     pieces = split(batch, 3)
     assert [piece["input"].tolist() for piece in pieces] == [[0], [1, 2], [3, 4]]
     assert [piece["meta"] for piece in pieces] == [["a"], ["b", "c"], ["d", "e"]]
-    assert len(split(batch, 9)) == 5 and split(batch, 1)[0]["num_target_pixels"] == [7]
+    assert len(split(batch, 9)) == 5 and split(batch, 1)[0]["pixels"] == [7]
 
 
 def test_averages_follow_the_weights():
@@ -108,3 +110,13 @@ def test_a_compiled_network_learns_the_same(main, tmp_path, tiny_voc):
     tables = [losses(tmp_path / name / RUN)[1:] for name in ("plain", "compiled")]
     for plain, compiled in zip(*tables, strict=True):
         assert [float(v) for v in compiled[2:6]] == pytest.approx([float(v) for v in plain[2:6]], rel=5e-3)
+
+
+def test_one_value_per_channel_is_explained():
+    """Batch normalization cannot normalize a single value: one line instead of PyTorch's traceback."""
+    model = create_model("res_18", {"hm": 2}, 8).train()
+    precision = Precision("off", torch.device("cpu"))
+    with pytest.raises(UserError, match=r"--batch_size: a process trains on 1 image of 32 x 32 at a time"):
+        precision.forward(model, torch.zeros(1, 3, 32, 32))
+    precision.forward(model, torch.zeros(2, 3, 32, 32))
+    precision.forward(model.eval(), torch.zeros(1, 3, 32, 32))

@@ -193,3 +193,94 @@ def test_real_annotations():
     assert scores["AP"] == scores["AR100"] == pytest.approx(1)
     assert scores["per_class"]["person"] == pytest.approx(1)
     assert len(scores["per_class"]) == 80
+
+
+# Values that are not finite, unknown ids, and very many objects
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("box", [[NAN] * 4, [10, 10, INF, 40], [-INF, 10, 50, 40], [0, 0, 1e200, 1e200]])
+def test_results_that_are_not_finite_are_refused(box):
+    """pycocotools takes a box of NaN for a perfect one, since no comparison with it is true."""
+    results = [{"image_id": 1, "category_id": 3, "bbox": box, "score": 0.9}]
+    with pytest.raises(UserError, match="detection number 1 has the bbox"):
+        coco.evaluate(make_coco(make_dataset(BOXES)), results)
+    with pytest.raises(UserError, match="detection number 1 has the bbox"):
+        coco.evaluate_content(make_dataset(BOXES), results)
+
+
+@pytest.mark.parametrize("score", [NAN, INF, "0.9", None, 10**400])
+def test_scores_that_are_no_finite_numbers_are_refused(score):
+    results = as_results(BOXES[:1]) + [{**as_results(BOXES)[1], "score": score}]
+    with pytest.raises(UserError, match="detection number 2 has the score"):
+        coco.evaluate_content(make_dataset(BOXES), results)
+
+
+def test_rows_that_are_not_finite_are_no_results():
+    rows = np.float32([[0, 0, 9, 9, 0.5], [NAN, 0, 9, 9, 0.5], [0, 0, 9, INF, 0.5], [0, 0, 9, 9, NAN]])
+    (entry,) = coco.to_results({1: {1: rows, 2: rows[1:]}}, [3, 7])
+    assert entry == {"image_id": 1, "category_id": 3, "bbox": [0, 0, 9, 9], "score": 0.5}
+    poses = np.zeros((2, 39), np.float32)
+    poses[1, 20] = NAN
+    assert len(coco.to_keypoint_results({1: {1: poses}})) == 1
+    # A difference can be infinite where the numbers are not.
+    far = np.float32([[-3e38, 0, 3e38, 9, 0.5]])
+    assert coco.to_results({1: {1: far}}, [3], rounded=True) == []
+
+
+def test_unknown_categories_are_refused():
+    with pytest.raises(UserError, match=r"category 5, which the annotation file does not have \(1 detections"):
+        coco.evaluate(make_coco(make_dataset(BOXES)), as_results([(1, 5, 0, 0, 5, 5)]))
+    with pytest.raises(UserError, match="category 'cat'"):
+        coco.evaluate_content(make_dataset(BOXES), as_results([(1, "cat", 0, 0, 5, 5)]))
+    broken = make_dataset(BOXES)
+    broken["annotations"][2]["category_id"] = 99
+    with pytest.raises(UserError, match="annotation 3 has the unknown category_id 99"):
+        coco.evaluate_content(broken, [])
+    broken = make_dataset(BOXES)
+    broken["annotations"][1]["area"] = NAN
+    with pytest.raises(UserError, match="annotation 2 has a bbox or area that is not finite"):
+        coco.evaluate_content(broken, [])
+
+
+def test_classes_without_objects_have_no_score():
+    scores = coco.evaluate_content(make_dataset(BOXES[:2]), as_results(BOXES))
+    assert scores["per_class"] == {"cat": pytest.approx(1), "dog": -1} and scores["AP"] == pytest.approx(1)
+
+
+def crowded(seed: int) -> tuple[dict, list[dict]]:
+    """Two images with many objects that overlap, crowds and ignored ones among them, and as many detections."""
+    rng = np.random.default_rng(seed)
+    content = make_dataset([])
+    results = []
+    for image_id in (1, 2):
+        corner, size = rng.integers(0, 60, (40, 2)), rng.integers(2, 60, (40, 2)) ** 2 / 20
+        boxes = np.round(np.hstack([corner, size]) * 4) / 4
+        for k, box in enumerate(boxes.tolist()):
+            joints = rng.integers(0, 60, (17, 3)) * [1, 1, 0] + np.array([0, 0, 1]) * rng.integers(0, 3, (17, 1))
+            joints[:, 2] *= k % 4 > 0
+            one = {"id": len(content["annotations"]) + 1, "image_id": image_id, "category_id": 3, "bbox": box}
+            one |= {"area": box[2] * box[3] + 1, "iscrowd": int(k % 9 == 0)}
+            one |= {"keypoints": joints.flatten().tolist(), "num_keypoints": int((joints[:, 2] > 0).sum())}
+            content["annotations"].append(one)
+            moved = (np.array(box) + rng.choice([0, 0.25, 3], 4)).tolist()
+            near = joints * [1, 1, 0] + rng.normal(0, 1, (17, 3)) * [1, 1, 0] + [0, 0, 1]
+            entry = {"image_id": image_id, "category_id": 3, "bbox": moved, "score": float(rng.choice([0.2, 0.5, 0.9]))}
+            results.append({**entry, "keypoints": near.flatten().tolist()})
+    return content, results
+
+
+@pytest.mark.parametrize("kind", ["bbox", "keypoints"])
+@pytest.mark.parametrize("seed", range(3))
+def test_crowded_images_are_scored_as_by_pycocotools(monkeypatch, seed, kind):
+    content, results = crowded(seed)
+    monkeypatch.setattr(coco, "MANY_PAIRS", 10**9)
+    expected = coco.evaluate_content(content, results, kind)
+    monkeypatch.setattr(coco, "MANY_PAIRS", 1)
+    monkeypatch.setattr(coco, "PAIRS_AT_ONCE", 300)
+    scores = coco.evaluate_content(content, results, kind)
+    assert 0.05 < expected["AP"] < 0.95
+    assert {name: value for name, value in scores.items() if name not in ("per_class", "summary")} == pytest.approx(
+        {name: value for name, value in expected.items() if name not in ("per_class", "summary")}, abs=1e-12
+    )

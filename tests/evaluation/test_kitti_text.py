@@ -59,7 +59,7 @@ def test_result_text_by_hand(tmp_path):
     with pytest.raises(UserError, match=r"not of shape \(1, 12\)"):
         kitti.from_rows({1: [row[:-1]]}, NAMES)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: the results cannot be written there"):
+    with pytest.raises(UserError, match="file: cannot be written"):
         kitti.write_results({7: {2: [row]}}, tmp_path / "file", NAMES)
 
 
@@ -125,11 +125,11 @@ def test_annotations_give_the_label_file_again(tmp_path):
         (f"{CAR} 0.9", False, "it has 16 fields instead of 15"),
         (CAR, True, "result file: it has 15 fields instead of 16"),
         (CAR.replace("Car", "Spaceship"), False, "'Spaceship' is none of the classes Pedestrian, Car,"),
-        (CAR.replace("25.01", "nan"), False, "'nan' (field 14) is no finite number"),
-        (CAR.replace("25.01", "inf"), False, "'inf' (field 14) is no finite number"),
-        (CAR.replace("-1.56", "x"), False, "'x' (field 4) is no finite number"),
-        (f"{CAR} 1e999", True, "'1e999' (field 16) is no finite number"),
-        (CAR.replace("0.00 0", "0.00 0.5"), False, "occlusion '0.5' (field 3) is no whole number"),
+        (CAR.replace("25.01", "nan"), False, "'nan' (field 14) is not a finite number"),
+        (CAR.replace("25.01", "inf"), False, "'inf' (field 14) is not a finite number"),
+        (CAR.replace("-1.56", "x"), False, "'x' (field 4) is not a finite number"),
+        (f"{CAR} 1e999", True, "'1e999' (field 16) is not a finite number"),
+        (CAR.replace("0.00 0", "0.00 0.5"), False, "occlusion '0.5' (field 3) is not a whole number"),
         (CAR.replace("616.43", "500"), False, "its box ends before it begins: 564.62 174.59 500 224.74"),
     ],
 )
@@ -139,7 +139,7 @@ def test_bad_line(tmp_path, line, with_scores, reason):
     with pytest.raises(UserError) as error:
         kitti.read_labels(path, with_scores)
     text = str(error.value)
-    assert text.startswith(f"{path}: line 3 is no line of a KITTI ") and reason in text and "\n" not in text
+    assert text.startswith(f"{path}: line 3 is not a line of a KITTI ") and reason in text and "\n" not in text
 
 
 def test_unreadable_files(tmp_path):

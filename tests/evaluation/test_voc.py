@@ -171,6 +171,32 @@ def test_no_detections_and_bad_numbers():
     assert voc.evaluate_class(ground_truth, [rows, rows], "car")[0].tolist()[-3:] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_not_finite(value):
+    """Refused by the score; what the datasets convert is without such rows."""
+    truth, rows = [[thing(1, 1, 10, 10)]], np.array([[0, 0, 9, 9, 0.5], [0, value, 9, 9, 0.9], [0, 0, 9, 9, value]])
+    with pytest.raises(UserError, match="a detection of car is not finite"):
+        voc.evaluate(truth, [[rows]], ["car"])
+    with pytest.raises(UserError, match="an object of the ground truth"):
+        voc.evaluate([[thing(1, value, 10, 10)]], [[rows[:1]]], ["car"])
+    found = {7: {1: rows}}
+    assert voc.evaluate(truth, voc.by_class(found, [7], 1), ["car"])["mean_ap"] == pytest.approx(1)
+    assert voc.to_results(found, [7], 1) == [[[]], [[[0, 0, 9, 9, 0.5]]]]
+
+
+def test_one_crowded_image_needs_no_room_for_the_others(monkeypatch):
+    """Memory follows the number of pairs: 4,000 images and one of them with 100,000 objects, in small steps."""
+    monkeypatch.setattr(voc, "PAIRS_AT_ONCE", 100_000)
+    corners = np.random.default_rng(0).uniform(0, 5000, (100_000, 2)).round(1)
+    truth = [[] for _ in range(4000)]
+    truth[7] = [thing(x, y, x + 9, y + 9) for x, y in corners.tolist()]
+    rows = np.hstack([corners[:20] - 1, corners[:20] + 8, np.linspace(0.9, 0.1, 20)[:, None]])
+    found = [np.zeros((0, 5)) for _ in truth]
+    found[7] = rows
+    rec, prec, _ = voc.evaluate_class(truth, found, "car", ovthresh=0.9)
+    assert rec[-1] == pytest.approx(20 / 100_000) and prec[-1] == 1
+
+
 def test_mismatch_is_named():
     with pytest.raises(UserError, match="2 classes"):
         voc.evaluate([[]], [[[]], [[]]], ["car"])

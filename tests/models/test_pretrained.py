@@ -15,7 +15,8 @@ from centernet.errors import UserError
 from centernet.models import ARCHITECTURES, create_model, save_model
 from centernet.models.dla import DLA34
 from centernet.models.downloads import DLA_WEIGHTS, IMAGENET_WEIGHTS, Download
-from centernet.models.pretrained import load_pretrained, read_safetensors
+from centernet.models.pretrained import load_pretrained
+from centernet.models.weights import read_safetensors
 
 HEADS = {"hm": 3, "wh": 2, "reg": 2}
 

@@ -1,5 +1,6 @@
 """Checkpoints: what is written is what is read, foreign files fit, and damaged or unsafe ones are refused."""
 
+import copy
 import os
 import pickle
 
@@ -85,6 +86,172 @@ def test_resuming_a_file_with_parameters_that_the_network_ignores(tmp_path):
     last.grad = torch.zeros_like(last)
     optimizer.step()  # in its fused form, which the file does not know
     assert optimizer.param_groups[0]["fused"] and optimizer.state[last]["step"] == 4
+
+
+# The optimizer's state
+
+
+def saved_optimizer(trained):
+    """A checkpoint with copies of everything, and the positions of its parameters by name."""
+    model, optimizer = trained
+    content = copy.deepcopy({"epoch": 2, "state_dict": model.state_dict(), "optimizer": optimizer.state_dict()})
+    return content, {name: k for k, (name, _) in enumerate(model.named_parameters())}
+
+
+def resume(tmp_path, content, heads=HEADS):
+    """The network and optimizer that resume from a checkpoint, and the lines logged."""
+    torch.save(content, tmp_path / "saved.pth")
+    model = create_model("res_18", heads, 64)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    lines: list[str] = []
+    load_model(model, tmp_path / "saved.pth", optimizer, True, 1e-3, [], log=lines.append)
+    return model, optimizer, lines
+
+
+def moments(model, optimizer) -> dict:
+    return {name: optimizer.state.get(parameter) for name, parameter in model.named_parameters()}
+
+
+def one_update(model, optimizer) -> None:
+    sum(value.square().sum() for value in model(torch.randn(2, 3, 64, 64))[0].values()).backward()
+    optimizer.step()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 80])
+def test_another_number_of_classes_resets_the_moments_of_that_head(tmp_path, trained, classes):
+    content, places = saved_optimizer(trained)
+    model, optimizer, lines = resume(tmp_path, content, {**HEADS, "hm": classes})
+    reset = {"hm.2.weight", "hm.2.bias"}
+    for name, entry in moments(model, optimizer).items():
+        assert (entry is None or not entry) == (name in reset)
+        assert name in reset or same(entry, content["optimizer"]["state"][places[name]])
+    assert any("2 parameter(s) reinitialized (exp_avg has another shape): hm.2.weight, hm.2.bias" in x for x in lines)
+    one_update(model, optimizer)
+    assert model.hm[2].bias.shape == optimizer.state[model.hm[2].bias]["exp_avg"].shape == (classes,)
+
+
+def test_heads_that_come_and_go_keep_the_moments_of_the_others(tmp_path, trained):
+    content, places = saved_optimizer(trained)
+    model, optimizer, lines = resume(tmp_path, content, {"hm": 3, "dep": 1, "reg": 2})
+    for name, entry in moments(model, optimizer).items():
+        assert bool(entry) == (not name.startswith("dep."))
+        assert not entry or same(entry, content["optimizer"]["state"][places[name]])
+    assert any("reinitialized (not in the file): dep.0.weight, dep.0.bias" in line for line in lines)
+    one_update(model, optimizer)
+
+
+def quantized(value):
+    return torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("exp_avg", lambda value: value[:1], "exp_avg has another shape"),
+        ("exp_avg", lambda value: value.new_zeros(10_000_000, 1).expand(-1, 100), "exp_avg has another shape"),
+        ("exp_avg_sq", lambda value: torch.full_like(value, float("nan")), "exp_avg_sq holds values that are not"),
+        ("exp_avg_sq", lambda value: -torch.ones_like(value), "exp_avg_sq holds negative values"),
+        ("exp_avg", lambda value: value.to_sparse(), "exp_avg is sparse or nested"),
+        ("exp_avg", quantized, "exp_avg has the type qint8"),
+        ("exp_avg", lambda value: value.to(torch.float8_e4m3fn), "exp_avg has the type float8_e4m3fn"),
+        ("exp_avg", lambda value: value.to(torch.complex64), "exp_avg has the type complex64"),
+        ("exp_avg", lambda value: value.bool(), "exp_avg has the type bool"),
+        ("exp_avg", lambda value: value.tolist(), "exp_avg is a list, not a tensor"),
+        ("exp_avg", lambda value: None, "exp_avg is a NoneType, not a tensor"),
+        ("step", lambda value: -7, "step is not a number of updates"),
+        ("step", lambda value: float("nan"), "step is not a number of updates"),
+        ("step", lambda value: torch.ones(3), "step is not a number of updates"),
+        ("step", lambda value: "3", "step is not a number of updates"),
+        ("step", lambda value: True, "step is not a number of updates"),
+    ],
+)
+def test_an_entry_of_the_optimizer_that_cannot_be_right_is_reinitialized(tmp_path, trained, name, change, reason):
+    content, places = saved_optimizer(trained)
+    entry = content["optimizer"]["state"][places["wh.2.weight"]]
+    entry[name] = change(entry[name])
+    model, optimizer, lines = resume(tmp_path, content)
+    assert {key for key, entry in moments(model, optimizer).items() if not entry} == {"wh.2.weight"}
+    assert any(f"1 parameter(s) reinitialized ({reason}" in line and line.endswith("wh.2.weight") for line in lines)
+    one_update(model, optimizer)
+
+
+def test_moments_that_overlap_in_memory_are_taken_apart(tmp_path, trained):
+    content, places = saved_optimizer(trained)
+    states, shape = content["optimizer"]["state"], trained[0].wh[2].weight.shape
+    states[places["wh.2.weight"]]["exp_avg"] = torch.tensor(0.5).expand(shape)
+    states[places["reg.2.bias"]]["exp_avg"] = states[places["wh.2.bias"]]["exp_avg"]
+    states[places["wh.2.bias"]] = {**states[places["wh.2.bias"]], "step": 7}
+    model, optimizer, _ = resume(tmp_path, content)
+    one, two = optimizer.state[model.reg[2].bias]["exp_avg"], optimizer.state[model.wh[2].bias]["exp_avg"]
+    assert one.data_ptr() != two.data_ptr() and torch.equal(one, two)
+    assert optimizer.state[model.wh[2].bias]["step"] == 7
+    wide = optimizer.state[model.wh[2].weight]["exp_avg"]
+    assert wide.is_contiguous() and (wide == 0.5).all()
+    one_update(model, optimizer)
+
+
+def test_hyperparameters_of_the_optimizer(tmp_path, trained):
+    content, _ = saved_optimizer(trained)
+    group = content["optimizer"]["param_groups"][0]
+    group.update(betas=[0.5, 0.9], eps=-1, weight_decay=1, lr="much", amsgrad=True, maximize=True, fused=None)
+    _, optimizer, lines = resume(tmp_path, content)
+    (own,) = optimizer.param_groups
+    assert (own["betas"], own["eps"], own["weight_decay"], own["lr"]) == ((0.5, 0.9), 1e-8, 0, 1e-3)
+    assert not own["amsgrad"] and not own["maximize"] and own["fused"]
+    assert any("betas of its optimizer restored: (0.5, 0.9) instead of (0.9, 0.999)" in line for line in lines)
+    assert any("warning: " in line and "invalid eps" in line for line in lines)
+    for betas in ((2, 0.9), (0.9,), "0.9", (float("nan"), 0.9), torch.ones(2), [torch.ones(2), 0.9], (-0.1, 0.9)):
+        group["betas"] = betas
+        _, optimizer, lines = resume(tmp_path, content)
+        assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+        assert any("invalid betas of its optimizer" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(optimizer=None),
+        lambda content: content.update(optimizer={}),
+        lambda content: content["optimizer"].update(param_groups=[]),
+        lambda content: content["optimizer"].update(param_groups=content["optimizer"]["param_groups"] * 2),
+        lambda content: content["optimizer"]["param_groups"][0]["params"].pop(),
+        lambda content: content["optimizer"]["param_groups"][0].update(params=7),
+        lambda content: content["optimizer"].update(state=[1, 2]),
+        lambda content: content["optimizer"].update(state={"a": 1}),
+        lambda content: [entry.pop("exp_avg") for entry in content["optimizer"]["state"].values()],
+        lambda content: content.update(epoch=-1),
+        lambda content: content.update(epoch="4"),
+        lambda content: content.update(epoch=None),
+        lambda content: content.update(epoch=1.5),
+        lambda content: content.update(epoch=torch.ones(2)),
+        lambda content: content.update(epoch=1 << 70),
+    ],
+)
+def test_an_optimizer_state_or_epoch_that_cannot_be_used_is_an_error(tmp_path, trained, change):
+    content, _ = saved_optimizer(trained)
+    change(content)
+    with pytest.raises(UserError, match="saved.pth: its .*; leave out --resume"):
+        resume(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda value: value.to_sparse(), "is sparse or nested"),
+        (quantized, "has the type qint8"),
+        (lambda value: value.to(torch.float8_e4m3fn), "has the type float8_e4m3fn"),
+        (lambda value: value.to("meta"), "has no values"),
+    ],
+)
+def test_weights_of_an_odd_kind_are_refused(tmp_path, trained, change, reason):
+    content, _ = saved_optimizer(trained)
+    content["state_dict"]["wh.2.weight"] = change(content["state_dict"]["wh.2.weight"])
+    with pytest.raises(UserError, match=f"saved.pth: wh.2.weight {reason}"):
+        resume(tmp_path, content)
+
+
+# Bad files
 
 
 class Harmful:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from centernet.ops import heatmap
 from centernet.ops.heatmap import draw_gaussians
 from centernet.ops.image import draw_msra_gaussian, draw_umich_gaussian
 
@@ -53,6 +54,20 @@ def test_equals_msra_gaussians(sigma):
     hm = draw(cls, x, y, np.where(radius >= 0, 3 * sigma, -1), np.full(radius.shape, sigma, np.float32))
     np.testing.assert_allclose(hm.numpy(), expected, atol=2e-7)
     assert np.array_equal(hm.numpy() == 1, expected == 1)
+
+
+@pytest.mark.parametrize("limit", [1, 300, 1000])
+def test_many_objects_are_drawn_in_parts(monkeypatch, limit):
+    cls, x, y, radius = random_objects(11, slots=60)
+    sigma = ((2 * radius + 1) / 6).astype(np.float32)
+    whole = draw(cls, x, y, radius, sigma)
+    drawn = []
+    inner = heatmap._draw
+    monkeypatch.setattr(heatmap, "_draw", lambda *arguments: drawn.append(arguments[-1]) or inner(*arguments))
+    monkeypatch.setattr(heatmap, "PIXELS_AT_ONCE", limit)
+    assert torch.equal(draw(cls, x, y, radius, sigma), whole)
+    assert len(drawn) > 5 and sum(drawn) == int(((2 * radius + 1).clip(min=0) ** 2).sum())
+    assert max(drawn) <= max(limit, 61 * 61)
 
 
 def test_peaks_are_exactly_one():

@@ -13,10 +13,10 @@ from tests.models.conformance import CONFORMANCE, needs_conformance
 from tests.training import ROOT, output_here, output_of, score
 from torch import nn
 
-from centernet.datasets import sample_ddd
+from centernet.datasets.synthetic.streets import SyntheticStreets
 from centernet.detector import Detector, create_detector, prepare
 from centernet.opts import opts
-from centernet.tasks import build_task, ddd
+from centernet.tasks import ddd
 
 SHARED = ROOT.parent / "shared" / "data" / "kitti_sample"
 CPU = torch.device("cpu")
@@ -32,12 +32,12 @@ def test_pre_processing(k):
         case = {name[len(f"pred{k}_") :]: file[name] for name in file.files if name.startswith(f"pred{k}_")}
     args = ["--input_h", "96", "--input_w", "320", *(["--keep_res"] if case["keep_res"] else [])]
     opt = opts().parse(["ddd", "--dataset", "kitti", *args])
-    prepared = prepare(case["image"], build_task(opt), {"calib": ddd.DEFAULT_CALIB})
+    prepared = prepare(case["image"], opt, {"calib": ddd.DEFAULT_CALIB})
     meta = prepared["meta"][1.0]
     np.testing.assert_array_equal(meta["c"], case["c"])
     np.testing.assert_array_equal(meta["s"], case["s"])
     assert meta["output_size"] == (80, 24) and meta["size"] == (310, 94) and meta["calib"] is ddd.DEFAULT_CALIB
-    batch = Detector(build_task(opt), nn.Identity(), CPU).normalized(prepared["images"][1.0][None])
+    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][1.0][None])
     exact = int(cv2.__version__.split(".")[0]) >= 5
     expected = case[f"images_sub_{'opencv5' if exact else 'opencv3'}"]
     np.testing.assert_allclose(batch[:, :, ::3, ::3], expected, rtol=0, atol=2e-5 if exact else 0.09)
@@ -68,7 +68,7 @@ class BrightBox(nn.Module):
 def test_a_box_comes_back_where_it_is(args):
     """In the image and in front of the camera, alone or with others; flips and scales change nothing in 3D."""
     opt = opts().parse(["ddd", "--dataset", "kitti", "--input_h", "96", "--input_w", "320", *args])
-    detector = Detector(build_task(opt), BrightBox(), CPU)
+    detector = Detector(opt, BrightBox(), CPU)
     boxes = [(90, 30, 150, 66), (200, 20, 240, 60), (30, 40, 90, 70)]
     cameras = [np.float32([[300 + 9 * k, 0, 150, 0], [0, 300 + 9 * k, 47, 0], [0, 0, 1, 0]]) for k in range(3)]
     images = []
@@ -101,7 +101,7 @@ def test_images_of_debug():
     drawn = {}
     for name, info in (("own", {"calib": calib}), ("default", None)):
         opt = opts().parse(["ddd", "--input_h", "96", "--input_w", "320", "--debug", "2", "--vis_thresh", "0.5"])
-        drawn[name] = Detector(build_task(opt), BrightBox(), CPU).run(image, info)["images"]
+        drawn[name] = Detector(opt, BrightBox(), CPU).run(image, info)["images"]
         assert set(drawn[name]) == {"pred_hm_1.0", "det_pred_1.0", "add_pred", "bird_pred"}
         assert drawn[name]["add_pred"].shape == image.shape
     # With the right camera the drawn box is where the object is seen.
@@ -118,8 +118,8 @@ def trained(tmp_path_factory):
     """A folder with a sample of few images in ``data/`` and a short training in ``exp/``, and what it printed."""
     folder = tmp_path_factory.mktemp("ddd")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_ddd, "SPLITS", {"train": 8, "val": 3})
-        sample_ddd.SampleDDD.prepare(sample_ddd.SampleDDD.locate(folder / "data"), log=lambda line: None)
+        patch.setattr(SyntheticStreets, "splits", {"train": 8, "val": 3})
+        SyntheticStreets.prepare(SyntheticStreets.locate(folder / "data"), log=lambda line: None)
     more = ["--num_epochs", "2", "--val_intervals", "2", "--lr", "1e-3", "--peak_thresh", "0.01"]
     return folder, output_here("main", "ddd", *small(folder), *more)
 
@@ -257,7 +257,7 @@ def test_options_run_through(trained, tmp_path, arguments):
     assert re.search(r"^AP3D \d\.\d{4}$", output, re.M)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_sample_is_learned(tmp_path):
     """Twelve epochs of dlav0_34: many objects are found where they stand, to a tenth of their distance."""
     paths = ["--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
@@ -270,7 +270,7 @@ def test_the_sample_is_learned(tmp_path):
     assert score(output, "AP3D/Pedestrian_moderate") > 0.2 and score(output, "AP3D/Cyclist_moderate") > 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_frames_of_kitti_are_learned_by_heart(tmp_path):
     """400 and 40 steps on six genuine frames without augmentation: their cars are found again, as far as can be."""

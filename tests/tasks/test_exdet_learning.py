@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.training import ROOT, output_of, score
 
-from centernet.datasets import sample_ex
+from centernet.datasets.synthetic.polygons import SyntheticPolygons
 
 COCO128 = ROOT.parent / "shared" / "data" / "coco128"
 NETWORK = ("--arch", "dlav0_34", "--head_conv", "64", "--num_workers", "1")
@@ -40,8 +40,8 @@ def point_distances(annotations, results):
 )
 def test_from_training_to_images(tmp_path, monkeypatch, args):
     """main.py, test.py and demo.py on a handful of images; a checkpoint says which heads it has."""
-    monkeypatch.setattr(sample_ex, "SPLITS", {"train": 4, "val": 2})
-    sample_ex.SampleEx.prepare(tmp_path / "sample_ex", log=lambda line: None)
+    monkeypatch.setattr(SyntheticPolygons, "splits", {"train": 4, "val": 2})
+    SyntheticPolygons.prepare(tmp_path / "sample_ex", log=lambda line: None)
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
     small = ["--arch", "res_18", "--head_conv", "0", "--input_res", "64", "--num_workers", "0", *args]
     steps = ["--num_epochs", "1", "--num_iters", "2", "--debug", "4"]
@@ -61,7 +61,7 @@ def test_from_training_to_images(tmp_path, monkeypatch, args):
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"{k:06d}_exdet.png" for k in range(1, 7)]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_generated_sample_is_learned(tmp_path):
     """Eight epochs of 320 small images: nearly all polygons are found, and their points within two pixels."""
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
@@ -97,7 +97,7 @@ def chosen_images():
     return images[:IMAGES], objects, content["categories"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not COCO128.is_dir(), reason="the shared test data is not here")
 def test_sixteen_images_are_learned_by_heart(tmp_path):
     """240 steps of 8 without augmentation, from segmentations to scores: what was trained on is found again."""

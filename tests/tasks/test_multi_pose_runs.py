@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.training import ROOT, output_here, output_of, score
 
-from centernet.datasets import sample_hp
+from centernet.datasets.synthetic.poses import SyntheticPoses
 from centernet.models import create_model, save_model
 from centernet.options import model_metadata
 from centernet.opts import opts
@@ -22,8 +22,8 @@ def trained(tmp_path_factory):
     """A folder with a sample of few images in ``data/`` and a short training in ``exp/``, and what it printed."""
     folder = tmp_path_factory.mktemp("pose")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_hp, "SPLITS", {"train": 8, "val": 3})
-        sample_hp.SampleHP.prepare(sample_hp.SampleHP.locate(folder / "data"), log=lambda line: None)
+        patch.setattr(SyntheticPoses, "splits", {"train": 8, "val": 3})
+        SyntheticPoses.prepare(SyntheticPoses.locate(folder / "data"), log=lambda line: None)
     return folder, output_here(
         "main", "multi_pose", *small(folder), "--num_epochs", "2", "--val_intervals", "2", "--rotate", "20"
     )
@@ -138,7 +138,7 @@ def test_a_detector_is_a_starting_point(trained, tmp_path):
             assert torch.allclose(state["state_dict"][name], value, atol=1e-6), name
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_sample_of_poses_is_learned(tmp_path):
     """Twelve epochs of dlav0_34: most figures are found with their joints, and their sides are not mixed up."""
     paths = ["--exp_dir", str(tmp_path)]
@@ -150,7 +150,7 @@ def test_the_sample_of_poses_is_learned(tmp_path):
     assert score(output, "AP50") > 0.6 and score(output, "AP") > 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_four_images_are_learned_by_heart(tmp_path):
     """800 steps on four real images without augmentation, and all persons with joints are found again."""

@@ -46,7 +46,7 @@ def test_mistakes(tmp_path):
     result = run(tmp_path, "kitti")
     assert (result.returncode, result.stderr) == (
         2,
-        f"error: {path}: line 1 is no line of a KITTI label file: it has 4 fields instead of 15\n",
+        f"error: {path}: line 1 is not a line of a KITTI label file: it has 4 fields instead of 15\n",
     )
     result = run(tmp_path, "absent")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)

@@ -47,11 +47,11 @@ def test_scores(capsys, files):
         status, output, errors = run(capsys, given, "--annotations", annotations, "--per_class")
         assert (status, errors) == (0, "")
         lines = output.splitlines()
-        assert len(lines) == 14
+        assert len(lines) == 15
         assert lines[0].startswith(" Average Precision  (AP) @[ IoU=0.50:0.95") and lines[0].endswith(
             f"= {(1 + half) / 2:.3f}"
         )
-        assert lines[12:] == [f"AP/apple {half:.4f}", "AP/bean 1.0000"]
+        assert lines[12:] == [f"AP/apple {half:.4f}", "AP/bean 1.0000", "AP/corn -"]
     assert len(run(capsys, path, "--annotations", annotations)[1].splitlines()) == 12
 
 
@@ -66,13 +66,26 @@ def test_mistakes_are_one_line(capsys, tmp_path, files):
     entry = {"image_id": 7, "category_id": "a", "bbox": [1, 2, 3, 4], "score": 0.5}
     stranger.write_text(json.dumps([{**entry, "image_id": 99}]))
     short.write_text(json.dumps([{**entry, "bbox": [1, 2]}]))
+    unknown = tmp_path / "unknown.json"
+    unknown.write_text(json.dumps([{**entry, "category_id": "d"}]))
+    odd = {
+        "nan.json": {"bbox": [float("nan")] * 4},
+        "inf.json": {"score": float("inf")},
+        "text_box.json": {"bbox": ["1", 2, 3, 4]},
+        "long.json": {"score": 10**400},
+        "list_id.json": {"image_id": [7]},
+    }
+    for name, change in odd.items():
+        (tmp_path / name).write_text(json.dumps([entry, {**entry, **change}]))
     for arguments, message in (
-        ((tmp_path / "none.json", "--annotations", annotations), "none.json: cannot be read"),
-        ((text, "--annotations", annotations), "text.json: not a JSON file"),
+        ((tmp_path / "none.json", "--annotations", annotations), "none.json: no such file"),
+        ((text, "--annotations", annotations), "text.json: line 1, column 1: not valid JSON"),
         ((voc, "--annotations", annotations), "results of a VOC test; use src/tools/reval.py"),
         ((lacking, "--annotations", annotations), "not a list of detections with bbox, category_id, image_id, score"),
         ((stranger, "--annotations", annotations), "results have image 99"),
-        ((short, "--annotations", annotations), "is malformed"),
+        ((unknown, "--annotations", annotations), "results have category 'd'"),
+        *(((tmp_path / name, "--annotations", annotations), f"{name}: detection number 2 has") for name in odd),
+        ((short, "--annotations", annotations), "short.json: detection number 1 has no bbox of 4 numbers: [1, 2]"),
         ((path, "--annotations", tmp_path / "none.json"), "there is no such annotation file"),
         ((path, "--annotations", path), "not a COCO-style annotation file"),
     ):

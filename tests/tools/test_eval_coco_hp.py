@@ -54,7 +54,7 @@ def test_scores(files):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("nonsense", "not a JSON file"),
+        ("nonsense", "not valid JSON"),
         ('[{"image_id": 4}]', "not a list of detections"),
         ('[{"image_id": 4, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "lacks 'keypoints'"),
         (

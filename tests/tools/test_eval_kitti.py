@@ -35,7 +35,7 @@ def table(result):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[1].split() == ["easy", "moderate", "hard"]
-    rows = [line.split() for line in lines[2:]]
+    rows = [line.split() for line in lines[2:] if "AP:" not in line and not line.startswith("curves: ")]
     return lines[0], {(row[0], row[1], int(row[2])): row[-3:] for row in rows}
 
 
@@ -52,6 +52,29 @@ def test_table(folders):
     head, rows = table(run(folders, "labels", "results", "--overlaps", "reference"))
     assert rows["Car", "APBEV", 40] == rows["Car", "AP3D", 40] == ["2.50"] * 3
     assert "reference overlaps" in head
+
+
+def test_lines_and_files_of_the_program(folders):
+    """What the benchmark's program prints and writes, next to the folder of results; 11 recalls, in percent."""
+    result = run(folders, "labels", "results", "--overlaps", "reference")
+    names = ["car_detection", "car_orientation", "car_detection_ground", "car_detection_3d"]
+    value = f"{100 / 11:.6f}"
+    assert [line for line in result.stdout.splitlines() if "AP:" in line] == [
+        f"{name} AP: {value} {value} {value}" for name in names
+    ]
+    for name in names:
+        rows = (folders / f"stats_{name}.txt").read_text().splitlines()
+        assert len(rows) == 3 and all(len(row.split()) == 41 for row in rows)
+        assert rows[0].split()[:3] == ["1.000000", "1.000000", "0.000000"]
+        points = [line.split() for line in (folders / "plot" / f"{name}.txt").read_text().splitlines()]
+        assert len(points) == 41 and points[2] == ["0.050000", "0.000000", "0.000000", "0.000000"]
+        for suffix in ("png", "pdf"):
+            assert (folders / "plot" / f"{name}.{suffix}").stat().st_size > 1000
+    assert len(list(folders.glob("stats_*"))) == 4  # no other class has detections
+    result = run(folders, "labels", "results", "--output_dir", "out/deep", "--split", "names.txt")
+    assert result.returncode == 2 and not (folders / "out").exists()
+    result = run(folders, "labels", "results", "--output_dir", "out/deep")
+    assert result.returncode == 0 and len(list((folders / "out/deep").glob("stats_*"))) == 4
 
 
 def test_split(folders):
@@ -72,7 +95,10 @@ def test_mistakes(folders):
         (["labels", "results", "--split", "val.txt"], "results/000003.txt: there is no such result file"),
         (["labels", "results", "--split", "none.txt"], "none.txt: it names no images"),
         (["labels", "results"], "labels/000009.txt: there is no such label file"),
-        (["labels", "bad"], "bad/000001.txt: line 2 is no line of a KITTI result file: it has 15 fields instead of 16"),
+        (
+            ["labels", "bad"],
+            "bad/000001.txt: line 2 is not a line of a KITTI result file: it has 15 fields instead of 16",
+        ),
     ):
         result = run(folders, *arguments)
         assert (result.returncode, result.stdout, result.stderr) == (2, "", f"error: {text}\n")

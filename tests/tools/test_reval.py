@@ -139,8 +139,8 @@ def test_mistakes_are_one_line(capsys, tmp_path, small):
     write_results(rows, {"dog": [[[1, 2, 3, 4, 0.5, 0, 0, 0, 0, 0]], []]}, 2)
     one = write_results(tmp_path / "one.json", {}, 1)
     for arguments, message in (
-        ((tmp_path / "no.json", "--devkit", devkit), "no.json: cannot be read"),
-        ((text, "--devkit", devkit), "text.json: not a JSON file"),
+        ((tmp_path / "no.json", "--devkit", devkit), "no.json: no such file"),
+        ((text, "--devkit", devkit), "text.json: line 1, column 1: not valid JSON"),
         ((coco, "--devkit", devkit), "results in COCO's form; use src/tools/eval_coco.py"),
         ((few, "--devkit", devkit), "not the results of a VOC test"),
         ((rows, "--devkit", devkit), "a detection is not [x1, y1, x2, y2, score]"),
@@ -149,7 +149,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, small):
         ((results, "--devkit", devkit, "--imdb", "coco"), "--imdb coco: needs the form voc_<year>_<image set>"),
         ((results, "--annotations", tmp_path / "none"), "there is no such annotation file"),
         ((results, "--annotations", text), "text.json: not a JSON file"),
-        ((results, "--devkit", devkit, "--comp", "--output_dir", text), "the files cannot be written"),
+        ((results, "--devkit", devkit, "--comp", "--output_dir", text), "text.json: cannot be written"),
     ):
         status, _, errors = run(capsys, *arguments)
         assert status == 2 and message in errors, (arguments, errors)

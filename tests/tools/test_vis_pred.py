@@ -69,9 +69,9 @@ def test_mistakes_are_one_line(vis_pred, files, tmp_path, capsys):
     text.write_text("hello")
     short.write_text(json.dumps([{"image_id": 1, "category_id": 4, "bbox": [1], "score": 1}]))
     for arguments, message in (
-        ((str(tmp_path / "no.json"), "--annotations", annotations), "no.json: cannot be read"),
-        ((str(text), "--annotations", annotations), "not a JSON file"),
-        ((str(short), "--annotations", annotations), "is malformed"),
+        ((str(tmp_path / "no.json"), "--annotations", annotations), "no.json: no such file"),
+        ((str(text), "--annotations", annotations), "not valid JSON"),
+        ((str(short), "--annotations", annotations), "has no bbox of 4 numbers"),
         ((good, "--annotations", good), "not a COCO-style annotation file"),
         ((good, "--annotations", annotations, "--images", str(tmp_path)), "there is no such file"),
         ((good, "--annotations", annotations, "--output_dir", good), "cannot write image"),

@@ -1,6 +1,6 @@
 """Read loss curves and run logs: ``train_log.csv``, ``val_log.csv``, tables, event files and logs of other programs.
 
-Files are read line by line, in linear time and with bounded memory, whatever they hold.
+Files are read line by line, in linear time and with bounded memory for any content.
 """
 
 import csv

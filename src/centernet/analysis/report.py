@@ -12,7 +12,7 @@ import numpy as np
 
 from ..datasets.loader import black_image
 from ..errors import UserError
-from ..visualization import build_visualizer
+from ..tasks import get_task
 from .compare import MAX_RELATIVE_ERROR, Comparison
 from .plots import draw_comparison, draw_logs
 from .read import Curve, RunLog, read_run
@@ -114,7 +114,7 @@ def score_images(dataset, results: dict) -> list[ImageScore]:
     A detection above ``--vis_thresh`` finds the object of its class that it overlaps most, if by at least 0.5 and if
     no better detection has found it. Objects of no class (KITTI's ignored ones) count neither for nor against.
     """
-    task, threshold = dataset.task, dataset.opt.vis_thresh
+    task, threshold = get_task(dataset.opt.task), dataset.opt.vis_thresh
     scores = []
     for index, image_id in enumerate(dataset.image_ids):
         if image_id not in results:
@@ -160,15 +160,16 @@ def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
     """An image with what was detected in it, and with its objects, both (H, W, 3) uint8 in B, G, R order.
 
-    One that cannot be used is black; that it is was told before.
+    Unreadable images are replaced by a black one; they have already been reported.
     """
-    visualizer = build_visualizer(dataset.task)
+    opt = dataset.opt
+    task = get_task(opt.task)
     try:
         image = dataset.read_image(index)
     except UserError:
         image = black_image(dataset, index)
-    predicted = visualizer.result_images(image, result, dataset.picture_info(index))
-    true = visualizer.ground_truth_images(image, dataset.read_objects(index))
+    predicted = task.result_images(image, result, opt, dataset.picture_info(index))
+    true = task.ground_truth_images(image, dataset.read_objects(index), opt)
     return next(iter(predicted.values()), image), next(iter(true.values()), image)
 
 

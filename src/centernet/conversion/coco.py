@@ -97,6 +97,8 @@ class CocoLayout(Layout):
             UserError: a name without folders fits images in several folders.
         """
         found = self.finder.find(name)
+        if found is not None and not any(found.is_relative_to(folder) for folder in (self.images, self.root)):
+            found = None  # an absolute path of this machine: a foreign file must not lead out of its folder
         if found is not None:
             return found if found.is_file() else None
         if len(plain_parts(name)) != 1:

@@ -37,8 +37,10 @@ def name_problem(name) -> str | None:
     return None
 
 
-def read_annotation_file(path: Path, report: Report = raise_error) -> dict:
+def read_annotation_file(path: Path, report: Report = raise_error, annotated: bool = True) -> dict:
     """Read a COCO-style JSON file whose images and annotations are objects; others are reported.
+
+    Without ``annotated`` the file may lack annotations, as those of test sets do (``image_info_*.json``).
 
     Raises:
         UserError: the file is missing, is not JSON, or lacks a part.
@@ -53,6 +55,8 @@ def read_annotation_file(path: Path, report: Report = raise_error) -> dict:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     except MemoryError as error:
         raise UserError(f"{path}: too large for the memory of this machine") from error
+    if not annotated and isinstance(content, dict):
+        content.setdefault("annotations", [])
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise UserError(f"{path}: not a COCO-style annotation file, it has no list '{part}'")

@@ -48,5 +48,5 @@ def prepare_once(folder: Path, name: str, is_complete: Callable[[], bool], make:
             make(interrupted)
             marker.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be prepared ({reason(error)})") from error
+        raise UserError(f"{folder}: cannot be written ({reason(error)})") from error
     return True

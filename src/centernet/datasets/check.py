@@ -15,7 +15,6 @@ import numpy as np
 from ..conversion.coco_file import is_id
 from ..conversion.issues import ERROR, LEFT_OUT, NOTE, Issue, IssueLog
 from ..errors import UserError
-from ..tasks.base import Task
 from ..utils.text import printable
 from . import get_dataset
 from .annotations import Annotations, box_issues, refuse_nothing_to_learn
@@ -89,9 +88,7 @@ def _bar(count: int, highest: int) -> str:
     return "#" * math.ceil(BAR_LENGTH * count / max(highest, 1))
 
 
-def check_split(
-    task: Task, split: str, progress: Callable[[Iterable, int], Iterable] = lambda items, _: items
-) -> Report:
+def check_split(opt, split: str, progress: Callable[[Iterable, int], Iterable] = lambda items, _: items) -> Report:
     """Read all annotations and all images of one split, and return a report.
 
     ``progress`` wraps the images; it also gets their number.
@@ -99,7 +96,7 @@ def check_split(
     Raises:
         UserError: there is nothing to check.
     """
-    dataset = get_dataset(task.opt.dataset).unread(task, split)
+    dataset = get_dataset(opt.dataset).unread(opt, split)
     report = Report(split, dataset.annotation_file)
     content = dataset.read_content(report.log)
     try:
@@ -188,22 +185,22 @@ def _check_objects(
             report.add(NOTE, "classes without objects", name)
 
 
-def sample_grids(task: Task, visualizer, count: int) -> dict[str, np.ndarray]:
-    """Return grids of augmented training samples with their targets, as the network will see them, by name.
+def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
+    """Augmented training samples with their targets as the network will see them, as grids of images by name.
 
     Raises UserError when the dataset cannot be trained on; images that cannot be read are left out.
     """
-    # With --debug samples contain what is drawn of them; unreadable images are not replaced.
-    task = type(task)(task.opt.replace(debug=1, on_bad_image="error"))
-    samples = Samples(get_dataset(task.opt.dataset)(task, "train"), train=True)
+    opt.debug = 1  # so that samples carry what is drawn of them
+    opt.on_bad_image = "error"  # so that what cannot be read is told, not replaced
+    samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
     found: dict[str, list[np.ndarray]] = {}
     # The samples of the first epoch, from all over the dataset.
     for index in np.linspace(0, len(samples.dataset) - 1, min(count, len(samples.dataset))).astype(int):
         try:
-            batch = finish_batch(collate([samples[1, int(index)]]), task)
+            batch = finish_batch(collate([samples[1, int(index)]]), task, opt)
         except UserError:
             continue
-        for name, image in visualizer.training_images(batch, None).items():
+        for name, image in task.debug_images(batch, None, opt).items():
             found.setdefault(name, []).append(image)
     return {name: _grid(images) for name, images in found.items()}
 

@@ -2,20 +2,23 @@
 
 import contextlib
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 import pycocotools.coco
 
 from ..conversion import coco_extreme
+from ..conversion.coco_file import read_annotation_file
 from ..conversion.issues import Report, raise_error
 from ..evaluation import coco as coco_evaluation
+from ..utils import files
 from .base import CocoStyleDataset
 
 # Of pixels in B, G, R order, like the images.
 COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
 COCO_STD = (0.28863828, 0.27408164, 0.27809835)
+
+TEST_FILE = "image_info_test-dev2017.json"  # of test.py --trainval; without annotations
 
 
 class COCO(CocoStyleDataset):
@@ -47,6 +50,8 @@ class COCO(CocoStyleDataset):
     scored_fields = ("area", "iscrowd")
 
     def find_annotations(self, folder: Path, split: str) -> Path:
+        if split == "test":
+            return folder / "annotations" / TEST_FILE
         instances = folder / "annotations" / f"instances_{split}2017.json"
         return coco_extreme.extreme_file(instances) if self.opt.annotations == "exdet" else instances
 
@@ -54,20 +59,25 @@ class COCO(CocoStyleDataset):
         return folder / f"{split}2017"
 
     def read_content(self, report: Report = raise_error) -> dict:
+        if self.split == "test":
+            return read_annotation_file(self.annotation_file, report, annotated=False)
         if self.opt.annotations == "exdet":  # its points are found once, in the segmentations
             coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
         return super().read_content(report)
 
     def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
-        path.write_text(json.dumps(self._to_results(results)))
+        files.write_json(path, self._to_results(results), allow_nan=False)
         return path
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+        if self.split == "test":  # scored by COCO's evaluation server
+            return {}
         ground_truth = pycocotools.coco.COCO()
         ground_truth.dataset = self.filtered_annotations()
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces every step
             ground_truth.createIndex()
         scores = coco_evaluation.evaluate(ground_truth, self._to_results(results))
+        self.tables = scores["summary"]
         numbers = {name: scores[name] for name in coco_evaluation.BOX_SCORES}
         return {**numbers, **{f"AP/{name}": value for name, value in scores["per_class"].items()}}
 

@@ -8,11 +8,11 @@ from ..conversion.coco_file import is_id
 from ..conversion.issues import Report, raise_error
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
-from .coco import COCO
+from .coco import COCO, TEST_FILE
 
 
 class COCOHP(COCO):
-    """Persons with the 17 joints of ``ops/keypoints.py``.
+    """Persons with the 17 joints of ``datasets/joints.py``.
 
     Training uses the images with a person in them, whether or not its joints are labeled; validation uses all.
     """
@@ -27,7 +27,7 @@ class COCOHP(COCO):
     score_names = (*coco_evaluation.KEYPOINT_SCORES, *(f"box_{name}" for name in coco_evaluation.BOX_SCORES))
 
     def find_annotations(self, folder: Path, split: str) -> Path:
-        return folder / "annotations" / f"person_keypoints_{split}2017.json"
+        return folder / "annotations" / (TEST_FILE if split == "test" else f"person_keypoints_{split}2017.json")
 
     def read_content(self, report: Report = raise_error) -> dict:
         content = super().read_content(report)
@@ -41,7 +41,10 @@ class COCOHP(COCO):
         return content
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
-        return score_keypoints(self.filtered_annotations(), self._to_results(results))[0]
+        if self.split == "test":  # scored by COCO's evaluation server
+            return {}
+        scores, self.tables = score_keypoints(self.filtered_annotations(), self._to_results(results))
+        return scores
 
     def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)

@@ -1,7 +1,6 @@
 """Your own dataset, in the styles of COCO, VOC, YOLO, LabelMe or CVAT, with any classes (``--dataset custom``)."""
 
 import contextlib
-import json
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..conversion.layout import Layout, option_of
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
+from ..utils import files
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
 from .images import image_size
@@ -96,8 +96,8 @@ class Custom(CocoStyleDataset):
             )
         return layout
 
-    def _find_files(self, task, split: str) -> None:
-        super()._find_files(task, split)
+    def _find_files(self, opt, split: str) -> None:
+        super()._find_files(opt, split)
         if self.layout.style == "voc":
             self.score_names = VOC_SCORES
 
@@ -130,7 +130,7 @@ class Custom(CocoStyleDataset):
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         """Write COCO's list of detections, with the ids of the data: VOC's are names of images and of classes."""
-        path.write_text(json.dumps(self._to_results(results)))
+        files.write_json(path, self._to_results(results), allow_nan=False)
         return path
 
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
@@ -151,7 +151,12 @@ class Custom(CocoStyleDataset):
         scores = dict(zip(VOC_SCORES, (score["mean_ap"] for score in by_voc), strict=True))
         per_class = by_voc[0]["ap"]
         if self.layout.style != "voc":
+            # Classes that this part of the data does not have can be detected, too.
+            known = {category["id"] for category in content["categories"]}
+            absent = [{"id": one, "name": one} for one in self.category_ids if one not in known]
+            content = {**content, "categories": [*content["categories"], *absent]}
             by_coco = coco_evaluation.evaluate_content(content, self._to_results(results))
+            self.tables = by_coco["summary"]
             scores = {**{name: by_coco[name] for name in coco_evaluation.BOX_SCORES}, **scores}
             per_class = {name: by_coco["per_class"][name] for name in names}
         return {**scores, **{f"AP/{name}": value for name, value in per_class.items()}}

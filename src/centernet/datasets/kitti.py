@@ -35,6 +35,7 @@ class KITTI(CocoStyleDataset):
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     default_resolution = (384, 1280)
     max_objs = 50
+    _statistics_folder: Path | None = None  # where results have been saved
     score_names = ("AP3D", "APBEV", "AP2D", "AOS")  # of cars, moderate, as the reference's program has them
 
     @classmethod
@@ -99,6 +100,7 @@ class KITTI(CocoStyleDataset):
             if old.stem not in current:
                 old.unlink()
         write_results(results, folder, self.class_names)
+        self._statistics_folder = path.parent
         return folder
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
@@ -115,6 +117,9 @@ class KITTI(CocoStyleDataset):
         found = [kitti_evaluation.from_rows(results[image_id], self.class_names, decimals=2) for image_id in ids]
         reference = kitti_evaluation.evaluate(truth, found, overlaps="reference", recall_points=(11,))
         official = kitti_evaluation.evaluate(truth, found, overlaps="official", recall_points=(40,))
+        self.tables = "\n".join(kitti_evaluation.program_lines(reference))
+        if self._statistics_folder is not None:
+            kitti_evaluation.write_statistics(reference, self._statistics_folder)
         scores = kitti_evaluation.named_scores(reference, 11)
         main = {name: scores.get(f"{name}/Car_moderate", 0.0) for name in self.score_names}
         others = {f"official/{name}": value for name, value in kitti_evaluation.named_scores(official, 40).items()}

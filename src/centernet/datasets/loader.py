@@ -1,26 +1,28 @@
-"""Batches of samples: sampling order, loader workers, and the transfer to the device."""
+"""From dataset to batches on the device."""
 
 import contextlib
 import copy
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from ..engine.signals import ignore_signals_in_worker
 from ..errors import UserError
-from ..tasks.base import Detections, Task
-from ..transforms import sample_rng
+from ..tasks import get_task
+from .augmentation import sample_rng
 from .base import SHOWN, CocoStyleDataset
-from .worker import start_worker
 
-MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops
-MAX_PIXELS = 1 << 26  # of a black replacement image
-# Messages of PyTorch about loader workers that have ended, and about missing shared memory.
+MOST_IN_A_ROW = 100  # images that cannot be used: then it is no accident
+MOST_PIXELS = 1 << 26  # of an image that is made up
+# What PyTorch says of loader processes that are gone, and when there is no shared memory left.
 LOST_WORKER = re.compile(
     r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: [\w ]+)|unable to \w+ .*(shared memory|file <).*"
 )
@@ -28,18 +30,20 @@ OUT_OF_MEMORY = re.compile(r"bus error|shared memory|unable to|No space left", r
 
 
 class Samples(Dataset):
-    """Samples of a dataset by ``(epoch, index)``, made by its task's ``encode``; runs in the workers."""
+    """What the workers run: ``(epoch, index)`` to a sample, by the task's ``make_sample``."""
 
-    def __init__(self, dataset: CocoStyleDataset, train: bool) -> None:
-        self.dataset, self.task, self.opt, self.train = dataset, dataset.task, dataset.opt, train
-        # An unreadable image does not stop training, but evaluation must never silently drop images.
-        self.skips = self.opt.on_bad_image == "skip" or (self.opt.on_bad_image == "auto" and not self.opt.test)
+    def __init__(self, dataset: CocoStyleDataset, opt, train: bool) -> None:
+        self.dataset, self.opt, self.train = dataset, opt, train
+        self.task = get_task(opt.task)
+
+        # An image that cannot be used does not end a training, but no score may change without a word.
+        self.skips = opt.on_bad_image == "skip" or (opt.on_bad_image == "auto" and not opt.test)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        """Return a sample; ``skipped`` is the index of the first image that could not be read for it, or -1.
+        """A sample; ``skipped`` is the index of the first image that could not be used for it, or -1.
 
-        In training the next readable image of the dataset replaces it, with its own random numbers, so that batches
-        keep their size and do not depend on workers or processes. Otherwise the sample is a black image.
+        In training the next image of the dataset that can be used takes its place, with its own random numbers, so
+        that batches keep their size and do not depend on workers or processes. Elsewhere the sample is a black image.
         """
         epoch, index = key
         skipped = -1
@@ -53,15 +57,15 @@ class Samples(Dataset):
                 index, image = self._next_usable(index, error)
             else:
                 image = black_image(self.dataset, index)
-        rng = sample_rng(self.opt.seed, epoch, index) if self.train else None
-        sample = self.task.encode(image, self.dataset.read_objects(index), rng, self.train)
+        draws = sample_rng(self.opt.seed, epoch, index) if self.train else None
+        sample = self.task.make_sample(image, self.dataset.read_objects(index), self.opt, draws, self.train)
         sample["skipped"] = np.array(skipped, dtype=np.int64)
         if "meta" in sample:
             sample["meta"]["img_id"] = self.dataset.image_ids[index]
         return sample
 
     def _next_usable(self, index: int, last: UserError) -> tuple[int, np.ndarray]:
-        tries = min(len(self.dataset), MAX_BAD_IN_A_ROW) - 1
+        tries = min(len(self.dataset), MOST_IN_A_ROW) - 1
         for other in ((index + k) % len(self.dataset) for k in range(1, tries + 1)):
             try:
                 return other, self.dataset.read_image(other)
@@ -71,23 +75,23 @@ class Samples(Dataset):
 
 
 def black_image(dataset: CocoStyleDataset, index: int) -> np.ndarray:
-    """Return a black image in place of an unreadable one, in its annotated size if there is one."""
+    """What stands for an image that cannot be used, in its stated size if there is one."""
     width, height = dataset.sizes[index].tolist()
-    if min(width, height) < 1 or width * height > MAX_PIXELS:
+    if min(width, height) < 1 or width * height > MOST_PIXELS:
         width, height = 64, 64
     return np.zeros((height, width, 3), dtype=np.uint8)
 
 
-def no_detections(detections: Detections) -> Detections:
-    """Return the (empty) detections of an unreadable image in the form of those of other images."""
+def no_detections(detections: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """The detections of an image that could not be used: none, in the form of those of others."""
     return {cls: rows[:0] for cls, rows in detections.items()}
 
 
 class SkippedImages:
-    """The images of a pass over a dataset that could not be read.
+    """The images of a pass over a dataset that could not be used.
 
     Attributes:
-        indices: their indices in the dataset, those of this process; appended to the given list.
+        indices: their numbers in the dataset, those of this process; added to the list that is given.
     """
 
     def __init__(self, dataset: CocoStyleDataset, indices: list[int] | None = None) -> None:
@@ -95,20 +99,20 @@ class SkippedImages:
         self.indices = [] if indices is None else indices
 
     def add(self, batch: dict) -> Tensor:
-        """Collect those of a batch, and return (B,) bool: which samples are not affected.
+        """Note those of a batch, on whichever device it is. Returns (B,) bool, which of its samples have none of them.
 
-        Call it before the batch is moved to the device, because it reads ``skipped`` on the CPU.
+        Looks at ``skipped``, on the CPU: call it before the batch goes to the device.
         """
         self.indices += [index for index in batch["skipped"].tolist() if index >= 0]
         return batch["skipped"] < 0
 
     def report(self, title: str, indices: Iterable[int] | None = None, named: Path | None = None) -> str | None:
-        """Return a message about the skipped images; None if there are none.
+        """What is to be said at the end; None when all could be used.
 
         Args:
-            title: start of the message.
+            title: begins the text.
             indices: those of all processes; None: those of this one.
-            named: text file with a line for each image that was ever skipped; new ones are appended.
+            named: a text file with a line for each image that was ever skipped; new ones are added.
         """
         indices = sorted(set(self.indices if indices is None else indices))
         if not indices:
@@ -131,9 +135,9 @@ class SkippedImages:
 
 @contextlib.contextmanager
 def explain_dataloader_crash() -> Iterator[None]:
-    """Turn the crash of a loader worker into a UserError; a context manager or decorator around the use of loaders.
+    """Around the use of loaders, or before a function that uses them: one that dies ends it with a line that says so.
 
-    PyTorch raises the error wherever the main process happens to be, perhaps far from the loader.
+    PyTorch raises where the reading process happens to be, perhaps far from the loader. Raises UserError.
     """
     try:
         yield
@@ -152,12 +156,12 @@ def explain_dataloader_crash() -> Iterator[None]:
 class TrainBatches(Sampler):
     """Batches of ``(epoch, index)`` for one process: its share of every global batch of a shuffled epoch.
 
-    The images of the global batch of an iteration depend on seed and epoch only, not on the number of processes. The
-    incomplete batch at the end of an epoch is dropped.
+    Which images make up the global batch of an iteration depends on seed and epoch alone, not on the number of
+    processes. The incomplete batch at the end of an epoch is dropped.
 
     Attributes:
-        epoch: set before each epoch; it is passed on with the indices, so that workers persist through all epochs.
-        start: iterations of that epoch to leave out, because a resumed run has already done them.
+        epoch: set before each epoch; it travels with the indices, so workers can live on through all epochs.
+        start: iterations of that epoch to leave out, because a run that is resumed has done them already.
     """
 
     def __init__(self, length: int, shares: list[int], rank: int, seed: int, num_iters: int = -1) -> None:
@@ -178,7 +182,7 @@ class TrainBatches(Sampler):
             yield self._keys(order, i)[self.share]
 
     def whole(self, i: int) -> list[tuple[int, int]]:
-        """Return the global batch of iteration ``i``, from 0, of the epoch."""
+        """The global batch of iteration ``i``, from 0, of the epoch."""
         return self._keys(self._order(), i)
 
     def _order(self) -> np.ndarray:
@@ -189,7 +193,7 @@ class TrainBatches(Sampler):
 
 
 class EvalBatches(Sampler):
-    """Every image once, in order, distributed round-robin over the processes; the last batch may be smaller."""
+    """Every image once, in order, dealt to the processes in turn; the last batch may be smaller."""
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, processes: int = 1, num_iters: int = -1) -> None:
         indices = list(range(length))[: num_iters if num_iters >= 0 else None][rank::processes]
@@ -203,7 +207,7 @@ class EvalBatches(Sampler):
 
 
 def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory: bool) -> "DataLoader | TrainLoader":
-    """Return the loader of batches of samples, made by ``num_workers`` processes; those of training persist."""
+    """Batches of samples, made by ``num_workers`` processes; those of a training live through all epochs."""
     if samples.train:
         return TrainLoader(samples, batches, num_workers, pin_memory)
     return _data_loader(samples, batches, num_workers, pin_memory)
@@ -217,17 +221,17 @@ def _data_loader(samples: Samples, batches: Iterable, num_workers: int, pin_memo
         collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # worker seeds are not used; the default generator stays untouched
+        generator=torch.Generator(),  # for the seeds of the workers, which use none; the network's own is left alone
     )
 
 
 class TrainLoader:
-    """Loader of training batches; iterating over it yields the epoch that its ``batch_sampler`` names.
+    """The batches of a training; going through it gives those of the epoch that its ``batch_sampler`` names.
 
-    At the end of an epoch the workers continue with the next one, so that its first batches are ready when it begins.
+    At the end of an epoch the workers go on with the next one, so that its first batches are there when it begins.
 
     Attributes:
-        batch_sampler, dataset, collate_fn: as in ``DataLoader``.
+        batch_sampler, dataset, collate_fn: as of a ``DataLoader``.
     """
 
     def __init__(self, samples: Samples, batches: TrainBatches, num_workers: int, pin_memory: bool) -> None:
@@ -241,9 +245,9 @@ class TrainLoader:
     def __iter__(self) -> Iterator[dict]:
         epoch, start = self.batch_sampler.epoch, self.batch_sampler.start
         if self._place != (epoch, start):
-            self._stream = None  # the workers of another epoch end before new ones start
+            self._stream = None  # the workers of another epoch end before there are new ones
             self._stream = iter(self._loader)
-        self._place = None  # until the whole epoch has been consumed
+        self._place = None  # until all of the epoch has been taken
         try:
             for _ in range(start, len(self)):
                 yield next(self._stream)
@@ -251,32 +255,46 @@ class TrainLoader:
                 self._place = epoch + 1, 0
         finally:
             if self._place is None:
-                # End the workers now; at exit Python would have to terminate them.
+                # Let the workers end now: at the end of the process Python would have to get rid of them.
                 self._stream = None
 
 
 class _Endless:
-    """The batches of an epoch, from its ``start``, and of the following ones up to the last of the training."""
+    """The batches of an epoch, from its ``start`` on, and of those after it up to the last of the training."""
 
     def __init__(self, batches: TrainBatches, last_epoch: int) -> None:
         self.batches, self.last_epoch = batches, last_epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        ahead = copy.copy(self.batches)  # the original names the epoch that is being trained
+        ahead = copy.copy(self.batches)  # the original's epoch is the one that is trained
         yield from ahead
         while ahead.epoch < self.last_epoch:
             ahead.epoch, ahead.start = ahead.epoch + 1, 0
             yield from ahead
 
 
+def start_worker(worker: int) -> None:
+    """What a loader process does first."""
+    # The workers share the cores among each other; OpenCV's and PyTorch's own threads would only get in the way.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    ignore_signals_in_worker()
+    # When the process that reads is killed, the thread that hands it tensors would print a traceback over the report of
+    # the launcher.
+    show = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: (
+        None if issubclass(kind, (ConnectionError, EOFError)) else show(kind, error, trace)
+    )
+
+
 def collate(samples: list[dict]) -> dict:
-    """Stack arrays of samples into tensors (B, ...); ``meta`` becomes a list, ``num_target_pixels`` a list of sums."""
+    """Stack the arrays of samples into tensors (B, ...); ``meta`` becomes a list, ``pixels`` a list of sums."""
     batch = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
         if name == "meta":
             batch[name] = values
-        elif name == "num_target_pixels":  # stays on the host, to avoid a device sync
+        elif name == "pixels":  # for the host alone, so that nobody has to wait until the device has counted
             batch[name] = np.sum(values, axis=0).tolist()
         else:
             batch[name] = _stack(values)
@@ -287,9 +305,9 @@ def _stack(arrays: list[np.ndarray]) -> Tensor:
     shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
     if get_worker_info() is None:
         return torch.from_numpy(np.stack(arrays))
-    # Stack in shared memory, to which the tensor would be copied otherwise (as torch's collation does). If there is no
-    # space left, the error is raised and reported here. The thread that would copy it later drops the error, and the
-    # main process would wait forever.
+    # In the memory in which it will travel, where it would be copied to otherwise (as torch's own collation does it).
+    # Where there is no room for it, the error comes here and is told. The thread that would do it later, when it is
+    # sent, drops it, and the process that reads waits for ever.
     memory = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize, device="cpu")
     stacked = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).set_(memory).view(shape)
     np.stack(arrays, out=stacked.numpy())
@@ -297,26 +315,26 @@ def _stack(arrays: list[np.ndarray]) -> Tensor:
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Return an array as tensor, in a loader worker in shared memory (for the same reason)."""
+    """A tensor of an array, in a loader process in shared memory (for the same reason)."""
     tensor = torch.from_numpy(array)
     return tensor.share_memory_() if get_worker_info() is not None else tensor
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
-    """Return a batch with all tensors on ``device``; pinned ones are copied asynchronously."""
+    """All tensors of a batch on ``device``; pinned ones are copied without waiting."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
 
 
-def finish_batch(batch: dict, task: Task) -> dict:
-    """Return a batch with ``input`` (B, 3, h, w) float32 and the task's target maps added, on its device."""
-    return {**batch, "input": apply_color(batch["image"], batch["color"]), **task.draw_targets(batch)}
+def finish_batch(batch: dict, task, opt) -> dict:
+    """Add ``input`` (B, 3, h, w) float32 and the task's target maps to a batch, on its device."""
+    return {**batch, "input": apply_color(batch["image"], batch["color"]), **task.draw_targets(batch, opt)}
 
 
 def apply_color(image: Tensor, color: Tensor) -> Tensor:
-    """Apply color maps (B, 3, 4) to images (B, h, w, 3) uint8; returns (B, 3, h, w) float32, channels last."""
+    """(B, h, w, 3) uint8 images through their (B, 3, 4) color maps to (B, 3, h, w) float32, channels last."""
     batch, height, width, _ = image.shape
     pixels = image.view(batch, -1, 3).to(color.dtype)
     pixels = torch.baddbmm(color[:, None, :, 3], pixels, color[:, :, :3].transpose(1, 2))

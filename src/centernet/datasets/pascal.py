@@ -4,13 +4,13 @@
 there is a ``VOCdevkit``, they are made from it.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from ..conversion import voc_devkit
 from ..evaluation import voc
+from ..utils import files
 from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
 
 
@@ -51,7 +51,7 @@ class PascalVOC(CocoStyleDataset):
         return sorted(images, key=lambda image: image["id"])
 
     def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
-        path.write_text(json.dumps(voc.to_results(results, self.image_ids, len(self.class_names))))
+        files.write_json(path, voc.to_results(results, self.image_ids, len(self.class_names)), allow_nan=False)
         return path
 
     def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:

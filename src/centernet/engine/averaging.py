@@ -1,4 +1,4 @@
-"""Running averages of a network's weights (``--ema``)."""
+"""Exponential moving averages of a model's weights (``--ema``)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,42 +6,59 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from ..models.tensors import tensor_problem
+
 
 class ModelEma:
-    """The running average of a network's weights and statistics (``--ema``), which is what is validated and kept.
+    """Exponential moving averages of a model's weights and batch statistics, which are validated and kept as the best.
 
     Attributes:
-        state: names to averages, as in the network's ``state_dict``.
-        updates: so far. The first ones count more than the decay says, for the weights are far from good then.
+        state: averages by name, as in the model's ``state_dict``.
+        updates: number of updates so far. The first ones weigh more than ``decay`` says, since the initial weights are
+            far from good.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay, self.updates = network, decay, 0
         self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
-    def load(self, saved: dict) -> None:
-        """Go on with ``state`` and ``updates`` of a checkpoint."""
-        self.updates = saved["updates"]
+    @torch.no_grad()
+    def load(self, saved: dict) -> list[str]:
+        """Restore ``state`` and ``updates`` of a checkpoint.
+
+        Returns:
+            Descriptions of the entries that cannot be used, whose averages start from the current weights.
+        """
+        updates, state_dict = saved.get("updates"), saved.get("state_dict")
+        if type(updates) is not int or updates < 0 or not isinstance(state_dict, dict):
+            return ["all of them"]
+        self.updates = updates
+        problems = []
         for name, value in self.state.items():
-            value.copy_(saved["state_dict"][name])
+            problem = tensor_problem(state_dict.get(name), value.shape)
+            if problem is None:
+                value.copy_(state_dict[name])
+            else:
+                problems.append(f"{name} {problem}" if name in state_dict else f"{name} is missing")
+        return problems
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of now."""
+        """Update the averages with the current weights."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        now = self.network.state_dict()
+        current = self.network.state_dict()
         names = [name for name, value in self.state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.state[name] for name in names], [now[name] for name in names], weight)
+        torch._foreach_lerp_([self.state[name] for name in names], [current[name] for name in names], weight)
         for name in self.state.keys() - set(names):
-            self.state[name].copy_(now[name])
+            self.state[name].copy_(current[name])
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within a ``with`` the network has the averages for weights."""
-        own = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        """Give the model the averages as weights while the block runs."""
+        current = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.network.load_state_dict(self.state)
         try:
             yield
         finally:
-            self.network.load_state_dict(own)
+            self.network.load_state_dict(current)

@@ -11,14 +11,14 @@ from .run_directory import RunDirectory
 from .run_state import KEY, TrainingState, resumed_state
 from .trainer import Trainer
 
-LAST = "model_last.pth"  # what --resume goes by; the file before it stays as model_last.pth.bak
+LAST = "model_last.pth"  # what --resume reads; the previous one is kept as model_last.pth.bak
 
 
 def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, log=print) -> TrainingState:
-    """Give network and optimizer what ``--load_model`` and ``--resume`` say; where the training stands then.
+    """Restore model and optimizer from ``--load_model``, with ``--resume``, and return the training state.
 
-    With ``--resume`` the checkpoint before the newest is used where that one is damaged. The file is read by one
-    process, so it need not be on every machine.
+    With ``--resume`` the previous checkpoint is used if the newest is corrupt. One process reads the file, so it need
+    not exist on every machine.
     """
     if not opt.load_model:
         return TrainingState()
@@ -31,20 +31,20 @@ def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Pro
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run: the reference's entries, and what resuming and inference need besides.
+    """Writes the checkpoints of a run: the reference's entries, and what resuming and inference need in addition.
 
-    ``card`` is what inference needs to know (``opts.model_card``).
+    ``metadata`` is what inference needs to rebuild the model (``options.model_metadata``).
     """
 
-    def __init__(self, card: dict, trainer: Trainer, processes: Processes, run: RunDirectory | None) -> None:
-        self.card, self.trainer, self.processes, self.run = card, trainer, processes, run
+    def __init__(self, metadata: dict, trainer: Trainer, processes: Processes, run: RunDirectory | None) -> None:
+        self.metadata, self.trainer, self.processes, self.run = metadata, trainer, processes, run
 
     def save(self, name: str = LAST) -> None:
-        """A file to go on from. Called on all processes, of which rank 0 writes."""
+        """Save a resumable checkpoint. Collective: call on every rank; rank 0 writes."""
         self._write(name, {KEY: self.trainer.snapshot()}, self.trainer.optimizer)
 
     def save_best(self) -> None:
-        """``model_best.pth``, without the optimizer; with ``--ema`` of the averages, for they were validated."""
+        """Save ``model_best.pth``, without the optimizer; with ``--ema`` the averages, which were validated."""
         with self.trainer.averaged.in_place() if self.trainer.averaged is not None else contextlib.nullcontext():
             self._write("model_best.pth", {}, None)
 
@@ -53,6 +53,6 @@ class Checkpoints:
             return
         self.run.sync()
         state = self.trainer.state
-        content = {**content, "best": state.best, "model": self.card}
+        content = {**content, "best": state.best, "model": self.metadata}
         path = self.run.path / name
         save_model(path, state.epoch, self.trainer.network, optimizer, content, backup=name == LAST)

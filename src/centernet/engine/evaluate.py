@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import EvalBatches, Samples, SkippedImages, finish_batch, make_loader, no_detections, to_device
 from ..errors import UserError
+from ..evaluation.results import drop_non_finite, dropped_note
 from ..options import Options, process_shares
-from ..tasks.base import Task
-from ..visualization import build_visualizer, show_or_save
+from ..visualization import show_or_save
 from .precision import Precision
 from .processes import Processes
 from .progress import Progress
@@ -22,7 +22,7 @@ Results = dict[Any, dict[int, Any]]  # image id to class id from 1 to rows
 
 def evaluate(
     opt: Options,
-    task: Task,
+    task,
     model: nn.Module,
     dataset: CocoStyleDataset,
     env: Processes,
@@ -47,11 +47,16 @@ def evaluate(
     scores: dict[str, float] = {}
     if run is not None:
         path = run.path / "results.json"
+        results, dropped = drop_non_finite(results or {})
+        if dropped:
+            env.print(dropped_note(dropped))
         try:
             dataset.save_results(results, path)
         except OSError as error:
             raise UserError(f"{error.filename or path}: results cannot be written ({error.strerror})") from error
         scores = dataset.evaluate(results)
+        if dataset.tables:
+            env.print(dataset.tables)
         run.validated = (dataset, results)
     env.barrier()  # scoring may take long
     return env.share({**losses, **scores})
@@ -60,7 +65,7 @@ def evaluate(
 @torch.no_grad()
 def predict(
     opt: Options,
-    task: Task,
+    task,
     model: nn.Module,
     dataset: CocoStyleDataset,
     env: Processes,
@@ -73,7 +78,7 @@ def predict(
         The averages over images of each image's losses, and ``time`` in minutes; and on rank 0 the detections,
         ``{image id: {class id from 1: rows}}``.
     """
-    precision, criterion = Precision(opt.amp, env.device), task.criterion(opt)
+    precision, criterion = Precision(opt.amp, env.device), task.Loss(opt)
     # Images of one size are batched; with --keep_res each image has its own size.
     batch_size = 1 if opt.keep_res else max(process_shares(opt, env.count))
     loader = _eval_loader(opt, dataset, env, batch_size)
@@ -86,14 +91,14 @@ def predict(
     started = time.perf_counter()
     for i, batch in enumerate(loader):
         usable = skipped.add(batch)
-        batch = finish_batch(to_device(batch, env.device), task)
+        batch = finish_batch(to_device(batch, env.device), task, opt)
         progress.data_ready()
         outputs = precision.forward(model, batch["input"])
         values = torch.stack([_image_losses(criterion, outputs, batch, k) for k in range(len(batch["input"]))])
         sums += values.cpu()[usable].sum(0).double()
         count += int(usable.sum())
-        dets = task.decode(criterion.with_oracle(outputs[-1], batch))
-        detections = task.postprocess(dets, batch["meta"])
+        dets = task.decode(task.with_oracle(outputs[-1], batch, opt), opt)
+        detections = task.post_process(dets, batch["meta"], opt)
         for meta, found, seen in zip(batch["meta"], detections, usable.tolist(), strict=True):
             results[meta["img_id"]] = found if seen else no_detections(found)
         if opt.debug > 0:
@@ -115,16 +120,16 @@ def report_skipped(skipped: SkippedImages, title: str, env: Processes, run: RunD
         env.print(skipped.report(title, indices, run.path / "skipped_images.txt" if run is not None else None))
 
 
-def show_maps(opt: Options, task: Task, batch: dict, output: dict[str, Tensor], name: str) -> None:
+def show_maps(opt: Options, task, batch: dict, output: dict[str, Tensor], name: str) -> None:
     """Show or save targets and predictions of a batch, for ``--debug``."""
-    images = build_visualizer(task).training_images(batch, task.criterion(opt).with_oracle(output, batch))
+    images = task.debug_images(batch, task.with_oracle(output, batch, opt), opt)
     show_or_save(images, opt.debug_dir, name, show=opt.debug < 4)
 
 
 def _eval_loader(opt: Options, dataset: CocoStyleDataset, env: Processes, batch_size: int):
     batches = EvalBatches(len(dataset), batch_size, env.rank, env.count, opt.num_iters)
     workers = min(opt.num_workers, len(batches))
-    return make_loader(Samples(dataset, train=False), batches, workers, env.device.type != "cpu")
+    return make_loader(Samples(dataset, opt, train=False), batches, workers, env.device.type != "cpu")
 
 
 def _image_losses(criterion, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:

@@ -59,13 +59,16 @@ class Precision:
         scaler: scales the loss in ``fp16``, whose smallest numbers are larger than many gradients; else idle.
         skip_bad: leave an update out when a gradient is not finite, and undo what its batch did to the network's
             buffers (the batch statistics). Needs no waiting for the device where the optimizer is a fused one.
+        clip_grad: greatest norm of the gradients; 0: no limit.
     """
 
-    def __init__(self, amp: str, device: torch.device, skip_bad: bool = False) -> None:
+    def __init__(self, amp: str, device: torch.device, skip_bad: bool = False, clip_grad: float = 0) -> None:
         check_amp(amp, device)
+        self.clip_grad = clip_grad
         self.device, self.dtype = device, DTYPES[amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.skip_bad, self.bad = skip_bad, None
+        self.made = torch.zeros((), device=device)  # steps, for optimizers that do not count them
 
     def forward(self, network: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
         """A network's maps of ``x``, float32; without ``--amp`` whatever the network gives."""
@@ -78,6 +81,13 @@ class Precision:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 reason = (str(error).splitlines() or [""])[0]
                 raise UserError(f"--compile: this network cannot be compiled here ({reason}); leave it out") from error
+            if "more than 1 value per channel" in str(error):
+                height, width = x.shape[2:]
+                raise UserError(
+                    f"--batch_size: a process trains on {len(x)} image of {width} x {height} at a time, so a map "
+                    "of the network has one value per channel, which batch normalization cannot normalize; use a "
+                    "larger --batch_size or input, or a smaller --accumulate"
+                ) from error
             raise
         if self.dtype is None:
             return outputs
@@ -101,16 +111,30 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """One step. With ``fp16`` one whose gradients are not finite is left out (``updates``)."""
-        if self.skip_bad:
-            # Of the gradients, which are the same on all processes, not of the loss, which is a share.
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            self.bad = 1 - torch.nn.utils.get_total_norm(gradients).isfinite().float()
-            if not self.scaler.is_enabled():
-                self._step_unless_bad(optimizer)
-                return
+        """Clip the gradients and make one step. A step whose gradients are not finite is skipped (``updates``) with
+        ``fp16`` and with ``skip_bad``."""
+        if self.clip_grad:
+            self.scaler.unscale_(optimizer)
+        if self.skip_bad or self.clip_grad:
+            # The gradients are the same on all processes, unlike the loss, which is a share.
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            self.bad = 1 - norm.isfinite().float() if self.skip_bad else None
+            if self.clip_grad:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, norm)
+        if self.skip_bad and not self.scaler.is_enabled():
+            self._step_unless_bad(optimizer)
+            self.made += 1 - self.bad
+            return
+        scale = self.scaler.get_scale() if self._counts_itself(optimizer) else 0
         self.scaler.step(optimizer)
         self.scaler.update()
+        if self._counts_itself(optimizer):
+            self.made += float(self.scaler.get_scale() >= scale)  # it falls when a step was skipped
+
+    def _counts_itself(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether steps may be skipped without the optimizer counting those that were made, as Adam does."""
+        return self.scaler.is_enabled() and isinstance(optimizer, torch.optim.SGD)
 
     def _step_unless_bad(self, optimizer: torch.optim.Optimizer) -> None:
         if optimizer.param_groups[0].get("fused"):
@@ -121,10 +145,9 @@ class Precision:
             optimizer.step()
 
     def updates(self, optimizer: torch.optim.Optimizer) -> int | None:
-        """How many steps an Adam optimizer has really done, which it counts itself; None where none is left out.
-
-        Asking waits for the device.
-        """
+        """Return the number of steps made so far, or None where none is skipped. Waits for the device."""
         if not self.scaler.is_enabled() and not self.skip_bad:
             return None
+        if isinstance(optimizer, torch.optim.SGD):
+            return int(self.made)
         return int(next(iter(optimizer.state.values()))["step"]) if optimizer.state else 0

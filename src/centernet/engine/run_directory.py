@@ -69,7 +69,7 @@ class RunDirectory:
 
     def _lock(self) -> None:
         """Have the folder alone. The system takes the lock away when the process ends, however that happens."""
-        self._lock_file = open(self.path / ".lock", "a+")  # noqa: SIM115 (open for the whole run)
+        self._lock_file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         if fcntl is None:
             return
         try:
@@ -117,7 +117,7 @@ class RunDirectory:
             else:
                 path.unlink(missing_ok=True)
         self._board = tensorboard.open_board(self.logs)
-        self._losses = open(self.path / "train_log.csv", "a", newline="")  # noqa: SIM115 (open for the whole run)
+        self._losses = open(self.path / "train_log.csv", "a", newline="", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self._csv = csv.writer(self._losses, lineterminator="\n")
 
     def _put_aside(self, path: Path) -> None:
@@ -159,7 +159,7 @@ class RunDirectory:
         line = f"{stamp}: epoch: {epoch} |" + "".join(f"{name} {value:8f} | " for name, value in train.items())
         if val:
             line += "".join(f"{name} {value:8f} | " for name, value in val.items())
-        with self._writing("log.txt"), open(self.logs / "log.txt", "a") as file:
+        with self._writing("log.txt"), open(self.logs / "log.txt", "a", encoding="utf-8") as file:
             file.write(line + "\n")
         if val:
             path = self.path / "val_log.csv"
@@ -190,7 +190,7 @@ def _read_rows(path: Path) -> list[list[str]]:
     """The rows of a CSV file, none when it is not there."""
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
 
 

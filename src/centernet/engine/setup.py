@@ -11,10 +11,10 @@ from ..datasets import get_dataset, read_dataset
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import Samples, TrainBatches, TrainLoader, make_loader
 from ..errors import UserError
+from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
 from ..models.weights import restore
 from ..options import NEVER, Options, process_shares
-from ..tasks.base import Task
 from .precision import check_amp, set_precision
 from .processes import Processes
 from .run_state import TrainingState
@@ -36,22 +36,21 @@ def prepare_dataset(opt: Options, env: Processes) -> None:
     env.local_main_process_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=env.print))
 
 
-def build_datasets(task: Task, env: Processes) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
+def build_datasets(opt: Options, env: Processes) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
     """Return the training and the validation split, None for one that the run does not need.
 
     Raises UserError when images are missing or a batch has more images than the training split.
     """
-    opt = task.opt
-    train_set = open_split(task, "train", env) if not opt.test else None
-    val_set = open_split(task, "val", env) if validates(opt) else None
+    train_set = open_split(opt, "train", env) if not opt.test else None
+    val_set = open_split(opt, "val", env) if validates(opt) else None
     if train_set is not None and opt.batch_size > len(train_set):
         raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} images to train on")
     return train_set, val_set
 
 
-def open_split(task: Task, split: str, env: Processes) -> CocoStyleDataset:
+def open_split(opt: Options, split: str, env: Processes) -> CocoStyleDataset:
     """Read the annotations of a split, look for its images, and print the notes about it."""
-    dataset = read_dataset(task, split, env)
+    dataset = read_dataset(opt, split, env)
     dataset.check_images_exist()
     for note in dataset.notes:
         env.print(note)
@@ -78,16 +77,11 @@ def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
         restore(model, checkpoint, opt.load_model, log=env.print)
 
 
-def build_optimizer(opt: Options, model: nn.Module, env: Processes) -> torch.optim.Optimizer:
-    """Return Adam, in its fused form where the device has it."""
-    return torch.optim.Adam(model.parameters(), opt.lr, fused=env.device.type in ("cpu", "cuda"))
-
-
 def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:
     """Return the loader of this process's share of the training batches."""
     shares = process_shares(opt, env.count)
     batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters)
-    return make_loader(Samples(dataset, train=True), batches, opt.num_workers, env.device.type != "cpu")
+    return make_loader(Samples(dataset, opt, train=True), batches, opt.num_workers, env.device.type != "cpu")
 
 
 class Metric:
@@ -125,16 +119,15 @@ def validation_due(opt: Options, epoch: int) -> bool:
     return validates(opt) and (epoch % opt.val_intervals == 0 or epoch == opt.num_epochs)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def out_of_patience(opt: Options, state: TrainingState) -> bool:
+    """Return whether ``--patience`` validations in a row were no better than the best one before them."""
+    return 0 < opt.patience <= state.stale
 
 
 def format_metrics(values: dict[str, float], per_class: bool = False) -> str:
     """Return losses and scores in one line; with ``per_class`` followed by a line for each class."""
-    line = " | ".join(f"{name} {value:.4f}" for name, value in values.items() if "/" not in name)
-    classes = [f"{name} {value:.4f}" for name, value in values.items() if "/" in name] if per_class else []
+    line = " | ".join(f"{name} {format_score(value)}" for name, value in values.items() if "/" not in name)
+    classes = [f"{name} {format_score(value)}" for name, value in values.items() if "/" in name] if per_class else []
     return "\n".join([line, *classes])
 
 

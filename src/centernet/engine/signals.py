@@ -71,3 +71,16 @@ class ShutdownHandler:
 
     def _on_save(self, number: int, frame) -> None:
         self.save = True
+
+
+def ignore_signals_in_worker() -> None:
+    """How a loader process takes the signals that the whole run receives: it works on until its run ends.
+
+    SIGTERM is also how Python rids itself of a loader process in the end, so it takes effect after a while.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if SAVE:
+        signal.signal(SAVE, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))

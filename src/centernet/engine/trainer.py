@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.loader import SkippedImages, TrainLoader, finish_batch, to_device
-from ..options import Options
+from ..options import Options, learning_rate
 from .averaging import ModelEma
 from .ddp import distribute
 from .evaluate import report_skipped, show_maps
 from .nan_guard import NanGuard
+from .optim import frozen_modules, keep_frozen_in_eval, set_learning_rate
 from .precision import Precision
 from .processes import Processes
 from .progress import Progress
 from .run_directory import RunDirectory
-from .run_state import TrainingState, random_state, set_random_state
+from .run_state import TrainingState, random_state, scaler_problem, set_random_state
 from .signals import STOP, ShutdownHandler, ShutdownRequested
 
 FLUSH = 10  # read losses back at most every FLUSH iterations, to avoid a device sync on every step
@@ -31,6 +32,7 @@ class Trainer:
 
     Attributes:
         network: the model itself.
+        frozen: names of the modules that ``--freeze`` keeps as they are.
         model: the model in its distributed wrapper, if there are several processes; otherwise the same.
         loss: the criterion of the task.
         averaged: exponential moving average of the weights (``--ema``), or None.
@@ -52,12 +54,13 @@ class Trainer:
         self.opt, self.task, self.optimizer, self.env = opt, task, optimizer, env
         self.state = state or TrainingState()
         self.network = model
-        self.precision = Precision(opt.amp, env.device, skip_bad=opt.on_nan == "skip")
+        self.frozen = frozen_modules(opt)
+        self.precision = Precision(opt.amp, env.device, skip_bad=opt.on_nan == "skip", clip_grad=opt.clip_grad)
         self.averaged = ModelEma(model, opt.ema) if opt.ema else None
         self.model = distribute(model, opt, env)
         if opt.compile:
             model.compile()
-        self.loss = task.criterion(opt)
+        self.loss = task.Loss(opt)
         self.nan_guard = NanGuard(opt, env)
         self.trained_images, self.trained_seconds = 0, 0.0
         self.saved = time.monotonic()
@@ -71,7 +74,7 @@ class Trainer:
 
         With ``--accumulate`` the outputs are those of the first micro-batch, the losses those of all.
         """
-        counts = self.env.sum(self.loss.normalizers(batch))
+        counts = self.env.sum(self.loss.counts(batch))
         micro_batches = split(batch, self.opt.accumulate)
         self.optimizer.zero_grad(set_to_none=True)
         first: list[dict[str, Tensor]] = []
@@ -111,14 +114,20 @@ class Trainer:
         return state.to_dict()
 
     def resume(self) -> None:
-        """Restore random generators, loss scale and averages from a resumed state."""
-        state = self.state
+        """Restore random generators, loss scale and averages from a resumed state; log what cannot be used."""
+        state, log = self.state, self.env.print
         if len(state.random) == self.env.count:  # with another number of processes there is no exact continuation
-            set_random_state(state.random[self.env.rank], self.env.device)
+            if problem := set_random_state(state.random[self.env.rank], self.env.device):
+                log(f"warning: the random state of the checkpoint {problem}; seeded from --seed instead")
         if state.scaler and self.precision.scaler.is_enabled():
-            self.precision.scaler.load_state_dict(state.scaler)
+            if problem := scaler_problem(state.scaler):
+                log(f"warning: the loss scale of the checkpoint cannot be used ({problem}); it starts again")
+            else:
+                self.precision.scaler.load_state_dict(state.scaler)
         if state.ema and self.averaged is not None:
-            self.averaged.load(state.ema)
+            if problems := self.averaged.load(state.ema):
+                shown = ", ".join(problems[:4]) + (f" ... {len(problems)} in all" if len(problems) > 4 else "")
+                log(f"warning: running averages of the checkpoint reinitialized from the weights: {shown}")
         state.ema = {}  # the next checkpoint stores the averages of its own time
 
 
@@ -149,6 +158,7 @@ def train_one_epoch(
     """
     opt, state, env, names = trainer.opt, trainer.state, trainer.env, trainer.loss.names
     trainer.model.train()
+    keep_frozen_in_eval(trainer.network, trainer.frozen)
     loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, state.done
     state.begin_epoch(len(names))
     first, seconds_before = state.done, state.seconds
@@ -157,8 +167,9 @@ def train_one_epoch(
     skipped = SkippedImages(loader.dataset.dataset, state.unusable)
     for i, batch in enumerate(loader, first):
         skipped.add(batch)
-        batch = finish_batch(to_device(batch, env.device), trainer.task)
+        batch = finish_batch(to_device(batch, env.device), trainer.task, opt)
         progress.data_ready()
+        set_learning_rate(trainer.optimizer, learning_rate(opt, epoch, i, len(loader)))
         outputs, losses = trainer.step(batch)
         reader.add(losses)
         if opt.debug > 0:
@@ -248,8 +259,11 @@ class LossReader:
     def record(self, values: Tensor, speed: float) -> None:
         """Log and add up losses (iterations, terms), and look for one that is not finite."""
         trainer, state, names = self.trainer, self.trainer.state, self.trainer.loss.names
-        lr, finite = trainer.optimizer.param_groups[0]["lr"], values.isfinite().all(1).tolist()
-        rows = [(self.epoch, state.iteration + k + 1, row, lr, speed) for k, row in enumerate(values.tolist())]
+        finite, opt, length = values.isfinite().all(1).tolist(), trainer.opt, len(self.loader)
+        rows = [
+            (self.epoch, state.iteration + k + 1, row, learning_rate(opt, self.epoch, state.done + k, length), speed)
+            for k, row in enumerate(values.tolist())
+        ]
         if self.run is not None:
             self.run.write_losses(rows)
         for good, (_, iteration, row, _, _) in zip(finite, rows, strict=True):
@@ -274,7 +288,7 @@ def split(batch: dict, count: int) -> list[dict]:
     size = len(batch["input"])
     ends = [size * k // count for k in range(count + 1)]
     return [
-        {name: value if name == "num_target_pixels" else value[a:b] for name, value in batch.items()}
+        {name: value if name == "pixels" else value[a:b] for name, value in batch.items()}
         for a, b in zip(ends, ends[1:], strict=False)
         if a < b
     ]

@@ -1,23 +1,26 @@
-"""KITTI object detection score: AP of 2D boxes, of ground-plane boxes and of 3D boxes, and orientation similarity.
+"""KITTI object detection metric: AP of 2D boxes, of ground-plane boxes and of 3D boxes, and orientation similarity.
 
 The rules are those of the benchmark's offline program (``evaluate_object_3d_offline``), in this process and without
-compiled code. ``overlaps="official"`` asks for the overlaps of the benchmark; ``"reference"`` for those of the program
-that the reference ships, which is milder on the ground and in 3D and which the published figures come from.
+compiled code. ``overlaps="official"`` selects the overlaps of the benchmark, ``"reference"`` those of the program that
+the reference ships, which are lower on the ground and in 3D and with which the published numbers were measured.
 
 Coordinates are the camera's: x right, y down, z forward, meters; a location is the middle of a box's bottom face.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
+from ..utils import files
 from . import kitti_text
 from .kitti_text import CLASS_NAMES, image_name
 from .kitti_text import write_results as write_results  # belongs to reading and scoring them
+from .results import finite_rows
 from .voc import round_as_text
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
@@ -25,15 +28,15 @@ LEVELS = ("easy", "moderate", "hard")
 METRICS = ("AP2D", "AOS", "APBEV", "AP3D")
 RECALL_POINTS = (11, 40)
 
-# Of easy, moderate, hard: an object of a class counts if it is that high, and no more hidden or cut off than that.
+# For easy, moderate, hard: an object counts if it is at least that high, and no more occluded or truncated than that.
 MIN_HEIGHT = (40, 25, 25)  # pixels
 MAX_OCCLUSION = (0, 1, 2)
 MAX_TRUNCATION = (0.15, 0.30, 0.50)
 
-# Neither right nor wrong to detect: so much like the class that it would be unfair.
+# Classes that resemble a class: detections on them are neither true nor false positives.
 NEIGHBORS = {"Car": "Van", "Pedestrian": "Person_sitting"}
 
-# A detection has to overlap more than that.
+# Overlap that a true positive exceeds.
 _STRICT = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
 _MILD = {"Car": 0.5, "Pedestrian": 0.25, "Cyclist": 0.25}
 MIN_OVERLAP = {
@@ -42,13 +45,15 @@ MIN_OVERLAP = {
 }
 
 SAMPLES = 41  # of the precision-recall curve
+# How the benchmark's program calls the metrics in what it prints and in the names of its files.
+PROGRAM_NAMES = {"AP2D": "detection", "AOS": "orientation", "APBEV": "detection_ground", "AP3D": "detection_3d"}
 PAIRS_AT_ONCE = 500_000  # of object and detection that are compared at once: about 100 MB of temporaries
 _CODE = {name: code for code, name in enumerate(CLASS_NAMES)}
 
 
 @dataclass
 class Labels:
-    """The objects of one image, one row each: what a label file says, or with ``score`` a result file.
+    """The objects of one image, one row each: the content of a label file, or with ``score`` of a result file.
 
     names (n,) str of ``CLASS_NAMES``; truncated (n,) float64, share outside the image; occluded (n,) int64, 0 to 3;
     alpha (n,) float64 observation angle; bbox (n, 4) float64 x1, y1, x2, y2 in 0-based pixels; dimensions (n, 3)
@@ -71,7 +76,7 @@ class Labels:
 
     @property
     def rows(self) -> np.ndarray:
-        """(n, 13) float64 [alpha, x1, y1, x2, y2, h, w, l, x, y, z, rotation_y, score], as a detector gives them."""
+        """(n, 13) float64 [alpha, x1, y1, x2, y2, h, w, l, x, y, z, rotation_y, score], as a detector returns them."""
         columns = (self.alpha, self.bbox, self.dimensions, self.location, self.rotation_y, self.score)
         return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
@@ -92,9 +97,9 @@ def _labels(names: Sequence[str], truncated, occluded, rows) -> Labels:
 
 
 def read_labels(path: str | Path, with_scores: bool = False) -> Labels:
-    """One label file, or ``with_scores`` one result file.
+    """Read one label file, or ``with_scores`` one result file.
 
-    Raises UserError naming file and line for what is no such file: see ``kitti_text.read_label_lines``.
+    Raises UserError naming file and line if it is not such a file; see ``kitti_text.read_label_lines``.
     """
     lines = kitti_text.read_label_lines(path, with_scores)
     return _labels(
@@ -106,9 +111,9 @@ def read_labels(path: str | Path, with_scores: bool = False) -> Labels:
 
 
 def read_folder(folder: str | Path, ids: Sequence[int | str] | None = None, with_scores: bool = False) -> list[Labels]:
-    """``read_labels`` of ``folder/000007.txt`` for each of ``ids`` (numbers, or names of six digits), in that order.
+    """Read ``folder/000007.txt`` for each of ``ids`` (numbers, or names of six digits), in that order.
 
-    Without ``ids``: of every such file that the folder has, in the order of their names.
+    Without ``ids``: every such file in the folder, in the order of their names.
     """
     folder = Path(folder)
     names = names_in(folder) if ids is None else [image_name(i) for i in ids]
@@ -116,7 +121,7 @@ def read_folder(folder: str | Path, ids: Sequence[int | str] | None = None, with
 
 
 def names_in(folder: str | Path) -> list[str]:
-    """The images that have a text file in ``folder``, ascending. Raises UserError when there is none."""
+    """Return the names of the images that have a text file in ``folder``, ascending. Raises UserError if none has."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
@@ -127,15 +132,16 @@ def names_in(folder: str | Path) -> list[str]:
 
 
 def from_rows(rows: Mapping[int, Sequence], class_names: Sequence[str], decimals: int | None = None) -> Labels:
-    """A detector's result for one image, as if it had been written and read.
+    """Return a detector's result for one image as if it had been written and read.
 
     ``rows`` is ``{class from 1: rows of 13}`` as in ``kitti_text.result_text``; ``decimals=2`` rounds as the
-    reference's result files do, None leaves the numbers alone.
+    reference's result files do, None keeps the numbers. Rows that are not finite are left out.
     """
     filled = {category: np.asarray(part, dtype=np.float64) for category, part in rows.items() if len(part)}
     for category, part in filled.items():
         if part.ndim != 2 or part.shape[1] != 13:
             raise UserError(f"detections of {class_names[category - 1]} must be rows of 13, not of shape {part.shape}")
+    filled = {category: finite_rows(part) for category, part in filled.items()}
     together = np.concatenate(list(filled.values())) if filled else np.zeros((0, 13))
     if decimals is not None:
         together = round_as_text(together, decimals)
@@ -144,10 +150,10 @@ def from_rows(rows: Mapping[int, Sequence], class_names: Sequence[str], decimals
 
 
 def from_annotations(annotations: Sequence[Mapping], names: Mapping[int, str]) -> Labels:
-    """The objects of one image from a converted annotation file (see ``datasets.kitti_devkit``).
+    """Return the objects of one image from a converted annotation file.
 
-    ``names`` is category id to class name. The corner that the file keeps as a width and a height is rounded to six
-    decimals, so that it is the label file's again.
+    ``names`` is category id to class name. The second corner, which the file stores as a width and a height, is rounded
+    to six decimals, so that it equals the label file's.
     """
     rows = []
     for a in annotations:
@@ -169,27 +175,31 @@ def evaluate(
     overlaps: str = "official",
     recall_points: Sequence[int] = RECALL_POINTS,
 ) -> dict:
-    """All scores of every class.
+    """Return all scores of every class.
 
-    ``ground_truth[i]`` and ``detections[i]`` belong to image i; ``classes`` are some of ``CLASSES``; ``overlaps`` is
-    a key of ``MIN_OVERLAP``; ``recall_points`` are 11 (recalls 0, 0.1, ..., 1) and 40 (1/40, ..., 1; the benchmark's
-    since 2019).
+    Args:
+        ground_truth, detections: the labels of image i, for the same images in the same order.
+        classes: some of ``CLASSES``.
+        overlaps: a key of ``MIN_OVERLAP``.
+        recall_points: 11 (recalls 0, 0.1, ..., 1) and 40 (1/40, ..., 1; the benchmark's since 2019).
 
-    Returns ``{class: {metric: scores}}`` with the metrics AP2D (box in the image), AOS (the same, weighted with the
-    similarity of the observation angles), APBEV (rectangle on the ground) and AP3D. ``scores`` has
+    Returns:
+        ``{class: {metric: scores}}`` with the metrics AP2D (box in the image), AOS (the same, weighted with the
+        similarity of the observation angles), APBEV (rectangle on the ground) and AP3D. ``scores`` has
 
-    * ``"ap"``: ``{recall points: (easy, moderate, hard)}`` in [0, 1];
-    * ``"precision"``: (3, 41) float64, best precision (for AOS: similarity) from each sampled recall on;
-    * ``"recall"``: (3, 41) float64 recalls that belong to them, 0 beyond the last one that is reached;
-    * ``"count"``: (3,) int64 objects that count;
-    * ``"evaluated"``: whether the benchmark's program would say anything. It keeps silent on a class without
-      detections, or without such that have a place on the ground or a height; their scores are 0 here.
+        * ``"ap"``: ``{recall points: (easy, moderate, hard)}`` in [0, 1];
+        * ``"precision"``: (3, 41) float64, best precision (for AOS: similarity) from each sampled recall on;
+        * ``"recall"``: (3, 41) float64 recalls that belong to them, 0 beyond the last one that is reached;
+        * ``"count"``: (3,) int64 objects that count;
+        * ``"evaluated"``: whether the benchmark's program reports it. It skips a class without detections, or without
+          detections that have a position on the ground or a height; their scores are 0 here.
 
-    AOS is absent if any detection has the alpha -10, which stands for an unknown one. At a threshold where nothing is
-    right or wrong the precision is 0 (the program divides by zero).
+        AOS is absent if any detection has the alpha -10, which stands for an unknown angle. At a threshold without true
+        and false positives the precision is 0 (the program divides by zero).
 
-    Raises UserError when the lists do not fit each other, for an unknown argument, and for a detection with a number
-    that is not finite.
+    Raises:
+        UserError: the lists do not fit each other, an argument is unknown, or an object or a detection has a number
+            that is not finite.
     """
     if len(ground_truth) != len(detections):
         raise UserError(f"detections of {len(detections)} images do not fit labels of {len(ground_truth)}")
@@ -201,9 +211,11 @@ def evaluate(
         if value not in known:
             raise UserError(f"KITTI evaluation: {name} {value!r} is none of {', '.join(map(str, known))}")
     objects, found = _Flat.of(ground_truth), _Flat.of(detections)
-    bad = np.flatnonzero(~np.isfinite(found.rows).all(axis=1))
-    if len(bad):
-        raise UserError(f"KITTI evaluation: a detection of image {found.image[bad[0]]} (from 0) is not finite")
+    # Objects have no score.
+    for labels, columns, what in ((objects, slice(12), "an object"), (found, slice(13), "a detection")):
+        bad = np.flatnonzero(~np.isfinite(labels.rows[:, columns]).all(axis=1))
+        if len(bad):
+            raise UserError(f"KITTI evaluation: {what} of image {labels.image[bad[0]]} (from 0) is not finite")
     similarity = not np.any(found.alpha == kitti_text.NO_ALPHA)
     result: dict = {name: {} for name in classes}
     for metric in ("AP2D", "APBEV", "AP3D"):
@@ -216,19 +228,22 @@ def evaluate(
                 for level in range(len(LEVELS))
             ]
             evaluated = bool(np.any((found.code == _CODE[name]) & found.placed(metric)))
-            scores = {"recall": np.stack([c[2] for c in curves]), "count": np.array([c[3] for c in curves])}
-            for which, key in enumerate((metric, "AOS") if similarity and metric == "AP2D" else (metric,)):
-                precision = np.stack([c[which] for c in curves])
+            scores = {
+                "recall": np.stack([c.recall for c in curves]),
+                "count": np.array([c.num_objects for c in curves]),
+            }
+            for key in (metric, "AOS") if similarity and metric == "AP2D" else (metric,):
+                precision = np.stack([c.similarity if key == "AOS" else c.precision for c in curves])
                 ap = {n: tuple(average_precision(row, n) for row in precision) for n in recall_points}
                 result[name][key] = {"ap": ap, "precision": precision, **scores, "evaluated": evaluated}
     return result
 
 
 def named_scores(result: Mapping, recall_points: int = 40) -> dict[str, float]:
-    """What ``evaluate`` returns as one flat dict for logs, such as ``{"AP3D/Car_moderate": 0.12}``; in [0, 1].
+    """Return the result of ``evaluate`` as one flat dict for logs, such as ``{"AP3D/Car_moderate": 0.12}``; in [0, 1].
 
     ``recall_points`` has to be among those of ``evaluate``. In the order AP2D, AOS, APBEV, AP3D, then classes, then
-    levels; no AOS where there is none.
+    levels; without AOS where there is none.
     """
     return {
         f"{metric}/{name}_{level}": value
@@ -240,14 +255,14 @@ def named_scores(result: Mapping, recall_points: int = 40) -> dict[str, float]:
 
 
 def average_precision(precision: np.ndarray, recall_points: int) -> float:
-    """Mean of a curve (41,) at 11 recalls from 0 on (every fourth sample), or at 40 (all but the first)."""
+    """Return the mean of a curve (41,) at 11 recalls from 0 on (every fourth sample), or at 40 (all but the first)."""
     if recall_points == 11:
         return float(np.sum(precision[::4])) / 11.0
     return float(np.sum(precision[1:])) / 40.0
 
 
 def format_table(result: Mapping, recall_points: Sequence[int] = RECALL_POINTS) -> str:
-    """``evaluate``'s scores in percent as text, a line for each class, metric and number of recall points."""
+    """Return the scores of ``evaluate`` in percent as a table, a line per class, metric and number of recall points."""
     lines = [f"{'':34s}" + "".join(f"{level:>10s}" for level in LEVELS)]
     for name, of_class in result.items():
         for metric in METRICS:
@@ -258,13 +273,86 @@ def format_table(result: Mapping, recall_points: Sequence[int] = RECALL_POINTS) 
     return "\n".join(lines)
 
 
+def program_lines(result: Mapping) -> list[str]:
+    """Return the lines with scores that the benchmark's program prints: ``car_detection AP: easy moderate hard``.
+
+    In percent, mean over 11 recalls, in the program's order; classes that it does not evaluate have no line. ``result``
+    is that of ``evaluate``, with 11 among its recall points.
+    """
+    lines = []
+    for stem, scores in _evaluated(result):
+        values = " ".join(f"{100 * value:.6f}" for value in scores["ap"][11])
+        lines.append(f"{stem} AP: {values}")
+    return lines
+
+
+def write_statistics(result: Mapping, folder: str | Path, images: bool = False) -> list[Path]:
+    """Write the files of the benchmark's program: ``stats_car_detection.txt``, ``plot/car_detection.txt``, and so on.
+
+    ``stats_*.txt`` have a line of 41 precisions (AOS: similarities) for each of easy, moderate, hard; ``plot/*.txt`` 41
+    lines of a recall and the three precisions.
+
+    Args:
+        result: that of ``evaluate``, with 11 among its recall points.
+        folder: created if missing. The program writes next to the folder of the result files.
+        images: also draw ``plot/*.png`` and ``plot/*.pdf``, about a second each.
+
+    Returns:
+        The files. Raises UserError if one cannot be written.
+    """
+    folder = Path(folder)
+    with files.write_errors(folder):
+        (folder / "plot").mkdir(parents=True, exist_ok=True)
+    written = []
+    for stem, scores in _evaluated(result):
+        precision = scores["precision"]
+        lines = "".join("".join(f"{value:f} " for value in row) + "\n" for row in precision)
+        rows = np.column_stack([np.arange(SAMPLES) / (SAMPLES - 1), precision.T])
+        plot = folder / "plot" / stem
+        for path, text in (
+            (folder / f"stats_{stem}.txt", lines),
+            (plot.with_suffix(".txt"), "".join("{:f} {:f} {:f} {:f}\n".format(*row) for row in rows)),
+        ):
+            files.write_text(path, text)
+            written.append(path)
+        if images:
+            for path in (plot.with_suffix(".png"), plot.with_suffix(".pdf")):
+                _draw_curves(path, stem, rows)
+                written.append(path)
+    return written
+
+
+def _evaluated(result: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """Yield the name of a curve, such as ``car_detection``, and its scores, in the order of the program."""
+    groups = (("AP2D", "AOS"), ("APBEV",), ("AP3D",))
+    for group in groups:
+        for name, of_class in result.items():
+            for metric in group:
+                if metric in of_class and of_class[metric]["evaluated"]:
+                    yield f"{name.lower()}_{PROGRAM_NAMES[metric]}", of_class[metric]
+
+
+def _draw_curves(path: Path, title: str, rows: np.ndarray) -> None:
+    from matplotlib.figure import Figure  # here, because it takes long to import
+
+    figure = Figure(figsize=(4.5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for column, label in enumerate(("Easy", "Moderate", "Hard"), start=1):
+        axes.plot(rows[:, 0], rows[:, column], label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", title=title.replace("_", " "))
+    axes.set_ylabel("Orientation similarity" if title.endswith("orientation") else "Precision")
+    axes.legend()
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
 @dataclass
 class _Flat:
-    """The rows of all images in one, in the order of the images; ``start`` (images + 1,) says where each is."""
+    """The rows of all images in one array, in the order of the images; ``start`` (images + 1,) are their offsets."""
 
     start: np.ndarray
     image: np.ndarray  # (n,) from 0
-    code: np.ndarray  # (n,) place in CLASS_NAMES
+    code: np.ndarray  # (n,) index in CLASS_NAMES
     truncated: np.ndarray
     occluded: np.ndarray
     rows: np.ndarray  # (n, 13), see Labels.rows
@@ -301,13 +389,13 @@ class _Flat:
         return self.rows[:, 12]
 
     def placed(self, metric: str) -> np.ndarray:
-        """(n,) bool: which detections make the program evaluate their class. -1000 stands for an unknown place."""
+        """(n,) bool: which detections make the program evaluate their class. -1000 stands for an unknown position."""
         if metric == "AP2D":
             return self.rows[:, 1] >= 0
         return self.rows[:, 8 if metric == "APBEV" else 9] != -1000
 
     def truth_of(self, name: str, level: int) -> np.ndarray:
-        """(n,) int8: 0 for the objects to be found, 1 for those that may be found, -1 for all others."""
+        """(n,) int8: 0 for the objects that count, 1 for ignored ones, -1 for all others."""
         height = self.rows[:, 4] - self.rows[:, 2]
         too_hard = self.occluded > MAX_OCCLUSION[level]
         too_hard |= self.truncated > MAX_TRUNCATION[level]
@@ -321,7 +409,7 @@ class _Flat:
 
     def detections_of(self, name: str, level: int) -> np.ndarray:
         """(n,) int8: 0 for the class's detections, 1 for those of any class that are too low, -1 for all others."""
-        # The program cuts this height off to whole pixels; the minima are whole, so it makes no difference.
+        # The program truncates this height to whole pixels; the minima are whole, so it makes no difference.
         height = np.abs(self.rows[:, 4] - self.rows[:, 2])
         state = np.where(self.code == _CODE[name], 0, -1).astype(np.int8)
         state[height < MIN_HEIGHT[level]] = 1
@@ -332,7 +420,7 @@ class _Flat:
 
 
 def _overlapping(objects: _Flat, found: _Flat, metric: str, floor: float) -> tuple[tuple, np.ndarray]:
-    """The pairs in which a detection overlaps an object more than ``floor``, and how far DontCare covers each.
+    """Return the pairs in which a detection overlaps an object by more than ``floor``, and the cover by DontCare.
 
     Returns ``(object index (p,), detection index (p,), intersection over union (p,))`` in the order of objects, then
     of detections; and (detections,) float64, the largest share of a detection's own area or volume that is in one
@@ -361,7 +449,7 @@ def _overlapping(objects: _Flat, found: _Flat, metric: str, floor: float) -> tup
 
 
 def _intersection(rows_a, a, rows_b, b, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Intersections of the boxes ``a`` of ``rows_a`` (n, 13) with the boxes ``b``, and the two sizes; each (p,)."""
+    """Return intersections of the boxes ``a`` of ``rows_a`` (n, 13) with the boxes ``b``, and both sizes; (p,) each."""
     if metric == "AP2D":
         box_a, box_b = rows_a[a, 1:5], rows_b[b, 1:5]
         sides = np.minimum(box_a[:, 2:], box_b[:, 2:]) - np.maximum(box_a[:, :2], box_b[:, :2])
@@ -387,48 +475,48 @@ def _area(box: np.ndarray) -> np.ndarray:
 
 
 def _ground(rows: np.ndarray) -> np.ndarray:
-    """Rectangles (n, 5) [x, z, length, width, rotation_y] of rows (n, 13)."""
+    """Return rectangles (n, 5) [x, z, length, width, rotation_y] of rows (n, 13)."""
     return rows[:, [8, 10, 7, 6, 11]]
 
 
 def rotated_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Area of the intersection of rectangles ``a[i]`` and ``b[i]``, (n,) float64.
+    """Return the area of the intersection of rectangles ``a[i]`` and ``b[i]``, (n,) float64.
 
-    ``a`` and ``b`` are (n, 5) [x, z, length, width, angle]: the length lies along x at angle 0, and the angle turns x
-    towards -z, as ``rotation_y`` of KITTI does. Exact but for rounding: ``b`` is cut along the four sides of ``a``
+    ``a`` and ``b`` are (n, 5) [x, z, length, width, angle]: the length lies along x at angle 0, and the angle rotates x
+    towards -z, as ``rotation_y`` of KITTI does. Exact to rounding: ``b`` is clipped at the four sides of ``a``
     (Sutherland and Hodgman). Sides count with their absolute value.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     # In the frame of a: its sides are along the axes, and coordinates are small, so little is lost to rounding.
     sign = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) / 2.0
-    polygon = _turned(sign * np.abs(b[:, None, 2:4]), b[:, 4] - a[:, 4])
-    polygon += _turned((b[:, :2] - a[:, :2])[:, None], -a[:, 4])
+    polygon = _rotated(sign * np.abs(b[:, None, 2:4]), b[:, 4] - a[:, 4])
+    polygon += _rotated((b[:, :2] - a[:, :2])[:, None], -a[:, 4])
     corners = np.full(len(a), 4)
     half = np.abs(a[:, 2:4]) / 2
     for axis in (0, 1):
         for side in (1.0, -1.0):
-            polygon, corners = _cut(polygon, corners, half[:, axis, None] - side * polygon[:, :, axis])
+            polygon, corners = _clip(polygon, corners, half[:, axis, None] - side * polygon[:, :, axis])
     return _polygon_area(polygon, corners)
 
 
-def _turned(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Points (n, m, 2) of (x, z), turned by ``angle`` (n,) around the vertical axis that points down."""
+def _rotated(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Rotate points (n, m, 2) of (x, z) by ``angle`` (n,) around the vertical axis, which points down."""
     c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
     x, z = points[..., 0], points[..., 1]
     return np.stack([c * x + s * z, -s * x + c * z], axis=-1)
 
 
 def _following(polygon: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(n, m): index of the corner after each; the first after the last."""
+    """Return (n, m), the index of the corner after each; the first after the last."""
     following = np.arange(1, polygon.shape[1] + 1)
     return np.where(following >= corners[:, None], 0, following)
 
 
-def _cut(polygon: np.ndarray, corners: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut off what lies outside a line.
+def _clip(polygon: np.ndarray, corners: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clip polygons at a line.
 
     ``polygon`` (n, m, 2) has ``corners`` (n,) corners each, the rest of m is not read; ``inside`` (n, m) is the
-    signed distance of the corners to the line, positive within. Returns the same, for what is left.
+    signed distance of the corners from the line, positive inside. Returns the clipped polygons and their corners.
     """
     if not polygon.size:
         return polygon, corners
@@ -440,7 +528,7 @@ def _cut(polygon: np.ndarray, corners: np.ndarray, inside: np.ndarray) -> tuple[
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(crossing, inside / (inside - inside_after), 0.0)[..., None]
     point = polygon + t * (np.take_along_axis(polygon, after[..., None], 1) - polygon)
-    # Each corner, if it stays, then the crossing behind it, if there is one.
+    # Each corner that is inside, then the crossing after it, if there is one.
     candidates = np.stack([polygon, point], axis=2).reshape(len(polygon), -1, 2)
     taken = np.stack([kept, crossing], axis=2).reshape(len(polygon), -1)
     left = taken.sum(axis=1)
@@ -460,8 +548,15 @@ def _polygon_area(polygon: np.ndarray, corners: np.ndarray) -> np.ndarray:
 # Matching
 
 
-def _curve(objects, found, pairs, covered, name, level, least, similarity) -> tuple:
-    """Precision, similarity (None without ``similarity``), recall, each (41,), and the number of objects that count."""
+class _Curve(NamedTuple):
+    precision: np.ndarray  # (41,)
+    similarity: np.ndarray  # (41,), AOS; zeros where it is not computed
+    recall: np.ndarray  # (41,)
+    num_objects: int  # that count
+
+
+def _curve(objects, found, pairs, covered, name, level, least, similarity) -> _Curve:
+    """Match the detections of a class at one level, and sample its precision-recall curve."""
     truth, state = objects.truth_of(name, level), found.detections_of(name, level)
     count = int(np.count_nonzero(truth == 0))
     o, d, overlap = pairs
@@ -469,12 +564,12 @@ def _curve(objects, found, pairs, covered, name, level, least, similarity) -> tu
     o, d, overlap = o[usable], d[usable], overlap[usable]
     right = (truth[o] == 0) & (state[d] == 0)
 
-    # First the scores at which the recall is to be sampled: each object takes the detection of the highest score.
+    # First the scores at which the recall is sampled: each object takes the detection with the highest score.
     order, groups = _order(objects, o, (d, -found.score[d]))
     chosen = order[_match(d[order], groups, np.ones((len(o), 1), dtype=bool))[0]]
     thresholds = _thresholds(found.score[d[chosen[right[chosen]]]], count)
 
-    # Then, for each of them, what is right and what is wrong: each object takes the largest overlap among the class's
+    # Then, for each of them, true and false positives: each object takes the largest overlap among the class's
     # detections, or else the first of those that are too low.
     order, groups = _order(objects, o, (d, np.where(state[d] == 1, 0.0, -overlap)))
     enabled = found.score[d[order], None] >= thresholds
@@ -483,7 +578,7 @@ def _curve(objects, found, pairs, covered, name, level, least, similarity) -> tu
     steps = len(thresholds)
     true = np.bincount(column[right[chosen]], minlength=steps)
     matched = np.bincount(column[truth[o[chosen]] == 0], minlength=steps)
-    # False is what has been taken by no object and is not mostly in a DontCare region.
+    # A detection is false if no object has taken it and it is not mostly in a DontCare region.
     counted = (state == 0) & ~(covered > least)
     rising = np.sort(found.score[counted])
     false = len(rising) - np.searchsorted(rising, thresholds, side="left")
@@ -498,23 +593,23 @@ def _curve(objects, found, pairs, covered, name, level, least, similarity) -> tu
 
     recall = sampled(true, true + count - matched)
     precision = np.maximum.accumulate(sampled(true, named)[::-1])[::-1]
-    aos = None
+    aos = np.zeros(SAMPLES)
     if similarity:
         alike = (1.0 + np.cos(objects.alpha[o] - found.alpha[d])) / 2.0
         ours = right[chosen]
         total = np.bincount(column[ours], weights=alike[chosen[ours]], minlength=steps)
         aos = np.maximum.accumulate(sampled(total, named)[::-1])[::-1]
-    return precision, aos, recall, count
+    return _Curve(precision, aos, recall, count)
 
 
 def _order(objects: _Flat, o: np.ndarray, keys: tuple) -> tuple[np.ndarray, list[np.ndarray]]:
-    """An order of the pairs in which objects can be served, and the groups that can be served at once.
+    """Order the pairs by the round in which their object is matched.
 
-    Objects of an image are served one after the other. The first of ``keys`` counts least, as in ``np.lexsort``.
-    Returns the order (p,), and for each round the places in it at which the pairs of one object begin; a further
-    array holds the end of the last round.
+    The objects of an image are matched one after the other, in rounds of one object per image. The first of ``keys``
+    counts least, as in ``np.lexsort``. Returns the order (p,), and for each round the positions in it at which the
+    pairs of one object begin; a further array holds the end of the last round.
     """
-    # Round in which each object is served: its number among those of its image that have a pair at all.
+    # The round of an object is its number among those of its image that have a pair at all.
     with_pairs = np.unique(o)
     image = objects.image[with_pairs]
     number = np.arange(len(with_pairs)) - np.searchsorted(image, image, side="left")
@@ -526,11 +621,10 @@ def _order(objects: _Flat, o: np.ndarray, keys: tuple) -> tuple[np.ndarray, list
 
 
 def _match(d: np.ndarray, groups: list[np.ndarray], enabled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Let each object take its first pair whose detection is enabled and not taken yet.
+    """Let each object take its first pair whose detection is enabled and free.
 
-    ``d`` (p,) detections of the pairs, in the order of ``_order`` with its ``groups``; ``enabled`` (p, t) for t
-    thresholds, which do not know of each other. Returns the places of the pairs that came about and their thresholds,
-    (m,) each.
+    ``d`` (p,) are the detections of the pairs, in the order of ``_order`` with its ``groups``; ``enabled`` (p, t) for t
+    independent thresholds. Returns the positions of the matched pairs and their thresholds, (m,) each.
     """
     slot = np.unique(d, return_inverse=True)[1]
     free = np.ones((slot.max(initial=-1) + 1, enabled.shape[1]), dtype=bool)
@@ -551,9 +645,9 @@ def _match(d: np.ndarray, groups: list[np.ndarray], enabled: np.ndarray) -> tupl
 
 
 def _thresholds(scores: np.ndarray, count: int) -> np.ndarray:
-    """The scores at which recalls 0, 1/40, ..., 1 are reached as nearly as possible, descending, at most 41.
+    """Return the scores at which recalls 0, 1/40, ..., 1 are reached as nearly as possible, descending, at most 41.
 
-    ``scores`` are those of the detections that were right, ``count`` is the number of objects.
+    ``scores`` are those of the true positives, ``count`` is the number of objects.
     """
     scores = np.sort(scores)[::-1]
     taken, recall = [], 0.0

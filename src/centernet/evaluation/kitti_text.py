@@ -1,6 +1,6 @@
 """KITTI's text files of the object benchmark: label files, result files, camera files.
 
-Needs the standard library only, so that the data can be prepared before anything is installed.
+Needs the standard library only, so that data can be prepared before anything is installed.
 """
 
 import math
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from centernet.errors import UserError
+from centernet.utils import files
 
 CLASS_NAMES = ("Pedestrian", "Car", "Cyclist", "Van", "Truck", "Person_sitting", "Tram", "Misc", "DontCare")
 _BY_LOWER_CASE = {name.lower(): name for name in CLASS_NAMES}
 
 LABEL_FIELDS = 15  # type, truncated, occluded, alpha, bbox 4, dimensions 3, location 3, rotation_y
 DECIMALS = 2  # of the numbers in the reference's result files, the score's too
-NO_ALPHA = -10.0  # what stands for an unknown observation angle
+NO_ALPHA = -10.0  # stands for an unknown observation angle
 
 
 class LabelLine(NamedTuple):
@@ -34,7 +35,7 @@ class LabelLine(NamedTuple):
 
 
 def read_text(path: str | Path, what: str) -> list[str]:
-    """The lines of a text file. Raises UserError naming the file and ``what`` it should be when it cannot be read."""
+    """Return the lines of a text file. Raises UserError naming the file and ``what`` it should be if unreadable."""
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -46,11 +47,11 @@ def read_text(path: str | Path, what: str) -> list[str]:
 
 
 def read_label_lines(path: str | Path, with_scores: bool = False) -> list[LabelLine]:
-    """A label file of KITTI (15 fields a line) or, ``with_scores``, a result file (16 fields); empty lines count not.
+    """Read a label file of KITTI (15 fields per line) or, ``with_scores``, a result file (16 fields).
 
-    Class names are recognized in upper and lower case, as KITTI's evaluation does. Raises UserError naming file and
-    line for a line with another number of fields, an unknown class, a field that is no finite number, a degree of
-    occlusion that is no whole number, and in a label file a box that ends before it begins.
+    Empty lines are skipped. Class names are matched without regard to case, as by KITTI's evaluation. Raises UserError
+    naming file and line for a line with another number of fields, an unknown class, a field that is not a finite
+    number, an occlusion that is not a whole number, and in a label file a box that ends before it begins.
     """
     what, fields = ("result file", LABEL_FIELDS + 1) if with_scores else ("label file", LABEL_FIELDS)
     lines = []
@@ -60,7 +61,7 @@ def read_label_lines(path: str | Path, with_scores: bool = False) -> list[LabelL
             try:
                 lines.append(_label_line(parts, fields, number))
             except ValueError as error:
-                raise UserError(f"{path}: line {number} is no line of a KITTI {what}: {error}") from None
+                raise UserError(f"{path}: line {number} is not a line of a KITTI {what}: {error}") from None
     return lines
 
 
@@ -76,9 +77,9 @@ def _label_line(parts: list[str], fields: int, line: int) -> LabelLine:
         values = [math.nan]
     if not all(map(math.isfinite, values)):
         bad = next(part for part in parts[1:] if not _is_finite(part))
-        raise ValueError(f"{bad[:40]!r} (field {parts.index(bad, 1) + 1}) is no finite number")
+        raise ValueError(f"{bad[:40]!r} (field {parts.index(bad, 1) + 1}) is not a finite number")
     if values[1] != int(values[1]):
-        raise ValueError(f"the degree of occlusion {parts[2][:40]!r} (field 3) is no whole number")
+        raise ValueError(f"the occlusion {parts[2][:40]!r} (field 3) is not a whole number")
     if fields == LABEL_FIELDS and (values[5] < values[3] or values[6] < values[4]):
         raise ValueError(f"its box ends before it begins: {' '.join(parts[4:8])}")
     score = values[14] if fields > LABEL_FIELDS else math.nan
@@ -93,10 +94,11 @@ def _is_finite(text: str) -> bool:
 
 
 def read_calib(path: str | Path) -> list[list[float]]:
-    """The matrix P2 (3 rows of 4) of a camera file: camera coordinates in meters to pixels of the left color camera.
+    """Return the matrix P2 (3 rows of 4) of a camera file: from camera coordinates in meters to pixels of the left
+    color camera.
 
-    Raises UserError when the file cannot be read, has no line ``P2:``, when that has not 12 finite numbers, or when
-    the focal lengths in it are not above zero.
+    Raises UserError if the file cannot be read, has no line ``P2:``, that line does not have 12 finite numbers, or its
+    focal lengths are not above zero.
     """
     for number, text in enumerate(read_text(path, "camera file"), start=1):
         key, _, rest = text.partition(":")
@@ -110,10 +112,10 @@ def read_calib(path: str | Path) -> list[list[float]]:
 
 
 def read_camera(path: str | Path) -> list[list[float]]:
-    """The matrix (3 rows of 4) of any camera: a camera file of KITTI, or the numbers alone.
+    """Return the matrix (3 rows of 4) of any camera: from a camera file of KITTI, or from plain numbers.
 
-    Those are 12, the matrix itself, or 9, what it is without its last column, which is zero then; separated by blanks,
-    commas or line ends. Raises UserError as ``read_calib`` does, and when there are other numbers.
+    Those are 12, the matrix itself, or 9, the matrix without its last column, which is zero then; separated by blanks,
+    commas or line ends. Raises UserError as ``read_calib`` does, and for other numbers.
     """
     text = "\n".join(read_text(path, "camera file"))
     if ":" in text:
@@ -140,24 +142,26 @@ def _camera(values: list[float], where: str, name: str) -> list[list[float]]:
 
 
 def result_text(rows: Mapping[int, Sequence], class_names: Sequence[str]) -> str:
-    """The result file of one image as the reference writes it (``save_results`` of its KITTI dataset).
+    """Return the result file of one image as the reference writes it (``save_results`` of its KITTI dataset).
 
     ``rows`` is ``{class from 1: rows of 13 numbers}``: alpha, x1, y1, x2, y2, height, width, length, x, y, z,
-    rotation_y, score. A line is the class, ``0.0 0`` in place of truncation and occlusion, and the 13 numbers with two
-    decimals; classes in the order of ``rows``; no text for no detections. Raises UserError for other rows.
+    rotation_y, score. A line is the class, ``0.0 0`` for truncation and occlusion, and the 13 numbers with two
+    decimals; classes in the order of ``rows``. Rows that are not finite are left out. Raises UserError for other rows.
     """
     lines = []
     for category, of_class in rows.items():
         for row in of_class:
             if len(row) != 13:
                 raise UserError(f"a detection of KITTI has 13 numbers, not {len(row)}")
-            numbers = " ".join(f"{float(value):.{DECIMALS}f}" for value in row)
-            lines.append(f"{class_names[category - 1]} 0.0 0 {numbers}\n")
+            values = [float(value) for value in row]
+            if all(map(math.isfinite, values)):
+                numbers = " ".join(f"{value:.{DECIMALS}f}" for value in values)
+                lines.append(f"{class_names[category - 1]} 0.0 0 {numbers}\n")
     return "".join(lines)
 
 
 def image_name(image_id: int | str) -> str:
-    """The name of an image's files without ending: six digits."""
+    """Return the name of an image's files without extension: six digits."""
     return f"{int(image_id):06d}"
 
 
@@ -166,21 +170,20 @@ def write_results(
 ) -> None:
     """Write ``{image id: {class from 1: rows}}`` as ``folder/000007.txt`` and so on, empty files included.
 
-    Raises UserError when the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
     folder = Path(folder)
-    try:
+    with files.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for image_id, rows in results.items():
-            (folder / f"{image_name(image_id)}.txt").write_text(result_text(rows, class_names), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: the results cannot be written there ({error.strerror})") from None
+    for image_id, rows in results.items():
+        content = result_text(rows, class_names).encode()
+        files.write_bytes(folder / f"{image_name(image_id)}.txt", content, sync=False)
 
 
 def read_image_names(path: str | Path) -> list[str]:
-    """The names of an image set (``ImageSets_3dop/val.txt``), one a line. Raises UserError for what is no such name.
+    """Return the names in an image set (``ImageSets_3dop/val.txt``), which has one per line.
 
-    A name is digits, as many as the files of KITTI have (six); one that is there twice is refused too.
+    A name is digits, as many as the files of KITTI have (six). Raises UserError for other names and repeated ones.
     """
     names: list[str] = []
     seen = set()

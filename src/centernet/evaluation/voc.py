@@ -1,8 +1,8 @@
-"""PASCAL VOC detection score: average precision per class and its mean, without files or subprocesses.
+"""PASCAL VOC detection metric: average precision per class and its mean, without files or subprocesses.
 
 The rules are those of the VOC development kit as the reference runs them (``voc_ap`` and ``voc_eval`` of its re-scoring
-script): a detection is right if it overlaps a not yet taken object of its image and class by more than the threshold.
-Boxes are inclusive pixel coordinates, so widths and heights carry a +1.
+script): a detection is a true positive if it overlaps an unmatched object of its image and class by more than the
+threshold. Boxes are inclusive pixel coordinates, so widths and heights carry a +1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from centernet.errors import UserError
+from centernet.evaluation.results import finite_rows
 
-# Pairs of detection and object that are compared at once: about 100 MB of temporaries.
-PAIRS_AT_ONCE = 1_000_000
+PAIRS_AT_ONCE = 1_000_000  # of detection and object that are compared at once: about 100 MB of temporaries
 
 
 def voc_ap(rec, prec, use_07_metric: bool = False) -> float:
-    """Average precision of one recall/precision curve (reference function ``voc_ap``).
+    """Return the average precision of one recall/precision curve (reference function ``voc_ap``).
 
     ``rec`` and ``prec`` are sequences of equal length, ``rec`` ascending. ``use_07_metric`` averages the best precision
     at the recalls 0, 0.1, ..., 1 (VOC 2007); otherwise the area under the monotone envelope of the curve (VOC 2010 on).
@@ -42,26 +42,37 @@ def evaluate(
     use_diff: bool = False,
     rounded: bool = True,
 ) -> dict:
-    """AP of every class and their mean.
+    """Return the AP of every class and their mean.
 
-    ``ground_truth[i]`` lists the objects of image i: mappings with ``name``, ``bbox`` ([x1, y1, x2, y2] in 1-based
-    pixels) and ``difficult`` (0 or 1, 0 if absent). ``detections[c][i]`` holds the rows [x1, y1, x2, y2, score]
-    (0-based pixels) of class ``classes[c]`` in image i, as lists or an array (n, 5). ``results.json`` has one list
-    more, the background in front: pass ``results[1:]``.
+    Args:
+        ground_truth: ``ground_truth[i]`` lists the objects of image i: mappings with ``name``, ``bbox`` ([x1, y1, x2,
+            y2] in 1-based pixels) and ``difficult`` (0 or 1, 0 if absent).
+        detections: ``detections[c][i]`` holds the rows [x1, y1, x2, y2, score] (0-based pixels) of class ``classes[c]``
+            in image i, as lists or an array (n, 5). ``results.json`` has one list more, the background in front: pass
+            ``results[1:]``.
+        classes: class names.
+        use_07_metric: mean of eleven precisions (VOC 2007) instead of the area under the curve.
+        ovthresh: overlap that a true positive exceeds.
+        use_diff: count difficult objects like the others; otherwise neither they nor detections on them count.
+        rounded: round as the official result files do, coordinates to one decimal and scores to three, which creates
+            ties among low scores; equal scores keep the order of the detections.
 
-    ``use_diff`` counts difficult objects as ordinary ones; otherwise neither they nor the detections on them count.
-    ``rounded`` rounds as the official result files do, coordinates to one decimal and scores to three, which creates
-    ties among low scores; equal scores keep the order of the detections.
+    Returns:
+        ``{"ap": {class: AP}, "mean_ap": mean}``. As in the reference the mean is over all classes, those without
+        objects included: they count 0 with the 2007 metric, and with the area metric a class that has detections but
+        no object is NaN and makes the mean NaN.
 
-    Returns ``{"ap": {class: AP}, "mean_ap": mean}``. As in the reference the mean is over all classes, those without
-    any object included: they count 0 with the 2007 metric, and with the area metric a class that has detections but
-    no object is NaN and makes the mean NaN.
-
-    Raises ``UserError`` when the detections do not fit the classes or the images.
+    Raises:
+        UserError: the detections do not fit the classes or the images, or a number is not finite.
     """
     if len(detections) != len(classes):
         raise UserError(f"detections of {len(detections)} classes do not fit {len(classes)} class names")
     truth = _Objects(ground_truth)
+    if not np.isfinite(truth.boxes).all():
+        raise UserError("VOC evaluation: an object of the ground truth has a box that is not finite")
+    for name, of_class in zip(classes, detections, strict=True):
+        if not np.isfinite(_collect_detections(of_class, truth.images, name)[1]).all():
+            raise UserError(f"VOC evaluation: a detection of {name} is not finite")
     ap = {
         name: evaluate_class(truth, of_class, name, use_07_metric, ovthresh, use_diff, rounded)[2]
         for name, of_class in zip(classes, detections, strict=True)
@@ -78,10 +89,16 @@ def evaluate_class(
     use_diff: bool = False,
     rounded: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Recall and precision after each detection in order of falling score, and AP, of the one class ``name``.
+    """Return recall and precision after each detection in order of descending score, and the AP, of class ``name``.
 
-    Arguments as for :func:`evaluate`, but ``detections[i]`` holds the rows of this class in image i.
-    Returns float64 arrays ``rec`` and ``prec`` of one value a detection, and ``ap`` (reference function ``voc_eval``).
+    Args:
+        ground_truth, use_07_metric, ovthresh, use_diff, rounded: as for :func:`evaluate`.
+        detections: ``detections[i]`` holds the rows of this class in image i. A row that is not finite is a false
+            positive.
+        name: the class.
+
+    Returns:
+        Float64 arrays ``rec`` and ``prec`` with one value per detection, and ``ap`` (reference function ``voc_eval``).
     """
     truth = ground_truth if isinstance(ground_truth, _Objects) else _Objects(ground_truth)
     image, rows = _collect_detections(detections, truth.images, name)
@@ -91,13 +108,13 @@ def evaluate_class(
     order = np.argsort(-scores, kind="stable")
     boxes, image = boxes[order], image[order]
 
-    objects, difficult, table = truth.of_class(name)
+    objects, difficult, start = truth.of_class(name)
     if use_diff:
         difficult[:] = False
-    best, overlap = _best_object(boxes, image, objects, table)
+    best, overlap = _best_object(boxes, image, objects, start)
 
     hit = np.flatnonzero(overlap > ovthresh)
-    # The detections are in order of score, so the first one of each object takes it and the others are false.
+    # Detections are in order of score: the first one of each object is the true positive, the others are duplicates.
     taken, first = np.unique(best[hit], return_index=True)
     true = np.zeros(len(boxes), dtype=bool)
     true[hit[first]] = ~difficult[taken]
@@ -113,21 +130,21 @@ def evaluate_class(
 
 
 def to_results(detections: Mapping, image_ids: Sequence[int], num_classes: int) -> list:
-    """The contents of the reference's PASCAL ``results.json``.
+    """Return the content of the reference's PASCAL ``results.json``.
 
     ``detections`` is ``{image id: {class from 1: rows [x1, y1, x2, y2, score]}}``. Returns
     ``results[class][image]``, lists of rows of floats, class 0 (background) always empty, images in the order of
-    ``image_ids``. What ``detections`` lacks, a class or an image, has no rows.
+    ``image_ids``. Classes and images that ``detections`` lacks have no rows; rows that are not finite are left out.
     """
     results: list[list[list]] = [[[] for _ in image_ids] for _ in range(num_classes + 1)]
     for i, image_id in enumerate(image_ids):
         for category, rows in detections.get(image_id, {}).items():
-            results[category][i] = np.asarray(rows).tolist()
+            results[category][i] = finite_rows(rows).tolist()
     return results
 
 
 def ground_truth(annotations: Sequence[Mapping], image_ids: Sequence, names: Mapping) -> list[list[dict]]:
-    """COCO-style annotations as :func:`evaluate` wants them, with the 1-based corners of VOC's XML files.
+    """Convert COCO-style annotations to the objects of :func:`evaluate`, with the 1-based corners of VOC's XML files.
 
     ``names`` is category id to class name; ``ignore`` of an annotation is VOC's *difficult*. Objects of other images
     than ``image_ids`` are left out.
@@ -147,13 +164,17 @@ def ground_truth(annotations: Sequence[Mapping], image_ids: Sequence, names: Map
 
 
 def by_class(detections: Mapping, image_ids: Sequence, num_classes: int) -> list[list[np.ndarray]]:
-    """``{image id: {class from 1: rows}}`` as :func:`evaluate` wants it: ``[class from 0][image]``."""
+    """Convert ``{image id: {class from 1: rows}}`` to the detections of :func:`evaluate`: ``[class from 0][image]``.
+
+    Rows that are not finite are left out.
+    """
     empty = np.zeros((0, 5), dtype=np.float32)
-    return [[detections.get(i, {}).get(cls, empty) for i in image_ids] for cls in range(1, num_classes + 1)]
+    classes = range(1, num_classes + 1)
+    return [[finite_rows(detections.get(i, {}).get(cls, empty)) for i in image_ids] for cls in classes]
 
 
 def round_as_text(values, decimals: int) -> np.ndarray:
-    """What ``float(f"{value:.{decimals}f}")`` gives, for a whole array; float64, same shape.
+    """Return ``float(f"{value:.{decimals}f}")`` of every value of an array; float64, same shape.
 
     Not the same as ``np.round``, which multiplies first and so rounds 2.675 to 2.68, where the text has 2.67.
     """
@@ -169,7 +190,7 @@ def round_as_text(values, decimals: int) -> np.ndarray:
 
 
 def _collect_detections(detections, num_images: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Image index (n,) and rows (n, 5) float64 of all detections of a class, in the order of the images."""
+    """Return image index (n,) and rows (n, 5) float64 of all detections of a class, in the order of the images."""
     if len(detections) != num_images:
         raise UserError(f"detections of {name} cover {len(detections)} images, the ground truth {num_images}")
     counts = np.fromiter(map(len, detections), dtype=np.int64, count=num_images)
@@ -186,7 +207,12 @@ def _collect_detections(detections, num_images: int, name: str) -> tuple[np.ndar
 
 
 class _Objects:
-    """The objects of all images as arrays, so that those of a class are found quickly."""
+    """The objects of all images as arrays.
+
+    Attributes:
+        images: number of images.
+        image, names, boxes, difficult: image index, class name, box (4 numbers) and flag of each object, by image.
+    """
 
     def __init__(self, ground_truth: Sequence[Sequence[Mapping]]) -> None:
         self.images = len(ground_truth)
@@ -197,39 +223,39 @@ class _Objects:
         self.difficult = np.array([bool(one.get("difficult", 0)) for one in objects], dtype=bool)
 
     def of_class(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (n + 1, 4) and difficult flags (n,) of a class, and which of them each image has.
-
-        The last box is a filler that overlaps nothing. The third array (images, most objects in an image) holds
-        indices of boxes, the filler's where an image has fewer.
-        """
+        """Return boxes (n, 4) and difficult flags (n,) of a class, and the first of each image, (images + 1,)."""
         own = np.flatnonzero(self.names == name)
-        boxes = np.vstack([self.boxes[own], [[np.inf, np.inf, -np.inf, -np.inf]]])
         counts = np.bincount(self.image[own], minlength=self.images)
-        table = np.full((self.images, counts.max(initial=0)), len(own))
-        table[np.arange(table.shape[1]) < counts[:, None]] = np.arange(len(own))
-        return boxes, self.difficult[own], table
+        return self.boxes[own], self.difficult[own], np.concatenate(([0], np.cumsum(counts)))
 
 
-def _best_object(boxes, image, objects, table) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection the object of its image that it overlaps most (the first of equals), and that overlap."""
-    best = np.full(len(boxes), len(objects) - 1)
-    overlap = np.zeros(len(boxes))
-    if table.shape[1] == 0:
-        return best, overlap
-    compared = np.flatnonzero(table[image, 0] < len(objects) - 1)
-    step = max(1, PAIRS_AT_ONCE // table.shape[1])
-    for start in range(0, len(compared), step):
-        rows = compared[start : start + step]
-        candidates = table[image[rows]]
-        found = _overlaps(boxes[rows, None], objects[candidates])
-        choice = np.argmax(found, axis=1)[:, None]
-        best[rows] = np.take_along_axis(candidates, choice, 1)[:, 0]
-        overlap[rows] = np.take_along_axis(found, choice, 1)[:, 0]
+def _best_object(boxes, image, objects, start) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each detection the object of its image with the largest overlap (the first of equals), and that.
+
+    Of a detection without objects in its image the object is 0 and the overlap 0.
+    """
+    best, overlap = np.zeros(len(boxes), dtype=np.int64), np.zeros(len(boxes))
+    counts = np.diff(start)[image]
+    compared = np.flatnonzero(counts)
+    ends = np.cumsum(counts[compared])
+    for rows in np.split(compared, np.searchsorted(ends, np.arange(PAIRS_AT_ONCE, ends[-1:].sum(), PAIRS_AT_ONCE))):
+        if not len(rows):
+            continue
+        # Every detection with every object of its image, one after the other.
+        begins = np.cumsum(counts[rows]) - counts[rows]
+        place = np.arange(begins[-1] + counts[rows[-1]]) - np.repeat(begins, counts[rows])
+        candidates = place + np.repeat(start[image[rows]], counts[rows])
+        found = _overlaps(np.repeat(boxes[rows], counts[rows], axis=0), objects[candidates])
+        found = np.where(np.isnan(found), np.inf, found)  # of boxes that are not finite: no object is the best one
+        highest = np.maximum.reduceat(found, begins)
+        first = np.where(found == np.repeat(highest, counts[rows]), place, len(found))
+        best[rows] = start[image[rows]] + np.minimum.reduceat(first, begins)
+        overlap[rows] = np.where(np.isinf(highest), 0.0, highest)
     return best, overlap
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (..., 4) with inclusive coordinates, broadcast."""
+    """Return intersection over union of boxes (..., 4) with inclusive coordinates, broadcast."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + 1.0
         height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + 1.0

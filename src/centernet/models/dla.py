@@ -227,10 +227,12 @@ class DLASeg(nn.Module):
         unused_parameters: names of the parameters that have no influence on the output and so never get a gradient;
             who wraps the network for distributed training takes ``requires_grad`` from them, or it waits for them.
         ignored_entries: starts of names that checkpoint files hold and this network does without.
+        reference_entries: shapes of the parameters that only the reference's network has.
     """
 
     unused_parameters = _DEAD_PROJECTS
     ignored_entries = ("base.fc.",)
+    reference_entries = {"base.fc.weight": (1000, 512, 1, 1), "base.fc.bias": (1000,)}
 
     def __init__(self, depth: int, heads: dict[str, int], head_conv: int) -> None:
         super().__init__()

@@ -1,8 +1,6 @@
 """Backbone weights to start from: ImageNet's, through PyTorch's download cache, or a local file."""
 
 import hashlib
-import json
-import math
 import os
 import socket
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .downloads import Download
-from .weights import read_checkpoint, refuse_not_finite, strip_module
+from .weights import check_weights, read_checkpoint, strip_module
 
 TIMEOUT = 30  # seconds without an answer after which an address counts as dead
 
@@ -63,38 +61,11 @@ def load_pretrained(
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """The entries of a file of weights, by name, on the CPU, read as data only. Raises UserError if that fails."""
-    if str(path).endswith(".safetensors") and os.path.isfile(path):
-        return read_safetensors(path)
     checkpoint = read_checkpoint(path)
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict):
         raise UserError(f"{path}: its state_dict is a {type(state).__name__}, not a table of weights")
     return strip_module({name: value for name, value in state.items() if isinstance(value, Tensor)})
-
-
-def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read a ``.safetensors`` file: 8 bytes of length, a JSON header, and the values, little-endian, in its order.
-
-    Raises UserError when the header and the file do not belong together.
-    """
-    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    dtypes |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
-    content = bytearray(Path(path).read_bytes())
-    try:
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
-        tensors = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                dtype, (first, last) = dtypes[entry["dtype"]], entry["data_offsets"]
-                count = math.prod(entry["shape"])
-                if last - first != count * dtype.itemsize or not 0 <= first <= last <= len(content) - start:
-                    raise ValueError(name)
-                flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + first) if count else []
-                tensors[name] = torch.as_tensor(flat, dtype=dtype).reshape(entry["shape"]).clone()
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{path}: this file cannot be read, it is damaged or of another kind") from error
-    return tensors
 
 
 def _check_backbone(
@@ -121,7 +92,7 @@ def _check_backbone(
             f"{source} lacks {len(missing)} of the {len(needed)} entries of the backbone of {arch} "
             f"(in this shape), such as {missing[0]}"
         )
-    refuse_not_finite(fitting, source)
+    check_weights(fitting, source)
 
 
 def _fetch(arch: str, downloads: Sequence[Download], log) -> tuple[str, Path]:

@@ -1,7 +1,9 @@
-"""Checkpoint files in the reference's format: ``{"epoch", "state_dict", "optimizer"}``, read as data only."""
+"""Checkpoint files in the reference's format, ``{"epoch", "state_dict", "optimizer"}``, read as data only."""
 
+import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from typing import Any
@@ -10,26 +12,36 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..utils.files import atomic_file
+from ..utils.files import atomic_file, write_bytes
 from ..utils.schedule import step_decay
+from .optimizer_state import named_optimizer_state, optimizer_for_reference, restore_optimizer
+from .tensors import tensor_problem
+
+METADATA_KEY = "centernet"  # of the model metadata in a safetensors file
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint to the CPU without running any code that it may contain.
+    """Read a checkpoint, or weights in a ``.safetensors`` file, to the CPU without running any code it may contain.
 
-    Raises UserError when the file is missing, damaged, or holds anything but tensors and plain data.
+    Raises:
+        UserError: the file is missing, corrupt, or holds anything but tensors and plain data.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such checkpoint file")
+    if os.fspath(path).endswith(".safetensors"):
+        return _read_safetensors(path)
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:  # PyTorch's reader takes no notice of the check sums
+            with zipfile.ZipFile(path) as file:  # PyTorch's reader ignores the checksums
                 if damaged := file.testzip():
-                    raise ValueError(f"the check sum of {damaged} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+        with warnings.catch_warnings():  # of forms that PyTorch no longer recommends
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, because it holds more than weights and plain data") from error
-    except Exception as error:  # whatever a damaged file makes the reader stumble over
+    except Exception as error:  # a damaged file can make the reader fail in many ways
         raise UserError(f"{path}: this checkpoint cannot be read, the file is damaged or of another kind") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: this file holds a {type(checkpoint).__name__}, not a checkpoint")
@@ -37,34 +49,37 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_last(path: str | os.PathLike, log=print) -> tuple[dict[str, Any], str]:
-    """A checkpoint to go on from and its path; ``<path>.bak``, the one before, where the newest is missing or damaged.
+    """Return the checkpoint to resume and its path; ``<path>.bak``, the previous one, if the newest is unreadable.
 
     Raises UserError when neither can be read.
     """
-    before = f"{os.fspath(path)}.bak"
+    backup = f"{os.fspath(path)}.bak"
     try:
         return read_checkpoint(path), os.fspath(path)
     except UserError as error:
-        if not os.path.isfile(before):
+        if not os.path.isfile(backup):
             raise
-        checkpoint = read_checkpoint(before)
-        log(f"warning: {error}; going on from the checkpoint before it, {before}")
-        return checkpoint, before
+        checkpoint = read_checkpoint(backup)
+        log(f"warning: {error}; resuming from the previous checkpoint, {backup}")
+        return checkpoint, backup
 
 
-def write_checkpoint(path: str | os.PathLike, checkpoint: dict[str, Any], backup: bool = False) -> None:
+def write_checkpoint(
+    path: str | os.PathLike, checkpoint: dict[str, Any], backup: bool = False, legacy: bool = False
+) -> None:
     """Write a checkpoint atomically.
 
     Args:
         path: the file.
         checkpoint: tensors and plain data.
         backup: keep the previous file as ``<path>.bak``.
+        legacy: use the serialization of PyTorch before 1.6.
 
     Raises:
         UserError: the file cannot be written; the previous one is unchanged.
     """
     with atomic_file(path, backup=backup) as file:
-        torch.save(_on_cpu(checkpoint), file)
+        torch.save(_on_cpu(checkpoint), file, _use_new_zipfile_serialization=not legacy)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -79,8 +94,48 @@ def _on_cpu(value: Any) -> Any:
     return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value
 
 
+def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the tensors of a ``.safetensors`` file. Raises UserError as ``read_checkpoint`` does."""
+    return _read_safetensors(path)["state_dict"]
+
+
+def _read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
+    """Return ``{"state_dict"}``, and ``model`` if the file holds model metadata."""
+    safetensors = _safetensors(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+        model = json.loads(metadata) if metadata is not None else None
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: this file cannot be read, it is damaged or of another kind") from error
+    return {"state_dict": state_dict, **({"model": model} if isinstance(model, dict) else {})}
+
+
+def write_safetensors(path: str | os.PathLike, state_dict: dict[str, Tensor], metadata: dict | None = None) -> None:
+    """Write weights for inference, with the model metadata that rebuilds the network.
+
+    Raises UserError when the file cannot be written, or when the package ``safetensors`` is missing.
+    """
+    _safetensors(path)
+    from safetensors.torch import save
+
+    texts = {"format": "pt", **({METADATA_KEY: json.dumps(metadata)} if metadata else {})}
+    # Copies: the format has no shared memory and only one memory layout.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state_dict.items()}
+    write_bytes(path, save(tensors, texts))
+
+
+def _safetensors(path: str | os.PathLike):
+    try:
+        import safetensors
+    except ImportError as error:
+        raise UserError(f"{path}: needs a package that is missing: pip install safetensors") from error
+    return safetensors
+
+
 def bare(model: nn.Module) -> nn.Module:
-    """The network inside a distributed wrapper, or the network itself."""
+    """Return the network inside a distributed wrapper, or the network itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
@@ -91,34 +146,75 @@ def save_model(
     optimizer: torch.optim.Optimizer | None = None,
     extra: dict[str, Any] | None = None,
     backup: bool = False,
+    for_reference: bool = False,
 ) -> None:
-    """Write ``{"epoch", "state_dict"}``, the optimizer's state when it is given, and the plain data in ``extra``.
+    """Write ``{"epoch", "state_dict"}`` and, if given, the optimizer's state and the plain data in ``extra``.
 
-    ``backup``: a file that was there stays as ``<path>.bak``.
+    Args:
+        path: the file.
+        epoch: the number of epochs trained.
+        model: the network, with or without a distributed wrapper.
+        optimizer: an optimizer over the network's parameters.
+        extra: further entries.
+        backup: keep the previous file as ``<path>.bak``.
+        for_reference: write a file that the reference resumes (see ``checkpoint_for_reference``), without ``extra``.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    checkpoint = {"epoch": epoch, "state_dict": bare(model).state_dict(), **(extra or {})}
+    network = bare(model)
+    checkpoint = {"epoch": epoch, "state_dict": network.state_dict(), **(extra or {})}
     if optimizer is not None:
-        checkpoint["optimizer"] = optimizer.state_dict()
-    write_checkpoint(path, checkpoint, backup)
+        checkpoint["optimizer"] = named_optimizer_state(network, optimizer)
+    if for_reference:
+        checkpoint = checkpoint_for_reference(checkpoint, getattr(network, "reference_entries", {}))
+    write_checkpoint(path, checkpoint, backup, legacy=for_reference)
+
+
+def checkpoint_for_reference(checkpoint: dict[str, Any], entries: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return a checkpoint as the reference, and PyTorch from 0.4.1 on, can resume it.
+
+    The reference matches the optimizer's state by position, so the file needs every parameter of its network, also
+    those that are never used (``base.fc`` of DLA): they are zero and, as in the reference, have no optimizer state.
+
+    Args:
+        checkpoint: of this project.
+        entries: shapes by name of the parameters that the reference has in addition, ``reference_entries`` of the
+            network. They follow the last entry with the same first part of the name.
+    """
+    state_dict = {name: value.detach().contiguous() for name, value in checkpoint["state_dict"].items()}
+    missing = {name: shape for name, shape in entries.items() if name not in state_dict}
+    names = list(state_dict)
+    if missing:
+        prefix = next(iter(missing)).partition(".")[0] + "."
+        place = max(k for k, name in enumerate(names) if name.startswith(prefix)) + 1
+        names[place:place] = missing
+    complete = OrderedDict((name, state_dict.get(name, torch.zeros(missing.get(name, ())))) for name in names)
+    result = {"epoch": checkpoint["epoch"], "state_dict": complete}
+    if "optimizer" in checkpoint:
+        parameters = [name for name in names if not name.endswith(BUFFERS)]
+        unused = {k for k, name in enumerate(parameters) if name in missing}
+        result["optimizer"] = optimizer_for_reference(checkpoint["optimizer"], len(parameters), unused)
+    return result
 
 
 def strip_module(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
-    """Take away the ``module.`` that data-parallel wrappers put before every name."""
+    """Remove the ``module.`` that data-parallel wrappers put before every name."""
     return OrderedDict((str(name).removeprefix("module."), value) for name, value in state_dict.items())
 
 
-def refuse_not_finite(tensors: dict[str, Tensor], source: str) -> None:
-    """Raise UserError when a value of the tensors is NaN or infinite."""
+def check_weights(tensors: dict[str, Tensor], source: str) -> None:
+    """Raise UserError unless all tensors are dense, of ordinary numbers, and finite."""
     for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"{source}: {name} holds values that are not finite")
+        if problem := tensor_problem(value):
+            raise UserError(f"{source}: {name} {problem}")
 
 
 def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str, log=print) -> None:
-    """Load what fits by name and shape; say in a short table what does not, and keep the model's own values there.
+    """Load the entries that fit by name and shape; log a short table of the others, for which the model keeps its own.
 
     Entries whose names start with one of the model's ``ignored_entries`` (none without that attribute) are dropped
-    without a word.
+    silently.
     """
     own = model.state_dict()
     ignored = getattr(model, "ignored_entries", ())
@@ -132,19 +228,24 @@ def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str,
     fitting = {name: value for name, value in state_dict.items() if name in own and name not in other_shape}
     if not fitting:
         raise UserError(f"{source}: none of its {len(state_dict)} entries fits this network; check --arch")
-    refuse_not_finite(fitting, source)
+    check_weights(fitting, source)
     model.load_state_dict(fitting, strict=False)
-    rows = [
-        ("other shape, own values kept", other_shape),
-        ("not in this network, ignored", unknown),
-        ("not in the file, own values kept", missing),
-    ]
-    if any(names for _, names in rows):
-        log(f"{source}: {len(fitting)} of {len(own)} entries loaded")
-        for text, names in rows:
-            if names:
-                more = f" ... {len(names)} in all" if len(names) > 4 else ""
-                log(f"  {text}: {', '.join(names[:4])}{more}")
+    rows = {
+        "other shape, own values kept": other_shape,
+        "not in this network, ignored": unknown,
+        "not in the file, own values kept": missing,
+    }
+    log_table(f"{source}: {len(fitting)} of {len(own)} entries loaded", rows, log)
+
+
+def log_table(title: str, rows: dict[str, list[str]], log=print) -> None:
+    """Log names by what happened to them, the first four of each row; nothing if there are none."""
+    if any(rows.values()):
+        log(title)
+    for text, names in rows.items():
+        if names:
+            more = f" ... {len(names)} in all" if len(names) > 4 else ""
+            log(f"  {text}: {', '.join(names[:4])}{more}")
 
 
 def load_model(
@@ -158,7 +259,7 @@ def load_model(
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
     """Load a checkpoint of this project or of the reference into ``model``.
 
-    With an optimizer and ``resume`` its state and the epoch are restored, and the rate is set to
+    With an optimizer and ``resume`` its state and the epoch are restored, and the learning rate is set to
     ``lr * 0.1 ** (number of lr_step values <= epoch)``.
 
     Returns:
@@ -180,52 +281,37 @@ def restore(
     lr_step: list[int] | None = None,
     log=print,
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
-    """``load_model`` with a checkpoint that has been read from ``path`` already."""
+    """Do what ``load_model`` does with a checkpoint that has been read from ``path`` already."""
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: this checkpoint has no state_dict")
-    run, state_dict, what = checkpoint.get("run"), checkpoint["state_dict"], ""
-    if not resume and isinstance(run, dict) and run.get("ema"):  # what --ema has validated
-        state_dict, what = run["ema"]["state_dict"], ", running averages of its weights"
+    averages = None if resume else averaged_state_dict(checkpoint)
+    what = ", running averages of its weights" if averages is not None else ""
     log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}{what}")
-    fit_state_dict(bare(model), strip_module(state_dict), str(path), log)
+    network = bare(model)
+    fit_state_dict(network, strip_module(averages or checkpoint["state_dict"]), str(path), log)
     if optimizer is None:
         return model
     start_epoch = 0
     if resume and "optimizer" in checkpoint:
-        try:
-            start_epoch = int(checkpoint["epoch"])
-            state = _optimizer_state(bare(model), checkpoint)
-            # How the arithmetic is done belongs to this machine, not to the file.
-            fused = optimizer.param_groups[0].get("fused")
-            groups = [{**group, "fused": fused} for group in state["param_groups"]]
-            optimizer.load_state_dict({**state, "param_groups": groups})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: its optimizer state does not fit this network; leave out --resume") from error
-        rate = step_decay(lr, lr_step or [], start_epoch + 1)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        log(f"resumed after epoch {start_epoch}, learning rate {rate:g}")
+        start_epoch = checkpoint.get("epoch")
+        if type(start_epoch) is not int or not 0 <= start_epoch < 1 << 31:
+            raise UserError(f"{path}: its epoch is {str(start_epoch)[:40]}, not a number of epochs; leave out --resume")
+        buffers = {name for name, _ in network.named_buffers()}
+        names = [name for name in strip_module(checkpoint["state_dict"]) if not name.endswith(BUFFERS)]
+        names = [name for name in names if name not in buffers]
+        restore_optimizer(network, optimizer, checkpoint["optimizer"], names, str(path), log)
+        if lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = step_decay(lr, lr_step or [], start_epoch + 1)
+        log(f"resumed after epoch {start_epoch}, learning rate {optimizer.param_groups[0]['lr']:g}")
     elif resume:
         log(f"{path}: no optimizer state in this file, training starts at epoch 1")
     return model, optimizer, start_epoch
 
 
-def _optimizer_state(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The optimizer's state without the parameters that the network ignores.
-
-    The state goes by the position of a parameter, and files of the reference have parameters that ours does without
-    (``base.fc`` of DLA).
-    """
-    ignored = getattr(model, "ignored_entries", ())
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    names = [name for name in strip_module(checkpoint["state_dict"]) if not name.endswith(statistics)]
-    dropped = {i for i, name in enumerate(names) if name.startswith(ignored)} if ignored else set()
-    state = checkpoint["optimizer"]
-    (group,) = state["param_groups"]
-    if not dropped or len(group["params"]) != len(names):
-        return state
-    kept = [i for position, i in enumerate(group["params"]) if position not in dropped]
-    return {
-        "state": {new: state["state"][old] for new, old in enumerate(kept) if old in state["state"]},
-        "param_groups": [{**group, "params": list(range(len(kept)))}],
-    }
+def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Return the running averages (``--ema``) in a checkpoint of a training, None if it has none."""
+    run = checkpoint.get("run")
+    averages = run.get("ema") if isinstance(run, dict) else None
+    state_dict = averages.get("state_dict") if isinstance(averages, dict) else None
+    return state_dict if isinstance(state_dict, dict) and state_dict else None

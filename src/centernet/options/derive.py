@@ -9,7 +9,7 @@ from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
 from ..tasks.specs import all_specs, get_spec
-from ..utils.schedule import step_decay
+from ..utils.schedule import cosine_decay, step_decay, warmup
 from .table import CUSTOM_OPTIONS, NEVER, Draft
 
 # The repository; an installed package, which is not in one, works in the current directory.
@@ -31,6 +31,10 @@ def check(opt: Draft) -> None:
         raise UserError("--num_iters 0: needs a number above 0, or -1 for the whole dataset")
     if opt.exp_id in ("", ".", "..") or "/" in opt.exp_id or "\\" in opt.exp_id:
         raise UserError(f"--exp_id {opt.exp_id!r}: must be the plain name of a directory")
+    if opt.freeze not in ("", "none", "backbone") and not opt.freeze.isdecimal():
+        raise UserError(f"--freeze {opt.freeze}: choose none, backbone, or a number of stages")
+    if opt.patience and not 0 < opt.val_intervals < NEVER:
+        raise UserError("--patience counts validations, and there are none: give --val_intervals")
     if opt.resume and opt.test:
         raise UserError("--resume continues a training; with --test name the checkpoint with --load_model")
 
@@ -94,9 +98,22 @@ def process_shares(opt, processes: int) -> list[int]:
     return chunk_sizes(opt.batch_size, -1 if equal else opt.master_batch_size, processes)
 
 
-def learning_rate(opt, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 1."""
-    return step_decay(opt.lr, opt.lr_step, epoch)
+def learning_rate(opt, epoch: int, done: int = 0, iterations: int = 1) -> float:
+    """Return the learning rate of an update.
+
+    Args:
+        opt: options.
+        epoch: number of the epoch, from 1.
+        done: updates of this epoch before this one.
+        iterations: updates per epoch.
+    """
+    step = (epoch - 1) * iterations + done
+    if opt.lr_schedule == "cosine":
+        total = opt.num_epochs * iterations - opt.warmup_iters
+        lr = cosine_decay(opt.lr, (step - opt.warmup_iters) / max(total, 1))
+    else:
+        lr = step_decay(opt.lr, opt.lr_step, epoch)
+    return lr * warmup(step, opt.warmup_iters)
 
 
 def _parse_lists(opt: Draft) -> None:

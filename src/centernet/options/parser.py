@@ -11,9 +11,9 @@ import numpy as np
 from ..errors import UserError
 from ..models import describe
 from ..tasks import TASKS
-from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..tasks.specs import all_specs, get_spec
 from .derive import as_pixel, check, derive, derive_sizes
+from .option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from .table import GENERAL, GROUPS, Draft, Options
 
 DESCRIPTIONS = {
@@ -67,7 +67,7 @@ class OptionParser:
         self.parser = _ArgumentParser(
             prog=program,
             usage="%(prog)s task [options]",
-            description=f"{DESCRIPTIONS[script]} Options may be abbreviated as long as they are unambiguous.",
+            description=f"{DESCRIPTIONS[script]}\nOptions may be abbreviated as long as they are unambiguous.",
             epilog=f"examples:\n{examples}\n\n--help_all shows the options of all programs.",
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
             add_help=False,
@@ -124,9 +124,9 @@ class OptionParser:
         others |= set(spec.ignored_options)
         known = {**GENERAL, **{option.name: option for option in spec.options}}
         # Training options are not reported elsewhere: the command of a test may be that of the training.
-        unread = {name for name, option in known.items() if script not in option.scripts and option.scripts != (TRAIN,)}
+        unused = {name for name, option in known.items() if script not in option.scripts and option.scripts != (TRAIN,)}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
-        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unread]
+        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unused]
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes

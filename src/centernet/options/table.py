@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..datasets import DATASETS
-from ..tasks.option import ALL, CHECK, DEMO, EXPORT, INFERENCE, TEST, TRAIN, OptionGroup, option
+from .option import ALL, CHECK, DEMO, EXPORT, INFERENCE, TEST, TRAIN, OptionGroup, option
 
 NEVER = 100_000_000  # value of val_intervals with --trainval
 
@@ -182,6 +182,53 @@ class TrainingOptions(OptionGroup, title="training", scripts=(TRAIN,)):
         low=0,
         high=0.999999,
         new=True,
+    )
+    optimizer: str = option(
+        "adam",
+        "adam | adamw | sgd (Nesterov momentum 0.9)",
+        choices=("adam", "adamw", "sgd"),
+        recipe=True,
+        implied=True,
+        new=True,
+    )
+    weight_decay: float = option(
+        0,
+        "weight decay, not of biases and normalization layers; decoupled with adamw, part of the gradient otherwise",
+        kind=float,
+        low=0,
+        recipe=True,
+        implied=True,
+        new=True,
+    )
+    lr_schedule: str = option(
+        "step",
+        "learning rate schedule: step (--lr_step) | cosine (to 1 % of --lr at the last epoch)",
+        choices=("step", "cosine"),
+        recipe=True,
+        implied=True,
+        new=True,
+    )
+    warmup_iters: int = option(
+        0, "updates over which the learning rate rises linearly", low=0, recipe=True, implied=True, new=True
+    )
+    clip_grad: float = option(
+        0,
+        "greatest norm of the gradient, larger ones are scaled down; 0: off",
+        kind=float,
+        low=0,
+        recipe=True,
+        implied=True,
+        new=True,
+    )
+    freeze: str = option(
+        "none",
+        "for fine-tuning: parts that are not trained: none | backbone | N, its first N stages",
+        recipe=True,
+        implied=True,
+        new=True,
+    )
+    patience: int = option(
+        0, "early stopping: end after this many validations without a better --metric; 0: off", low=0, new=True
     )
     master_batch_size: int = option(-1, "share of the first process; -1: equal shares", low=-1, scripts=(TRAIN, TEST))
     num_iters: int = option(

@@ -1,8 +1,22 @@
-"""The learning rate schedule."""
+"""The learning rate schedule: pure functions, so that a resumed training continues at the very same rate."""
 
+import math
 from collections.abc import Iterable
+
+COSINE_FLOOR = 0.01  # share of the learning rate with which the cosine schedule ends
 
 
 def step_decay(lr: float, steps: Iterable[int], epoch: int) -> float:
     """Return the learning rate of an epoch, counted from 1: ``lr`` divided by 10 after each epoch of ``steps``."""
     return lr * 0.1 ** sum(step < epoch for step in steps)
+
+
+def cosine_decay(lr: float, progress: float) -> float:
+    """Return the learning rate at ``progress`` in [0, 1] of the training (SGDR, arXiv 1608.03983, without restarts)."""
+    share = (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
+    return lr * (COSINE_FLOOR + (1 - COSINE_FLOOR) * share)
+
+
+def warmup(step: int, steps: int) -> float:
+    """Return the factor of update ``step``, counted from 0, of a linear warm-up over the first ``steps`` updates."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0

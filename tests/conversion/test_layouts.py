@@ -1,0 +1,857 @@
+"""What people bring: exports of labeling tools, other machines' paths, odd encodings, and left-over files."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tests.datasets.test_custom import (
+    IMAGES,
+    NAMES,
+    check_objects,
+    coco,
+    coco_at_the_root,
+    coco_of_roboflow,
+    draw,
+    parse,
+    perfect,
+    put,
+    refused,
+    voc_devkit_form,
+    voc_files,
+    yolo_images_first,
+    yolo_labels,
+    yolo_split_first,
+)
+
+from centernet.datasets.custom import Custom
+from centernet.errors import UserError
+
+
+def check(root, *arguments, splits=("train", "val"), names=NAMES) -> list[str]:
+    """Every split is read into the right objects; returns the notes of all."""
+    opt = parse(root, *arguments)
+    notes = []
+    for split in splits:
+        dataset = Custom(opt, split)
+        check_objects(dataset, split, names)
+        dataset.check_images_exist()
+        notes += dataset.notes
+    return notes
+
+
+def change_json(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    put(path, content)
+
+
+# Paths of other machines
+
+PREFIXES = [
+    "images\\",
+    ".\\images\\",
+    "C:\\Users\\me\\set\\images\\",
+    "C:/Users/me/set/images/",
+    "/content/drive/MyDrive/set/images/",
+    "../images/",
+    "../../set-3/images/",
+    "/mnt/d/",
+    "\\\\server\\share\\images\\",
+    "file:///home/me/images/",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_json_of_another_machine(tmp_path, prefix):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        change_json(
+            tmp_path / f"{split}.json", lambda c: [i.update(file_name=prefix + i["file_name"]) for i in c["images"]]
+        )
+    notes = check(tmp_path)
+    assert any("file names that were found elsewhere" in note and "3 image(s)" in note for note in notes)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("layout", ["yaml", "list", "image set"])
+def test_lists_of_another_machine(tmp_path, prefix, layout):
+    if layout == "yaml":
+        pytest.importorskip("yaml")
+        for split in ("train", "val"):
+            draw(tmp_path / f"images/a_{split}", split)
+            yolo_labels(tmp_path / f"labels/a_{split}", split)
+        text = "".join(f"{split}: '{prefix}a_{split}'\n" for split in ("train", "val"))
+        put(tmp_path / "data.yaml", text + "names: [hen house, fox]\n")
+        if "images" not in prefix:
+            pytest.skip("nothing says where the folder is")
+    elif layout == "list":
+        put(tmp_path / "classes.txt", "hen house\nfox\n")
+        for split in ("train", "val"):
+            draw(tmp_path / "images", split)
+            yolo_labels(tmp_path / "labels", split)
+            put(tmp_path / f"{split}.txt", "".join(f"{prefix}{name}.jpg\n" for name, *_ in IMAGES[split]))
+        if "images" not in prefix:
+            shutil.copytree(tmp_path / "images", tmp_path, dirs_exist_ok=True)
+            shutil.copytree(tmp_path / "labels", tmp_path, dirs_exist_ok=True)
+    else:
+        voc_devkit_form(tmp_path)
+        for split in ("train", "val"):
+            lines = "".join(f"{prefix.replace('images', 'JPEGImages')}{name}.jpg\n" for name, *_ in IMAGES[split])
+            put(tmp_path / f"ImageSets/Main/{split}.txt", lines)
+    check(tmp_path, names=NAMES)
+
+
+def test_a_file_of_another_split_does_not_take_the_place_of_a_missing_one(tmp_path):
+    """Frames of two videos have the same names."""
+    for split in ("train", "val"):
+        draw(tmp_path / "images" / split, split)
+        put(tmp_path / f"annotations/{split}.json", coco(split))
+    (tmp_path / "images/train/t1.jpg").rename(tmp_path / "images/val/t1.jpg")
+    dataset = Custom(parse(tmp_path), "train")
+    with pytest.raises(UserError, match=r"images/train: 1 of 3 images are missing, the first is t1\.jpg"):
+        dataset.check_images_exist()
+
+
+def test_two_splits_of_a_yaml_that_would_be_one_folder(tmp_path, capsys):
+    """The folders of the yaml do not exist; what is left of their paths is the same."""
+    pytest.importorskip("yaml")
+    draw(tmp_path / "images", "train")
+    yolo_labels(tmp_path / "labels", "train")
+    put(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [hen house, fox]\n")
+    assert "would both be" in refused(capsys, tmp_path)
+
+
+def test_names_that_fit_several_images(tmp_path, capsys):
+    coco_at_the_root(tmp_path)
+    for folder in ("one", "two"):
+        shutil.copytree(tmp_path / "images", tmp_path / "more" / folder)
+    shutil.rmtree(tmp_path / "images")
+    assert "'t1.jpg' fits several images, among them" in refused(capsys, tmp_path)
+
+
+def test_images_in_deeper_folders(tmp_path):
+    """The JSON file has names without folders."""
+    coco_at_the_root(tmp_path)
+    for k, path in enumerate(sorted((tmp_path / "images").iterdir())):
+        target = tmp_path / "images" / f"batch {k % 2}" / "left" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    check(tmp_path)
+
+
+def test_folders_of_folders(tmp_path):
+    """YOLO's images and labels in subfolders, one of them linked."""
+    yolo_images_first(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("labels", "txt")):
+        for name in ("t1", "t2"):
+            target = tmp_path / kind / "train/a/b" / f"{name}.{suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / kind / "train" / f"{name}.{suffix}").rename(target)
+        (tmp_path / kind / "val").rename(tmp_path / f"{kind}_elsewhere")
+        (tmp_path / kind / "val").mkdir()
+        (tmp_path / kind / "val/linked").symlink_to(tmp_path / f"{kind}_elsewhere", target_is_directory=True)
+    (tmp_path / "images/train/a/loop").symlink_to(tmp_path / "images/train", target_is_directory=True)
+    check(tmp_path)
+
+
+def test_voc_in_folders_of_folders(tmp_path):
+    voc_devkit_form(tmp_path)
+    for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (tmp_path / kind / "sub").mkdir()
+        (tmp_path / kind / f"t1.{suffix}").rename(tmp_path / kind / f"sub/t1.{suffix}")
+    put(tmp_path / "ImageSets/Main/train.txt", "sub/t1\nt2\nt3\n")
+    check(tmp_path)
+
+
+def test_an_archive_in_a_folder_of_its_own_name(tmp_path):
+    yolo_images_first(tmp_path / "set-1/set-1")
+    put(tmp_path / "set-1/README.txt", "hello")
+    check(tmp_path)
+
+
+def test_yaml_with_several_folders_and_lists(tmp_path):
+    pytest.importorskip("yaml")
+    for split in ("train", "val"):
+        for name, *_ in IMAGES[split]:
+            draw(tmp_path / "all", split)
+            for folder in ("images", "labels"):
+                (tmp_path / name / folder).mkdir(parents=True)
+            shutil.copy(tmp_path / "all" / f"{name}.jpg", tmp_path / name / "images")
+            yolo_labels(tmp_path / name / "labels", split)
+    put(tmp_path / "more.txt", "t3/images/t3.jpg\n")
+    put(
+        tmp_path / "data.yaml",
+        "train: [[t1/images, t2/images], more.txt]\nval:\n  - v1/images\n  - v2/images\nnames: [hen house, fox]\n",
+    )
+    check(tmp_path)
+    opt = parse(tmp_path)
+    assert Custom(opt, "train").file_names == ["t1/images/t1.jpg", "t2/images/t2.jpg", "t3/images/t3.jpg"]
+
+
+def test_a_list_of_absolute_paths_elsewhere(tmp_path):
+    """A list of one's own may name images anywhere on the machine."""
+    draw(tmp_path / "disk/images", "train")
+    yolo_labels(tmp_path / "disk/labels", "train")
+    put(tmp_path / "set/classes.txt", "hen house\nfox\n")
+    lines = "".join(f"{tmp_path}/disk/images/{name}.jpg\n" for name, *_ in IMAGES["train"])
+    put(tmp_path / "set/train.txt", lines)
+    check(tmp_path / "set", "--val_intervals", "0", splits=("train",))
+
+
+# Exports of labeling tools
+
+
+def label_studio_yolo(root):
+    draw(root / "images", "train")
+    yolo_labels(root / "labels", "train")
+    put(root / "classes.txt", "hen house\nfox")
+    put(root / "notes.json", {"categories": [{"id": 0, "name": "fox"}], "info": {}})
+
+
+def label_studio_coco(root):
+    draw(root / "images", "train")
+    content = coco("train")
+    for image in content["images"]:
+        image["file_name"] = "images\\" + image["file_name"]
+    put(root / "result.json", content)
+
+
+def label_studio_voc(root):
+    draw(root / "images", "train", ".png")
+    voc_files(root / "Annotations", "train")
+
+
+def cvat_coco(root):
+    draw(root / "images/default", "train")
+    put(root / "annotations/instances_default.json", coco("train"))
+
+
+def cvat_voc(root):
+    voc_devkit_form(root)
+    shutil.rmtree(root / "ImageSets")
+    put(root / "ImageSets/Main/default.txt", "t1\nt2\nt3\n")
+    put(root / "labelmap.txt", "# label:color_rgb:parts:actions\nfox:1,2,3::\n")
+    for path in root.glob("*/v?.*"):
+        path.unlink()
+
+
+def cvat_yolo(root):
+    draw(root / "obj_train_data", "train")
+    yolo_labels(root / "obj_train_data", "train")
+    put(root / "obj.names", "hen house\nfox\n")
+    put(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    put(root / "train.txt", "".join(f"data/obj_train_data/{name}.jpg\n" for name, *_ in IMAGES["train"]))
+
+
+def cvat_ultralytics(root):
+    draw(root / "images/train", "train")
+    yolo_labels(root / "labels/train", "train")
+    put(root / "train.txt", "".join(f"data/images/train/{name}.jpg\n" for name, *_ in IMAGES["train"]))
+    put(root / "data.yaml", "names:\n  0: hen house\n  1: fox\npath: .\ntrain: train.txt\n")
+
+
+def cvat_xml(root, subset=""):
+    draw(root / "images", "train")
+    put(root / "annotations.xml", cvat_text("train", subset))
+
+
+def labelme_flat(root):
+    draw(root, "train")
+    labelme_files(root, "train")
+
+
+def labelimg_yolo(root):
+    """labelImg saves classes.txt next to the labels."""
+    draw(root / "images/train", "train")
+    yolo_labels(root / "labels/train", "train")
+    put(root / "labels/train/classes.txt", "hen house\nfox\n")
+
+
+UNDIVIDED = [label_studio_yolo, label_studio_coco, label_studio_voc, cvat_coco, cvat_voc, cvat_xml, labelme_flat]
+
+
+def cvat_text(split, subset="") -> str:
+    text = "<?xml version='1.0' encoding='utf-8'?>\n<annotations><version>1.1</version><meta><task><labels>"
+    text += "".join(f"<label><name>{name}</name></label>" for name in NAMES) + "</labels></task></meta>"
+    for k, (name, (width, height), objects) in enumerate(IMAGES[split]):
+        text += f'<image id="{k}" name="{name}.jpg" width="{width}" height="{height}" subset="{subset}">'
+        for cls, x, y, w, h in objects:
+            text += f'<box label="{NAMES[cls]}" xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}" occluded="0"/>'
+        text += "</image>"
+    return text + "</annotations>"
+
+
+def labelme_files(folder, split, image_path="{name}.jpg", **more):
+    for name, (width, height), objects in IMAGES[split]:
+        shapes = [
+            {"label": NAMES[cls], "points": [[x, y], [x + w, y + h]], "shape_type": "rectangle", "flags": {}}
+            for cls, x, y, w, h in objects
+        ]
+        content = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": image_path.format(name=name)}
+        put(folder / f"{name}.json", {**content, "imageData": None, "imageHeight": height, "imageWidth": width, **more})
+
+
+@pytest.mark.parametrize("layout", UNDIVIDED, ids=lambda layout: layout.__name__)
+def test_exports_that_are_not_divided(tmp_path, layout):
+    """All of it is for training, which a note says; there is nothing to validate with."""
+    layout(tmp_path)
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    assert any("nothing divides these images into training and validation" in note for note in notes)
+    with pytest.raises(UserError, match="no annotations to test on; name them with --val_annotations"):
+        Custom(parse(tmp_path), "val")
+
+
+@pytest.mark.parametrize("layout", [cvat_yolo, cvat_ultralytics, labelimg_yolo], ids=lambda layout: layout.__name__)
+def test_exports_of_a_training_split(tmp_path, layout):
+    if layout is cvat_ultralytics:
+        pytest.importorskip("yaml")
+    layout(tmp_path)
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    assert not any("nothing divides" in note for note in notes)
+
+
+def test_data_with_a_validation_part_is_not_all_trained_on(tmp_path):
+    voc_devkit_form(tmp_path)
+    (tmp_path / "ImageSets/Main/train.txt").unlink()
+    opt = parse(tmp_path)
+    with pytest.raises(UserError, match="no annotations to train on; name them with --train_annotations"):
+        Custom(opt, "train")
+
+
+# CVAT's XML
+
+
+def test_cvat_with_a_file_per_split(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / split / "images", split)
+        put(tmp_path / split / "annotations.xml", cvat_text(split))
+    check(tmp_path)
+
+
+def test_cvat_with_subsets(tmp_path):
+    texts = {}
+    for split, subset in (("train", "Train"), ("val", "Validation")):
+        draw(tmp_path / "images", split)
+        texts[split] = cvat_text(split, subset)
+    images = texts["val"][texts["val"].index("<image") :]
+    put(tmp_path / "annotations.xml", texts["train"].replace("</annotations>", images))
+    check(tmp_path)
+
+
+def test_shapes_of_cvat(tmp_path):
+    draw(tmp_path / "images", "train")
+    shapes = (
+        '<box label="fox" xtl="10" ytl="20" xbr="30" ybr="30" rotation="90.0"/>'
+        '<polygon label="fox" points="1.5,2;11.5,2;6,9"/><polyline label="fox" points="1,2;3,8"/>'
+        '<ellipse label="fox" cx="20" cy="20" rx="8" ry="4"/>'
+        '<mask label="fox" rle="1,2" left="3" top="4" width="5" height="6"/>'
+        '<points label="fox" points="3,4"/><tag label="fox"/><box label="fox" xtl="1" ytl="1" xbr="x" ybr="3"/>'
+    )
+    put(tmp_path / "annotations.xml", f'<annotations><image name="t1.jpg">{shapes}</image></annotations>')
+    with pytest.raises(UserError, match=r"annotations\.xml: the image 't1.jpg': shape 8, <box> fox \(could not conv"):
+        Custom(parse(tmp_path), "train")
+    dataset = Custom(parse(tmp_path, "--on_bad_image", "skip"), "train")
+    boxes = [[15, 15, 25, 35], [1.5, 2, 11.5, 9], [1, 2, 3, 8], [12, 16, 28, 24], [3, 4, 8, 10]]
+    np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes, atol=1e-4)
+    assert any("shapes that are not boxes or outlines, left out: 2" in note for note in dataset.notes)
+
+
+def test_cvat_for_video_is_refused(tmp_path, capsys):
+    draw(tmp_path, "train")
+    put(tmp_path / "annotations.xml", '<annotations><track id="0" label="fox"><box frame="0"/></track></annotations>')
+    assert "export the task as 'CVAT for images 1.1'" in refused(capsys, tmp_path)
+
+
+# LabelMe's JSON
+
+
+def test_labelme_with_a_folder_per_split(tmp_path):
+    for split, folder in (("train", "train"), ("val", "valid")):
+        draw(tmp_path / folder, split)
+        labelme_files(tmp_path / folder, split)
+    notes = check(tmp_path)
+    assert notes == []
+
+
+def test_labelme_with_images_elsewhere(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / "images" / split, split)
+        labelme_files(tmp_path / "annotations" / split, split, f"..\\..\\images\\{split}\\{{name}}.jpg")
+    check(tmp_path)
+
+
+def test_shapes_of_labelme(tmp_path):
+    draw(tmp_path / "train", "train")
+    shapes = [
+        {"label": "fox", "shape_type": "circle", "points": [[20, 20], [23, 24]]},
+        {"label": "fox", "points": [[1, 2], [9, 2], [5, 8]]},
+        {"label": "fox", "shape_type": "rectangle", "points": [[30, 30], [10, 12]]},
+        {"label": "fox", "shape_type": "rectangle", "points": [[1, 1], [5, 1], [5, 6], [1, 6]]},
+        {"label": "fox", "shape_type": "point", "points": [[3, 4]]},
+        {"label": None, "points": [[3, 4]]},
+    ]
+    put(tmp_path / "train/t1.json", {"version": "5", "shapes": shapes, "imagePath": "t1.jpg"})
+    with pytest.raises(UserError, match=r"t1\.json: shape 6 is malformed"):
+        Custom(parse(tmp_path), "train")
+    dataset = Custom(parse(tmp_path, "--on_bad_image", "skip"), "train")
+    boxes = [[15, 15, 25, 25], [1, 2, 9, 8], [10, 12, 30, 30], [1, 1, 5, 6]]
+    np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes)
+    notes = "\n".join(dataset.notes)
+    assert "points, which are not boxes, left out: 1" in notes and "images without a JSON file, left out: 2" in notes
+
+
+def test_labelme_with_embedded_images(tmp_path, capsys):
+    labelme_files(tmp_path / "train", "train", imageData="aGVsbG8=")
+    assert "its image is embedded, write it to a file" in refused(capsys, tmp_path)
+
+
+def test_classes_of_labelme(tmp_path):
+    """Sorted, or as LabelMe's labels.txt lists them."""
+    for split in ("train", "val"):
+        draw(tmp_path / split, split)
+        labelme_files(tmp_path / split, split)
+    assert parse(tmp_path).class_names == ["fox", "hen house"]
+    put(tmp_path / "labels.txt", "__ignore__\n_background_\nhen house\nfox\n")
+    assert parse(tmp_path).class_names == ["hen house", "fox"]
+    check(tmp_path)
+
+
+def test_labelme_files_next_to_yolo_labels_do_not_count(tmp_path):
+    """The JSON files stay behind where a tool has converted them."""
+    yolo_split_first(tmp_path)
+    for path in tmp_path.rglob("labels/*.txt"):
+        put(path.with_suffix(".json"), {"version": "5", "shapes": [], "imagePath": "x.jpg"})
+    check(tmp_path)
+
+
+# Files that tools leave behind
+
+
+def test_copies_in_hidden_folders_are_left_out_and_counted(tmp_path):
+    yolo_images_first(tmp_path)
+    for folder in (".ipynb_checkpoints", "__MACOSX", ".@__thumb"):
+        (tmp_path / "images/train" / folder).mkdir()
+        shutil.copy(tmp_path / "images/train/t1.jpg", tmp_path / "images/train" / folder / "t1-checkpoint.jpg")
+    shutil.copy(tmp_path / "images/train/t1.jpg", tmp_path / "images/train/._t1.jpg")
+    put(tmp_path / "images/train/Thumbs.db", "x")
+    notes = check(tmp_path)
+    (note,) = notes
+    assert note.startswith(f"note: images in hidden folders, left out: 4, the first: {tmp_path}/images/train/.")
+
+
+@pytest.mark.parametrize("style", ["coco", "voc"])
+def test_hidden_copies_of_annotations(tmp_path, style):
+    if style == "coco":
+        coco_at_the_root(tmp_path)
+        (tmp_path / ".ipynb_checkpoints").mkdir()
+        shutil.copy(tmp_path / "train.json", tmp_path / ".ipynb_checkpoints/train-checkpoint.json")
+        shutil.copy(tmp_path / "train.json", tmp_path / "._train.json")
+    else:
+        for split, folder in (("train", "train"), ("val", "valid")):
+            draw(tmp_path / folder, split)
+            voc_files(tmp_path / folder, split)
+        (tmp_path / "train/.ipynb_checkpoints").mkdir()
+        shutil.copy(tmp_path / "train/t1.xml", tmp_path / "train/.ipynb_checkpoints/t1-checkpoint.xml")
+    check(tmp_path)
+
+
+def test_labeled_images_of_unknown_extensions(tmp_path):
+    """A file with a label is an image whatever it is called; without one it is counted."""
+    yolo_images_first(tmp_path)
+    folder = tmp_path / "images/train"
+    (folder / "t1.jpg").rename(folder / "t1.jpg_large")
+    put(folder / "other.heic", "not labeled")
+    shutil.move(tmp_path / "labels/train/t1.txt", tmp_path / "labels/train/t1.txt")
+    notes = check(tmp_path)
+    assert any("files without the extension of an image, left out: 1" in note and "heic" in note for note in notes)
+    (folder / "t1.jpg_large").write_text("no image")
+    with pytest.raises(UserError, match=r"t1\.jpg_large: cannot read image"):
+        Custom(parse(tmp_path), "train")
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".JPEG", ".Png", ".bmp", ".webp", ".tif", ".jfif"])
+def test_extensions_of_images(tmp_path, suffix):
+    put(tmp_path / "classes.txt", "hen house\nfox\n")
+    for split in ("train", "val"):
+        draw(tmp_path / "all", split)
+        for name, *_ in IMAGES[split]:
+            image = cv2.imread(str(tmp_path / "all" / f"{name}.jpg"))
+            kind = ".jpg" if suffix == ".jfif" else suffix.lower()
+            target = tmp_path / "images" / split / f"{name}{suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(cv2.imencode(kind, image)[1].tobytes())
+        yolo_labels(tmp_path / "labels" / split, split)
+    assert check(tmp_path) == []
+
+
+def test_labels_without_an_image_are_counted(tmp_path):
+    yolo_images_first(tmp_path)
+    put(tmp_path / "labels/train/gone.txt", "0 0.5 0.5 0.1 0.1\n")
+    put(tmp_path / "labels/train/classes.txt", "hen house\nfox\n")
+    notes = check(tmp_path)
+    assert any("label files without an image, left out: 1" in note and "gone.txt" in note for note in notes)
+
+
+# Text files
+
+
+def test_text_files_of_windows(tmp_path):
+    """Byte order marks, carriage returns, blanks at the ends of lines, no line end."""
+    yolo_images_first(tmp_path)
+    for path in [tmp_path / "classes.txt", *tmp_path.rglob("labels/*/*.txt")]:
+        lines = path.read_text().splitlines()
+        path.write_bytes(b"\xef\xbb\xbf" + " \r\n".join(lines).encode())
+    check(tmp_path)
+    coco_at_the_root(tmp_path / "coco")
+    for split in ("train", "val"):
+        path = tmp_path / f"coco/{split}.json"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    check(tmp_path / "coco")
+    voc_devkit_form(tmp_path / "voc")
+    for path in [*tmp_path.glob("voc/Annotations/*.xml"), *tmp_path.glob("voc/ImageSets/Main/*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    check(tmp_path / "voc")
+
+
+@pytest.mark.parametrize("style", ["coco", "voc", "yolo"])
+def test_names_that_are_not_ascii_and_with_blanks(tmp_path, style):
+    root = tmp_path / "数据 集"
+    {"coco": coco_at_the_root, "voc": voc_devkit_form, "yolo": yolo_images_first}[style](root)
+    for path in sorted(root.rglob("t1.*"), reverse=True):
+        path.rename(path.with_name(f"зверь 1 é{path.suffix}"))
+    if style == "coco":
+        change_json(root / "train.json", lambda c: c["images"][0].update(file_name="зверь 1 é.jpg"))
+    if style == "voc":
+        put(root / "ImageSets/Main/train.txt", "зверь 1 é\nt2\nt3\n")
+    dataset = Custom(parse(root), "train")
+    dataset.check_images_exist()
+    assert len(dataset) == 3 and len(dataset.objects["cls"]) == 3 and "зверь 1 é.jpg" in dataset.file_names
+
+
+def test_an_empty_label_file_means_no_objects(tmp_path):
+    yolo_images_first(tmp_path)
+    put(tmp_path / "labels/train/t3.txt", "\n\n")
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "gb18030", "big5", "utf-16", "shift_jis", "windows-1251"])
+def test_xml_in_other_encodings(tmp_path, encoding):
+    voc_devkit_form(tmp_path)
+    name = {"windows-1251": "лиса", "shift_jis": "狐", "big5": "狐"}.get(encoding, "狐狸")
+    for path in (tmp_path / "Annotations").iterdir():
+        text = f"<?xml version='1.0' encoding='{encoding}'?>\n" + path.read_text().replace("fox", name)
+        path.write_bytes(text.encode(encoding))
+    check(tmp_path, names=(NAMES[0], name))
+
+
+def test_xml_whose_encoding_is_not_declared(tmp_path):
+    """A path in another encoding does not matter, a class name does."""
+    voc_devkit_form(tmp_path)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"<filename>", "<path>D:\\图片</path><filename>".encode("gbk")))
+    check(tmp_path)
+    path = tmp_path / "Annotations/t1.xml"
+    path.write_bytes(path.read_bytes().replace(b"fox", "狐狸".encode("gbk")))
+    with pytest.raises(UserError, match=r"t1\.xml: <name> is not UTF-8 text and the file declares no other encoding"):
+        Custom(parse(tmp_path), "train")
+
+
+# Annotations of VOC's form
+
+
+def change_xml(root, old, new, name="t1"):
+    path = root / f"Annotations/{name}.xml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("line", ["{}.jpg", "JPEGImages/{}.jpg", "{}.xml", "/home/me/VOC/JPEGImages/{}.jpg", "{} 1"])
+def test_lines_of_image_sets(tmp_path, line):
+    voc_devkit_form(tmp_path)
+    for split in ("train", "val"):
+        lines = "".join(f"{line.format(name)}\n" for name, *_ in IMAGES[split])
+        put(tmp_path / f"ImageSets/Main/{split}.txt", lines)
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["Unspecified", "0", "false", "False", "", "no"])
+def test_words_for_difficult(tmp_path, word):
+    voc_devkit_form(tmp_path)
+    change_xml(tmp_path, "<difficult>0</difficult>", f"<difficult>{word}</difficult>")
+    check(tmp_path)
+
+
+def test_difficult_objects_by_words(tmp_path):
+    voc_devkit_form(tmp_path)
+    change_xml(tmp_path, "<difficult>0</difficult>", "<difficult>True</difficult>", "v1")
+    content = Custom(parse(tmp_path), "val").filtered_annotations()
+    assert [annotation["ignore"] for annotation in content["annotations"]] == [1, 0, 0]
+
+
+def test_an_unknown_word_for_difficult_is_named(tmp_path):
+    voc_devkit_form(tmp_path)
+    change_xml(tmp_path, "<difficult>0</difficult>", "<difficult>maybe</difficult>")
+    with pytest.raises(UserError, match=r"t1\.xml: <difficult> is 'maybe', not a number"):
+        Custom(parse(tmp_path), "train")
+
+
+def test_the_first_reason_is_told_when_nothing_can_be_read(tmp_path, capsys):
+    """Not that an image set of three lines lists no images."""
+    voc_devkit_form(tmp_path)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<annotation>", "<annotation"))
+    assert "t1.xml: not well-formed XML" in refused(capsys, tmp_path)
+
+
+def test_voc_without_sizes_flags_and_whole_numbers(tmp_path):
+    voc_devkit_form(tmp_path)
+    change_xml(tmp_path, "<size><width>64</width><height>48</height></size>", "")
+    change_xml(tmp_path, "<difficult>0</difficult>", "")
+    change_xml(tmp_path, "<width>40</width>", "<width></width>", "t2")
+    change_xml(tmp_path, "<xmin>9</xmin>", "<xmin>9.0</xmin>", "t2")
+    check(tmp_path)
+    change_xml(tmp_path, "<xmin>9.0</xmin>", "<xmin>9.75</xmin>", "t2")
+    dataset = Custom(parse(tmp_path), "train")
+    np.testing.assert_allclose(dataset.read_objects(1)["boxes"], [[8.75, 40, 20, 70]])
+
+
+def test_boxes_that_count_from_zero(tmp_path):
+    voc_devkit_form(tmp_path)
+    change_xml(tmp_path, "<xmin>5</xmin><ymin>7</ymin>", "<xmin>0</xmin><ymin>0</ymin>")
+    dataset = Custom(parse(tmp_path), "train")
+    np.testing.assert_allclose(dataset.read_objects(0)["boxes"][0], [0, 0, 24, 16])
+
+
+def test_an_inverted_box_concerns_one_object(tmp_path):
+    voc_devkit_form(tmp_path)
+    change_xml(tmp_path, "<xmax>24</xmax>", "<xmax>2</xmax>")
+    with pytest.raises(UserError, match=r"t1\.xml: the box of 'hen house' ends before it begins"):
+        Custom(parse(tmp_path), "train")
+    dataset = Custom(parse(tmp_path, "--on_bad_image", "skip"), "train")
+    assert len(dataset) == 3 and len(dataset.objects["cls"]) == 2
+
+
+def test_roboflow_voc_with_folders_in_each_split(tmp_path):
+    for split, folder in (("train", "train"), ("val", "valid")):
+        draw(tmp_path / folder / "JPEGImages", split)
+        voc_files(tmp_path / folder / "Annotations", split)
+    check(tmp_path)
+
+
+# Annotations of COCO's form
+
+
+@pytest.mark.parametrize("where", ["images", "annotations"])
+@pytest.mark.parametrize("form", [str, float, lambda value: f"{value:06d}"], ids=["text", "float", "zeros"])
+def test_ids_that_are_numbers_in_one_place_and_texts_in_another(tmp_path, where, form):
+    """Such data trained to its end without a single object."""
+    coco_at_the_root(tmp_path)
+
+    def change(content):
+        for entry in content[where]:
+            field = "id" if where == "images" else "image_id"
+            entry[field] = form(entry[field])
+
+    for split in ("train", "val"):
+        change_json(tmp_path / f"{split}.json", change)
+    notes = check(tmp_path)
+    differ = any("ids that are a number in one place and a text in another" in note for note in notes)
+    assert differ == (form is not float)
+    dataset = Custom(parse(tmp_path), "val")
+    assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
+
+
+def test_category_ids_that_are_texts(tmp_path):
+    coco_at_the_root(tmp_path)
+    change_json(
+        tmp_path / "train.json", lambda c: [a.update(category_id=str(a["category_id"])) for a in c["annotations"]]
+    )
+    check(tmp_path)
+
+
+def test_nothing_is_left_to_learn_from(tmp_path):
+    coco_at_the_root(tmp_path)
+    change_json(tmp_path / "train.json", lambda c: [a.update(image_id=f"x{k}") for k, a in enumerate(c["annotations"])])
+    opt = parse(tmp_path)
+    with pytest.raises(UserError, match="no object is left to learn from in 3 images .*not listed, left out: 3"):
+        Custom(opt, "train")
+    change_json(tmp_path / "val.json", lambda c: [a.update(bbox=[1, 1, 0, 0]) for a in c["annotations"]])
+    with pytest.raises(UserError, match="no object is left to score against"):
+        Custom(opt, "val")
+
+
+def test_nearly_nothing_is_left_to_learn_from(tmp_path):
+    draw(tmp_path / "images", "train")
+    content = coco("train")
+    content["images"] = [{**content["images"][0], "id": k} for k in range(1, 101)]
+    content["annotations"] = [{**content["annotations"][0], "id": k, "image_id": k + 99} for k in range(1, 101)]
+    put(tmp_path / "train.json", content)
+    with pytest.raises(UserError, match="nearly nothing is left to learn from, 1 objects in 1 of 100 images"):
+        Custom(parse(tmp_path), "train")
+
+
+def test_annotations_of_the_whole_set_with_a_few_images(tmp_path):
+    """A subset of the images with all annotations is common, and all right."""
+    coco_at_the_root(tmp_path)
+
+    def change(content):
+        content["annotations"] += [{**content["annotations"][0], "id": k, "image_id": k} for k in range(1000, 1500)]
+
+    change_json(tmp_path / "train.json", change)
+    assert any("annotations of images that are not listed, left out: 500" in note for note in check(tmp_path))
+
+
+def test_boxes_as_fractions_of_the_image(tmp_path):
+    coco_at_the_root(tmp_path)
+    change_json(tmp_path / "train.json", lambda c: [a.update(bbox=[0.1, 0.2, 0.3, 0.4]) for a in c["annotations"]])
+    with pytest.raises(UserError, match="seem to be fractions of the image"):
+        Custom(parse(tmp_path), "train")
+
+
+def test_boxes_that_follow_from_segmentations(tmp_path):
+    coco_at_the_root(tmp_path)
+
+    def change(content):
+        for k, annotation in enumerate(content["annotations"]):
+            x, y, w, h = annotation.pop("bbox")
+            mask = np.zeros((96, 64), np.uint8)
+            mask[y : y + h, x : x + w] = 1
+            counts, previous, run = [], 0, 0
+            for value in mask.T.ravel().tolist():
+                if value != previous:
+                    counts.append(run)
+                    previous, run = value, 0
+                run += 1
+            polygon = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            annotation["segmentation"] = polygon if k else {"counts": [*counts, run], "size": [96, 64]}
+
+    change_json(tmp_path / "train.json", change)
+    notes = check(tmp_path)
+    assert any("boxes that follow from segmentations: 3" in note for note in notes)
+
+
+def test_a_category_without_objects_that_exists_twice(tmp_path):
+    coco_at_the_root(tmp_path)
+    change_json(tmp_path / "train.json", lambda c: c["categories"].append({"id": 77, "name": "fox"}))
+    assert any("categories that exist twice: 1" in note for note in check(tmp_path))
+
+
+def test_roboflow_with_one_class(tmp_path):
+    """Its heading has the name of the class."""
+    coco_of_roboflow(tmp_path)
+    for path in tmp_path.glob("*/_annotations.coco.json"):
+
+        def change(content):
+            content["categories"] = [
+                {"id": 0, "name": "fox", "supercategory": "none"},
+                {"id": 1, "name": "fox", "supercategory": "fox"},
+            ]
+            for annotation in content["annotations"]:
+                annotation["category_id"] = 1
+
+        change_json(path, change)
+    opt = parse(tmp_path)
+    assert opt.class_names == ["fox"] and len(Custom(opt, "train").objects["cls"]) == 3
+
+
+# Labels of YOLO's form
+
+
+def test_boxes_with_keypoints(tmp_path):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    for path in tmp_path.rglob("labels/*/*.txt"):
+        more = " 0.1 0.9 2 0.2 0.9 0 0.3 0.8 1 0.1 0.8 1"
+        path.write_text("".join(f"{line}{more}\n" for line in path.read_text().splitlines()))
+    text = "train: images/train\nval: images/val\nnames: [hen house, fox]\nkpt_shape: "
+    put(tmp_path / "data.yaml", text + "[4, 3]\n")
+    check(tmp_path)
+    put(tmp_path / "data.yaml", text + "[4, 2]\n")
+    with pytest.raises(
+        UserError, match=r"line 1 is not a label \(kpt_shape \[4, 2\] asks for 13 columns, there are 17"
+    ):
+        Custom(parse(tmp_path), "train")
+
+
+def test_labels_with_a_confidence(tmp_path):
+    yolo_images_first(tmp_path)
+    path = tmp_path / "labels/train/t1.txt"
+    path.write_text("".join(f"{line} 0.93\n" for line in path.read_text().splitlines()))
+    assert any("label lines with a confidence, which is not used: 2" in note for note in check(tmp_path))
+
+
+def test_names_of_data_yaml_count_before_a_list(tmp_path):
+    """Labeling tools leave their default classes in classes.txt."""
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    put(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: [hen house, fox]\n")
+    put(tmp_path / "classes.txt", "dog\nperson\ncat\n")
+    notes = check(tmp_path)
+    assert any("files of other class names, not used" in note and "classes.txt" in note for note in notes)
+
+
+def test_lists_of_names_that_contradict_each_other(tmp_path):
+    yolo_images_first(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    put(tmp_path / "labels/train/classes.txt", "hen house\nfox\n")
+    put(tmp_path / "labels/classes.txt", "fox\nhen house\n")
+    with pytest.raises(UserError, match=r"labels/classes\.txt: its class names are not those of .*train/classes\.txt"):
+        Custom(parse(tmp_path), "train")
+
+
+def test_an_empty_line_between_names_is_refused(tmp_path, capsys):
+    """It would shift the numbers of all that follow."""
+    yolo_images_first(tmp_path)
+    put(tmp_path / "classes.txt", "hen house\n\nfox\n")
+    assert "classes.txt: line 2 is empty" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("names", ["[yes, no]", "[no, off]", "{0: on, 1: y}", "[null, 1.0]", "[0x10, 1:30]"])
+def test_words_that_yaml_would_change(tmp_path, names):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    put(tmp_path / "data.yaml", f"train: images/train\nval: images/val\nnames: {names}\n")
+    words = [part.rpartition(": ")[2] if "{" in names else part for part in names.strip("[]{}").split(", ")]
+    check(tmp_path, names=tuple(words))
+
+
+def test_the_only_yaml_file_describes_the_data(tmp_path):
+    pytest.importorskip("yaml")
+    for split, folder in (("train", "train"), ("val", "valid")):
+        draw(tmp_path / folder / "images", split)
+        yolo_labels(tmp_path / folder / "labels", split)
+    put(tmp_path / "my birds.yaml", "train: ../train/images\nval: ../valid/images\nnames: [hen house, fox]\nnc: 2\n")
+    check(tmp_path)
+    check(tmp_path, "--train_annotations", "my birds.yaml", "--val_annotations", "my birds.yaml")
+
+
+@pytest.mark.parametrize("option", ["train_annotations", "val_annotations"])
+def test_options_with_paths_of_another_machine(tmp_path, option):
+    coco_at_the_root(tmp_path)
+    split = option.split("_")[0]
+    check(tmp_path, f"--{option}", f"C:\\data\\set\\{split}.json")
+
+
+def test_large_images_are_read_by_their_header(tmp_path):
+    """More pixels than Pillow's own limit."""
+    from PIL import Image
+
+    yolo_images_first(tmp_path)
+    Image.new("1", (14000, 13000)).save(tmp_path / "images/train/big.png")
+    assert len(Custom(parse(tmp_path), "train")) == 4
+
+
+def test_what_cannot_be_a_path_is_refused_in_one_line(tmp_path):
+    coco_at_the_root(tmp_path)
+    for name in ("a\0.jpg", "x" * 5000, "/etc/hostname", "../../README.md", "~root/a.jpg"):
+        change_json(tmp_path / "train.json", lambda c, name=name: c["images"][0].update(file_name=name))
+        with pytest.raises(UserError) as caught:
+            Custom(parse(tmp_path), "train").check_images_exist()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+        assert os.sep in str(caught.value)

@@ -1,0 +1,101 @@
+"""The programs' command lines: they answer before PyTorch is imported, and --help shows a program's own options."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from tests.training import ENVIRONMENT, ROOT
+
+from centernet.options import OptionParser
+from centernet.options.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
+
+OWN = {  # an option of each program, and one of another
+    TRAIN: ("lr_step", "demo"),
+    TEST: ("not_prefetch_test", "opset"),
+    DEMO: ("demo", "num_epochs"),
+    EXPORT: ("opset", "demo"),
+    CHECK: ("output_dir", "lr"),
+}
+
+
+def answer(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script where PyTorch cannot be imported."""
+    code = f"import runpy, sys; sys.modules['torch'] = None; sys.argv[0] = {script!r}; sys.path.insert(0, 'src'); "
+    code += f"runpy.run_path('src/{script}', run_name='__main__')"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("script", ["main.py", "test.py", "demo.py", "export.py"])
+def test_help_needs_no_pytorch(script):
+    done = answer(script, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {script} task"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ctdet", "--no_such_option"], "unrecognized arguments: --no_such_option"),
+        (["ctdet", "--lr", "0"], "argument --lr: invalid number above 0 value: '0'"),
+        (["ctdet", "--arch", "dla_35"], "--arch dla_35: there is no such network"),
+        (["ctdet", "--dataset", "kitti"], "its annotations do not fit the task ctdet"),
+        (["multi_pose", "--eval_oracle_hmhp", "--not_hm_hp"], "exclude each other"),
+    ],
+)
+def test_wrong_options_need_no_pytorch(arguments, message):
+    done = answer("main.py", *arguments)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("task", ["ctdet", "multi_pose", "exdet", "ddd"])
+def test_dry_run_prints_the_configuration_without_pytorch(task):
+    done = answer("main.py", task, "--input_res", "256", "--dry_run", "--vis_thresh", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("note: --vis_thresh has no effect in main.py\n")
+    for line in ("input_h: 256", "output_w: 64", f"task: {task}", "lr_step: [90, 120]"):
+        assert f"\n{line}\n" in done.stdout
+    assert re.search(r"^heads: \{'hm(_t)?': ", done.stdout, re.MULTILINE)
+
+
+def help_of(script: str, capsys, option: str = "--help") -> str:
+    with pytest.raises(SystemExit) as ended:
+        OptionParser(script).parse([option])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_help_shows_the_options_of_the_program(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text, (own, other) = help_of(script, capsys), OWN[script]
+    assert f"--{own} " in text or f"--{own}\n" in text
+    assert not re.search(rf"--{other}\b", text)
+    everything = help_of(script, capsys, "--help_all")
+    assert all(re.search(rf"--{name}\b", everything) for names in OWN.values() for name in names)
+    assert "examples:\n" in text and len(re.findall(r"^  \S.* (ctdet|multi_pose) --", text, re.MULTILINE)) == 2
+    assert all(len(line) <= 100 for line in text.split("examples:")[0].splitlines())
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_the_examples_of_help_are_valid(script, capsys):
+    text = help_of(script, capsys)
+    for example in re.findall(r"^  .*?((?:ctdet|multi_pose) --.*)$", text, re.MULTILINE):
+        words = [str(ROOT / "data") if word == "DIR" else word for word in example.split()]
+        parser = OptionParser(script)
+        namespace = parser.parser.parse_args(words)
+        assert all(script in parser._options[name].scripts for name in re.findall(r"--(\w+)", example)), example
+        assert namespace.task in ("ctdet", "multi_pose")
+
+
+def test_help_shows_defaults(capsys):
+    text = " ".join(help_of(TRAIN, capsys).split())
+    for default in ("(default: 0.000125)", "(default: 90,120)", "(default: dla_34)", "(default: 32)", "default: exp/"):
+        assert default in text
+
+
+def test_main_is_a_story():
+    """One function of at most 80 lines without functions in it."""
+    source = (ROOT / "src/main.py").read_text()
+    (body,) = re.findall(r"^def main\(.*?(?=^def )", source, re.MULTILINE | re.DOTALL)
+    assert len(body.rstrip().splitlines()) <= 80 and "    def " not in body and "lambda" not in body

@@ -1,0 +1,64 @@
+"""Skeletons and heat maps of joints."""
+
+import numpy as np
+import pytest
+
+from centernet.datasets.joints import FLIP_PAIRS, JOINT_NAMES, SKELETON
+from centernet.visualization import blend
+from centernet.visualization_pose import JOINT_COLORS, LEFT, MIDDLE, RIGHT, bone_color, draw_skeleton, joint_map_image
+
+
+def spread():
+    """Joints far apart from each other, (17, 2)."""
+    return np.array([[20 + 40 * (k % 5), 20 + 40 * (k // 5)] for k in range(17)], dtype=float)
+
+
+def test_colors_say_the_side():
+    for name, color in zip(JOINT_NAMES, JOINT_COLORS, strict=True):
+        assert color == {"left": LEFT, "righ": RIGHT}.get(name[:4], MIDDLE)
+    assert bone_color(0, 1) == bone_color(13, 15) == LEFT and bone_color(0, 2) == bone_color(4, 6) == RIGHT
+    assert bone_color(5, 6) == bone_color(11, 12) == MIDDLE
+    for left, right in FLIP_PAIRS:
+        assert (JOINT_COLORS[left], JOINT_COLORS[right]) == (LEFT, RIGHT)
+
+
+def test_joints_and_bones():
+    image = np.full((200, 240, 3), 90, np.uint8)
+    before = image.copy()
+    joints = spread()
+    drawn = draw_skeleton(image, joints.reshape(-1))
+    assert np.array_equal(image, before)
+    for a, b in SKELETON:
+        x, y = ((joints[a] + joints[b]) / 2).astype(int)
+        assert not np.array_equal(drawn[y, x], image[y, x]), (a, b)
+    alone = draw_skeleton(image, joints, np.arange(17) == 9)
+    changed = np.argwhere((alone != image).any(2))
+    assert (alone[tuple(joints[9].astype(int)[::-1])] == LEFT).all()
+    assert (np.abs(changed - joints[9][::-1]).max(0) == 3).all()  # a disc of radius 3 and nothing else
+
+
+@pytest.mark.parametrize("place", [(np.nan, 5), (np.inf, 5), (1e12, 5), (-1e12, -1e12), (-3, 40), (0, 0)])
+def test_joints_that_are_nowhere(place):
+    """They and their bones are left out; everything else is drawn."""
+    image = np.full((200, 240, 3), 90, np.uint8)
+    joints = spread()
+    joints[9] = place
+    drawn = draw_skeleton(image, joints)
+    without = draw_skeleton(image, spread(), np.arange(17) != 9)
+    rows = slice(None), slice(10, None)
+    assert np.array_equal(drawn[rows], without[rows])
+
+
+def test_joint_maps():
+    maps = np.zeros((17, 8, 8))
+    maps[5, 1, 1], maps[6, 5, 5], maps[0, 3, 6] = 1, 0.5, 1
+    maps[7, 6, 1] = np.nan
+    black = joint_map_image(maps, "black", (8, 8))
+    assert black.shape == (8, 8, 3) and black.dtype == np.uint8
+    assert black[1, 1].tolist() == list(LEFT) and black[5, 5].tolist() == [0, 0, 128] and black[6, 1].sum() == 0
+    assert black[3, 6].tolist() == list(MIDDLE)
+    ground = np.full((8, 8, 3), 100, np.uint8)
+    white = blend(ground, joint_map_image(maps, "white", (8, 8)), "white")
+    blue, empty = white[1, 1].astype(int), white[0, 7]
+    assert (empty == round(0.3 * 100 + 0.7 * 255)).all() and blue[0] > blue[1] + 100 and blue[1] == blue[2]
+    assert joint_map_image(maps, "black", (24, 16)).shape == (24, 16, 3)
