@@ -50,12 +50,14 @@ def main(opt: Options) -> None:
 
     # Score a checkpoint
     if opt.test:
+        assert val_set is not None
         setup.load_weights(opt, model, env)
         run = RunDirectory(opt, env, task.Loss.names) if env.is_main else None
         env.print(setup.format_metrics(evaluate(opt, task, model, val_set, env, run), per_class=True))
         return
 
     # Optimizer, checkpoint, run directory
+    assert train_set is not None
     optimizer = build_optimizer(opt, freeze(opt, model), env.device)
     state = load(opt, model, optimizer, env, log=env.print)
     loader = setup.build_train_loader(opt, train_set, env)
@@ -87,7 +89,7 @@ def main(opt: Options) -> None:
                 train_log = state.unlogged
                 if not due:
                     finish_epoch(opt, state, run, checkpoints, None, log=env.print)
-            if due:
+            if due and val_set is not None:
                 with trainer.evaluation_model() as evaluated:
                     val_log = evaluate(opt, task, evaluated, val_set, env, run, epoch)
                 improved = metric.improve(state.best, val_log)

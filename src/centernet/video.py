@@ -90,8 +90,9 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
         except BaseException as error:  # told to whoever waits
             put((END, error))
         finally:
-            if hasattr(source, "close"):
-                source.close()
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
@@ -161,7 +162,7 @@ class VideoWriter:
                 path.write_bytes(b"")  # OpenCV does not say why it cannot
             except OSError as error:
                 raise UserError(f"cannot write video {path}: {error.strerror}") from error
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, (width, height))
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, (width, height))
             if not writer.isOpened():
                 path.unlink(missing_ok=True)
                 raise UserError(f"cannot write video {path}: this OpenCV has no encoder for it")

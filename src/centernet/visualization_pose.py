@@ -37,7 +37,7 @@ def draw_skeleton(image: np.ndarray, joints: np.ndarray, seen: np.ndarray | None
     """
     image = image.copy()
     joints = np.asarray(joints, dtype=np.float64).reshape(NUM_JOINTS, 2)
-    there = np.isfinite(joints).all(1) & (np.abs(joints) < FAR).all(1)
+    there = np.asarray((np.isfinite(joints) & (np.abs(joints) < FAR)).all(axis=1))
     if seen is not None:
         there &= np.asarray(seen, dtype=bool)
     points = np.where(there[:, None], joints, 0).astype(int).tolist()
@@ -58,7 +58,7 @@ def joint_map_image(hm_hp: np.ndarray, theme: str, size: tuple[int, int]) -> np.
     hm_hp = np.clip(np.nan_to_num(np.asarray(hm_hp, dtype=np.float32)), 0.0, 1.0)
     image = np.zeros((*hm_hp.shape[1:], 3), dtype=np.float32)
     for channel, color in zip(hm_hp, JOINT_COLORS, strict=True):
-        shown = np.float32(color if theme == "black" else [255 - part for part in color])
+        shown = np.array(color if theme == "black" else [255 - part for part in color], dtype=np.float32)
         np.maximum(image, channel[:, :, None] * shown, out=image)
     height, width = size
     return cv2.resize(np.rint(image).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)

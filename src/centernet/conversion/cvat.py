@@ -65,7 +65,9 @@ class CvatLayout(Layout):
         if self.tree.find("track") is not None and self.tree.find("image") is None:
             raise UserError(f"{self.annotations}: is 'CVAT for video'; export the task as 'CVAT for images 1.1'")
         subset = best_subset(self.annotations, self.split) if self.subsets else None
-        images, annotations, names, found = [], [], set(), []
+        images: list[dict] = []
+        annotations: list[dict] = []
+        names, found = set(), []
         for element in self.tree.findall("image"):
             if subset is not None and (element.get("subset") or "").lower() != subset:
                 continue

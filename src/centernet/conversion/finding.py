@@ -38,6 +38,7 @@ def find_layout(
     image_folder = named_path(root, images, f"--{option}_images")
     if annotations:
         path = named_path(root, annotations, f"--{option}_annotations")
+        assert path is not None  # annotations is not empty
         return open_layout(root, split, path, image_folder)
     layouts = list(LAYOUTS.values()) if style is None else [LAYOUTS[style]]
     for folder in _wrapped(root):

@@ -76,7 +76,8 @@ def convert_images(
         UserError: a missing file, and what ``read_label_lines`` and ``read_calib`` refuse.
     """
     home = Path(root) / ("training" if labeled else "testing")
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for name in names:
         image_id = int(name)
         images.append({"file_name": f"{name}.png", "id": image_id, "calib": read_calib(home / "calib" / f"{name}.txt")})

@@ -47,7 +47,9 @@ class LabelMeLayout(Layout):
         return [name for name in super().class_names(content) if name not in NO_CLASSES]
 
     def read(self, report: Report) -> dict:
-        images, annotations, names, placed, used = [], [], set(), [], set()
+        images: list[dict] = []
+        annotations: list[dict] = []
+        names, placed, used = set(), [], set()
         for path in self._files(report):
             record = self._read_file(path, report)
             if record is None:

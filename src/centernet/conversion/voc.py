@@ -75,7 +75,9 @@ class VocLayout(Layout):
         return PathFinder([self.images, self.root, *(self.labels.parent / name for name in IMAGE_FOLDERS)])
 
     def read(self, report: Report) -> dict:
-        images, annotations, names = [], [], set()
+        images: list[dict] = []
+        annotations: list[dict] = []
+        names = set()
         found: list[Path | None] = []
         for path in self._files(report):
 

@@ -174,7 +174,8 @@ def convert_image_set(devkit: str | Path, year: str, image_set: str, class_names
             read, or names something twice or something that has no number.
     """
     category_ids = {name: number for number, name in enumerate(class_names, start=1)}
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     seen = set()
     set_file = _image_set_file(devkit, year, image_set)
     for name in _image_names(devkit, year, image_set):
@@ -222,7 +223,9 @@ def merge(parts: list[dict]) -> dict:
     """
     if not parts:
         raise UserError("there is no annotation file to merge")
-    images, annotations, seen = [], [], set()
+    images: list[dict] = []
+    annotations: list[dict] = []
+    seen = set()
     for number, part in enumerate(parts, start=1):
         where = f"annotation file {number} of {len(parts)} to merge"
         missing = [key for key in ("images", "type", "annotations", "categories") if key not in part]

@@ -115,7 +115,9 @@ class YoloLayout(Layout):
             labels_of[image] = self.label_file(image)
         present = {label for label in labels_of.values() if label.is_file()}
         paths.extend(self._unknown_extensions(labels_of, present, report))
-        images, annotations, sizes = [], [], {}
+        images: list[dict] = []
+        annotations: list[dict] = []
+        sizes = {}
         for image in paths:
             try:
                 sizes[image] = image_size(image)
@@ -184,7 +186,7 @@ class YoloLayout(Layout):
 
     def _read_label(self, path: Path, classes: int, kpt_shape: tuple[int, int] | None, report: Report) -> list[tuple]:
         """Return (class, center x, center y, width, height) of each line, in fractions of the image."""
-        rows = []
+        rows: list[tuple] = []
         try:
             lines = read_lines(path)
         except UserError as error:

@@ -9,6 +9,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -149,7 +150,7 @@ def _usable_annotations(
             if not are_ids([one["image_id"] for one in some]):
                 return "annotations without a valid image_id", f"has {_field(some[0], 'image_id')}"
             known = [one["category_id"] for one in some]
-            if not (are_ids(known) and categories.issuperset(known)):
+            if not (are_ids(known) and categories >= set(known)):
                 return "unknown categories", f"has the unknown category_id {short(some[0]['category_id'])}"
             boxes = numbers([annotation["bbox"] for annotation in some], "bbox", (4,))
             if not np.isfinite(boxes).all():
@@ -246,7 +247,7 @@ def sizes_of(images: Sequence[dict]) -> np.ndarray:
     """Return (n, 2) int32, the width and height that an annotation file states for each image, or 0."""
     sizes = np.zeros((len(images), 2), dtype=np.int32)
     for row, image in zip(sizes, images, strict=True):
-        size = image.get("width"), image.get("height")
+        size: tuple[Any, Any] = image.get("width"), image.get("height")
         if all(isinstance(side, int) and 0 < side < 1 << 31 for side in size):
             row[:] = size
     return sizes

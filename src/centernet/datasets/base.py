@@ -254,6 +254,6 @@ class CocoStyleDataset:
         """
         raise NotImplementedError
 
-    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+    def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         """Scores in [0, 1] by name, ``score_names`` first, then one entry ``AP/<class>`` a class."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,10 @@ class COCO(CocoStyleDataset):
     """The 80 classes of COCO."""
 
     name = "coco"
-    folder_names = ("coco",)
-    tasks = ("ctdet", "exdet")
+    folder_names: tuple[str, ...] = ("coco",)
+    tasks: tuple[str, ...] = ("ctdet", "exdet")
     # fmt: off
-    class_names = (
+    class_names: Sequence[str] = (
         "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
         "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
         "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
@@ -39,15 +40,16 @@ class COCO(CocoStyleDataset):
         "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
         "hair drier", "toothbrush",
     )
-    category_ids = (
+    category_ids: Sequence[int | str] = (
         *range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91),
     )
     # fmt: on
-    mean, std = COCO_MEAN, COCO_STD
+    mean: tuple[float, ...] = COCO_MEAN
+    std: tuple[float, ...] = COCO_STD
     default_resolution = (512, 512)
     max_objs = 128
-    score_names = coco_evaluation.BOX_SCORES
-    scored_fields = ("area", "iscrowd")
+    score_names: tuple[str, ...] = coco_evaluation.BOX_SCORES
+    scored_fields: tuple[str, ...] = ("area", "iscrowd")
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         if split == "test":
@@ -65,11 +67,11 @@ class COCO(CocoStyleDataset):
             coco_extreme.prepare(self.folder / "annotations" / f"instances_{self.split}2017.json")
         return super().read_content(report)
 
-    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
+    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         files.write_json(path, self._to_results(results), allow_nan=False)
         return path
 
-    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+    def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         if self.split == "test":  # scored by COCO's evaluation server
             return {}
         ground_truth = pycocotools.coco.COCO()
@@ -81,5 +83,5 @@ class COCO(CocoStyleDataset):
         numbers = {name: scores[name] for name in coco_evaluation.BOX_SCORES}
         return {**numbers, **{f"AP/{name}": value for name, value in scores["per_class"].items()}}
 
-    def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
+    def _to_results(self, results: dict[int | str, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_results(results, self.category_ids, rounded=self.rounded_results)

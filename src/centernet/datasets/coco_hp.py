@@ -1,5 +1,6 @@
 """COCO 2017 keypoints: ``coco/annotations/person_keypoints_{train,val}2017.json``, ``coco/{train,val}2017/``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ class COCOHP(COCO):
 
     name = "coco_hp"
     tasks = ("multi_pose",)
-    class_names = ("person",)
+    class_names: Sequence[str] = ("person",)
     category_ids = (1,)
     max_objs = 32
     scored_fields = ("area", "iscrowd", "num_keypoints")
@@ -40,13 +41,13 @@ class COCOHP(COCO):
                 raise UserError(f"{self.annotation_file}: none of its images has a person to learn from")
         return content
 
-    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+    def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         if self.split == "test":  # scored by COCO's evaluation server
             return {}
         scores, self.tables = score_keypoints(self.filtered_annotations(), self._to_results(results))
         return scores
 
-    def _to_results(self, results: dict[int, dict[int, np.ndarray]]) -> list[dict]:
+    def _to_results(self, results: dict[int | str, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)
 
 

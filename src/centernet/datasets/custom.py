@@ -33,8 +33,9 @@ class Custom(CocoStyleDataset):
 
     name = "custom"
     folder_names = ("custom",)
-    mean, std = COCO_MEAN, COCO_STD
-    score_names = (*coco_evaluation.BOX_SCORES, *VOC_SCORES)
+    mean: tuple[float, ...] = COCO_MEAN
+    std: tuple[float, ...] = COCO_STD
+    score_names: tuple[str, ...] = (*coco_evaluation.BOX_SCORES, *VOC_SCORES)
     scored_fields = ("area", "iscrowd", "ignore")
 
     @classmethod
@@ -45,7 +46,8 @@ class Custom(CocoStyleDataset):
     def describe(cls, opt) -> dict:
         """Return classes, resolution and number of objects of the training split, or of the other without one."""
         root = cls.locate(Path(opt.data_dir))
-        layouts, contents, problems = [], [], []
+        layouts: list = []
+        contents, problems = [], []
         for split in ("train", "val"):
             try:
                 layout = _find(opt, root, split)

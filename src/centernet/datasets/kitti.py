@@ -6,6 +6,7 @@ first use. Images are in ``kitti/images/trainval``, or where KITTI has them, in 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,23 @@ class KITTI(CocoStyleDataset):
     """Pedestrians, cars and cyclists, in the split that ``--kitti_split`` names."""
 
     name = "kitti"
-    folder_names = ("kitti", "KITTI")
-    tasks = ("ddd",)
-    class_names = CLASS_NAMES[:3]
-    category_ids = (1, 2, 3)
+    folder_names: tuple[str, ...] = ("kitti", "KITTI")
+    tasks: tuple[str, ...] = ("ddd",)
+    class_names: Sequence[str] = CLASS_NAMES[:3]
+    category_ids: Sequence[int | str] = (1, 2, 3)
     ignored_categories = (4, 5, 6, 7, 8, 9)  # vans, sitting persons, DontCare and so on
     # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     default_resolution = (384, 1280)
     max_objs = 50
     _statistics_folder: Path | None = None  # where results have been saved
-    score_names = ("AP3D", "APBEV", "AP2D", "AOS")  # of cars, moderate, as the reference's program has them
+    score_names: tuple[str, ...] = (
+        "AP3D",
+        "APBEV",
+        "AP2D",
+        "AOS",
+    )  # of cars, moderate, as the reference's program has them
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:
@@ -103,7 +110,7 @@ class KITTI(CocoStyleDataset):
         self._statistics_folder = path.parent
         return folder
 
-    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+    def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         """KITTI's scores of the images in ``results``, with the two decimals that their files have.
 
         First those of cars at the moderate level as the reference's program gives them: overlaps of 0.5 on the ground

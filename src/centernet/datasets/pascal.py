@@ -4,6 +4,7 @@
 there is a ``VOCdevkit``, they are made from it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ class PascalVOC(CocoStyleDataset):
     """The 20 classes of VOC."""
 
     name = "pascal"
-    folder_names = ("voc", "VOC")
-    class_names = voc_devkit.CLASS_NAMES
-    category_ids = tuple(range(1, 21))
+    folder_names: tuple[str, ...] = ("voc", "VOC")
+    class_names: Sequence[str] = voc_devkit.CLASS_NAMES
+    category_ids: Sequence[int | str] = tuple(range(1, 21))
     # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     default_resolution = (384, 384)
     max_objs = 50
-    score_names = ("mAP",)
+    score_names: tuple[str, ...] = ("mAP",)
 
     train_file = voc_devkit.TRAINVAL_FILE
     val_files = voc_devkit.TEST_FILES
@@ -50,11 +52,11 @@ class PascalVOC(CocoStyleDataset):
     def order(self, images: list[dict]) -> list[dict]:
         return sorted(images, key=lambda image: image["id"])
 
-    def save_results(self, results: dict[int, dict[int, np.ndarray]], path: Path) -> Path:
+    def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         files.write_json(path, voc.to_results(results, self.image_ids, len(self.class_names)), allow_nan=False)
         return path
 
-    def evaluate(self, results: dict[int, dict[int, np.ndarray]]) -> dict[str, float]:
+    def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         truth, found = self.ground_truth(), voc.by_class(results, self.image_ids, len(self.class_names))
         scores = voc.evaluate(truth, found, self.class_names)
         return {"mAP": scores["mean_ap"], **{f"AP/{name}": value for name, value in scores["ap"].items()}}

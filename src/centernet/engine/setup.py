@@ -9,7 +9,7 @@ from torch import nn
 
 from ..datasets import get_dataset, read_dataset
 from ..datasets.base import CocoStyleDataset
-from ..datasets.loader import Samples, TrainBatches, TrainLoader, make_loader
+from ..datasets.loader import Samples, TrainBatches, TrainLoader
 from ..errors import UserError
 from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
@@ -81,7 +81,7 @@ def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) 
     """Return the loader of this process's share of the training batches."""
     shares = process_shares(opt, env.count)
     batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters)
-    return make_loader(Samples(dataset, opt, train=True), batches, opt.num_workers, env.device.type != "cpu")
+    return TrainLoader(Samples(dataset, opt, train=True), batches, opt.num_workers, env.device.type != "cpu")
 
 
 class Metric:

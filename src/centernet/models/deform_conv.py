@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.deform_conv import deform_conv2d, pair
+from .heads import zero_bias
 
 
 class DCN(nn.Module):
@@ -51,7 +52,7 @@ class DCN(nn.Module):
         bound = 1 / math.sqrt(in_channels * taps)
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.conv_offset_mask.weight)
-        nn.init.zeros_(self.conv_offset_mask.bias)
+        zero_bias(self.conv_offset_mask)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C_out, H_out, W_out)."""

@@ -68,8 +68,8 @@ class Tree(nn.Module):
         super().__init__()
         root_channels = (root_channels or 2 * out_channels) + (in_channels if level_root else 0)
         if levels == 1:
-            self.tree1 = Block(in_channels, out_channels, stride)
-            self.tree2 = Block(out_channels, out_channels)
+            self.tree1: nn.Module = Block(in_channels, out_channels, stride)
+            self.tree2: nn.Module = Block(out_channels, out_channels)
             self.root = Root(root_channels, out_channels)
         else:
             self.tree1 = Tree(levels - 1, in_channels, out_channels, stride)
@@ -77,7 +77,7 @@ class Tree(nn.Module):
         self.levels = levels
         self.level_root = level_root
         self.downsample = nn.MaxPool2d(stride, stride) if stride > 1 else nn.Identity()
-        self.project = nn.Identity()
+        self.project: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.project = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False), nn.BatchNorm2d(out_channels)

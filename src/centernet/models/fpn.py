@@ -5,11 +5,13 @@ the ``timm`` package that provides feature maps at several strides. Neither uses
 to every format and quantize well.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from .heads import make_head, run_heads
+from .heads import make_head, run_heads, zero_bias
 
 STEM_CHANNELS = 24
 LITE_CHANNELS = (48, 80, 128, 160)  # at strides 4, 8, 16, 32
@@ -105,14 +107,15 @@ class FPNDetector(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = dict(heads)
+        self.not_fused: tuple[str, ...] = ()
         self.backbone = backbone
         self.neck = FeaturePyramid(in_channels)
         for name, channels in heads.items():
             head = make_head(name, NECK_CHANNELS, channels, head_conv)
-            last = head if isinstance(head, nn.Conv2d) else head[-1]
+            last = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)][-1]
             nn.init.normal_(last.weight, std=0.01)
             if "hm" not in name:
-                nn.init.zeros_(last.bias)
+                zero_bias(last)
             setattr(self, name, head)
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
@@ -157,7 +160,7 @@ def load_timm_weights(model: nn.Module, name: str, log=print) -> None:
     log(f"--pretrained imagenet: weights of {name} loaded by timm")
 
 
-def _timm_backbone(name: str, pretrained: bool = False) -> nn.Module:
+def _timm_backbone(name: str, pretrained: bool = False) -> Any:
     """Return the backbone that gives its maps at strides 4, 8, 16 and 32, as far as it has them."""
     try:
         import timm  # an optional package
@@ -168,7 +171,8 @@ def _timm_backbone(name: str, pretrained: bool = False) -> nn.Module:
         hint = f"for instance {close}" if close else "python -c 'import timm; print(timm.list_models())' lists them"
         raise UserError(f"--arch timm:{name}: timm {timm.__version__} has no such backbone; {hint}")
     try:
-        strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        whole: Any = timm.create_model(name, features_only=True)
+        strides = whole.feature_info.reduction()
     except (RuntimeError, AttributeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"--arch timm:{name}: this backbone does not provide feature maps ({error})") from None
     indices = [strides.index(stride) for stride in (4, 8, 16, 32) if stride in strides]

@@ -1,6 +1,7 @@
 """The prediction heads that every network ends in: one small branch a map."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +11,20 @@ HEAT_MAP_BIAS = -2.19  # sigmoid(-2.19) = 0.1: the prior of RetinaNet, section 4
 
 
 def normal_001(conv: nn.Conv2d) -> None:
-    """Weights from N(0, 0.001 squared), bias 0."""
+    """Draw the weights from N(0, 0.001 squared), and set the bias to 0."""
     nn.init.normal_(conv.weight, std=0.001)
-    nn.init.zeros_(conv.bias)
+    zero_bias(conv)
 
 
 def zero_bias(conv: nn.Conv2d) -> None:
-    """Bias 0, weights as they are."""
-    nn.init.zeros_(conv.bias)
+    """Set the bias to 0, and leave the weights."""
+    set_bias(conv, 0)
+
+
+def set_bias(conv: nn.Conv2d, value: float) -> None:
+    """Set the bias to ``value``."""
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, value)
 
 
 def make_head(
@@ -37,7 +44,7 @@ def make_head(
     last = nn.Conv2d(head_conv or in_channels, channels, kernel_size=1)
     first = nn.Conv2d(in_channels, head_conv, kernel_size=3, padding=1) if head_conv else None
     if "hm" in name:
-        nn.init.constant_(last.bias, HEAT_MAP_BIAS)
+        set_bias(last, HEAT_MAP_BIAS)
     else:
         if first is not None and first_init:
             first_init(first)
@@ -46,7 +53,7 @@ def make_head(
     return nn.Sequential(first, nn.ReLU(inplace=True), last) if first is not None else last
 
 
-def run_heads(model: nn.Module, x: Tensor, stack: int | None = None) -> dict[str, Tensor]:
+def run_heads(model: Any, x: Tensor, stack: int | None = None) -> dict[str, Tensor]:
     """A network's heads, those of one stack if it has several: (N, C, H, W) to raw maps (N, channels, H, W) by name."""
     if hasattr(model, "batched_heads"):  # of ``fuse``
         return model.batched_heads[stack or 0](x)
@@ -82,7 +89,9 @@ def _concatenated(convs: list[nn.Conv2d]) -> nn.Conv2d:
     one = convs[0]
     width = sum(conv.out_channels for conv in convs)
     # On the device "meta" first: its start values are not needed.
-    conv = nn.Conv2d(one.in_channels, width, one.kernel_size, padding=one.padding, device="meta")
+    (height, wide), padding = one.kernel_size, one.padding
+    assert isinstance(padding, tuple)
+    conv = nn.Conv2d(one.in_channels, width, (height, wide), padding=(padding[0], padding[1]), device="meta")
     for name in ("weight", "bias"):
         value = torch.cat([getattr(part, name).detach() for part in convs])
         setattr(conv, name, nn.Parameter(value, requires_grad=False))

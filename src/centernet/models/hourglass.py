@@ -7,7 +7,7 @@ and Deng, arXiv 1808.01244): strided residuals instead of pooling. Parameter nam
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import HEAT_MAP_BIAS, run_heads
+from .heads import HEAT_MAP_BIAS, run_heads, set_bias
 
 WIDTHS = (256, 256, 384, 384, 384, 512)  # channels at strides 4, 8, 16, 32, 64, 128
 COUNTS = (2, 2, 2, 2, 2, 4)  # residuals there
@@ -56,6 +56,7 @@ class Hourglass(nn.Module):
         innermost = level + 2 == len(WIDTHS)
         self.up1 = nn.Sequential(*(Residual(width, width) for _ in range(count)))
         self.low1 = nn.Sequential(Residual(width, inner, stride=2), *(Residual(inner, inner) for _ in range(count - 1)))
+        self.low2: nn.Module
         if innermost:
             self.low2 = nn.Sequential(*(Residual(inner, inner) for _ in range(COUNTS[-1])))
         else:
@@ -107,5 +108,5 @@ def _conv1x1_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequ
 def _head(name: str, in_channels: int, channels: int) -> nn.Sequential:
     last = nn.Conv2d(in_channels, channels, kernel_size=1)
     if "hm" in name:
-        nn.init.constant_(last.bias, HEAT_MAP_BIAS)
+        set_bias(last, HEAT_MAP_BIAS)
     return nn.Sequential(Convolution(in_channels, in_channels, kernel=3, bn=False), last)

@@ -17,7 +17,7 @@ HYPERPARAMETERS = ("betas", "eps", "momentum")  # learning rate and weight decay
 
 def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the state of an optimizer, with the names of its parameters."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     state = optimizer.state_dict()
     for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
         saved[NAMES] = [names[parameter] for parameter in group["params"]]

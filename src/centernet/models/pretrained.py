@@ -47,7 +47,7 @@ def load_pretrained(
             raise UserError(f"--pretrained imagenet: there are no ImageNet weights for {arch}; use --pretrained none")
         origin, path = _fetch(arch, downloads, log)
     else:
-        origin, path = pretrained, pretrained
+        origin, path = pretrained, Path(pretrained)
     own = model.state_dict()
     state = {name if name in own else prefix + name: value for name, value in read_weights(path).items()}
     # Only what the backbone takes: a classifier is left out without a word, as every ImageNet file has one.

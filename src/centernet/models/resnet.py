@@ -23,6 +23,8 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 class PoseResNet(nn.Module):
     """ResNet, up-sampling to stride 4, heads. Subclasses build ``deconv_layers`` and the heads."""
 
+    deconv_layers: nn.Module
+
     def __init__(self, depth: int, heads: dict[str, int]) -> None:
         super().__init__()
         block, counts = BLOCKS[depth]

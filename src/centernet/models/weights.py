@@ -89,7 +89,7 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         moved = type(value)((key, _on_cpu(item)) for key, item in value.items())
         if hasattr(value, "_metadata"):  # of a state_dict: versions of the layers
-            moved._metadata = value._metadata
+            setattr(moved, "_metadata", value._metadata)  # noqa: B010 (a dict has no such attribute, a state_dict does)
         return moved
     return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value
 
@@ -293,7 +293,7 @@ def restore(
         return model
     start_epoch = 0
     if resume and "optimizer" in checkpoint:
-        start_epoch = checkpoint.get("epoch")
+        start_epoch = checkpoint.get("epoch", -1)
         if type(start_epoch) is not int or not 0 <= start_epoch < 1 << 31:
             raise UserError(f"{path}: its epoch is {str(start_epoch)[:40]}, not a number of epochs; leave out --resume")
         buffers = {name for name, _ in network.named_buffers()}

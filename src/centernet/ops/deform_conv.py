@@ -20,9 +20,10 @@ from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 BAG_DEVICES = ("cpu",)
 
 # Asked once and not at every call, because torch.compile cannot look into the question.
+_accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 AUTOCAST_DEVICES = tuple(
     device
-    for device in ("cpu", *([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else []))
+    for device in ("cpu", *([] if _accelerator is None else [_accelerator.type]))
     if torch.amp.is_autocast_available(device)
 )
 

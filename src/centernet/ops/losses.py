@@ -67,9 +67,11 @@ class _FocalSum(torch.autograd.Function):
         order = torch.channels_last if last else torch.contiguous_format
         maps = [values.detach().contiguous(memory_format=order) for values in (logits, target)]
         grad = torch.empty_like(maps[0]) if ctx.needs_input_grad[0] else None
-        x, target, out = (
-            m if m is None else m.permute(0, 2, 3, 1).reshape(-1) if last else m.view(-1) for m in (*maps, grad)
-        )
+
+        def flat(values: Tensor) -> Tensor:
+            return values.permute(0, 2, 3, 1).reshape(-1) if last else values.view(-1)
+
+        x, target, out = flat(maps[0]), flat(maps[1]), None if grad is None else flat(grad)
         piece = FOCAL_PIECE if x.device.type == "cpu" and not torch.compiler.is_compiling() else max(len(x), 1)
         sums = [
             _focal_piece(x[i : i + piece], target[i : i + piece], None if out is None else out[i : i + piece])
@@ -152,8 +154,8 @@ class L1Loss(nn.Module):
 
     def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
         pred, mask = gather_feat(output, ind), mask.to(output.dtype).unsqueeze(2)
-        num = ind.numel() if num is None else num
-        return F.l1_loss(pred * mask, target * mask, reduction="sum") / (num * pred.shape[2])
+        count = ind.numel() if num is None else num
+        return F.l1_loss(pred * mask, target * mask, reduction="sum") / (count * pred.shape[2])
 
 
 class BinRotLoss(nn.Module):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -32,8 +33,9 @@ class SyntheticDataset:
     version = 1
     splits: dict[str, int] = {"train": 320, "val": 80}
     image_name = "{:06d}.jpg"
-    class_names: tuple[str, ...]
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    class_names: Sequence[str]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     pretrained = "none"
 
     @classmethod
@@ -47,7 +49,7 @@ class SyntheticDataset:
         raise NotImplementedError
 
     @classmethod
-    def annotation_file(cls, folder: Path, split: str) -> Path:
+    def path_of_annotations(cls, folder: Path, split: str) -> Path:
         """Return the path of the annotation file of a split."""
         raise NotImplementedError
 
@@ -62,7 +64,7 @@ class SyntheticDataset:
         return [{"supercategory": "none", "id": k, "name": name} for k, name in enumerate(cls.class_names, start=1)]
 
     def find_annotations(self, folder: Path, split: str) -> Path:
-        return self.annotation_file(folder, split)
+        return self.path_of_annotations(folder, split)
 
     def find_images(self, folder: Path, split: str) -> Path:
         return self.images_of(folder, split)
@@ -87,7 +89,7 @@ class SyntheticDataset:
             first = 1
             for split, count in cls.splits.items():
                 content = cls.draw_split(range(first, first + count), cls.images_of(folder, split))
-                path = cls.annotation_file(folder, split)
+                path = cls.path_of_annotations(folder, split)
                 path.parent.mkdir(exist_ok=True)
                 write_bytes(path, json.dumps(content).encode(), sync=False)
                 first += count
@@ -101,7 +103,8 @@ class SyntheticDataset:
     def draw_split(cls, image_ids: range, image_folder: Path) -> dict:
         """Write the images ``image_ids`` and return their annotations as the annotation file has them."""
         image_folder.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for image_id in image_ids:
             image, fields, objects = cls.draw_scene(np.random.default_rng((cls.seed, image_id)))
             file_name = cls.image_name.format(image_id)

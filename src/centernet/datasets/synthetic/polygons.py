@@ -35,7 +35,7 @@ class SyntheticPolygons(SyntheticDataset, COCO):
     max_objs = 8
 
     @classmethod
-    def annotation_file(cls, folder: Path, split: str) -> Path:
+    def path_of_annotations(cls, folder: Path, split: str) -> Path:
         return folder / "annotations" / f"instances_extreme_{split}.json"  # it serves both tasks
 
     @classmethod
@@ -111,7 +111,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 def _color(rng: np.random.Generator, cls: int) -> np.ndarray:
     hue = (HUES[cls] + rng.uniform(-9, 9)) % 180
-    hsv = np.uint8([[[hue, rng.uniform(150, 250), rng.uniform(130, 245)]]])
+    hsv = np.array([[[hue, rng.uniform(150, 250), rng.uniform(130, 245)]]]).astype(np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 

@@ -41,7 +41,7 @@ class SyntheticPoses(SyntheticDataset, COCOHP):
     max_objs = 8
 
     @classmethod
-    def annotation_file(cls, folder: Path, split: str) -> Path:
+    def path_of_annotations(cls, folder: Path, split: str) -> Path:
         return folder / "annotations" / f"person_keypoints_{split}2017.json"
 
     @classmethod
@@ -75,7 +75,8 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
     """
     height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
     image = striped_background(rng, height, width)
-    masks, joints = [], []
+    masks: list[tuple[np.ndarray, float]] = []
+    joints: list[np.ndarray] = []
     for _ in range(rng.integers(1, 4)):
         for _attempt in range(10):
             pose, tall = _pose(rng, height, width)
@@ -127,7 +128,7 @@ def _figure(
     at = dict(zip((*JOINT_NAMES, "head"), places, strict=True))
 
     def color(hue: float, saturation: float, value: float) -> list[int]:
-        hsv = np.uint8([[[(hue + rng.uniform(-7, 7)) % 180, saturation, value]]])
+        hsv = np.array([[[(hue + rng.uniform(-7, 7)) % 180, saturation, value]]]).astype(np.uint8)
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
 
     def line(names: list[str], shade: list[int], thick: float) -> None:

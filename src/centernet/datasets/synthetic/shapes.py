@@ -29,7 +29,7 @@ class SyntheticShapes(SyntheticDataset, PascalVOC):
     max_objs = 16
 
     @classmethod
-    def annotation_file(cls, folder: Path, split: str) -> Path:
+    def path_of_annotations(cls, folder: Path, split: str) -> Path:
         files = {"train": cls.train_file, "val": cls.val_files[0]}
         return folder / "annotations" / files.get(split, split)
 
@@ -48,7 +48,8 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, tu
     """Return an image (H, W, 3) uint8 and its objects: (class from 0, (x, y, w, h) in whole pixels), back to front."""
     height, width = [(SIZE, SIZE), (SIZE, 96), (96, SIZE)][rng.choice(3, p=[0.6, 0.2, 0.2])]
     image = striped_background(rng, height, width)
-    masks, objects = [], []
+    masks: list[np.ndarray] = []
+    objects: list[tuple] = []
     for _ in range(rng.integers(1, 6)):
         for _attempt in range(10):
             cls = int(rng.integers(5))
@@ -100,7 +101,7 @@ def _placed(corners: np.ndarray, degrees: float, center: np.ndarray) -> np.ndarr
 def _paint(rng: np.random.Generator, cls: int, height: int, width: int) -> np.ndarray:
     """Return an object's color, from its class's family of hues, with some texture and light."""
     hue = [0, 110, 25, 62, 150][cls] + rng.uniform(-9, 9)  # OpenCV's hues, 0 to 180: red, blue, orange, green, violet
-    hsv = np.uint8([[[hue % 180, rng.uniform(150, 250), rng.uniform(130, 245)]]])
+    hsv = np.array([[[hue % 180, rng.uniform(150, 250), rng.uniform(130, 245)]]]).astype(np.uint8)
     color = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
     y, x = np.mgrid[:height, :width]
     angle = rng.uniform(0, 2 * np.pi)

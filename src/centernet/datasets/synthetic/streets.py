@@ -51,7 +51,7 @@ class SyntheticStreets(SyntheticDataset, KITTI):
         return (folder / "annotations").is_dir()
 
     @classmethod
-    def annotation_file(cls, folder: Path, split: str) -> Path:
+    def path_of_annotations(cls, folder: Path, split: str) -> Path:
         return folder / "annotations" / ("train.json" if split == "train" else "val.json")
 
     @classmethod
@@ -87,14 +87,15 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[d
     # Like KITTI's second color camera, it is a little off the origin of the coordinates.
     calib = np.array([[FOCAL, 0, middle, 12.0], [0, FOCAL, HORIZON, -0.2], [0, 0, 1, 0.003]])
     scene = [_random_object(rng, VERY_FAR) for _ in range(rng.integers(0, 3))]
-    far, silhouettes = len(scene), [None] * len(scene)
+    far = len(scene)
+    silhouettes: list[_Silhouette] = []  # of all but the very far objects
     for _ in range(rng.integers(1, 5)):
         for _attempt in range(20):
             item = _random_object(rng, (NEAR, FAR))
             silhouette = _silhouette(item, calib)
             if silhouette.cut_off > MAX_CUT_OFF or any(_touch(item, other) for other in scene[far:]):
                 continue
-            order = sorted([*zip(scene[far:], silhouettes[far:], strict=True), (item, silhouette)], key=_distance)
+            order = sorted([*zip(scene[far:], silhouettes, strict=True), (item, silhouette)], key=_distance)
             if max(_hidden(order)) <= MAX_HIDDEN:
                 scene.append(item)
                 silhouettes.append(silhouette)
@@ -106,10 +107,10 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[d
     image = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     image = (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
-    order = sorted(zip(scene[far:], silhouettes[far:], strict=True), key=_distance)
+    order = sorted(zip(scene[far:], silhouettes, strict=True), key=_distance)
     objects = [_annotation(item, seen, hidden) for (item, seen), hidden in zip(order, _hidden(order), strict=True)]
     covered = np.zeros((HEIGHT * FINE, WIDTH * FINE), bool)
-    for silhouette in silhouettes[far:]:
+    for silhouette in silhouettes:
         covered |= silhouette.mask
     return (
         image,
