@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .options import OptionParser, Options
+from .utils.text import make_streams_tolerant
 
 HERE = Path(__file__).resolve().parent
 # In a wheel the scripts are in the package; in a checkout, and after pip install -e, they are in src/.
@@ -43,6 +44,7 @@ def export() -> None:
 
 def run_tool(path: Path) -> None:
     """Run ``main()`` of a tool, which parses its own command line, and exit with its status."""
+    make_streams_tolerant()
     sys.path.insert(0, str(path.parent))  # tools may import each other
     raise SystemExit(load(path).main())
 
@@ -65,6 +67,7 @@ draw_results = partial(run_tool, FOLDER / "tools" / "vis_pred.py")
 
 def run(script: str) -> None:
     """Parse the command line and run ``main(opt)`` of a script. Raises SystemExit at the end."""
+    make_streams_tolerant()
     opt = options_of(script)
     run_main(load(FOLDER / f"{script}.py").main, opt)
     raise SystemExit(0)

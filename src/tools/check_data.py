@@ -17,6 +17,7 @@ from centernet.datasets.check import check_split, sample_grids
 from centernet.errors import UserError
 from centernet.options import NEVER, OptionParser
 from centernet.tasks import get_task
+from centernet.utils.text import make_streams_tolerant, print_line
 from centernet.visualization import show_or_save
 
 SAMPLES = 16  # images of a grid
@@ -24,6 +25,7 @@ SAMPLES = 16  # images of a grid
 
 def main(argv: list[str] | None = None) -> int:
     """Check the dataset that the options name; returns the exit status."""
+    make_streams_tolerant()
     opt = OptionParser("check_data.py").parse(sys.argv[1:] if argv is None else argv)
     try:
         dataset = get_dataset(opt.dataset)
@@ -34,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for report in reports:
-        print("\n".join(report.lines()))
+        for line in report.lines():
+            print_line(line)
     folder = opt.output_dir or str(Path(opt.save_dir) / "check_data")
     try:
         grids = sample_grids(opt, get_task(opt.task), SAMPLES)

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
 from ..utils import files
+from ..utils.text import printable
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
 from .images import image_size
@@ -65,13 +66,13 @@ class Custom(CocoStyleDataset):
                 f"Annotations/ folder, no images/train/ or train/; see docs/DATA.md, or use --train_annotations"
             )
         layout, content = layouts[0], contents[0]
-        names = layout.class_names(content)
+        names = [printable(name) for name in layout.class_names(content)]
         if len(contents) == 2 and layout.names_from_objects:
             # A class may happen to occur in one split only.
-            names = list(dict.fromkeys([*names, *sorted(layouts[1].class_names(contents[1]))]))
+            names = list(dict.fromkeys([*names, *sorted(map(printable, layouts[1].class_names(contents[1])))]))
         if not names:
             raise UserError(f"{layout.annotations}: there are no classes")
-        category_of = {category["name"]: category["id"] for category in content["categories"]}
+        category_of = {printable(category["name"]): category["id"] for category in content["categories"]}
         counts = Counter(annotation["image_id"] for annotation in content["annotations"])
         # VOC-style data has only VOC's scores, all others have both.
         by_voc = any(layout.style == "voc" for layout in layouts)
@@ -112,7 +113,8 @@ class Custom(CocoStyleDataset):
     def read_content(self, report: Report = raise_error) -> dict:
         content = self.layout.read_checked(report)
         self.image_folder = self.layout.images  # images of several folders need a common one
-        return content
+        # Names are printed, logged and drawn, so control characters in them are escaped.
+        return {**content, "categories": [{**one, "name": printable(one["name"])} for one in content["categories"]]}
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
         known = {name: k for k, name in enumerate(self.class_names)}

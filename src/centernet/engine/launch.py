@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> int:
 def _hand_on(number: int, frame) -> None:
     """SIGUSR1 asks for a checkpoint: every process is told."""
     for path in Path("/proc/self/task").glob("*/children"):
-        for child in path.read_text().split():
+        for child in path.read_text(encoding="utf-8").split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), number)
 

@@ -133,7 +133,7 @@ class RunDirectory:
             path = self.path / name / "log.txt"
             if Path(name).name != name or not path.is_file():
                 continue
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             found = [re.search(r": epoch: (\d+) \|.*\n", line) for line in lines]
             kept = [line for line, match in zip(lines, found, strict=True) if match and int(match[1]) <= state.logged]
             if kept != lines:

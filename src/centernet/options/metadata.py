@@ -8,6 +8,7 @@ from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
 from ..tasks.specs import all_specs, get_spec
+from ..utils.text import printable
 from .derive import as_pixel, data_dir, derive_heads, derive_sizes
 from .table import GENERAL, Draft, Options
 
@@ -94,7 +95,7 @@ def _take_network(opt: Draft, metadata: dict[str, Any], given: set[str], path: s
 
 
 def _take_data(opt: Draft, metadata: dict[str, Any], given: set[str], path: str) -> None:
-    known = list(metadata["class_names"])
+    known = [printable(name) for name in metadata["class_names"]]
     if "dataset" in given:
         # Custom data, which is read by class name, may have fewer classes, in any order.
         fits = opt.class_names == known if get_dataset(opt.dataset).class_names else set(opt.class_names) <= set(known)
