@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train a CenterNet detector in four processes.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 set -u
 
 usage() {

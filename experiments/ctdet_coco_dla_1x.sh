@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # COCO detection, DLA-34. Published AP on val2017: 36.3, with flip test 38.2, with flip and scales 40.7 (8 devices).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(ctdet --exp_id coco_dla_1x --arch dla_34)

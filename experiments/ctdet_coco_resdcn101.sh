@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # COCO detection, ResNet-101. Published AP on val2017: 34.6, with flip test 36.2, with flip and scales 39.3 (8 devices).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(ctdet --exp_id coco_resdcn101 --arch resdcn_101)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # COCO detection, ResNet-18. Published AP on val2017: 28.1, with flip test 30.0, with flip and scales 33.2 (4 devices).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(ctdet --exp_id coco_resdcn18 --arch resdcn_18)

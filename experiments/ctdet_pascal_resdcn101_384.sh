@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # PASCAL VOC 07+12, ResNet-101 at 384. Published mAP on test 2007 with flip test: 77.1 (2 devices).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(ctdet --dataset pascal --exp_id pascal_resdcn101_384 --arch resdcn_101)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # PASCAL VOC 07+12, ResNet-18 at 384. Published mAP on test 2007 with flip test: 72.6 (1 device).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(ctdet --dataset pascal --exp_id pascal_resdcn18_384 --arch resdcn_18)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # KITTI 3D detection, DLA-34, split subcnn. Published for cars (easy / moderate / hard, 11 points, BEV at overlap 0.5;
 # 2 devices): AP 89.6 / 79.8 / 70.3, AOS 85.7 / 75.2 / 65.9, BEV 34.9 / 27.7 / 26.4.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(ddd --dataset kitti --kitti_split subcnn --exp_id sub --arch dla_34)

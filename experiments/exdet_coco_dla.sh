@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # COCO extreme points, DLA-34. Published AP on val2017: 33.0, with flip test 36.5, with flip and scales 38.5
 # (8 devices).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(exdet --exp_id coco_dla --arch dla_34)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # COCO extreme points, hourglass. Published AP on val2017: 35.8, with flip test 39.8, with flip and scales 42.4
 # (5 devices).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(exdet --exp_id coco_hg --arch hourglass)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # COCO poses, hourglass. Published keypoint AP on val2017 with flip test: 58.7 (5 devices).
 # It starts from a detector, models/ctdet_coco_hg.pth.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 recipe=(multi_pose --dataset coco_hp --exp_id hg_1x --arch hourglass)

@@ -149,3 +149,20 @@ def test_the_first_failure_ends_it(tmp_path):
     result = subprocess.run(script, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.startswith("error: --data_path") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["ddd_sub", "ctdet_pascal_dla_384"])
+def test_plain_sh(name, tmp_path):
+    """The scripts are for bash, and start it when they were started with sh."""
+    script = ["sh", str(FOLDER / f"{name}.sh"), "--dry_run"]
+    result = subprocess.run(script, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [shlex.split(line) for line in result.stdout.splitlines()] == commands(name, tmp_path)
+
+
+def test_every_script_can_be_started_with_sh():
+    scripts = [*FOLDER.glob("*.sh"), *(REPOSITORY / "src/tools").glob("*.sh"), REPOSITORY / "train_full_4p.sh"]
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        sourced = not text.startswith("#!")
+        assert sourced or '[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"' in text, path

@@ -160,6 +160,26 @@ transfer() { # address, file
     return 1
 }
 
+# Holds the lock of a folder until the script and everything that it has started end. Others wait.
+lock() { # folder
+    exec 9>>"$1/.download.lock" || die "cannot write $1/.download.lock"
+    "$PYTHON" - "$1" <<'PY' || die "cannot lock $1/.download.lock"
+import sys
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    sys.exit()
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print(f"Another process is filling {sys.argv[1]}: waiting for it", flush=True)
+    fcntl.flock(9, fcntl.LOCK_EX)
+except OSError:
+    print(f"note: the file system of {sys.argv[1]} has no locks; fill it from one machine at a time")
+PY
+}
+
 # Transfers until the file is whole, as long as each try brings something. Returns as transfer does.
 transfer_all() { # address, file
     local before status

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Download, check, unpack and convert the KITTI object benchmark. See --help.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 set -euo pipefail
 unset CDPATH # with it, cd prints
 
@@ -262,6 +263,7 @@ main() {
     DATA=$OUT/kitti
     ARCHIVES=$DATA/archives
     check_tools
+    lock "$DATA"
     for ((number = 0; number < ZIPS; number++)); do
         is_unpacked "$number" || pending+=("$number")
     done

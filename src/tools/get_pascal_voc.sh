@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Download, check, unpack and convert PASCAL VOC 2007 and 2012. See --help.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 set -euo pipefail
 unset CDPATH # with it, cd prints
 
@@ -125,6 +126,7 @@ main() {
     DATA=$OUT/voc
     ARCHIVES=$DATA/archives
     check_tools
+    lock "$DATA"
     for number in "${!SUB_PATHS[@]}"; do
         is_unpacked "$number" || pending+=("$number")
     done

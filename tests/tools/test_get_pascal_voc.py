@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -190,6 +191,46 @@ def test_whole_run_then_nothing_to_do(tmp_path, server, checksums, downloader):
     assert again.stdout.splitlines() == tail
     assert len(server.requests) == 3
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def start(cwd, *argv):
+    """The script as a process group of its own."""
+    env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    env |= {"http_proxy": CLOSED, "no_proxy": "127.0.0.1", "PYTHON": sys.executable}
+    command = [shutil.which("sh"), str(SCRIPT), *map(str, argv)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def test_three_runs_at_once_download_once(tmp_path, server, checksums):
+    """Started with plain sh, as people do; the second and third wait for the first."""
+    arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
+    processes = [start(tmp_path, *arguments) for _ in range(3)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert_complete(tmp_path / "voc")
+    assert sorted(request for request, _ in server.requests) == sorted(f"/{name}" for name in ARCHIVES)
+    assert sum("waiting for it" in output for output, _ in outputs) <= 2
+
+
+@pytest.mark.parametrize("word", ["Downloading", "Unpacking", "Converting", "pascal_val2012.json"])
+def test_a_killed_run_is_completed(tmp_path, server, checksums, word):
+    """Everything that the script has started is killed when it prints a word."""
+    arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
+    process = start(tmp_path, *arguments)
+    for line in process.stdout:
+        if word in line:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    else:
+        raise AssertionError(f"nothing printed {word}")
+    process.communicate()
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert_complete(tmp_path / "voc")
+    assert not list((tmp_path / "voc").rglob(".tmp-*"))
+    assert not list((tmp_path / "voc").glob(".pascal*"))
 
 
 @pytest.mark.parametrize("downloader", DOWNLOADERS)

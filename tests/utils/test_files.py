@@ -244,3 +244,15 @@ def test_json_of_odd_values_is_text(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == b"a \xff b"
     files.write_json(tmp_path / "a.json", {"name": "\udcff"})
     assert json.loads((tmp_path / "a.json").read_text()) == {"name": "\udcff"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
+def test_leftovers_of_processes_that_were_not_reaped_are_removed(tmp_path):
+    """In a container without an init process a killed process remains in the table of processes."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, not reaped
+    path = tmp_path / f"{files.PREFIX}{files._host()}-{process.pid}-0-a"
+    path.write_text("")
+    files.remove_leftovers(str(tmp_path))
+    assert not path.exists()
+    process.wait()
