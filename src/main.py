@@ -9,7 +9,7 @@ import datetime
 import time
 from collections.abc import Callable
 
-from centernet.analysis.report import write_report
+from centernet.analysis.report import finish_report, is_report_missing
 from centernet.datasets.base import CocoStyleDataset
 from centernet.datasets.loader import explain_dataloader_crash
 from centernet.engine import processes, setup
@@ -143,5 +143,5 @@ def print_summary(
     print(f"final {score}")
     print(f"duration: {datetime.timedelta(seconds=round(seconds))}")
     print(f"weights and logs: {run.path}")
-    if train_log:
-        print(f"report: {write_report(run.path, *(run.validated or ()))}")
+    if train_log or is_report_missing(run.path):
+        finish_report(run.path, *(run.validated or ()))

@@ -108,6 +108,8 @@ def test_a_wheel_is_complete(tmp_path):
         archive.extractall(tmp_path / "site")
     scripts = {f"centernet/scripts/{path.removeprefix('src/')}" for path in COMMANDS.values() if path != "loss.py"}
     assert scripts | {"centernet/scripts/root/loss.py", "centernet/py.typed"} <= set(names)
+    templates = ROOT / "src" / "centernet" / "analysis" / "templates"
+    assert {f"centernet/analysis/templates/{path.name}" for path in templates.iterdir()} <= set(names)
     assert not [name for name in names if "egg-info" in name or not name.startswith("centernet")]
     export = run_command("centernet-export", "ctdet", "--output", "a.onnx", path=tmp_path / "site")
     assert (export.returncode, export.stderr.count("\n")) == (2, 1)

@@ -185,7 +185,8 @@ def _finish_panel(axes, panel: str, runs: list[RunLog]) -> None:
     if panel in ("score", "images/s"):
         axes.set_ylim(bottom=0)
     start = min(math.floor(run.epochs[0]) for run in runs)
-    axes.set_xlim(start, start + (max(run.train["epoch"][-1] for run in runs) - start) * 1.02)
+    end = max(run.train["epoch"][-1] for run in runs)
+    axes.set_xlim(start, start + max(end - start, 1) * 1.02)
     axes.locator_params(axis="x", integer=True)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if panel == "score" and len(runs) == 1 or (panel == "loss" and "validation" in handles):

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from ..analysis.report import prediction_and_truth
+from ..analysis.images import prediction_and_truth
 
 IMAGES = 4  # of each validation
 

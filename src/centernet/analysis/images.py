@@ -1,0 +1,100 @@
+"""Score the detections of single images, and draw them next to the ground truth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from ..datasets.loader import black_image
+from ..errors import UserError
+from ..tasks import get_task
+
+MIN_IOU = 0.5  # of a detection that finds an object
+
+
+@dataclass
+class ImageScore:
+    """How well the objects of one image were detected.
+
+    Attributes:
+        index: position in the dataset.
+        objects, found, false: objects, those of them that were detected, and detections without an object.
+    """
+
+    index: int
+    objects: int
+    found: int
+    false: int
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall, from 0 to 1; 1 where there is no object and no detection."""
+        return 2 * self.found / max(self.objects + self.found + self.false, 1) if self.objects or self.false else 1.0
+
+
+def score_images(dataset, results: dict) -> list[ImageScore]:
+    """Score each image of ``results``, ``{image id: {class from 1: rows}}``.
+
+    A detection above ``--vis_thresh`` finds the object of its class with which it has the highest IoU, if that is at
+    least 0.5 and no detection with a higher score has found the object. Detections on objects without a class
+    (KITTI's ignored ones) count as neither found nor false.
+    """
+    task, threshold = get_task(dataset.opt.task), dataset.opt.vis_thresh
+    scores = []
+    for index, image_id in enumerate(dataset.image_ids):
+        if image_id not in results:
+            continue
+        objects = dataset.read_objects(index)
+        boxes, classes = np.asarray(task.ground_truth_boxes(objects), dtype=np.float64), objects["cls"]
+        found = false = 0
+        for cls, rows in results[image_id].items():
+            rows = task.detected_boxes(np.asarray(rows, dtype=np.float64))
+            rows = rows[rows[:, 4] > threshold]
+            if not len(rows):
+                continue
+            rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+            hits, misses = match_detections(rows[:, :4], boxes[classes == cls - 1], boxes[classes < 0])
+            found, false = found + hits, false + misses
+        scores.append(ImageScore(index, int((classes >= 0).sum()), found, false))
+    return scores
+
+
+def match_detections(detections: np.ndarray, boxes: np.ndarray, ignored: np.ndarray) -> tuple[int, int]:
+    """Return how many ``boxes`` are found by ``detections``, best first, and how many detections find nothing.
+
+    Args:
+        detections, boxes, ignored: (n, 4) float64 x1, y1, x2, y2. Detections on ignored boxes do not count.
+    """
+    overlaps, free = _iou(detections, boxes), np.ones(len(boxes), dtype=bool)
+    excused = np.any(_iou(detections, ignored) >= MIN_IOU, axis=1)
+    false = 0
+    for row, is_excused in zip(overlaps, excused, strict=True):
+        row = np.where(free, row, 0)
+        if row.size and row.max() >= MIN_IOU:
+            free[row.argmax()] = False
+        elif not is_excused:
+            false += 1
+    return int((~free).sum()), false
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the IoU of boxes (n, 4) and (m, 4) as (n, m); 0 for boxes without an area."""
+    boxes = [torch.from_numpy(np.ascontiguousarray(values).reshape(-1, 4)) for values in (one, other)]
+    return np.nan_to_num(box_iou(*boxes).numpy())
+
+
+def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the detections of an image and its ground truth, both (H, W, 3) uint8 in B, G, R order.
+
+    An unreadable image is replaced by a black one; it has already been reported.
+    """
+    opt = dataset.opt
+    task = get_task(opt.task)
+    try:
+        image = dataset.read_image(index)
+    except UserError:
+        image = black_image(dataset, index)
+    predicted = task.result_images(image, result, opt, dataset.picture_info(index))
+    true = task.ground_truth_images(image, dataset.read_objects(index), opt)
+    return next(iter(predicted.values()), image), next(iter(true.values()), image)
