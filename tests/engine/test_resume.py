@@ -158,7 +158,7 @@ def test_the_checkpoint_before_is_used_where_the_newest_is_damaged(
     resumed = main(*recipe(tmp_path, tiny_voc, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert re.search(rf"warning: {last}: .*; resuming from the previous checkpoint, {last}.bak", resumed.stdout)
-    assert "resumed after epoch 1" in resumed.stdout
+    assert "resuming at epoch 2, iteration 1" in resumed.stdout
     assert_same_run(tmp_path / RUN, whole)
 
 
@@ -190,6 +190,24 @@ def test_sigusr1_writes_a_checkpoint_and_goes_on(main, tmp_path, tiny_voc, undis
     assert done.returncode == 0, done.stderr
     assert "epoch 2: checkpoint after iteration 2" in done.stdout
     assert_same_run(tmp_path / RUN, undisturbed(main, tiny_voc))
+
+
+@pytest.mark.parametrize(
+    ("count", "in_validation", "expected"),
+    [
+        (1, False, "resuming at epoch 1, iteration 3"),
+        (4, False, "resuming at epoch 2, iteration 3"),
+        (1, True, "resuming at the validation of epoch 2"),
+    ],
+)
+def test_a_resumed_run_prints_where_it_continues(main, tmp_path, tiny_voc, monkeypatch, count, in_validation, expected):
+    with monkeypatch.context() as patch:
+        signal_at(patch, count, signal.SIGTERM, in_validation)
+        assert main(*recipe(tmp_path, tiny_voc)).returncode == 143
+    resumed = main(*recipe(tmp_path, tiny_voc, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"\n{expected}\n" in resumed.stdout
+    assert "epoch 0" not in resumed.stdout
 
 
 def test_checkpoints_within_an_epoch_by_the_clock(main, tmp_path, tiny_voc):

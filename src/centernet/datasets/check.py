@@ -190,8 +190,8 @@ def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
 
     Raises UserError when the dataset cannot be trained on; images that cannot be read are left out.
     """
-    opt.debug = 1  # so that samples carry what is drawn of them
-    opt.on_bad_image = "error"  # so that what cannot be read is told, not replaced
+    # Samples carry what is drawn of them, and unreadable images are reported, not replaced.
+    opt = opt.replace(debug=1, on_bad_image="error")
     samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
     found: dict[str, list[np.ndarray]] = {}
     # The samples of the first epoch, from all over the dataset.

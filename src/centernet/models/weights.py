@@ -286,7 +286,7 @@ def restore(
         raise UserError(f"{path}: this checkpoint has no state_dict")
     averages = None if resume else averaged_state_dict(checkpoint)
     what = ", running averages of its weights" if averages is not None else ""
-    log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}{what}")
+    log(f"loaded {path}" + ("" if resume else f", epoch {checkpoint.get('epoch', 'unknown')}{what}"))
     network = bare(model)
     fit_state_dict(network, strip_module(averages or checkpoint["state_dict"]), str(path), log)
     if optimizer is None:
@@ -303,7 +303,7 @@ def restore(
         if lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = step_decay(lr, lr_step or [], start_epoch + 1)
-        log(f"resumed after epoch {start_epoch}, learning rate {optimizer.param_groups[0]['lr']:g}")
+        log(f"restored the optimizer, learning rate {optimizer.param_groups[0]['lr']:g}")
     elif resume:
         log(f"{path}: no optimizer state in this file, training starts at epoch 1")
     return model, optimizer, start_epoch
