@@ -93,7 +93,7 @@ def test_the_log_of_validations_is_continued(main, tmp_path, tiny_voc):
     assert main(*arguments, "--num_epochs", "4", "--resume").returncode == 0
     resumed = log.read_text().splitlines()
     assert resumed[:3] == lines and [line.split(",")[0] for line in resumed] == ["epoch", "1", "2", "3", "4"]
-    assert main(*arguments, "--num_epochs", "1").returncode == 0  # anew
+    assert main(*arguments, "--num_epochs", "1").returncode == 0  # again from the beginning
     assert len(log.read_text().splitlines()) == 2
     assert len(list(log.parent.glob("val_log_before_*.csv"))) == 1
 
