@@ -83,8 +83,8 @@ def path(request, monkeypatch):
     if "elsewhere" in request.param:
         monkeypatch.setattr(ops, "BAG_DEVICES", ())
     if "pieces" in request.param:
-        monkeypatch.setattr(ops, "BAG_PIECE", 1)
-        monkeypatch.setattr(ops, "PIECE", 1)
+        monkeypatch.setattr(ops, "BAG_CHUNK", 1)
+        monkeypatch.setattr(ops, "CHUNK", 1)
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), GRID)

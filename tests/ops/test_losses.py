@@ -112,7 +112,7 @@ def test_rotation_loss(reference, case):
 @pytest.mark.parametrize("piece", [50, 10**6])
 def test_focal_loss_from_logits(monkeypatch, layouts, piece):
     """The same value and gradient as sigmoid, clamp and FocalLoss, in any memory format and in pieces."""
-    monkeypatch.setattr(losses, "FOCAL_PIECE", piece)
+    monkeypatch.setattr(losses, "FOCAL_CHUNK", piece)
     x, target = logits_and_target(torch.float32)
     expected, grad = focal_in_steps(x, target)
     order = {"c": torch.contiguous_format, "l": torch.channels_last}

@@ -1,7 +1,7 @@
-"""Deep layer aggregation with an up-sampling neck: ``dla_34`` and ``dlav0_34``.
+"""Deep layer aggregation with an upsampling neck: ``dla_34`` and ``dlav0_34``.
 
-The backbone is DLA-34 (Yu et al., arXiv 1707.06484): trees of residual blocks whose outputs meet in 1x1 "roots". The
-neck merges its maps step by step into one at stride 4, in ``dla_34`` with deformable convolutions (CenterNet paper,
+The backbone is DLA-34 (Yu et al., arXiv 1707.06484): trees of residual blocks whose outputs are joined by 1x1 "roots".
+The neck merges its maps step by step into one at stride 4, in ``dla_34`` with deformable convolutions (CenterNet paper,
 figure 6 c), in ``dlav0_34`` with plain ones. Parameter names and their order are the reference's.
 """
 
@@ -17,7 +17,7 @@ CHANNELS = (16, 32, 64, 128, 256, 512)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions; the residual is handed in, without one it is the input itself."""
+    """Two 3x3 convolutions plus a residual, which is the input itself unless another one is given."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) to (N, C_out, H/stride, W/stride), which is also the shape of ``residual``."""
+        """Map (N, C, H, W) to (N, C_out, H/stride, W/stride), which is also the shape of ``residual``."""
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(out + (x if residual is None else residual))
 
 
 class Root(nn.Module):
-    """1x1 convolution over the concatenation of maps of one size."""
+    """1x1 convolution of the concatenation of maps of one size."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -43,16 +43,16 @@ class Root(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Maps (N, C_i, H, W) to (N, C_out, H, W)."""
+        """Concatenate and map (N, C_i, H, W) to (N, C_out, H, W)."""
         return self.relu(self.bn(self.conv(torch.cat(maps, dim=1))))
 
 
 class Tree(nn.Module):
-    """Two subtrees, blocks at ``levels`` 1, joined by a root together with what is handed down in ``children``.
+    """Two subtrees (blocks at ``levels`` 1), joined by a root together with the maps in ``children``.
 
     The shortcut ``project`` belongs to the block ``tree1`` of a tree with ``levels`` 1. A deeper tree has one too, but
-    its ``tree1`` is a tree, which makes its own shortcut: in the reference that ``project`` is computed for nothing.
-    It stays for the checkpoints' sake, and moves its running statistics in training as the reference's does; its
+    its ``tree1`` is a tree with its own shortcut, so that ``project`` does not influence the output. It is kept for
+    compatibility with checkpoints, and updates its running statistics in training as the reference's does; its
     parameters never get a gradient.
     """
 
@@ -84,7 +84,7 @@ class Tree(nn.Module):
             )
 
     def forward(self, x: Tensor, children: tuple[Tensor, ...] = ()) -> Tensor:
-        """(N, C, H, W) to (N, C_out, H/stride, W/stride), which is also the size of the ``children``."""
+        """Map (N, C, H, W) to (N, C_out, H/stride, W/stride), which is also the size of the ``children``."""
         bottom = self.downsample(x)
         if self.level_root:
             children = (*children, bottom)
@@ -99,7 +99,7 @@ class Tree(nn.Module):
 
 
 class DLA34(nn.Module):
-    """The backbone; ``fc`` adds the classifier that some checkpoints hold and that is never used."""
+    """The backbone; ``fc`` adds the classifier that some checkpoints contain and that is never used."""
 
     def __init__(self, fc: bool = False) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class DLA34(nn.Module):
             self.fc = nn.Conv2d(c[5], 1000, kernel_size=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) to the maps of level2 ... level5: 64, 128, 256, 512 channels at strides 4, 8, 16, 32."""
+        """Map (N, 3, H, W) to the maps of level2 ... level5: 64, 128, 256, 512 channels at strides 4, 8, 16, 32."""
         x = self.level1(self.level0(self.base_layer(x)))
         maps = []
         for level in (self.level2, self.level3, self.level4, self.level5):
@@ -125,7 +125,7 @@ class DLA34(nn.Module):
 
 
 class DeformConv(nn.Module):
-    """Deformable convolution, BatchNorm, ReLU; the last two are registered first, as in the reference."""
+    """Deformable convolution, batch normalization, ReLU; the last two are registered first, as in the reference."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -133,12 +133,12 @@ class DeformConv(nn.Module):
         self.conv = DCN(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C_out, H, W)."""
+        """Map (N, C, H, W) to (N, C_out, H, W)."""
         return self.actf(self.conv(x))
 
 
 class IDAUp(nn.Module):
-    """Iterative aggregation: map i is brought to the size and width of the first, added to the result of i - 1, merged.
+    """Iterative aggregation: map i is resized to the first, added to the result of i - 1, and convolved.
 
     ``channels`` and ``factors`` are those of the maps, relative to the first, which needs neither.
     """
@@ -151,7 +151,7 @@ class IDAUp(nn.Module):
             setattr(self, f"node_{i}", DeformConv(out_channels, out_channels))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (N, C_i, H/f_i, W/f_i) to as many maps (N, C_out, H, W), the first of them untouched."""
+        """Maps (N, C_i, H/f_i, W/f_i) to as many maps (N, C_out, H, W), the first of them unchanged."""
         out = maps[:1]
         for i, x in enumerate(maps[1:], start=1):
             proj, up, node = (getattr(self, f"{name}_{i}") for name in ("proj", "up", "node"))
@@ -169,7 +169,7 @@ class DLAUp(nn.Module):
         self.ida_2 = IDAUp(64, (64, 128, 128, 128), (1, 2, 2, 2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's four maps to four maps of the same shapes, finest first; the last one is untouched."""
+        """The backbone's four maps to four maps of the same shapes, finest first; the last one is unchanged."""
         maps = list(maps)
         out = maps[-1:]
         for first, ida in zip((2, 1, 0), (self.ida_0, self.ida_1, self.ida_2), strict=True):
@@ -179,7 +179,7 @@ class DLAUp(nn.Module):
 
 
 class PlainIDAUp(nn.Module):
-    """``IDAUp`` of ``dlav0``: 1x1 convolutions before, and 3x3 convolutions of the concatenation instead of the sum."""
+    """``IDAUp`` of ``dlav0``: 1x1 convolutions first, and 3x3 convolutions of the concatenation instead of the sum."""
 
     def __init__(self, out_channels: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class PlainIDAUp(nn.Module):
 
 
 class PlainDLAUp(nn.Module):
-    """``DLAUp`` of ``dlav0``, which gives the finest map only."""
+    """``DLAUp`` of ``dlav0``, which returns the finest map only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,9 +224,9 @@ class DLASeg(nn.Module):
     """``dla_34``.
 
     Attributes:
-        unused_parameters: names of the parameters that have no influence on the output and so never get a gradient;
-            who wraps the network for distributed training takes ``requires_grad`` from them, or it waits for them.
-        ignored_entries: starts of names that checkpoint files hold and this network does without.
+        unused_parameters: names of the parameters that do not influence the output and never get a gradient; they are
+            frozen for distributed training, which would otherwise wait for their gradients.
+        ignored_entries: prefixes of entries of checkpoint files that this network does not use.
         reference_entries: shapes of the parameters that only the reference's network has.
     """
 
@@ -244,7 +244,7 @@ class DLASeg(nn.Module):
             setattr(self, name, make_head(name, 64, out, head_conv, first_init=zero_bias, last_init=zero_bias))
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
-        """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
+        """Map (N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
         x = self.ida_up(self.dla_up(self.base(x))[:3])[-1]
         return [run_heads(self, x)]
 
@@ -267,7 +267,7 @@ class DLAv0Seg(nn.Module):
             setattr(self, name, make_head(name, 64, out, head_conv, first_init=normal_001, last_init=normal_001))
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
-        """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
+        """Map (N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
         x = self.dla_up(self.base(x))
         return [run_heads(self, x)]
 

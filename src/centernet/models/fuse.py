@@ -1,4 +1,4 @@
-"""Networks for inference: BatchNorm is folded into the convolution before it."""
+"""Networks for inference: batch normalization is folded into the convolution before it."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -14,21 +14,21 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DCN)
 
 
 def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
-    """A copy of a network for inference, which gives the same maps with less work.
+    """Return a copy of a network for inference, which computes the same maps faster.
 
-    At inference BatchNorm is one factor and one summand a channel, which the weights and the bias of the convolution
-    before it can take over. The copy is in evaluation mode and cannot be trained; its state dict has other names than
-    the network's, so checkpoints are written from the network and not from the copy.
+    In evaluation mode batch normalization is one factor and one offset per channel, which are folded into the weights
+    and the bias of the convolution before it. The copy cannot be trained; its state dict has other names than the
+    network's, so checkpoints are written from the network and not from the copy.
 
     Args:
-        model: any network of ``create_model``, on any device and of any floating type; it stays as it is. Modules
+        model: any network of ``create_model``, on any device and of any floating-point dtype; not modified. Modules
             below the names in its attribute ``not_fused`` are left as they are: code that is not this project's, whose
             order of modules says nothing about what feeds what.
-        batch_heads: compute the 3x3 convolutions of the heads of a stack as one. None: everywhere but on a CPU, where
-            it is no faster (``benchmarks/README.md``).
+        batch_heads: merge the 3x3 convolutions of the heads of a stack. None: everywhere but on a CPU, where it is not
+            faster (``benchmarks/README.md``).
 
     Raises:
-        ValueError: a BatchNorm is not behind a convolution.
+        ValueError: a batch normalization does not follow a convolution.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     kept = tuple(getattr(model, "not_fused", ()))
@@ -52,12 +52,12 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
 
 
 def _pairs(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module, str]]:
-    """(convolution, owner of its BatchNorm, name there), by the names and places that the networks give them."""
+    """Yield (convolution, owner of its batch normalization, name there), by the names that the networks use."""
     for module in modules:
         previous = None
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                # bn2 follows conv2; in a sequence what comes before; and in DLA's neck, conv comes before actf.0.
+                # bn2 follows conv2, in a sequence the previous module, and in DLA's neck actf.0 follows conv.
                 conv = getattr(module, name.replace("bn", "conv"), None)
                 conv = previous if isinstance(module, nn.Sequential) else conv
                 if isinstance(conv, CONVOLUTIONS):
@@ -72,19 +72,19 @@ def _fold(conv: nn.Module, bn: nn.BatchNorm2d) -> None:
     transposed = isinstance(conv, nn.ConvTranspose2d)
     if transposed and conv.groups > 1:
         raise ValueError("fuse: a transposed convolution with groups before a BatchNorm")
-    # In double precision, so that nothing is lost but the rounding of the result; not every device has it.
+    # In double precision, so that only the result is rounded; on the CPU, because not every device has it.
     exact = {"device": "cpu", "dtype": torch.float64}
     values = [None if value is None else value.to(**exact) for value in (conv.bias, bn.running_mean, bn.running_var)]
     factors = [None if value is None else value.to(**exact) for value in (bn.weight, bn.bias)]
     weight, bias = fuse_conv_bn_weights(conv.weight.to(**exact), *values, bn.eps, *factors, transpose=transposed)
     for name, value in (("weight", weight), ("bias", bias)):
-        # With the strides of the old weight, which may be those of channels_last.
+        # Keep the memory format of the old weight, which may be channels_last.
         place = torch.empty_like(conv.weight) if name == "weight" else conv.weight.new_empty(value.shape)
         setattr(conv, name, nn.Parameter(place.copy_(value), requires_grad=False))
 
 
 def _batch_heads(model: nn.Module) -> None:
-    """Put ``BatchedHeads`` in the place of a network's heads, one for every stack."""
+    """Replace a network's heads by ``BatchedHeads``, one for each stack."""
     heads = {name: getattr(model, name) for name in model.heads}
     stacks = [head if isinstance(head, nn.ModuleList) else [head] for head in heads.values()]
     model.batched_heads = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""The prediction heads that every network ends in: one small branch a map."""
+"""The prediction heads that every network ends in: one small branch per map."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,11 +35,11 @@ def make_head(
     first_init: Callable[[nn.Conv2d], None] | None = None,
     last_init: Callable[[nn.Conv2d], None] | None = None,
 ) -> nn.Module:
-    """One head: 3x3 convolution to ``head_conv`` channels, ReLU, 1x1 convolution; only the 1x1 if ``head_conv`` is 0.
+    """Return a head: 3x3 convolution to ``head_conv`` channels, ReLU, 1x1 convolution; only the 1x1 if that is 0.
 
-    A head with ``hm`` in its name is a heat map: its last bias starts at -2.19, all else at the library's default.
+    A head with ``hm`` in its name is a heatmap: its last bias starts at -2.19, all else at PyTorch's default.
     The other heads are initialized by ``first_init`` (3x3) and ``last_init`` (1x1), which differ between the network
-    families (None: the library's default).
+    families (None: PyTorch's default).
     """
     last = nn.Conv2d(head_conv or in_channels, channels, kernel_size=1)
     first = nn.Conv2d(in_channels, head_conv, kernel_size=3, padding=1) if head_conv else None
@@ -54,7 +54,7 @@ def make_head(
 
 
 def run_heads(model: Any, x: Tensor, stack: int | None = None) -> dict[str, Tensor]:
-    """A network's heads, those of one stack if it has several: (N, C, H, W) to raw maps (N, channels, H, W) by name."""
+    """Run the heads of a network, or of one of its stacks: (N, C, H, W) to raw maps (N, channels, H, W) by name."""
     if hasattr(model, "batched_heads"):  # of ``fuse``
         return model.batched_heads[stack or 0](x)
     heads = {name: getattr(model, name) for name in model.heads}
@@ -62,9 +62,9 @@ def run_heads(model: Any, x: Tensor, stack: int | None = None) -> dict[str, Tens
 
 
 class BatchedHeads(nn.Module):
-    """Heads that read the same map, with their 3x3 convolutions as one; for inference.
+    """Heads on the same map with their 3x3 convolutions merged into one, for inference.
 
-    Made of heads of one form, as ``make_head`` gives them; gives what they give, by name and in their order.
+    Made from heads of one form, as ``make_head`` returns them; the outputs are theirs, by name and in their order.
     """
 
     def __init__(self, heads: dict[str, nn.Module]) -> None:
@@ -76,7 +76,7 @@ class BatchedHeads(nn.Module):
         self.names = list(heads)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) to the heads' maps (N, channels, H, W)."""
+        """Map (N, C, H, W) to the heads' maps (N, channels, H, W)."""
         x = self.first(x)
         if not self.last:
             return dict(zip(self.names, x.split(self.widths, dim=1), strict=True))
@@ -85,10 +85,10 @@ class BatchedHeads(nn.Module):
 
 
 def _concatenated(convs: list[nn.Conv2d]) -> nn.Conv2d:
-    """One convolution that gives the channels of all of them; they differ in nothing but their weights."""
+    """Return one convolution with the output channels of all; they differ in nothing but their weights."""
     one = convs[0]
     width = sum(conv.out_channels for conv in convs)
-    # On the device "meta" first: its start values are not needed.
+    # On the device "meta" first: its initial values are not needed.
     (height, wide), padding = one.kernel_size, one.padding
     assert isinstance(padding, tuple)
     conv = nn.Conv2d(one.in_channels, width, (height, wide), padding=(padding[0], padding[1]), device="meta")

@@ -15,7 +15,7 @@ STACKS = 2
 
 
 class Convolution(nn.Module):
-    """Convolution, BatchNorm, ReLU; with ``bn`` False a bias instead of the BatchNorm."""
+    """Convolution, batch normalization, ReLU; without ``bn`` a bias instead of the normalization."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, bn: bool = True) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Convolution(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C_out, H/stride, W/stride)."""
+        """Map (N, C, H, W) to (N, C_out, H/stride, W/stride)."""
         return self.relu(self.bn(self.conv(x)))
 
 
@@ -42,13 +42,13 @@ class Residual(nn.Module):
         self.skip = _conv1x1_bn(in_channels, out_channels, stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C_out, H/stride, W/stride)."""
+        """Map (N, C, H, W) to (N, C_out, H/stride, W/stride)."""
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(out + self.skip(x))
 
 
 class Hourglass(nn.Module):
-    """One level of an hourglass: residuals at this size, beside them the next level at half the size; their sum."""
+    """One level of an hourglass: the sum of residuals at this size and of the next level at half the size."""
 
     def __init__(self, level: int = 0) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Hourglass(nn.Module):
         self.low3 = nn.Sequential(*(Residual(inner, inner) for _ in range(count - 1)), Residual(inner, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape."""
+        """Map (N, C, H, W) to the same shape."""
         return self.up1(x) + F.interpolate(self.low3(self.low2(self.low1(x))), scale_factor=2, mode="nearest")
 
 
 class StackedHourglass(nn.Module):
-    """``hourglass``: every stack has heads of its own, and all of them are trained. Depth and head_conv have no effect.
+    """``hourglass``: every stack has its own heads, and all of them are trained. Depth and head_conv have no effect.
 
-    Starts from the library's initialization; there are no ImageNet weights.
+    Uses PyTorch's default initialization; there are no ImageNet weights.
     """
 
     def __init__(self, depth: int, heads: dict[str, int], head_conv: int) -> None:
@@ -81,7 +81,7 @@ class StackedHourglass(nn.Module):
         self.pre = nn.Sequential(Convolution(3, 128, kernel=7, stride=2), Residual(128, width, stride=2))
         self.kps = nn.ModuleList(Hourglass() for _ in range(STACKS))
         self.cnvs = nn.ModuleList(Convolution(width, width, kernel=3) for _ in range(STACKS))
-        # What goes from one stack to the next: its input and its output, each through a 1x1, and a residual.
+        # Between two stacks: the sum of its input and its output, each through a 1x1, then a residual.
         self.inters = nn.ModuleList(Residual(width, width) for _ in range(STACKS - 1))
         self.inters_ = nn.ModuleList(_conv1x1_bn(width, width) for _ in range(STACKS - 1))
         self.cnvs_ = nn.ModuleList(_conv1x1_bn(width, width) for _ in range(STACKS - 1))
@@ -89,7 +89,7 @@ class StackedHourglass(nn.Module):
             setattr(self, name, nn.ModuleList(_head(name, width, out) for _ in range(STACKS)))
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
-        """(N, 3, H, W), H and W multiples of 128, to a dict of raw maps (N, channels, H/4, W/4) for each stack."""
+        """Map (N, 3, H, W), H and W multiples of 128, to a dict of raw maps (N, channels, H/4, W/4) for each stack."""
         x = self.pre(x)
         outputs = []
         for stack in range(STACKS):

@@ -1,8 +1,8 @@
-"""Residual networks with an up-sampling neck: ``res_18`` ... ``res_152`` and ``resdcn_18`` ... ``resdcn_152``.
+"""Residual networks with an upsampling neck: ``res_18`` ... ``res_152`` and ``resdcn_18`` ... ``resdcn_152``.
 
 ``res`` is the network of Simple Baselines (Xiao et al., arXiv 1804.06208): three transposed convolutions.
-``resdcn`` puts a deformable convolution before each of them and halves the channels on the way (CenterNet paper,
-figure 6 b). Parameter names and their order are the reference's, so that its checkpoints and optimizer states fit.
+``resdcn`` puts a deformable convolution before each of them and halves the channels each time (CenterNet paper,
+figure 6 b). Parameter names and their order are the reference's, so that its checkpoints and optimizer states load.
 """
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 
 class PoseResNet(nn.Module):
-    """ResNet, up-sampling to stride 4, heads. Subclasses build ``deconv_layers`` and the heads."""
+    """ResNet, upsampling to stride 4, heads. Subclasses build ``deconv_layers`` and the heads."""
 
     deconv_layers: nn.Module
 
@@ -40,7 +40,7 @@ class PoseResNet(nn.Module):
         self.out_channels = 512 * block.expansion
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
-        """(N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
+        """Map (N, 3, H, W), H and W multiples of 32, to one dict of raw maps (N, channels, H/4, W/4)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.deconv_layers(x)
@@ -60,7 +60,7 @@ class ResNetDeconv(PoseResNet):
             layers += [up, nn.BatchNorm2d(256), nn.ReLU(inplace=True)]
             channels = 256
         self.deconv_layers = nn.Sequential(*layers)
-        # The reference registers these heads alphabetically (optimizer states go by that order).
+        # The reference registers these heads alphabetically (optimizer states depend on that order).
         for name in sorted(heads):
             setattr(self, name, make_head(name, 256, heads[name], head_conv, last_init=normal_001))
 

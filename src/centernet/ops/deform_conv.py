@@ -1,10 +1,10 @@
 """Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, arXiv 1811.11168) for every device.
 
-CUDA has torchvision's operator. Its CPU kernel is scalar and single-threaded and other devices have none, so they get
-an operator of our own: an image is a table of pixels, a sample is the weighted sum of four of its rows, and the
-convolution is one matrix product of the samples with the weight. Both directions go through the output in pieces, so
-that the samples, nine times the size of the image for 3x3 taps, never exist as a whole. Images in channels-last
-order are such tables already, and what is made of them has that order, too.
+On CUDA this is torchvision's operator. Its CPU kernel is scalar and single-threaded and other devices have none, so
+they use the operator below: an image is a table of pixels, a sample is the weighted sum of four of its rows, and the
+convolution is one matrix product of the samples with the weight. Forward and backward process the output in chunks, so
+that the samples, nine times the size of the image for 3x3 taps, never exist all at once. Images in channels-last order
+are such tables already, and outputs and gradients have that order, too.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-# Devices on which torch's embedding_bag is far faster than gathering rows and adding them up.
+# Devices on which torch's embedding_bag is much faster than gathering rows and summing them.
 BAG_DEVICES = ("cpu",)
 
-# Asked once and not at every call, because torch.compile cannot look into the question.
+# Computed once instead of at every call, because torch.compile cannot trace it.
 _accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 AUTOCAST_DEVICES = tuple(
     device
@@ -27,10 +27,10 @@ AUTOCAST_DEVICES = tuple(
     if torch.amp.is_autocast_available(device)
 )
 
-# Values of the samples that are worked on at once. On a CPU they should stay in the cache between the gathering and
-# the matrix product; elsewhere fewer and larger steps are better.
-BAG_PIECE = 2**21
-PIECE = 2**24
+# Values of the samples that are processed at once. On a CPU they should stay in the cache between gathering and matrix
+# product; elsewhere fewer and larger steps are better.
+BAG_CHUNK = 2**21
+CHUNK = 2**24
 
 
 def deform_conv2d(
@@ -43,11 +43,11 @@ def deform_conv2d(
     dilation: int | tuple[int, int] = 1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Deformable convolution; arguments and result as ``torchvision.ops.deform_conv2d``.
+    """Compute a deformable convolution; arguments and result as ``torchvision.ops.deform_conv2d``.
 
     Samples are bilinear with zeros outside the image. At a position of exactly -1, where all outer taps of a new
     layer with padding 1 are, the gradient with respect to the offset is zero, as in the reference's kernel (its
-    ``dcn_v2_im2col_cuda.cu`` leaves out samples at <= -1 or >= size). torchvision's operator, and so this function on
+    ``dcn_v2_im2col_cuda.cu`` skips samples at <= -1 or >= size). torchvision's operator, and so this function on
     CUDA, has the one-sided derivative there. This is the only difference between devices.
 
     Half precision and autocast are computed in float32. There is no second derivative.
@@ -57,13 +57,13 @@ def deform_conv2d(
         offset: (N, 2 * groups * kh * kw, H_out, W_out); channel 2t is dy and 2t + 1 is dx of kernel tap t, in pixels.
         weight: (C_out, C / conv_groups, kh, kw).
         bias: (C_out,) or None.
-        mask: (N, groups * kh * kw, H_out, W_out), the factor of each tap, or None for 1.
+        mask: (N, groups * kh * kw, H_out, W_out), the factor of each tap; None: 1.
 
     Returns:
-        (N, C_out, H_out, W_out) of the type an ordinary convolution gives: that of ``input``, or that of autocast.
+        (N, C_out, H_out, W_out) of the dtype of an ordinary convolution: that of ``input``, or that of autocast.
 
     Raises:
-        ValueError: shapes do not fit together.
+        ValueError: the shapes do not match.
     """
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     _check_shapes(input, offset, weight, bias, stride, padding, dilation, mask)
@@ -138,9 +138,9 @@ class _Shape(NamedTuple):
         groups = offset.shape[1] // (2 * kernel.numel())
         return cls(input.shape[2:], offset.shape[2:], kernel, kernel.numel(), groups, input.shape[1] // weight.shape[1])
 
-    def pieces(self, input: Tensor) -> Iterator[slice]:
-        """Ranges of output rows."""
-        limit = BAG_PIECE if input.device.type in BAG_DEVICES else PIECE
+    def chunks(self, input: Tensor) -> Iterator[slice]:
+        """Return ranges of output rows."""
+        limit = BAG_CHUNK if input.device.type in BAG_DEVICES else CHUNK
         step = max(1, limit // (self.out_size[1] * self.taps * input.shape[1]))
         return (slice(y, min(y + step, self.out_size[0])) for y in range(0, self.out_size[0], step))
 
@@ -159,7 +159,7 @@ class _Shape(NamedTuple):
         return values.reshape(self.conv_groups, -1, self.taps * channels)
 
     def values(self, columns: Tensor) -> Tensor:
-        """The inverse of ``columns``."""
+        """Invert ``columns``."""
         columns = columns.unflatten(2, (self.taps, -1)).permute(1, 2, 0, 3)
         return columns.reshape(columns.shape[0] * self.taps * self.groups, -1)
 
@@ -195,7 +195,7 @@ class _Samples:
         return corners.permute(5, 6, 3, 4, 2, 0, 1).reshape(-1, 4)
 
     def backward(self, grad_factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of ``offset`` and ``mask`` from that of ``factor``, (samples, 4)."""
+        """Return the gradients of ``offset`` and ``mask`` from that of ``factor``, (samples, 4)."""
         groups, kh, kw, rows, width = self.mask.shape
         grad = grad_factor.view(rows, width, kh, kw, groups, 2, 2).permute(5, 6, 4, 2, 3, 0, 1).contiguous()
         over_x = (grad * self.x_weight).sum(1)
@@ -206,9 +206,9 @@ class _Samples:
 
 
 def _neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels below and above each position on an axis of so many pixels, as three tensors (2, ...).
+    """Return the pixels below and above each position on an axis of ``size`` pixels, as three tensors (2, ...).
 
-    Their numbers as int32, moved into the image; their weights, 0 outside; the derivatives of these by the position.
+    Their indices as int32, clamped into the image; their weights, 0 outside; the derivatives of these by the position.
     """
     # Far positions would leave the range of the integers.
     position = position.clamp(-1, size)
@@ -249,7 +249,7 @@ def _products(values: Tensor, table: Tensor, index: Tensor) -> Tensor:
 def _scatter(table: Tensor, values: Tensor, index: Tensor, factor: Tensor) -> None:
     """Add values (n, C) times factor (n, 4) to the rows index (n, 4) of the table, in place."""
     if table.device.type in BAG_DEVICES:
-        # A sum for each row of the table is again a gathering, once the samples are sorted by row.
+        # Once the samples are sorted by row, the sum for each row of the table is again a gathering.
         row, order = index.flatten().sort(stable=True)
         first, last = int(row[0]), int(row[-1])
         starts = torch.searchsorted(row, torch.arange(first, last + 1, dtype=torch.int32))
@@ -263,7 +263,7 @@ def _scatter(table: Tensor, values: Tensor, index: Tensor, factor: Tensor) -> No
 def _product(columns: Tensor, matrix: Tensor, bias: Tensor, width: int) -> Tensor:
     """Columns (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
     if len(columns) == 1 and columns.device.type in BAG_DEVICES:
-        # As a convolution of 1x1, whose product oneDNN has, up to twice as fast as the library of plain products.
+        # As a 1x1 convolution, which oneDNN computes up to twice as fast as a plain matrix product.
         images = columns.view(-1, 1, width, columns.shape[2]).permute(0, 3, 1, 2)
         values = F.conv2d(images, matrix[0, :, :, None, None], bias)
         return values.permute(0, 2, 3, 1).reshape(1, -1, len(bias))
@@ -274,14 +274,14 @@ def _product(columns: Tensor, matrix: Tensor, bias: Tensor, width: int) -> Tenso
 def _deform_conv2d(
     input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, geometry: list[int]
 ) -> Tensor:
-    """The operator; ``geometry`` is stride, padding and dilation, two numbers each."""
+    """Run the operator; ``geometry`` is stride, padding and dilation, two numbers each."""
     shape = _Shape.of(input, offset, weight)
     output = _output(input, offset, weight)
     with _without_autocast(input.device.type):
         matrix = shape.matrix(weight)
         for n, image in enumerate(input):
             table = shape.table(image)
-            for rows in shape.pieces(input):
+            for rows in shape.chunks(input):
                 samples = _Samples(shape, geometry, rows.start, offset[n, :, rows], mask[n, :, rows])
                 columns = shape.columns(_gather(table, samples.index, samples.factor))
                 part = output[n, :, rows]
@@ -290,7 +290,7 @@ def _deform_conv2d(
 
 
 def _output(input: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """The output, empty, in the order of the input: channels last or not."""
+    """Return an empty output in the memory format of the input: channels last or not."""
     size = (input.shape[0], weight.shape[0], *offset.shape[2:])
     last = input.is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if last else torch.contiguous_format
@@ -306,7 +306,7 @@ def _(input, offset, mask, weight, bias, geometry):
 def _deform_conv2d_backward(
     grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, geometry: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of input, offset, mask and weight."""
+    """Return the gradients of input, offset, mask and weight."""
     shape = _Shape.of(input, offset, weight)
     grad_input, grad_offset, grad_mask = (torch.empty_like(value) for value in (input, offset, mask))
     with _without_autocast(input.device.type):
@@ -315,7 +315,7 @@ def _deform_conv2d_backward(
         for n, image in enumerate(input):
             table = shape.table(image)
             grad_table = torch.zeros_like(table)
-            for rows in shape.pieces(input):
+            for rows in shape.chunks(input):
                 samples = _Samples(shape, geometry, rows.start, offset[n, :, rows], mask[n, :, rows])
                 columns = shape.columns(_gather(table, samples.index, samples.factor))
                 grad_out = grad[n, :, rows].reshape(shape.conv_groups, -1, columns.shape[1])

@@ -1,7 +1,7 @@
-"""Image geometry and heat-map drawing on numpy arrays, as the reference defines them.
+"""Image geometry and heatmap drawing on NumPy arrays, as the reference defines them.
 
-Points are (x, y) in pixels, index 0 is coordinate 0. The drawing functions here work on one map in place; whole
-batches are drawn on the device by ``ops.heatmap``, which gives the same maps.
+Points are (x, y) in pixels; the center of the first pixel is at 0. The drawing functions here modify one map in place;
+whole batches are drawn on the device by ``ops.heatmap``, with the same result.
 """
 
 import cv2
@@ -9,9 +9,9 @@ import numpy as np
 
 
 def get_affine_transform(center, scale, rot, output_size, shift=(0, 0), inv=0) -> np.ndarray:
-    """The 2x3 float64 matrix that takes a square of side ``scale[0]`` around ``center`` to the output.
+    """Return the 2x3 float64 matrix that maps a square of side ``scale[0]`` around ``center`` to the output.
 
-    Only the width counts: the aspect ratio is kept and ``scale[1]`` enters through ``shift`` alone.
+    Only the width counts: the aspect ratio is kept, and ``scale[1]`` matters only with ``shift``.
 
     Args:
         center: (x, y) in the image.
@@ -19,7 +19,7 @@ def get_affine_transform(center, scale, rot, output_size, shift=(0, 0), inv=0) -
         rot: rotation in degrees.
         output_size: (width, height) of the output.
         shift: displacement in units of ``scale``.
-        inv: 1 for the way back, from the output to the image.
+        inv: 1 for the inverse, from the output to the image.
     """
     # Points are stored as float32 and solved in float64, as in the reference: the matrices agree to the last digit.
     scale = np.broadcast_to(np.asarray(scale, dtype=np.float32), 2)
@@ -46,7 +46,7 @@ def affine_transform(points, matrix: np.ndarray) -> np.ndarray:
 
 
 def transform_preds(coords, center, scale, output_size) -> np.ndarray:
-    """Map points (N, 2) of an output map of ``output_size`` (width, height) back into the image; float64."""
+    """Map points (N, 2) of an output map of ``output_size`` (width, height) back to the image; float64."""
     coords = np.asarray(coords)
     target = np.zeros(coords.shape)
     target[:, :2] = affine_transform(coords[:, :2], get_affine_transform(center, scale, 0, output_size, inv=1))
@@ -54,10 +54,10 @@ def transform_preds(coords, center, scale, output_size) -> np.ndarray:
 
 
 def gaussian_radius(size, min_overlap=0.7):
-    """Radius of the Gaussian for a box of ``size`` = (height, width), in double precision; arrays work too.
+    """Return the radius of the Gaussian for a box of ``size`` = (height, width), in double precision; arrays work too.
 
-    The three roots of CornerNet (arXiv 1808.01244, section 3.2) without the division by 2a that the quadratic formula
-    asks for. The reference trains with these radii, so published numbers depend on them.
+    The minimum of the three roots of CornerNet (arXiv 1808.01244, section 3.2), without the division by 2a of the
+    quadratic formula. The reference trains with these radii, so published numbers depend on them.
     """
     height, width = (np.asarray(side, dtype=np.float64) for side in size)
     total, area = height + width, height * width
@@ -72,17 +72,17 @@ def gaussian_radius(size, min_overlap=0.7):
 
 
 def gaussian2D(shape, sigma=1) -> np.ndarray:
-    """A Gaussian of peak 1 on a (height, width) grid, float64; values below the machine epsilon are 0."""
+    """Return a Gaussian of peak 1 on a (height, width) grid, float64; values below the machine epsilon are 0."""
     m, n = ((side - 1.0) / 2.0 for side in shape)
     y, x = np.ogrid[-m : m + 1, -n : n + 1]
-    with np.errstate(invalid="ignore", divide="ignore"):  # sigma 0: NaN in the middle, as in the reference
+    with np.errstate(invalid="ignore", divide="ignore"):  # sigma 0: NaN at the center, as in the reference
         h = np.exp(-(x * x + y * y) / (2 * sigma * sigma))
     h[h < np.finfo(h.dtype).eps * h.max()] = 0
     return h
 
 
 def _windows(shape, center, radius):
-    """The slices of a map and of a kernel of ``radius`` where the two overlap around the truncated center."""
+    """Return the slices of a map and of a kernel of ``radius`` where both overlap around the truncated center."""
     x, y = int(center[0]), int(center[1])
     height, width = shape
     left, right = min(x, radius), min(width - x, radius + 1)
@@ -105,7 +105,7 @@ def draw_umich_gaussian(heatmap: np.ndarray, center, radius: int, k=1) -> np.nda
 def draw_dense_reg(regmap, heatmap, center, value, radius, is_offset=False) -> np.ndarray:
     """Write ``value`` (D,) into ``regmap`` (D, height, width) where the kernel is at least as high as ``heatmap``.
 
-    With ``is_offset`` and D = 2 a pixel gets the value minus its own distance from the center.
+    With ``is_offset`` and D = 2 a pixel gets the value minus its own offset from the center.
     """
     diameter = 2 * radius + 1
     gaussian = gaussian2D((diameter, diameter), sigma=diameter / 6)

@@ -1,9 +1,8 @@
-"""The elementary losses of all tasks. None of them changes its inputs.
+"""The elementary losses of all tasks. None of them modifies its inputs.
 
-Losses over objects divide by how many there are. Each takes that number as an optional argument: with several
-processes it is the number in the whole global batch, so that the sum of the processes' losses, and with it every
-gradient, does not depend on how the batch was split. Without it the number in the given tensors is used, as in the
-reference.
+Losses over objects divide by their number. Each takes that number as an optional argument: with several processes it is
+the number in the whole global batch, so that the sum of the processes' losses, and with it every gradient, does not
+depend on how the batch is split. Without it the number in the given tensors is used, as in the reference.
 """
 
 from collections.abc import Sequence
@@ -12,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LOW, HIGH = 1e-4, 1 - 1e-4  # where the scores of heat maps end
-FOCAL_PIECE = 2**17  # values of a heat map that a CPU works on at once, so that all steps find them in its cache
+LOW, HIGH = 1e-4, 1 - 1e-4  # bounds of heatmap scores
+FOCAL_CHUNK = 2**17  # values of a heatmap that a CPU processes at once, so that they stay in its cache
 
 
 def clamped_sigmoid(x: Tensor) -> Tensor:
-    """Sigmoid kept within [1e-4, 1 - 1e-4], so that its logarithms are finite; no gradient outside (``_sigmoid``)."""
+    """Return the sigmoid clamped to [1e-4, 1 - 1e-4], so that its logarithms are finite (``_sigmoid``)."""
     return x.sigmoid().clamp(LOW, HIGH)
 
 
 def gather_feat(feat: Tensor, ind: Tensor) -> Tensor:
-    """Pick the vectors of a map at given cells: feat (B, D, H, W), ind (B, N) of y * W + x, to (B, N, D)."""
+    """Gather the vectors of a map at given cells: feat (B, D, H, W), ind (B, N) of y * W + x, to (B, N, D)."""
     batch, channels = feat.shape[:2]
     flat = feat.reshape(batch, channels, -1)
     return flat.gather(2, ind[:, None].expand(-1, channels, -1)).transpose(1, 2)
@@ -39,7 +38,7 @@ class FocalLoss(nn.Module):
         pos = target.eq(1)
         if num_pos is None:
             num_pos = pos.sum()
-        # One expression for both kinds of pixels: the probability of what is right, and the weight of a pixel.
+        # One expression for both kinds of pixels: the probability of the right answer, and the weight of a pixel.
         right = torch.where(pos, out, 1 - out)
         weight = torch.where(pos, 1.0, (1 - target) ** 4)
         loss = right.log() * (1 - right) ** 2 * weight
@@ -47,7 +46,7 @@ class FocalLoss(nn.Module):
 
 
 def focal_loss(logits: Tensor, target: Tensor, num_pos: Tensor | None = None) -> Tensor:
-    """``FocalLoss()(clamped_sigmoid(logits), target, num_pos)`` in one go over the maps, and one back.
+    """Return ``FocalLoss()(clamped_sigmoid(logits), target, num_pos)``, computed in one pass over the maps.
 
     Args:
         logits, target: (B, C, H, W); best with the same memory format.
@@ -59,7 +58,7 @@ def focal_loss(logits: Tensor, target: Tensor, num_pos: Tensor | None = None) ->
 
 
 class _FocalSum(torch.autograd.Function):
-    """The sum of ``FocalLoss`` from logits. Forward makes the gradient, too, since it has all that this takes."""
+    """The sum of ``FocalLoss`` from logits. The forward pass computes the gradient, too, since it has all it needs."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, target: Tensor) -> Tensor:
@@ -72,10 +71,10 @@ class _FocalSum(torch.autograd.Function):
             return values.permute(0, 2, 3, 1).reshape(-1) if last else values.view(-1)
 
         x, target, out = flat(maps[0]), flat(maps[1]), None if grad is None else flat(grad)
-        piece = FOCAL_PIECE if x.device.type == "cpu" and not torch.compiler.is_compiling() else max(len(x), 1)
+        chunk = FOCAL_CHUNK if x.device.type == "cpu" and not torch.compiler.is_compiling() else max(len(x), 1)
         sums = [
-            _focal_piece(x[i : i + piece], target[i : i + piece], None if out is None else out[i : i + piece])
-            for i in range(0, len(x), piece)
+            _focal_chunk(x[i : i + chunk], target[i : i + chunk], None if out is None else out[i : i + chunk])
+            for i in range(0, len(x), chunk)
         ]
         ctx.save_for_backward(grad)
         return torch.stack(sums).sum() if sums else x.new_zeros(())
@@ -86,8 +85,8 @@ class _FocalSum(torch.autograd.Function):
         return grad * grad_sum, None
 
 
-def _focal_piece(x: Tensor, target: Tensor, grad: Tensor | None) -> Tensor:
-    """The sum over some pixels; their gradients go into ``grad``."""
+def _focal_chunk(x: Tensor, target: Tensor, grad: Tensor | None) -> Tensor:
+    """Return the sum over some pixels; their gradients are written to ``grad``."""
     pos = target.eq(1)
     score = x.sigmoid().clamp_(LOW, HIGH)
     other = 1 - score
@@ -138,7 +137,7 @@ class NormRegL1Loss(nn.Module):
 
 
 class RegWeightedL1Loss(nn.Module):
-    """L1 with a mask of its own for every value: mask (B, N, D); ``num``: sum of the mask."""
+    """L1 with a separate mask for every value: mask (B, N, D); ``num``: sum of the mask."""
 
     def forward(self, output: Tensor, mask: Tensor, ind: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
         pred, mask = gather_feat(output, ind), mask.to(output.dtype)
@@ -147,7 +146,7 @@ class RegWeightedL1Loss(nn.Module):
 
 
 class L1Loss(nn.Module):
-    """L1 at the objects as the 3D task has it: the mean over all N slots, empty ones included.
+    """L1 at the objects as in the 3D task: the mean over all N slots, empty ones included.
 
     forward(output, mask, ind, target, num=None): as ``RegLoss``, but ``num`` is the number of slots.
     """
@@ -164,7 +163,7 @@ class BinRotLoss(nn.Module):
     forward(output, mask, ind, rotbin, rotres, num=None): output (B, 8, H, W) with channels
     [bin 1 no, bin 1 yes, sin, cos, bin 2 no, bin 2 yes, sin, cos]; mask, ind (B, N); rotbin (B, N, 2) membership;
     rotres (B, N, 2) residual angles in radians. The bin terms are means over all slots, empty ones included, the
-    residual terms over the members of each bin; ``num``: how many slots, members of bin 1 and of bin 2 there are.
+    residual terms over the members of each bin; ``num``: numbers of slots, of members of bin 1 and of bin 2.
     """
 
     def forward(
@@ -185,6 +184,6 @@ class BinRotLoss(nn.Module):
 
 
 def dense_l1_loss(output: Tensor, mask: Tensor, target: Tensor, num: Tensor | None = None) -> Tensor:
-    """L1 over whole maps (B, D, H, W) weighted by ``mask`` of the same shape; ``num``: sum of the mask."""
+    """Return L1 over whole maps (B, D, H, W) weighted by ``mask`` of the same shape; ``num``: sum of the mask."""
     num = mask.sum() if num is None else num
     return F.l1_loss(output * mask, target * mask, reduction="sum") / (num + 1e-4)

@@ -1,4 +1,4 @@
-"""How ONNX writes the operators of this package; needs the package ``onnxscript``, as the exporter itself does."""
+"""ONNX translations of the operators of this package; needs ``onnxscript``, as the exporter itself does."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,10 +10,10 @@ OPSET = 19  # the first in which ONNX has DeformConv
 
 
 def translations() -> dict[Callable, Callable]:
-    """For ``torch.onnx.export(..., dynamo=True, custom_translation_table=translations())``.
+    """Return the table for ``torch.onnx.export(..., dynamo=True, custom_translation_table=translations())``.
 
     The deformable convolution becomes ``DeformConv``, so the opset must be ``OPSET`` or later. Only the CPU's operator
-    is known here: export a network that is on the CPU.
+    is translated: export a network that is on the CPU.
     """
     from onnxscript import opset19
 

@@ -1,4 +1,4 @@
-"""Finding objects in heat maps."""
+"""Peaks of heatmaps."""
 
 import math
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def is_exporting() -> bool:
-    """Whether a network is being written down for other programs, where what is fast here is of no use."""
+    """Return whether the model is being exported or traced, where optimizations for this machine do not apply."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def peak_filter(heat: Tensor, kernel: int = 3) -> Tensor:
-    """Keep the values of (B, C, H, W) that are the highest of their 3x3 neighborhood, 0 elsewhere (``_nms``)."""
+    """Keep the values of (B, C, H, W) that are the maximum of their 3x3 neighborhood, 0 elsewhere (``_nms``)."""
     if heat.device.type == "cpu" and kernel == 3 and not is_exporting():
         heat = heat.contiguous()
         highest = _highest_of_nine(heat)
@@ -23,16 +23,16 @@ def peak_filter(heat: Tensor, kernel: int = 3) -> Tensor:
 
 
 def _highest_of_nine(heat: Tensor) -> Tensor:
-    """``max_pool2d`` of size 3 and stride 1, by columns and then by rows: on a CPU many times as fast, and equal."""
+    """Return ``max_pool2d`` of size 3 and stride 1, by columns and then by rows, which is much faster on a CPU."""
     padded = F.pad(heat, (1, 1, 1, 1), value=-math.inf)
     column = torch.maximum(torch.maximum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
     return torch.maximum(torch.maximum(column[..., :-2], column[..., 1:-1]), column[..., 2:])
 
 
 def topk(heat: Tensor, K: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The K highest cells of (B, C, H, W) over all classes (``_topk``).
+    """Return the K highest cells of (B, C, H, W) over all classes (``_topk``).
 
-    Taken class by class first, as in the reference, so that equal scores come out in its order.
+    Selected class by class first, as in the reference, so that equal scores are in its order.
 
     Returns:
         score (B, K), ind (B, K) int64 in H * W, cls (B, K) int64, y (B, K), x (B, K) in pixels, dtype of ``heat``.
