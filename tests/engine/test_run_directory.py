@@ -148,7 +148,7 @@ def test_edited_files_do_not_stop_a_resumed_run(main, tmp_path, tiny_voc, finish
     edited = [path.read_bytes() if path.is_file() else b"" for path in paths]
     done = resume(main, tmp_path, tiny_voc, "--num_iters", "1")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "report: " in done.stdout and "warning: the report" not in done.stdout
+    assert "report: " in done.stdout and "warning: no report" not in done.stdout
     assert f"{tables[0]}: starts at iteration" in done.stdout
     for path, header, content in zip(tables, headers, edited, strict=False):
         first, *table = rows(path)
@@ -196,9 +196,9 @@ def test_a_finished_training_does_not_fail_because_of_its_report(main, tmp_path,
     arguments = small(tmp_path, tiny_voc, "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "0")
     report_file = tmp_path / RUN / "report.html"
     with monkeypatch.context() as patch:
-        patch.setattr(report, "_head", lambda run: 1 / 0)
+        patch.setattr(report, "_describe", lambda run: 1 / 0)
         done = main(*arguments)
-    assert done.returncode == 0 and "warning: the report was not written (division by zero)" in done.stdout
+    assert done.returncode == 0 and "warning: no report (ZeroDivisionError: division by zero)" in done.stdout
     assert not report_file.exists()
     again = main(*arguments, "--resume")  # nothing is left to train
     assert again.returncode == 0 and f"report: {report_file}" in again.stdout and report_file.is_file()

@@ -203,9 +203,11 @@ def _kept_name(path: Path) -> str:
 
 
 def _write_rows(path: Path, rows: list[list[str]]) -> None:
+    """Write a table, unless the file holds it already: its time says whether the report is older."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    if not path.is_file() or path.read_bytes() != text.getvalue().encode():
+        write_text(path, text.getvalue())
 
 
 def _options_text(opt) -> str:
