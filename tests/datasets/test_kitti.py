@@ -101,6 +101,25 @@ def test_converted_on_first_use(kitti_folder, split):
     assert not again and {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")} == before
 
 
+def test_a_split_of_your_own(kitti_folder):
+    """``ImageSets_NAME`` next to those of KITTI, also when it comes after the first conversion."""
+    prepared(kitti_folder)
+    with pytest.raises(
+        UserError, match=r"--kitti_split mine: there is neither .*kitti_mine_train\.json nor .*_mine/tr"
+    ):
+        dataset(kitti_folder, "train", "--kitti_split", "mine")
+    lists = kitti_folder / "kitti/ImageSets_mine"
+    lists.mkdir()
+    for part, numbers in (("train", [5, 1]), ("val", [2])):
+        (lists / f"{part}.txt").write_text("".join(f"{k:06d}\n" for k in numbers))
+    prepared(kitti_folder)
+    assert dataset(kitti_folder, "train", "--kitti_split", "mine").image_ids == [5, 1]
+    assert dataset(kitti_folder, "val", "--kitti_split", "mine").image_ids == [2]
+    for name in ("../mine", "a/b", "", "x" * 300):
+        with pytest.raises((UserError, SystemExit)):
+            dataset(kitti_folder, "train", "--kitti_split", name)
+
+
 def test_trainval(kitti_folder):
     prepared(kitti_folder)
     images = dataset(kitti_folder, "train", "--trainval")

@@ -39,6 +39,13 @@ def test_arrange_and_other_folder(tmp_path):
     assert (root / "training" / "label_val" / "000002.txt").is_file()
 
 
+def test_default_folder_is_the_repositorys(tmp_path):
+    """Without arguments data/kitti is converted, as with the reference's script."""
+    result = run(tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {TESTS.parent / 'data' / 'kitti'}: holds no image set of KITTI")
+
+
 def test_mistakes(tmp_path):
     root = make_kitti(tmp_path / "kitti")
     (root / "training" / "label_2" / "000001.txt").write_text("Car 1 2 3\n")
