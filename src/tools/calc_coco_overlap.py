@@ -1,4 +1,4 @@
-"""Count COCO objects that a detector cannot tell apart, and objects by size.
+"""Count COCO objects that share a center cell, overlap, or fit no anchor, and objects by size.
 
     python src/tools/calc_coco_overlap.py [--annotations data/coco/annotations/instances_train2017.json]
 

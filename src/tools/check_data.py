@@ -1,7 +1,7 @@
-"""Look at a dataset before training: python src/tools/check_data.py ctdet --dataset custom --data_path DIR
+"""Check a dataset before training: python src/tools/check_data.py ctdet --dataset custom --data_path DIR
 
-Takes the options of main.py. Prints what is wrong and what is there, and writes grids of training samples as the
-network will see them into --output_dir (the run folder's check_data/ by default). Status 0: no problem, 1: problems,
+Takes the options of main.py. Prints problems and statistics, and writes grids of training samples as the network
+sees them into --output_dir (the run folder's check_data/ by default). Status 0: no problem, 1: problems,
 2: there is nothing to check.
 """
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_with_bar(images, count: int):
-    """The images, with a bar that shows how many have been read."""
+    """Yield the images and show a progress bar."""
     bar = Bar("reading images", max=max(count, 1), check_tty=True)
     for image in images:
         yield image

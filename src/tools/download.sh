@@ -1,10 +1,10 @@
-# Shared by get_pascal_voc.sh and get_kitti.sh, which source it: options, downloads that go on where they stopped, sums.
+# Shared by get_pascal_voc.sh and get_kitti.sh, which source it: options, resumable downloads, checksums.
 #
-# Such a script sets, one entry a file: SUB_PATHS, where a mirror has it (or directly under its address), ADDRESSES, the
-# official ones, SUMS, empty where none is known, and BYTES; besides SUM_FORM (md5 or sha256) and SUM_LENGTH, PYTHON,
+# Such a script sets, one entry per file: SUB_PATHS, where a mirror has it (or directly under its address), ADDRESSES, the
+# official ones, SUMS, empty where none is known, and BYTES; also SUM_FORM (md5 or sha256) and SUM_LENGTH, PYTHON,
 # REPOSITORY and usage(), and before the first download ARCHIVES, the folder of the files, and DATA, what is filled.
 
-say() { printf '%s\n' "$*"; }
+log() { printf '%s\n' "$*"; }
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
@@ -91,7 +91,7 @@ find_downloader() {
     elif command -v wget >/dev/null 2>&1; then
         DOWNLOADER=wget
     else
-        die "neither curl nor wget is there to download with; install one, or put the files into $ARCHIVES"
+        die "neither curl nor wget was found; install one, or put the files into $ARCHIVES"
     fi
 }
 
@@ -188,7 +188,7 @@ transfer_all() { # address, file
         status=0
         transfer "$1" "$2" || status=$?
         [ $status -eq 1 ] && [ "$(size_of "$2")" -gt "$before" ] || return $status
-        say "  $REASON after $(size_of "$2") bytes; going on"
+        log "  $REASON after $(size_of "$2") bytes; continuing"
         sleep 1
     done
 }
@@ -244,9 +244,9 @@ fetch() { # file number
     local archive=$ARCHIVES/$name
     TRIED=''
     if [ -f "$archive" ]; then
-        say "$archive is there: checking it"
+        log "$archive exists: checking it"
         accept "$archive" "$archive" "$1" && return 0
-        say "  $REASON"
+        log "  $REASON"
     fi
     find_downloader
     for base in ${MIRRORS[@]+"${MIRRORS[@]}"} ''; do
@@ -254,16 +254,16 @@ fetch() { # file number
             url=${url:-${ADDRESSES[$1]}}
             while :; do
                 begun=$(size_of "$archive.part")
-                if [ "$begun" -gt 0 ]; then say "Downloading $url (from byte $begun)"; else say "Downloading $url"; fi
+                if [ "$begun" -gt 0 ]; then log "Downloading $url (from byte $begun)"; else log "Downloading $url"; fi
                 status=0
                 transfer_all "$url" "$archive.part" || status=$?
                 [ $status -eq 0 ] || break
                 accept "$archive.part" "$archive" "$1" && return 0
-                # The fault may lie in what was there before, perhaps from another place: once more, from the start.
+                # The fault may lie in the earlier part, perhaps from another mirror: try again from the start.
                 [ "$begun" -gt 0 ] || break
-                say "  $REASON"
+                log "  $REASON"
             done
-            say "  $REASON"
+            log "  $REASON"
             TRIED="$TRIED${TRIED:+; }$url: $REASON"
             # Only a mirror that answers may have the file in another place.
             [ $status -eq 2 ] && [ -n "$base" ] && [ "$name" != "${SUB_PATHS[$1]}" ] || break

@@ -9,8 +9,8 @@ REPOSITORY=$(cd "$HERE/../.." && pwd)
 DEFAULT_HOST=https://s3.eu-central-1.amazonaws.com/avg-kitti
 PYTHON=${PYTHON:-python3}
 
-# One row a file, in parallel arrays because the shell of macOS (3.2) has no others. The first ZIPS of them are the
-# archives; the others say which images are for training. SHA-256 sums; a file without one is checked by its contents.
+# One row per file, in parallel arrays because the shell of macOS (3.2) has no others. The first ZIPS of them are the
+# archives; the others log which images are for training. SHA-256 sums; a file without one is checked by its contents.
 # The last three sizes are rough.
 SUB_PATHS=(data_object_image_2.zip data_object_label_2.zip data_object_calib.zip imagesets.tar.gz kitti_ids_val.txt)
 ADDRESSES=(
@@ -37,7 +37,7 @@ Usage: get_kitti.sh [--out DIR] [--mirror URL]... [--keep] [--checksums FILE]
 
 Fills DIR/kitti with training/, testing/, ImageSets_3dop/, ImageSets_subcnn/, images/ and annotations/ from KITTI's
 object benchmark: left color images, labels and cameras (12.6 GB; 26 GB on the disk while it works). After an
-interruption, run it again: it goes on where it stopped, and does nothing when all is done.
+interruption, run it again: it continues where it stopped, and does nothing when all is done.
 
   --out DIR         data folder; without it the repository's: $REPOSITORY/data
   --mirror URL      a place to try before the official ones; several times, or several with commas. It has the files
@@ -51,12 +51,12 @@ interruption, run it again: it goes on where it stopped, and does nothing when a
 
 The images come from $DEFAULT_HOST, as KITTI's own page
 http://www.cvlibs.net/datasets/kitti/eval_object.php names them after a registration; their license is CC BY-NC-SA 3.0.
-The two divisions into training and validation are those of 3DOP (${ADDRESSES[3]})
+The two splits into training and validation are those of 3DOP (${ADDRESSES[3]})
 and of SubCNN (${ADDRESSES[4]}).
-A division for which DIR/kitti/ImageSets_{3dop,subcnn} already has train.txt and val.txt is taken from there.
+A split for which DIR/kitti/ImageSets_{3dop,subcnn} already has train.txt and val.txt is taken from there.
 
 A file that already lies in DIR/kitti/archives is used instead of a download if it is right, and removed if it is
-not. Needs curl or wget, and Python 3.10 or later as python3 (or as the environment variable PYTHON says).
+not. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
 END
 }
 
@@ -80,14 +80,14 @@ has_image_sets() { # split
 
 check_tools() {
     command -v "$PYTHON" >/dev/null 2>&1 ||
-        die "'$PYTHON' is not there; install Python 3.10 or later, or name it with the environment variable PYTHON"
+        die "'$PYTHON' was not found; install Python 3.10 or later, or name it with the environment variable PYTHON"
     "$PYTHON" -c 'import sys, zlib; sys.exit(sys.version_info < (3, 10))' ||
         die "'$PYTHON' is too old; it takes Python 3.10 or later"
 }
 
 unpack() { # file number
     local archive=$ARCHIVES/${SUB_PATHS[$1]} folder marker
-    say "Unpacking $archive"
+    log "Unpacking $archive"
     "$PYTHON" - "$archive" "$DATA" "${FOLDERS[$1]}" <<'PY' || exit 1
 import shutil, stat, sys, zipfile, zlib
 from pathlib import Path
@@ -111,7 +111,7 @@ try:
                 places = " or ".join("/".join(folder) for folder in folders)
                 fail(f"refused to unpack {member.filename!r}, which is not directly inside {places}")
             if not plain:
-                fail(f"refused to unpack {member.filename!r}, which is no plain file")
+                fail(f"refused to unpack {member.filename!r}, which is not a plain file")
         found = {tuple(member.filename.split("/")[:2]) for member in members}
         for folder in folders:
             if folder not in found:
@@ -146,24 +146,24 @@ def fail(text):
     sys.exit(f"error: {archive}: {text}")
 
 
-def stems(folder, ending):
-    return sorted(path.stem for path in (home / folder).glob(f"*.{ending}"))
+def stems(folder, suffix):
+    return sorted(path.stem for path in (home / folder).glob(f"*.{suffix}"))
 
 
 sets = {}
 try:
     if split == "3dop":
-        # Nothing is unpacked: the lists are read, and written anew.
+        # Nothing is unpacked: the lists are read and written again.
         with tarfile.open(archive) as tar:
             for member in tar:
-                part, ending = os.path.splitext(os.path.basename(member.name))
-                if member.isfile() and ending == ".txt" and part in ("train", "val", "trainval", "test"):
+                part, suffix = os.path.splitext(os.path.basename(member.name))
+                if member.isfile() and suffix == ".txt" and part in ("train", "val", "trainval", "test"):
                     names = tar.extractfile(member).read().decode("ascii").split()
                     sets[part] = [f"{int(name):06d}" for name in names]
     else:
         count, *val = [int(line) for line in archive.read_text(encoding="ascii").split()]
         if count != len(val):
-            fail(f"says that it has {count} numbers, and has {len(val)}")
+            fail(f"states {count} numbers, and has {len(val)}")
         sets["val"] = [f"{number:06d}" for number in val]
         sets["trainval"], sets["test"] = stems("training/label_2", "txt"), stems("testing/calib", "txt")
         sets["train"] = sorted(set(sets["trainval"]) - set(sets["val"]))
@@ -180,9 +180,9 @@ try:
     folder.mkdir(exist_ok=True)
     # train and val last: with them it counts as done.
     for part in sorted(sets, key=("test", "trainval", "train", "val").index):
-        aside = folder / f"{part}.txt.tmp"
-        aside.write_text("".join(f"{name}\n" for name in sets[part]))
-        os.replace(aside, folder / f"{part}.txt")
+        temporary = folder / f"{part}.txt.tmp"
+        temporary.write_text("".join(f"{name}\n" for name in sets[part]))
+        os.replace(temporary, folder / f"{part}.txt")
 except OSError as error:
     sys.exit(f"error: {folder}: cannot be written ({error.strerror})")
 print(f"{folder}: {len(sets['train'])} images for training, {len(sets['val'])} for validation")
@@ -199,12 +199,12 @@ get_image_sets() {
         if fetch "$number"; then
             write_image_sets "$number"
         else
-            say "Going on without the division $split ($TRIED);"
-            say "  put its train.txt and val.txt into $DATA/ImageSets_$split, or use --mirror, and run again"
+            log "Continuing without the split $split ($TRIED);"
+            log "  put its train.txt and val.txt into $DATA/ImageSets_$split, or use --mirror, and run again"
         fi
     done
     has_image_sets 3dop || has_image_sets subcnn ||
-        die "no list says which images are for training; put train.txt and val.txt into $DATA/ImageSets_3dop"
+        die "no list of the training images; put train.txt and val.txt into $DATA/ImageSets_3dop"
 }
 
 # What the annotations are made from: if it has changed, they are made again.
@@ -234,7 +234,7 @@ convert() {
         done
     fi
     [ $finished = no ] || return 0
-    say "Converting $DATA"
+    log "Converting $DATA"
     "$PYTHON" "$HERE/convert_kitti_to_coco.py" "$DATA" --arrange || exit 1
     printf '%s\n' "$now" >"$marker" || die "cannot write $marker"
 }
@@ -250,7 +250,7 @@ for name, full in (("3dop_train", 3712), ("3dop_val", 3769), ("subcnn_train", 36
             number = len(json.load(file)["images"])
         print(f"{name}: {number} images" + ("" if number == full else f" (the full set has {full})"))
 PY
-    say "The data is in $DATA. Next:"
+    log "The data is in $DATA. Next:"
     printf '    python src/main.py ddd --dataset kitti --kitti_split 3dop --data_path=%q\n' "$OUT"
 }
 
@@ -272,7 +272,7 @@ main() {
         check_disk_space "${pending[@]}"
         for number in "${pending[@]}"; do
             fetch "$number" ||
-                die "could not download ${SUB_PATHS[number]} ($TRIED); run again to go on, or use --mirror"
+                die "could not download ${SUB_PATHS[number]} ($TRIED); run again to continue, or use --mirror"
             unpack "$number"
         done
     fi

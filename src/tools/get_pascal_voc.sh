@@ -9,7 +9,7 @@ REPOSITORY=$(cd "$HERE/../.." && pwd)
 DEFAULT_HOST=http://host.robots.ox.ac.uk/pascal/VOC
 PYTHON=${PYTHON:-python3}
 
-# One row an archive, in parallel arrays because the shell of macOS (3.2) has no others.
+# One row per archive, in parallel arrays because the shell of macOS (3.2) has no others.
 SUB_PATHS=(voc2007/VOCtrainval_06-Nov-2007.tar voc2007/VOCtest_06-Nov-2007.tar voc2012/VOCtrainval_11-May-2012.tar)
 SUMS=(c52e279531787c972589f7e41ab4ae64 b6e924de25625d8de591ea690078ad9f 6cd6e144f989b92b3379bac3b3de84fd)
 BYTES=(460032000 451020800 1999639040)
@@ -25,7 +25,7 @@ Usage: get_pascal_voc.sh [--out DIR] [--mirror URL]... [--keep] [--checksums FIL
 
 Fills DIR/voc with annotations/, images/ and VOCdevkit/ from the three archives of PASCAL VOC: 2007 trainval, 2007 test
 and 2012 trainval (2.9 GB; 5 GB on the disk while it works, 6 GB with --keep). After an interruption, run it again: it
-goes on where it stopped, and does nothing when all is done.
+continues where it stopped, and does nothing when all is done.
 
   --out DIR         data folder; without it the repository's: $REPOSITORY/data
   --mirror URL      a place to try before $DEFAULT_HOST; several times, or several
@@ -36,7 +36,7 @@ goes on where it stopped, and does nothing when all is done.
   --help            this text
 
 An archive that already lies in DIR/voc/archives is used instead of a download if its MD5 sum is right, and removed
-if it is not. Needs curl or wget, and Python 3.10 or later as python3 (or as the environment variable PYTHON says).
+if it is not. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
 END
 }
 
@@ -56,14 +56,14 @@ is_unpacked() { # archive number
 
 check_tools() {
     command -v "$PYTHON" >/dev/null 2>&1 ||
-        die "'$PYTHON' is not there; install Python 3.10 or later, or name it with the environment variable PYTHON"
+        die "'$PYTHON' was not found; install Python 3.10 or later, or name it with the environment variable PYTHON"
     "$PYTHON" -c 'import sys, tarfile; sys.exit(sys.version_info < (3, 10) or not hasattr(tarfile, "data_filter"))' ||
         die "'$PYTHON' cannot unpack archives safely; it takes Python 3.12, or a current release of 3.10 or 3.11"
 }
 
 unpack() { # archive number
     local archive=$ARCHIVES/${SUB_PATHS[$1]##*/} set marker
-    say "Unpacking $archive"
+    log "Unpacking $archive"
     "$PYTHON" - "$archive" "$DATA" <<'PY' || exit 1
 import os, sys, tarfile
 
@@ -99,7 +99,7 @@ convert() {
         done
     fi
     [ $finished = no ] || return 0
-    say "Converting $DATA/VOCdevkit"
+    log "Converting $DATA/VOCdevkit"
     "$PYTHON" "$HERE/convert_voc.py" "$DATA/VOCdevkit" --annotations "$DATA/annotations" --images "$DATA/images" || exit 1
     printf '%s\n' "${SUMS[*]}" >"$marker" || die "cannot write $marker"
 }
@@ -113,7 +113,7 @@ for name, full in (("trainval0712", 16551), ("test2007", 4952)):
         number = len(json.load(file)["images"])
     print(f"{name}: {number} images" + ("" if number == full else f" (the full set has {full})"))
 PY
-    say "The data is in $DATA. Next:"
+    log "The data is in $DATA. Next:"
     printf '    bash train_full_4p.sh --data_path=%q\n' "$OUT"
 }
 
@@ -135,7 +135,7 @@ main() {
         check_disk_space "${pending[@]}"
         for number in "${pending[@]}"; do
             fetch "$number" ||
-                die "could not download $(name_of "$number") ($TRIED); run again to go on, or name another place with --mirror"
+                die "could not download $(name_of "$number") ($TRIED); run again to continue, or name another place with --mirror"
             unpack "$number"
         done
         rmdir "$ARCHIVES" 2>/dev/null || true # stays when something is kept in it

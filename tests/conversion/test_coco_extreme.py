@@ -258,7 +258,7 @@ def test_one_of_several_finds_them(coco_folder, monkeypatch):
 
 @pytest.mark.skipif(not COCO128.is_dir(), reason="the shared test data is not here")
 def test_real_segmentations(tmp_path):
-    """Points lie where the boxes of the annotations say; crowds too. Taken for detections they score 1."""
+    """Points lie on the sides of the annotated boxes, also of crowds. As detections they score 1."""
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     (tmp_path / "coco" / "val2017").symlink_to(COCO128 / "val2017")
     source = tmp_path / "coco" / "annotations" / "instances_val2017.json"

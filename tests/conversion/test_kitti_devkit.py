@@ -83,8 +83,8 @@ def test_converted_form(root):
 
 
 def test_convert_devkit(root):
-    said = []
-    written = kitti_devkit.convert_devkit(root, log=said.append)
+    lines = []
+    written = kitti_devkit.convert_devkit(root, log=lines.append)
     counts = {}
     for path in written:
         data = json.loads(path.read_text())
@@ -99,19 +99,19 @@ def test_convert_devkit(root):
         "kitti_test.json": ([5], 0),
     }
     assert {path.name for path in (root / "annotations").iterdir()} == set(counts)
-    assert said[0] == f"{root / 'annotations' / 'kitti_3dop_train.json'}: 2 images, 4 annotations"
+    assert lines[0] == f"{root / 'annotations' / 'kitti_3dop_train.json'}: 2 images, 4 annotations"
 
 
-def test_what_is_missing_is_said(root, tmp_path):
+def test_what_is_missing_is_logged(root, tmp_path):
     shutil.rmtree(root / "testing")
     shutil.rmtree(root / "ImageSets_3dop")
     (root / "ImageSets_subcnn" / "val.txt").unlink()
-    said = []
-    written = kitti_devkit.convert_devkit(root, tmp_path / "out", log=said.append)
+    lines = []
+    written = kitti_devkit.convert_devkit(root, tmp_path / "out", log=lines.append)
     assert [path.name for path in written] == ["kitti_subcnn_train.json", "kitti_trainval.json"]
-    assert f"{root / 'ImageSets_3dop' / 'train.txt'} is missing: no kitti_3dop_train.json" in said
-    assert f"{root / 'ImageSets_subcnn' / 'val.txt'} is missing: no kitti_subcnn_val.json" in said
-    assert f"{root / 'testing' / 'calib'} is missing: no kitti_test.json" in said
+    assert f"{root / 'ImageSets_3dop' / 'train.txt'} is missing: no kitti_3dop_train.json" in lines
+    assert f"{root / 'ImageSets_subcnn' / 'val.txt'} is missing: no kitti_subcnn_val.json" in lines
+    assert f"{root / 'testing' / 'calib'} is missing: no kitti_test.json" in lines
     shutil.rmtree(root / "ImageSets_subcnn")
     with pytest.raises(UserError, match="kitti: holds no image set of KITTI"):
         kitti_devkit.convert_devkit(root, tmp_path / "out", log=silent)
@@ -126,8 +126,8 @@ def test_arrange(root, monkeypatch, links):
 
         monkeypatch.setattr(os, "link", refused)
         monkeypatch.setattr(Path, "symlink_to", refused)
-    said = []
-    kitti_devkit.arrange(root, log=said.append)
+    lines = []
+    kitti_devkit.arrange(root, log=lines.append)
     for part, names in (("trainval", ["000000", "000001", "000002"]), ("test", ["000005"])):
         folder = root / "images" / part
         assert folder.is_symlink() == links
@@ -136,12 +136,12 @@ def test_arrange(root, monkeypatch, links):
     label_val = root / "training" / "label_val"  # what either split validates on
     assert sorted(path.name for path in label_val.iterdir()) == ["000000.txt", "000001.txt", "000002.txt"]
     assert (label_val / "000001.txt").read_text() == f"{CAR}\n{SITTING}\n{AREA}\n"
-    assert said[-1] == f"{label_val}: 3 label files (3 new)"
+    assert lines[-1] == f"{label_val}: 3 label files (3 new)"
 
     (label_val / "000000.txt").write_text("half a li")
     before = (label_val / "000001.txt").stat().st_mtime_ns
-    kitti_devkit.arrange(root, log=said.append)
-    assert said[-1].endswith("(1 new)") and (label_val / "000001.txt").stat().st_mtime_ns == before
+    kitti_devkit.arrange(root, log=lines.append)
+    assert lines[-1].endswith("(1 new)") and (label_val / "000001.txt").stat().st_mtime_ns == before
     if links:  # the folder can be moved
         moved = root.rename(root.with_name("moved"))
         assert (moved / "images" / "trainval" / "000001.png").is_file()
@@ -162,7 +162,7 @@ def test_arrange_names_a_missing_label(root):
         kitti_devkit.arrange(root, log=silent)
 
 
-def test_arrange_mends_a_link_to_nowhere(root, tmp_path):
+def test_arrange_repairs_a_dangling_link(root, tmp_path):
     (root / "images").mkdir()
     (root / "images" / "trainval").symlink_to(tmp_path / "gone")
     kitti_devkit.arrange(root, log=silent)
@@ -222,14 +222,14 @@ def test_hard_cases(tmp_path, case, count, words):
         (tmp_path / "training" / folder).mkdir(parents=True)
         shutil.copyfile(HARD_CASES / f"{name}.txt", tmp_path / "training" / folder / "000007.txt")
     path = tmp_path / "training" / ("label_2" if case.startswith("label") else "calib") / "000007.txt"
-    said = []
+    lines = []
     if count is None:
         with pytest.raises(UserError, match=re.escape(f"{path}: {words}")):
-            kitti_devkit.convert_images(tmp_path, ["000007"], log=said.append)
+            kitti_devkit.convert_images(tmp_path, ["000007"], log=lines.append)
     else:
-        data = kitti_devkit.convert_images(tmp_path, ["000007"], log=said.append)
+        data = kitti_devkit.convert_images(tmp_path, ["000007"], log=lines.append)
         assert len(data["annotations"]) == count
-        assert said == ([f"{path}: {words}"] if words else [])
+        assert lines == ([f"{path}: {words}"] if words else [])
         if count:
             assert data["annotations"][-1]["rotation_y"] == -10
             assert data["images"][0]["calib"][0] == [721.5377, 0, 609.5593, 44.85728]

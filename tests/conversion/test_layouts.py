@@ -87,7 +87,7 @@ def test_lists_of_another_machine(tmp_path, prefix, layout):
         text = "".join(f"{split}: '{prefix}a_{split}'\n" for split in ("train", "val"))
         put(tmp_path / "data.yaml", text + "names: [hen house, fox]\n")
         if "images" not in prefix:
-            pytest.skip("nothing says where the folder is")
+            pytest.skip("the folder cannot be known")
     elif layout == "list":
         put(tmp_path / "classes.txt", "hen house\nfox\n")
         for split in ("train", "val"):
@@ -297,7 +297,7 @@ def labelme_files(folder, split, image_path="{name}.jpg", **more):
 
 @pytest.mark.parametrize("layout", UNDIVIDED, ids=lambda layout: layout.__name__)
 def test_exports_that_are_not_divided(tmp_path, layout):
-    """All of it is for training, which a note says; there is nothing to validate with."""
+    """All of it is for training, with a note; there is no validation split."""
     layout(tmp_path)
     notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
     assert any("nothing divides these images into training and validation" in note for note in notes)
@@ -460,7 +460,7 @@ def test_hidden_copies_of_annotations(tmp_path, style):
 
 
 def test_labeled_images_of_unknown_extensions(tmp_path):
-    """A file with a label is an image whatever it is called; without one it is counted."""
+    """A file with a label is an image under any name; without one it is counted."""
     yolo_images_first(tmp_path)
     folder = tmp_path / "images/train"
     (folder / "t1.jpg").rename(folder / "t1.jpg_large")
@@ -600,7 +600,7 @@ def test_an_unknown_word_for_difficult_is_named(tmp_path):
         Custom(parse(tmp_path), "train")
 
 
-def test_the_first_reason_is_told_when_nothing_can_be_read(tmp_path, capsys):
+def test_the_first_reason_is_reported_when_nothing_can_be_read(tmp_path, capsys):
     """Not that an image set of three lines lists no images."""
     voc_devkit_form(tmp_path)
     for path in (tmp_path / "Annotations").iterdir():

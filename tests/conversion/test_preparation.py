@@ -111,7 +111,7 @@ def assert_complete(folder: Path, name: str) -> None:
 
 
 @each_preparation
-def test_a_kill_at_any_file_is_made_good(tmp_path, name):
+def test_a_kill_at_any_file_is_recovered_from(tmp_path, name):
     """The process is killed before its first, second, ... file is renamed; the next one completes the work."""
     make_source, prepare, expected = PREPARATIONS[name]
     for number in range(len(expected) + 3):
@@ -153,7 +153,7 @@ def test_three_starts_at_once(tmp_path, name, locks):
         if not locks:
             files.fcntl = None
         prepare(folder)
-        for file in expected:  # what the process goes on to read
+        for file in expected:  # what the process reads next
             assert (folder / file).stat().st_size > 0
 
     assert in_processes(start, start, start) == [0, 0, 0]

@@ -278,7 +278,7 @@ def test_link_images(devkit, tmp_path, monkeypatch, refused):
         assert target.read_bytes() == source.read_bytes()
         assert target.is_symlink() == (len(refused) == 1)
         assert target.samefile(source) == (len(refused) < 2)
-    # A second run mends what is damaged and leaves the rest.
+    # A second run repairs what is damaged and keeps the rest.
     monkeypatch.undo()
     kept = os.lstat(images / "000001.jpg")
     (images / "000005.jpg").unlink()

@@ -1,4 +1,4 @@
-"""Bad images and bad annotations: told with file and reason, left out on request, and never a wrong box."""
+"""Bad images and bad annotations: reported with file and reason, left out on request, and never a wrong box."""
 
 import io
 import json
@@ -36,8 +36,8 @@ needs_hard_cases = pytest.mark.skipif(not HARD_CASES.is_dir(), reason="../shared
 IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8), (5, 5), 0)
 
 
-def encoded(ending, image=IMAGE):
-    done, content = cv2.imencode(ending, image)
+def encoded(suffix, image=IMAGE):
+    done, content = cv2.imencode(suffix, image)
     assert done
     return content.tobytes()
 
@@ -48,7 +48,7 @@ def by_pillow(image, form, **more):
     return file.getvalue()
 
 
-def turned(orientation):
+def rotated(orientation):
     exif = Image.Exif()
     exif[274] = orientation
     return by_pillow(Image.fromarray(IMAGE[:, :, ::-1]), "JPEG", exif=exif, quality=95)
@@ -73,8 +73,8 @@ GOOD = {
     "gray with alpha": (by_pillow(Image.fromarray(IMAGE[:, :, :2], "LA"), "PNG"), (24, 32)),
     "palette": (by_pillow(Image.fromarray(IMAGE).convert("P"), "PNG"), (24, 32)),
     "one pixel": (encoded(".png", IMAGE[:1, :1]), (1, 1)),
-    "EXIF 3": (turned(3), (24, 32)),
-    "EXIF 6": (turned(6), (32, 24)),
+    "EXIF 3": (rotated(3), (24, 32)),
+    "EXIF 6": (rotated(6), (32, 24)),
     "bytes after the end": (encoded(".jpg") + b"camera\xff\xd8data", (24, 32)),
     "with a thumbnail": (with_thumbnail(), (24, 32)),
 }
@@ -151,7 +151,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
 
 
 def test_every_jpeg_that_is_truncated_jpeg_is_seen():
-    for content in (encoded(".jpg"), with_thumbnail(), turned(6)):
+    for content in (encoded(".jpg"), with_thumbnail(), rotated(6)):
         assert not is_truncated_jpeg(content) and not is_truncated_jpeg(content + b"more")
         assert all(is_truncated_jpeg(content[:n]) for n in range(2, len(content) - 1))
 
@@ -223,7 +223,7 @@ def change_image(**values):
 
 
 NAN = float("nan")
-# A change of the file, what the line says, and how many images and objects are left with --on_bad_image skip.
+# A change of the file, the message, and how many images and objects are left with --on_bad_image skip.
 MISTAKES = [
     (change_first(bbox=[NAN, 1, 2, 3]), r"annotation 1 of 'a.png' has the bbox \[nan, .*not finite", (2, 2)),
     (change_first(bbox=[1, 1, float("inf"), 3]), "annotation 1 of 'a.png' has the bbox .*not finite", (2, 2)),
@@ -520,7 +520,7 @@ def test_a_validation_image_is_black_and_a_test_ends(tiny_voc):
             samples(tiny_voc, False, *more)[0, 1]
 
 
-def test_skipped_images_are_told_and_named_once(tiny_voc, tmp_path):
+def test_skipped_images_are_reported_and_named_once(tiny_voc, tmp_path):
     spoil(tiny_voc, 7, 8, 9)
     validation = samples(tiny_voc, False)
     skipped = SkippedImages(validation.dataset)
@@ -581,8 +581,8 @@ def test_bad_images_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
     status, output, errors = script("main", "--batch_size", "2", "--num_epochs", "2", "--val_intervals", "2")
     assert status == 0, errors
     for text in (
-        "epoch 1, training (the next ones took their place): 1 image(s) could not be used: ",
-        "epoch 2, training (the next ones took their place): 1 image(s) could not be used: ",
+        "epoch 1, training (replaced by the next readable image): 1 image(s) could not be used: ",
+        "epoch 2, training (replaced by the next readable image): 1 image(s) could not be used: ",
         "epoch 2, validation (scored as if nothing was found): 1 image(s) could not be used: ",
     ):
         assert output.count(text) == 1, output

@@ -121,7 +121,7 @@ def test_scores(tiny):
     names = [*KEYPOINT_SCORES, *(f"box_{name}" for name in BOX_SCORES), "AP/person"]
     assert list(scores) == names and list(val.score_names) == names[:-1]
     assert val.describe(val.opt)["main_score"] == "AP"
-    # The person without joints is no miss of the joints' score.
+    # The person without joints is not a miss in the joints' score.
     assert scores["AP"] == scores["AP/person"] == pytest.approx(1) and scores["box_AP"] == pytest.approx(1)
     near, far = val.evaluate(perfect(val, shift=4.0)), val.evaluate(perfect(val, shift=40.0))
     assert 0.2 < near["AP"] < 0.95 and near["AP50"] == pytest.approx(1)

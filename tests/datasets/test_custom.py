@@ -1,4 +1,4 @@
-"""Your own dataset: every layout is found and read into the same objects, is scored, and is told its mistakes."""
+"""Your own dataset: every layout is found and read into the same objects, is scored, and has its errors reported."""
 
 import json
 import shutil
@@ -51,13 +51,13 @@ def put(path: Path, content) -> Path:
     return path
 
 
-def draw(folder: Path, split: str, ending: str = ".jpg") -> None:
+def draw(folder: Path, split: str, suffix: str = ".jpg") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (width, height), objects in IMAGES[split]:
         image = np.full((height, width, 3), 40, np.uint8)
         for cls, x, y, w, h in objects:
             image[y : y + h, x : x + w] = (250, 120 + 100 * cls, 30)
-        assert cv2.imwrite(str(folder / (name + ending)), image)
+        assert cv2.imwrite(str(folder / (name + suffix)), image)
 
 
 def coco(split: str, ids=(1, 2), first=1, text_ids=False, number=1) -> dict:
@@ -130,7 +130,7 @@ def coco_of_roboflow(root):
     put(root / "README.roboflow.txt", "train it")
 
 
-def coco_with_one_folder_a_split(root):
+def coco_with_one_folder_per_split(root):
     for split in ("train", "val"):
         draw(root / "images" / split, split)
         put(root / f"annotations/{split}.json", coco(split))
@@ -160,7 +160,7 @@ def voc_with_lists_at_the_root(root):
         (root / f"ImageSets/Main/{split}.txt").rename(root / f"{split}.txt")
 
 
-def voc_with_one_folder_a_split(root):
+def voc_with_one_folder_per_split(root):
     for split in ("train", "val"):
         draw(root / "images" / split, split, ".png")
         voc_files(root / "Annotations" / split, split)
@@ -190,7 +190,7 @@ def yolo_split_first(root):
         yolo_labels(root / folder / "labels", split)
 
 
-def yolo_labels_beside(root):
+def yolo_labels_in_place(root):
     put(root / "my.names", "".join(f"{name}\r\n" for name in NAMES))
     for split, folder in (("train", "train"), ("val", "test")):
         draw(root / folder, split)
@@ -209,13 +209,20 @@ def yolo_lists_of_another_place(root):
     yolo_lists(root, prefix="/content/data/")
 
 
-COCO_LAYOUTS = (coco_like_coco, coco_at_the_root, coco_of_roboflow, coco_with_one_folder_a_split)
+COCO_LAYOUTS = (coco_like_coco, coco_at_the_root, coco_of_roboflow, coco_with_one_folder_per_split)
 VOC_LAYOUTS = (
     *(voc_devkit_form, voc_in_a_devkit, voc_with_test_and_trainval, voc_with_lists_at_the_root),
-    *(voc_with_one_folder_a_split, voc_of_roboflow),
+    *(voc_with_one_folder_per_split, voc_of_roboflow),
 )
 YOLO_LAYOUTS = (
-    *(yolo_images_first, yolo_outlines, yolo_split_first, yolo_labels_beside, yolo_lists, yolo_lists_of_another_place),
+    *(
+        yolo_images_first,
+        yolo_outlines,
+        yolo_split_first,
+        yolo_labels_in_place,
+        yolo_lists,
+        yolo_lists_of_another_place,
+    ),
 )
 STYLES = {"coco": coco_at_the_root, "voc": voc_devkit_form, "yolo": yolo_images_first}
 
@@ -279,7 +286,7 @@ def test_a_test_needs_the_validation_part_only(tmp_path, style):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_parts_that_are_named(tmp_path, style):
-    """The folder says nothing; the options do, as paths or relative to it."""
+    """Files of any name are named by options, as paths or relative to the folder."""
     STYLES[style](tmp_path / "a")
     root = tmp_path / "a"
     moved = {
@@ -367,7 +374,7 @@ def test_data_yaml(tmp_path, text):
         ("nc: 2\n", "needs the names of the classes"),
     ],
 )
-def test_mistakes_in_data_yaml(tmp_path, text, message):
+def test_errors_in_data_yaml(tmp_path, text, message):
     pytest.importorskip("yaml")
     yaml_data(tmp_path, text)
     with pytest.raises(UserError, match=message) as caught:
@@ -500,8 +507,8 @@ def test_numbers_as_names(tmp_path):
 
 def test_names_of_voc_images_may_have_spaces_and_points(tmp_path):
     voc_devkit_form(tmp_path)
-    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
-        (tmp_path / folder / f"t1.{ending}").rename(tmp_path / folder / f"my t.1.{ending}")
+    for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (tmp_path / folder / f"t1.{suffix}").rename(tmp_path / folder / f"my t.1.{suffix}")
     put(tmp_path / "ImageSets/Main/train.txt", "my t.1\nt2 -1\n")
     dataset = Custom(parse(tmp_path), "train")
     assert dataset.image_ids == ["my t.1", "t2"]
@@ -593,20 +600,20 @@ def test_all_objects_of_an_image_are_used(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-@pytest.mark.parametrize("ending", ["jpg", "png"])
-def test_turned_images(tmp_path, orientation, ending):
-    """YOLO boxes are shares of the image as it is seen, which is how OpenCV reads it."""
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_rotated_images(tmp_path, orientation, suffix):
+    """YOLO boxes are fractions of the displayed image, which is how OpenCV reads it."""
     image = np.zeros((32, 64, 3), np.uint8)
     exif = Image.Exif()
     exif[274] = orientation
     (tmp_path / "images/train").mkdir(parents=True)
-    path = tmp_path / f"images/train/a.{ending}"
+    path = tmp_path / f"images/train/a.{suffix}"
     Image.fromarray(image).save(path, exif=exif)
     put(tmp_path / "labels/train/a.txt", "0 0.5 0.25 0.5 0.5\n")
     put(tmp_path / "classes.txt", "fox\n")
     height, width = cv2.imread(str(path)).shape[:2]
     assert image_size(path) == (width, height)
-    if ending == "jpg":
+    if suffix == "jpg":
         assert (width, height) == ((32, 64) if orientation in (6, 8) else (64, 32))
     dataset = Custom(parse(tmp_path, "--val_intervals", "0"), "train")
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"], [[width / 4, 0, 3 * width / 4, height / 2]])
@@ -615,37 +622,37 @@ def test_turned_images(tmp_path, orientation, ending):
 # The description in a checkpoint
 
 
-def test_the_card_knows_where_the_data_are(tmp_path):
+def test_the_metadata_hold_the_place_of_the_data(tmp_path):
     coco_at_the_root(tmp_path)
     (tmp_path / "val.json").rename(tmp_path / "other.json")
     opt = parse(tmp_path, "--val_annotations", "other.json")
-    card = json.loads(json.dumps(model_metadata(opt)))
+    metadata = json.loads(json.dumps(model_metadata(opt)))
     plain = opts().parse(["ctdet", "--load_model", "x.pth"])
-    again = apply_model_metadata(plain, card)
+    again = apply_model_metadata(plain, metadata)
     assert again.dataset == "custom" and again.class_names == list(NAMES)
     assert (again.input_h, again.input_w) == (64, 64)
     check_objects(Custom(again, "val"), "val")
 
 
-def test_the_card_is_tested_on_other_data_of_the_same_classes(tmp_path):
+def test_a_checkpoint_is_tested_on_other_data_of_the_same_classes(tmp_path):
     coco_at_the_root(tmp_path / "a")
-    card = model_metadata(parse(tmp_path / "a"))
+    metadata = model_metadata(parse(tmp_path / "a"))
     yolo_images_first(tmp_path / "b")
-    again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+    again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), metadata)
     check_objects(Custom(again, "val"), "val")
-    # In another order and fewer: classes are told apart by name.
+    # In another order and fewer: classes are matched by name.
     put(tmp_path / "b/classes.txt", "fox\nhen house\n")
-    again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+    again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), metadata)
     dataset = Custom(again, "val")
     assert dataset.class_names == list(NAMES)
     check_objects(dataset, "val", names=NAMES[::-1])
     assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
     put(tmp_path / "b/classes.txt", "fox\nhen\n")
     with pytest.raises(UserError, match="--dataset custom: its classes are not those of the network in x.pth"):
-        apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), card)
+        apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), metadata)
 
 
-# Mistakes
+# Errors
 
 
 def test_nothing_is_there(tmp_path, capsys):
@@ -685,7 +692,7 @@ def change_json(root, change, split="train"):
     put(path, content)
 
 
-COCO_MISTAKES = [
+COCO_ERRORS = [
     (lambda c: c["categories"][0].update(name="fox"), "the class fox is listed more than once"),
     (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "duplicate category id 2"),
     (lambda c: c["categories"].append({"name": "bear"}), "a category has no id or no name"),
@@ -719,8 +726,8 @@ COCO_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), COCO_MISTAKES, ids=[message for _, message in COCO_MISTAKES])
-def test_mistakes_in_json(tmp_path, capsys, change, message):
+@pytest.mark.parametrize(("change", "message"), COCO_ERRORS, ids=[message for _, message in COCO_ERRORS])
+def test_errors_in_json(tmp_path, capsys, change, message):
     coco_at_the_root(tmp_path)
     change_json(tmp_path, change)
     try:
@@ -769,7 +776,7 @@ def test_images_that_are_not_there(tmp_path, capsys):
     assert "the images of its XML files were not found; name their folder with" in refused(capsys, tmp_path / "voc")
 
 
-VOC_MISTAKES = [
+VOC_ERRORS = [
     (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt9\n"), r"line 2 names 't9', which has no XML file in "),
     (lambda root: put(root / "ImageSets/Main/train.txt", "t1\nt1\n"), "duplicate image id 't1'"),
     (lambda root: put(root / "ImageSets/Main/train.txt", ""), "it lists no images"),
@@ -783,8 +790,8 @@ VOC_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), VOC_MISTAKES, ids=[message for _, message in VOC_MISTAKES])
-def test_mistakes_in_xml(tmp_path, spoil, message):
+@pytest.mark.parametrize(("spoil", "message"), VOC_ERRORS, ids=[message for _, message in VOC_ERRORS])
+def test_errors_in_xml(tmp_path, spoil, message):
     voc_devkit_form(tmp_path)
     spoil(tmp_path)
     with pytest.raises((UserError, SystemExit), match=f"{message}|^2$") as caught:
@@ -796,7 +803,7 @@ def test_mistakes_in_xml(tmp_path, spoil, message):
     assert "\n" not in str(caught.value)
 
 
-LABEL_MISTAKES = [
+LABEL_ERRORS = [
     ("0 320 200 64 48", r"coordinates are fractions of the image, from 0 to 1"),
     ("2 0.5 0.5 0.1 0.1", r"line 2 has the class 2, there are 2 names"),
     ("-1 0.5 0.5 0.1 0.1", r"line 2 has the class -1, there are 2 names"),
@@ -812,20 +819,20 @@ LABEL_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "message"), LABEL_MISTAKES, ids=[line for line, _ in LABEL_MISTAKES])
-def test_mistakes_in_labels(tmp_path, line, message):
+@pytest.mark.parametrize(("line", "message"), LABEL_ERRORS, ids=[line for line, _ in LABEL_ERRORS])
+def test_errors_in_labels(tmp_path, line, message):
     yolo_images_first(tmp_path)
     put(tmp_path / "labels/train/t2.txt", f"1 0.5 0.5 0.1 0.1\n{line}\n")
     opt = parse(tmp_path)
     with pytest.raises(UserError, match=rf"labels/train/t2\.txt: line 2 .*{message.removeprefix('line 2 ')}") as caught:
         Custom(opt, "train")
     assert "\n" not in str(caught.value)
-    complaints = []
-    content = find_layout(tmp_path, "train").read_checked(complaints.append)
-    assert len(complaints) == 1 and len(content["annotations"]) == 3  # the others are kept
+    issues = []
+    content = find_layout(tmp_path, "train").read_checked(issues.append)
+    assert len(issues) == 1 and len(content["annotations"]) == 3  # the others are kept
 
 
-def test_other_mistakes_in_yolo_folders(tmp_path, capsys):
+def test_other_errors_in_yolo_folders(tmp_path, capsys):
     yolo_images_first(tmp_path)
     (tmp_path / "images/train/t2.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"t2\.jpg: cannot read image"):
@@ -851,7 +858,7 @@ def test_a_list_that_names_a_missing_image(tmp_path):
         Custom(parse(tmp_path), "train")
 
 
-def test_annotations_that_are_none(tmp_path):
+def test_annotations_of_no_known_form(tmp_path):
     coco_at_the_root(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe\x00" * 9)

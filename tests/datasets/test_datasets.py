@@ -60,7 +60,7 @@ def ground_truth_as_detections(dataset):
     return results
 
 
-# What datasets say without being read
+# Properties of datasets that are not read
 
 
 def test_classes_and_categories():
@@ -73,7 +73,7 @@ def test_classes_and_categories():
     assert PascalVOC.class_names[14] == "person" and len(PascalVOC.class_names) == 20
 
 
-def test_unknown_data_set():
+def test_unknown_dataset():
     with pytest.raises(UserError, match="nonsense"):
         get_dataset("nonsense")
     assert {"coco", "pascal", "sample"} <= set(DATASETS)
@@ -172,7 +172,7 @@ def test_straight_from_a_devkit(tmp_path, start):
     assert again == []
 
 
-# Mistakes
+# Errors
 
 
 @pytest.mark.parametrize("name", ["coco", "pascal"])
@@ -209,7 +209,7 @@ def first_annotation(**values):
     return lambda content: content["annotations"][0].update(values)
 
 
-MISTAKES = {
+ERRORS = {
     "no images": (without("images"), "images"),
     "no annotations": (without("annotations"), "annotations"),
     "no categories": (without("categories"), "categories"),
@@ -232,16 +232,16 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mistake", ERRORS)
 @pytest.mark.parametrize("name", ["coco", "pascal"])
-def test_mistakes_in_annotations(request, name, mistake):
+def test_errors_in_annotations(request, name, mistake):
     if name == "pascal":
         data_path = request.getfixturevalue("tiny_voc")
         path = data_path / "voc" / "annotations" / "pascal_test2007.json"
     else:
         data_path = request.getfixturevalue("tiny_coco")
         path = data_path / "coco" / "annotations" / "instances_val2017.json"
-    change, word = MISTAKES[mistake]
+    change, word = ERRORS[mistake]
     rewrite(path, change)
     with pytest.raises(UserError, match=word) as error:
         open_split(name, data_path)
@@ -249,7 +249,7 @@ def test_mistakes_in_annotations(request, name, mistake):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe\x00"])
-def test_files_that_are_no_annotations(tiny_voc, content):
+def test_files_that_are_not_annotations(tiny_voc, content):
     path = tiny_voc / "voc" / "annotations" / "pascal_test2007.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"pascal_test2007\.json"):
@@ -257,7 +257,7 @@ def test_files_that_are_no_annotations(tiny_voc, content):
 
 
 @pytest.mark.parametrize("content", [b"", b"words", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
-def test_images_that_are_none(tmp_path, content):
+def test_files_that_are_not_images(tmp_path, content):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"image\.jpg: cannot read image: "):
@@ -296,7 +296,7 @@ def test_unreadable_images(name):
 
 
 def test_pascal_results_file(tiny_voc, tmp_path):
-    """A list over 21 classes of lists over images, in the order of ids, whatever the order of the results."""
+    """A list over 21 classes of lists over images, in the order of ids, for any order of the results."""
     dataset = open_split("pascal", tiny_voc)
     rows = np.float32([[1.25, 2, 30, 40, 0.123456], [0, 0, 5, 5, 0.5]])
     dataset.save_results({9: {3: rows, 20: rows[:1]}, 7: {3: rows[1:]}}, tmp_path / "results.json")

@@ -1,4 +1,4 @@
-"""check_data.py: every planted problem is named, and what the network will see is drawn."""
+"""check_data.py: every planted problem is named, and the network's input is drawn."""
 
 import contextlib
 import importlib.util

@@ -216,8 +216,8 @@ def test_without_a_list(tmp_path, server, checksums):
     server.files[DOP] = b"damaged"
     arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
     result = run(tmp_path, *arguments)
-    assert "no list says which images are for training" in error_line(result)
-    assert f"Going on without the division subcnn ({server.url}/{SUBCNN}: HTTP status 404;" in result.stdout
+    assert "no list of the training images" in error_line(result)
+    assert f"Continuing without the split subcnn ({server.url}/{SUBCNN}: HTTP status 404;" in result.stdout
     own = tmp_path / "kitti" / "ImageSets_3dop"
     own.mkdir()
     (own / "train.txt").write_text("000001\n")
@@ -231,7 +231,7 @@ def test_without_a_list(tmp_path, server, checksums):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        (SUBCNN, b"2\n0\n", "says that it has 2 numbers, and has 1"),
+        (SUBCNN, b"2\n0\n", "states 2 numbers, and has 1"),
         (SUBCNN, b"2\n0\n9\n", "label_2 does not have: 000009, 1 in all"),
         (DOP, pack_image_sets({"train": "000000\n"}), "names no images for val"),
         (DOP, pack_image_sets({"train": "000000\n", "val": "../../evil\n"}), "cannot be read"),
@@ -295,7 +295,7 @@ def test_missing_image_is_named(tmp_path, server, tiny_kitti, checksums):
     arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
     result = run(tmp_path, *arguments)
     assert "000001.png, 1 in all" in error_line(result)
-    # Other archives mend it: the marker has the sum.
+    # Other archives repair it: the marker holds the checksum.
     server.files[IMAGES] = tiny_kitti[IMAGES]
     write_checksums(checksums, server.files)
     assert run(tmp_path, *arguments).returncode == 0

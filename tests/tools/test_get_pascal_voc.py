@@ -1,7 +1,7 @@
 """get_pascal_voc.sh as it is run, against a server on this machine that has a tiny VOC.
 
 The official host is reached through a proxy variable that points at the same server, so no test leaves the machine
-and each can tell whether the official host was asked.
+and each can check whether the official host was asked.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def pack(devkit):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves ``server.files`` with ranges, and does what ``server.cuts`` and ``server.ranges`` say."""
+    """Serves ``server.files`` with ranges, and follows ``server.cuts`` and ``server.ranges``."""
 
     def do_GET(self):
         server = self.server
@@ -241,7 +241,7 @@ def test_interrupted_download_is_resumed(tmp_path, server, tiny_voc, checksums, 
     line = error_line(run(tmp_path, *arguments, path=path))
     assert f"{server.url}/{SECOND}" in line
     assert (tmp_path / "voc" / "archives" / "VOCtest_06-Nov-2007.tar.part").read_bytes() == tiny_voc[SECOND][:4096]
-    # Within the first run it tried to go on, since the first try had brought something.
+    # The first run continued, because its first attempt had received something.
     assert server.requests[1:] == [(f"/{SECOND}", None), (f"/{SECOND}", "bytes=4096-")]
 
     server.requests.clear()
@@ -266,7 +266,7 @@ def test_broken_off_transfer_goes_on_in_the_same_run(tmp_path, server, checksums
 @pytest.mark.parametrize("downloader", DOWNLOADERS)
 @pytest.mark.parametrize(("part", "ranges"), [("whole", True), ("foreign", True), ("longer", True), ("foreign", False)])
 def test_part_from_before(tmp_path, server, tiny_voc, checksums, downloader, part, ranges):
-    """Whatever an earlier run or another mirror left in the .part file, the result is right."""
+    """With any content of the .part file of an earlier run, the result is right."""
     data = {"whole": tiny_voc[FIRST], "foreign": b"x" * 4096, "longer": tiny_voc[FIRST] + b"x"}[part]
     server.ranges = ranges
     archives = tmp_path / "voc" / "archives"

@@ -91,7 +91,7 @@ class CocoLayout(Layout):
         return found
 
     def find_file(self, name: str) -> Path | None:
-        """Return the image that a file_name means: where it says, or the only one of that name in a deeper folder.
+        """Return the image of a file_name: at the stated place, or the only one of that name in a deeper folder.
 
         Raises:
             UserError: a name without folders fits images in several folders.

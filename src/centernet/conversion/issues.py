@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-# Severities. An error stops the start unless the options say to skip; what it concerns is left out then.
+# Severities. An error stops the start, or with --on_bad_image skip excludes what it concerns.
 ERROR = "error"
 LEFT_OUT = "left out"  # not used, and harmless as long as something remains
 NOTE = "note"  # used, though perhaps not as intended

@@ -18,7 +18,7 @@ LABEL_FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons")
 
 @dataclass
 class LabelMeLayout(Layout):
-    """A folder of JSON files, ``annotations``, with the images next to them or where they say."""
+    """A folder of JSON files, ``annotations``, with the images next to them or at their ``imagePath``."""
 
     style = "labelme"
     names_from_objects = True
@@ -95,9 +95,9 @@ class LabelMeLayout(Layout):
     def _find_image(self, path: Path, record: dict) -> Path | None:
         """Return the image next to its JSON file, of the same name, or the one that the file names."""
         for suffix in IMAGE_SUFFIXES:
-            for beside in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
-                if beside.is_file():
-                    return beside
+            for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
+                if candidate.is_file():
+                    return candidate
         inside = path.relative_to(self.annotations).with_suffix("").as_posix()
         name = record.get("imagePath")
         found = self.find_image(inside) or self.find_image(path.stem)

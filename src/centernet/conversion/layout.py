@@ -32,12 +32,12 @@ class Layout(ABC):
 
     Attributes:
         style: what the annotations are called, of the class.
-        names_from_objects: of the class, whether the classes are those that occur, unless a file lists them.
+        names_from_objects: whether the classes are those that occur, unless a file lists them.
         root: the dataset's folder.
         split: train, val or test.
         annotations: the file or folder of the annotations.
         images: the folder that the file names of images are relative to.
-        undivided: nothing says which images are for training: all of them are.
+        undivided: no split is named, so that all images are for training.
     """
 
     style: ClassVar[str]

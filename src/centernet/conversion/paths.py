@@ -10,7 +10,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"),
     *(".jpe", ".jfif", ".jp2", ".dib", ".gif", ".avif", ".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"),
 )
-# Folders that systems and tools leave behind, besides those whose name begins with a period.
+# Folders of systems and tools, in addition to those whose name begins with a period.
 HIDDEN_NAMES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 

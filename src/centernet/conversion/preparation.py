@@ -29,7 +29,7 @@ def prepare_once(folder: Path, name: str, is_complete: Callable[[], bool], make:
         Whether ``make`` was run.
 
     Raises:
-        UserError: something cannot be written, and whatever ``make`` raises.
+        UserError: something cannot be written, and any error of ``make``.
     """
     marker, lock = folder / f".{name}.incomplete", folder / f".{name}.lock"
 

@@ -174,12 +174,12 @@ def _find_bases(root: Path) -> list[Path]:
 
 def find_images(labels: Path) -> Path:
     """Return the folder of the images that belong to a folder of XML files. Raises UserError if there is none."""
-    beside = [labels.parent / name for name in IMAGE_FOLDERS]
+    siblings = [labels.parent / name for name in IMAGE_FOLDERS]
     if labels.name == "Annotations":
-        candidates = [*beside, labels, labels.parent]
+        candidates = [*siblings, labels, labels.parent]
     else:
         above = labels.parent.parent
-        candidates = [above / name / labels.name for name in IMAGE_FOLDERS] + [labels, *beside]
+        candidates = [above / name / labels.name for name in IMAGE_FOLDERS] + [labels, *siblings]
         candidates += [above / name for name in IMAGE_FOLDERS] + [labels / name for name in IMAGE_FOLDERS]
         candidates += [labels.parent]
     for folder in candidates:

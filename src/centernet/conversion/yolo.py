@@ -28,7 +28,7 @@ from .yaml_file import MAX_BYTES, read_yaml
 
 YAML_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 IMAGE_FOLDERS, LABEL_FOLDERS = ("images", "Images", "IMAGES"), ("labels", "Labels", "LABELS")
-# Files without the extension of an image that are nothing to wonder about among images.
+# Files that are common among images, and not reported.
 OTHER_SUFFIXES = {
     *(".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".labels", ".npy", ".npz"),
     *(".db", ".ini", ".zip", ".tar", ".gz", ".pdf", ".html", ".py", ".log"),
@@ -322,7 +322,7 @@ def read_box(line: str, kpt_shape: tuple[int, int] | None = None) -> tuple[int, 
         Class, center x, center y, width and height in fractions of the image, and whether there is a confidence.
 
     Raises:
-        ValueError: anything else; the text says what.
+        ValueError: the line has another form; the message names it.
     """
     parts = line.split()
     cls, values = float(parts[0]), [float(part) for part in parts[1:]]

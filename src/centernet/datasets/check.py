@@ -186,11 +186,14 @@ def _check_objects(
 
 
 def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
-    """Augmented training samples with their targets as the network will see them, as grids of images by name.
+    """Return augmented training samples with their targets as the network sees them, as grids of images by name.
 
-    Raises UserError when the dataset cannot be trained on; images that cannot be read are left out.
+    Images that cannot be read are left out.
+
+    Raises:
+        UserError: the dataset cannot be used for training.
     """
-    # Samples carry what is drawn of them, and unreadable images are reported, not replaced.
+    # Samples carry what drawing needs, and unreadable images are reported, not replaced.
     opt = opt.replace(debug=1, on_bad_image="error")
     samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
     found: dict[str, list[np.ndarray]] = {}
@@ -206,7 +209,7 @@ def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
 
 
 def _grid(images: list[np.ndarray]) -> np.ndarray:
-    """Images side by side in a square of cells, no larger than ``CELL`` pixels each."""
+    """Return images side by side in a square of cells, no larger than ``CELL`` pixels each."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     height, width = images[0].shape[:2]

@@ -1,4 +1,4 @@
-"""The generated sample of the task exdet: always the same images, and annotations that fit them."""
+"""The synthetic sample of the task exdet: always the same images, and annotations that fit them."""
 
 import json
 
@@ -48,7 +48,7 @@ def box_of(polygon):
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_carried_images(k):
+def test_recorded_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
     image, objects = image_of(k + 1)
     shape, expected, brightness = FIRST[k]
@@ -133,7 +133,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     assert len(lines) == 1
 
 
-def test_another_version_is_drawn_anew(tmp_path, small):
+def test_another_version_is_drawn_again(tmp_path, small):
     folder = tmp_path / "sample_ex"
     SyntheticPolygons.prepare(folder, log=lambda line: None)
     (folder / "sample_ex_version").write_text("0\n")

@@ -1,4 +1,4 @@
-"""The generated sample of poses: always the same images, and annotations that fit them."""
+"""The synthetic sample of poses: always the same images, and annotations that fit them."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_an_image_is_always_the_same():
 
 
 @pytest.mark.parametrize("k", range(len(FIRST)))
-def test_carried_images(k):
+def test_recorded_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
     image, figures = draw_image(np.random.default_rng((SyntheticPoses.seed, k + 1)))
     shape, boxes, shoulders, brightness = FIRST[k]

@@ -1,4 +1,4 @@
-"""The generated sample: always the same images, and annotations that fit them."""
+"""The synthetic sample: always the same images, and annotations that fit them."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_an_image_is_always_the_same():
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_carried_images(k):
+def test_recorded_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
     image, objects = draw_image(np.random.default_rng((SyntheticShapes.seed, k + 1)))
     shape, expected, brightness = FIRST[k]
@@ -118,7 +118,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_another_version_is_drawn_anew(tmp_path, small):
+def test_another_version_is_drawn_again(tmp_path, small):
     folder = tmp_path / "sample"
     SyntheticShapes.prepare(folder, log=lambda line: None)
     (folder / "sample_version").write_text("0\n")

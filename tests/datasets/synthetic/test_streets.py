@@ -71,7 +71,7 @@ def test_an_image_is_always_the_same():
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_carried_images(k):
+def test_recorded_images(k):
     """Other versions of the libraries may round a pixel differently, but must draw the same scene."""
     image, calib, objects = drawn(k + 1)
     middle, expected, brightness = FIRST[k]
@@ -171,7 +171,7 @@ def test_prepared_once(tmp_path, small, monkeypatch):
     assert len(lines) == 1
 
 
-def test_another_version_is_drawn_anew(tmp_path, small):
+def test_another_version_is_drawn_again(tmp_path, small):
     folder = tmp_path / "sample_ddd"
     SyntheticStreets.prepare(folder, log=lambda line: None)
     (folder / "sample_ddd_version").write_text("0\n")
