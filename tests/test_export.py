@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models.conformance import error_in_std, load_formula_weights
+from tests.small_disk import in_small_file_system, needs_mount
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -225,9 +226,9 @@ def test_the_examples_of_the_documents(tmp_path, checkpoint):
     ("more", "problem"),
     [
         ([], "--output: needs the file to write"),
-        (["--output", "model.bin"], "--output model.bin: the ending says no format"),
+        (["--output", "model.bin"], "--output model.bin: the format does not follow from the suffix"),
         (["--output", "nowhere/model.onnx"], "there is no folder nowhere"),
-        (["--output", "model.onnx", "--opset", "18"], "--opset 18: the operator DeformConv came with 19"),
+        (["--output", "model.onnx", "--opset", "18"], "--opset 18: the operator DeformConv needs 19"),
         (["--output", "model.pt2", "--with_decode", "--aggr_weight", "0.1"], "--with_decode: --aggr_weight"),
     ],
 )
@@ -236,6 +237,33 @@ def test_mistakes(tmp_path, monkeypatch, checkpoint, more, problem):
     with pytest.raises(UserError, match=re.escape(problem)):
         export_checkpoint(opts().parse(["ctdet", "--load_model", str(checkpoint), *more]))
     assert not list(tmp_path.iterdir())
+
+
+FULL_DISK = """
+from pathlib import Path
+from centernet.errors import UserError
+from centernet.export import export
+from centernet.opts import opts
+from tests.test_export import KINDS, Maps
+opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18"])
+for kind in KINDS:
+    path = Path(KINDS[kind])
+    path.write_text("old")
+    try:
+        export(Maps({"hm": 2000, "wh": 2, "reg": 2}), opt, path, kind)
+    except UserError as error:
+        print(error)
+    assert path.read_text() == "old"
+"""
+
+
+@needs_mount
+@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+def test_a_full_disk_keeps_the_earlier_files(tmp_path):
+    done = in_small_file_system(FULL_DISK, tmp_path, 128)
+    assert done.returncode == 0, done.stderr
+    expected = [f"{name}: cannot be written (disk full); the earlier file is unchanged" for name in KINDS.values()]
+    assert done.stdout.splitlines() == [*expected, *sorted(KINDS.values())]
 
 
 def test_the_script(tmp_path):

@@ -1,7 +1,6 @@
 """Writing files: whole or not at all, on a full disk, after a kill, and by several processes at once."""
 
 import errno
-import functools
 import json
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.small_disk import in_small_file_system, needs_mount
 
 from centernet.errors import UserError
 from centernet.utils import files
@@ -57,24 +57,7 @@ def test_a_full_disk_keeps_the_earlier_file(tmp_path, monkeypatch, failing):
     assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
 
 
-def in_small_file_system(code: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run code in ``folder`` on a file system of 256 KiB, and list what is left there."""
-    script = f"mount -t tmpfs -o size=256k none {folder} && cd {folder} && {sys.executable} -c '{code}'; ls -A {folder}"
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    return subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, env=environment)
-
-
-@functools.cache
-def may_mount() -> bool:
-    try:
-        return not subprocess.run(
-            ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
-        ).returncode
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not may_mount(), reason="no right to mount a file system")
+@needs_mount
 @pytest.mark.parametrize(
     "write",
     [
@@ -87,7 +70,7 @@ def may_mount() -> bool:
 )
 def test_a_disk_that_is_full_is_named(tmp_path, write):
     code = f'from centernet.utils import files\npath = "a.bin"\nfiles.write_text(path, "old")\n{write}'
-    done = in_small_file_system(code, tmp_path)
+    done = in_small_file_system(code, tmp_path, 256)
     expected = "centernet.errors.UserError: a.bin: cannot be written (disk full); the earlier file is unchanged"
     assert done.stderr.splitlines()[-1] == expected, done.stderr
     assert done.stdout.split() == ["a.bin"]
