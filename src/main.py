@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from centernet.analysis.report import finish_report, is_report_missing
 from centernet.datasets.base import CocoStyleDataset
-from centernet.datasets.loader import explain_dataloader_crash
 from centernet.engine import processes, setup
 from centernet.engine.checkpoints import Checkpoints, load
 from centernet.engine.evaluate import evaluate
@@ -25,7 +24,6 @@ from centernet.options import Options, model_metadata
 from centernet.tasks import get_task
 
 
-@explain_dataloader_crash()
 def main(opt: Options) -> None:
     """Train a model end to end, or score a checkpoint with ``--test``."""
     started = time.perf_counter()

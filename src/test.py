@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from centernet.datasets.base import CocoStyleDataset
-from centernet.datasets.loader import SkippedImages, explain_dataloader_crash, no_detections
+from centernet.datasets.loader import SkippedImages, no_detections
 from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
 from centernet.engine import processes, setup
 from centernet.engine.precision import set_precision
@@ -26,7 +26,6 @@ from centernet.utils.text import print_line, print_lines
 from centernet.visualization import show_or_save
 
 
-@explain_dataloader_crash()
 def main(opt: Options) -> None:
     """Detect in all images of the dataset, write ``results.json`` into the run directory, and score it."""
     env = processes.start(opt)

@@ -380,10 +380,12 @@ def test_mistakes_end_with_one_line(args, word, capsys, monkeypatch):
 
 def test_only_the_first_process_reports_a_mistake(capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SystemExit) as end:
-        parse("--lr", "0")
-    assert end.value.code == 2
-    assert capsys.readouterr().err == ""
+    for world_size, lines in (("2", 0), ("1", 1)):  # in a single process the variable was left behind
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        with pytest.raises(SystemExit) as end:
+            parse("--lr", "0")
+        assert end.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 def test_arguments_of_the_process(monkeypatch):

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from .datasets.augmentation import View, color_matrix
 from .datasets.base import CocoStyleDataset
 from .datasets.images import MAX_PIXELS, read_image
-from .datasets.loader import apply_color, as_tensor, black_image, start_worker
+from .datasets.loader import apply_color, as_tensor, black_image, check_worker_resources, start_worker
 from .engine import processes
+from .engine.failures import OPEN_FILES, explain
 from .engine.precision import Precision
 from .errors import UserError
 from .evaluation.results import drop_non_finite
@@ -278,8 +279,9 @@ class PreparedImages(Dataset):
         skipped = False
         try:
             image = self.dataset.read_image(index)
-        except UserError:
-            if self.opt.on_bad_image != "skip":  # a score may not change without a word
+        except UserError as error:
+            # A score may not change without a word, and where too many files are open it is not the image that is bad.
+            if self.opt.on_bad_image != "skip" or explain(error) == OPEN_FILES:
                 raise
             skipped, image = True, black_image(self.dataset, index)
         prepared = prepare(image, self.opt, self.dataset.picture_info(index))
@@ -288,10 +290,13 @@ class PreparedImages(Dataset):
 
 def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoader:
     """(image id, prepared image) of the images ``indices`` in order, from ``--num_workers`` that read ahead."""
+    num_workers = min(opt.num_workers, len(indices), os.cpu_count() or 1)
+    if num_workers > 0:
+        check_worker_resources(num_workers)
     return DataLoader(
         PreparedImages(dataset, indices, opt),
         batch_size=None,
-        num_workers=min(opt.num_workers, len(indices), os.cpu_count() or 1),
+        num_workers=num_workers,
         collate_fn=_shared,  # type: ignore[arg-type]  # a sample comes alone, not in a list
         worker_init_fn=start_worker,
     )

@@ -216,7 +216,7 @@ def test_a_stopped_process_is_named(tmp_path, tiny_voc):
         errors += line
         if "rank 1" in line:
             break
-    assert f"[rank 0] error: rank 1 (pid {victim} on {socket.gethostname()}) shows no sign of life for 8 s" in errors
+    assert f"[rank 0] error: rank 1 (pid {victim} on {socket.gethostname()}) has not responded for 8 s" in errors
     assert time.monotonic() - stopped < 60
     training.kill()
     training.communicate()
@@ -237,9 +237,33 @@ def test_a_process_that_hangs_is_named(tmp_path, tiny_voc):
     environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(MAIN).parent)}
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 3, done.stderr
-    expected = r"\[rank 0\] error: waited 8 s for rank 1 \(--dist_timeout\): pid \d+ on \S+ hangs or is too slow"
+    expected = r"\[rank 0\] error: waited 8 s \(--dist_timeout\): rank 1 \(pid \d+ on \S+\) hangs or is too slow"
     assert re.search(expected, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [True, False])
+def test_processes_that_were_all_suspended_continue(tmp_path, tiny_voc, launcher):
+    """SIGSTOP for longer than the time limit, to the processes and their workers, with or without the launcher."""
+    limit = 6
+    more = ("--dist_timeout", str(limit), "--num_epochs", "9999", "--save_minutes", "0", "--val_intervals", "0")
+    training = start(command(tmp_path, tiny_voc, 2, *more))
+    wait_for_losses(training, tmp_path / RUN, 3)
+    pids = [pid for pid in running(str(tmp_path)) if launcher or pid != training.pid]
+    assert len(pids) >= 2
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in pids:
+            os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            written = len(losses(tmp_path / RUN))
+            time.sleep(limit + 3)
+    wait_for_losses(training, tmp_path / RUN, written + 20)
+    time.sleep(limit)  # in which a process could still be accused
+    training.send_signal(signal.SIGTERM)
+    _, errors = training.communicate(timeout=120)
+    assert training.returncode == 128 + signal.SIGTERM and "--resume continues" in errors, errors
 
 
 def by_hand(tmp_path: Path, data: Path, *more: str, **environment: str) -> subprocess.Popen:
@@ -259,15 +283,22 @@ def free_port() -> str:
     ("variables", "message"),
     [
         ({"RANK": "one", "WORLD_SIZE": "2"}, "error: the environment variable RANK is 'one', not a number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "error: RANK is 2, but WORLD_SIZE is 2: ranks are numbered from 0"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "error: RANK is 2, but WORLD_SIZE is 2: ranks count from 0"),
+        ({"WORLD_SIZE": "2"}, "error: WORLD_SIZE is 2, but MASTER_ADDR and MASTER_PORT are not set"),
+        ({"TORCHELASTIC_RESTART_COUNT": "x"}, "the environment variable TORCHELASTIC_RESTART_COUNT is 'x', not a"),
+        ({"LOCAL_WORLD_SIZE": "-1"}, "the environment variable LOCAL_WORLD_SIZE is '-1', not a number"),
+        ({"LOCAL_RANK": "9" * 5000}, "error: the environment variable LOCAL_RANK is '9999"),
     ],
 )
-def test_a_wrong_place_is_told(main, tmp_path, tiny_voc, monkeypatch, variables, message):
+def test_an_impossible_environment_is_reported(main, tmp_path, tiny_voc, monkeypatch, variables, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in variables:
+            monkeypatch.delenv(name, raising=False)
     done = main(*small(tmp_path, tiny_voc))
     assert done.returncode == 2
-    assert message in done.stderr
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_missing_process_is_named(tmp_path, tiny_voc):
@@ -286,6 +317,16 @@ def test_a_port_in_use_is_told(tmp_path, tiny_voc):
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and len(errors.splitlines()) == 1, errors
     assert f"127.0.0.1:{port}: this port is in use already" in errors
+
+
+@pytest.mark.parametrize("more", [["--val_intervals", "7"], ["--save_all"], ["--test"]])
+def test_processes_with_other_options_are_refused(tmp_path, tiny_voc, more):
+    """Options that decide what the processes wait for; otherwise the innocent one would be named after a time-out."""
+    place = {"WORLD_SIZE": "2", "MASTER_PORT": free_port(), "LOCAL_RANK": "0"}
+    processes = [by_hand(tmp_path, tiny_voc, *(more if rank else []), RANK=str(rank), **place) for rank in range(2)]
+    errors = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert errors.count("error: ") == 1 and f"the processes do not agree on {more[0]}: rank 0 has " in errors, errors
 
 
 def test_processes_with_other_data_are_refused(tmp_path, tiny_voc):

@@ -1,9 +1,8 @@
 """From dataset to batches on the device."""
 
-import contextlib
 import copy
+import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,19 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from ..engine.failures import OPEN_FILES, explain
 from ..engine.signals import ignore_signals_in_worker
 from ..errors import UserError
 from ..tasks import get_task
+from ..utils import environment
 from .augmentation import sample_rng
 from .base import SHOWN, CocoStyleDataset
 
 MOST_IN_A_ROW = 100  # images that cannot be used: then it is no accident
 MOST_PIXELS = 1 << 26  # of an image that is made up
-# What PyTorch says of loader processes that are gone, and when there is no shared memory left.
-LOST_WORKER = re.compile(
-    r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: [\w ]+)|unable to \w+ .*(shared memory|file <).*"
-)
-OUT_OF_MEMORY = re.compile(r"bus error|shared memory|unable to|No space left", re.IGNORECASE)
+FILES, FILES_PER_WORKER = 12, 3  # open files that loader processes take in the process that reads from them
+MANY_FILES = 1024  # a limit of open files that is enough for any number of tensors on their way
 
 
 class Samples(Dataset):
@@ -50,7 +48,7 @@ class Samples(Dataset):
         try:
             image = self.dataset.read_image(index)
         except UserError as error:
-            if not self.skips:
+            if not self.skips or explain(error) == OPEN_FILES:  # it is not the image that is bad
                 raise
             skipped = index
             if self.train:
@@ -133,26 +131,6 @@ class SkippedImages:
         return f"{title}: {len(indices)} image(s) could not be used: {'; '.join(reasons[:SHOWN])}{more}"
 
 
-@contextlib.contextmanager
-def explain_dataloader_crash() -> Iterator[None]:
-    """Around the use of loaders, or before a function that uses them: one that dies ends it with a line that says so.
-
-    PyTorch raises where the reading process happens to be, perhaps far from the loader. Raises UserError.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if not LOST_WORKER.search(text):
-            raise
-        full = OUT_OF_MEMORY.search(text)
-        raise UserError(
-            f"--num_workers: a loader process has ended ({LOST_WORKER.search(text)[0][:100]}): "
-            f"{'shared memory ran out' if full else 'it was killed, mostly for too little memory'}; use fewer (0 needs "
-            "none), or give the machine more memory, a container a larger /dev/shm (--shm-size)"
-        ) from error
-
-
 class TrainBatches(Sampler):
     """Batches of ``(epoch, index)`` for one process: its share of every global batch of a shuffled epoch.
 
@@ -213,7 +191,35 @@ def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory
     return _data_loader(samples, batches, num_workers, pin_memory)
 
 
+def check_worker_resources(num_workers: int) -> None:
+    """Raise UserError where the system lacks what loader processes need: shared memory, and enough open files."""
+    limit = environment.open_file_limit()
+    needed = environment.open_files() + FILES + FILES_PER_WORKER * num_workers
+    if needed > limit:
+        raise UserError(
+            f"--num_workers {num_workers}: loader processes need about {needed} open files, but the limit is {limit}; "
+            "raise it (ulimit -n 1024), or use fewer (0 needs none)"
+        )
+    _use_few_files()
+    try:
+        multiprocessing.get_context().Lock()
+        torch.UntypedStorage._new_shared(1, device="cpu")
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--num_workers {num_workers}: loader processes need shared memory, which cannot be had "
+            f"({str(error).splitlines()[0]}); mount /dev/shm (for a container: --shm-size), or use --num_workers 0"
+        ) from error
+
+
+def _use_few_files() -> None:
+    """Share tensors by name where few files may be open; by default each one on its way takes an open file."""
+    if environment.open_file_limit() < MANY_FILES:
+        torch.multiprocessing.set_sharing_strategy("file_system")
+
+
 def _data_loader(samples: Samples, batches: Iterable, num_workers: int, pin_memory: bool) -> DataLoader:
+    if num_workers > 0:
+        check_worker_resources(num_workers)
     return DataLoader(
         samples,
         batch_sampler=batches,
@@ -275,6 +281,7 @@ class _Endless:
 
 def start_worker(worker: int) -> None:
     """What a loader process does first."""
+    _use_few_files()
     # The workers share the cores among each other; OpenCV's and PyTorch's own threads would only get in the way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,6 +1,7 @@
-"""Start one process a device as ``torchrun`` does, with its arguments, but end with one line when a process fails."""
+"""Start one process per device as ``torchrun`` does, with its arguments, but end with one line when a process fails."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -14,34 +15,52 @@ from torch.distributed.run import parse_args, run
 def main(args: list[str] | None = None) -> int:
     """Run ``torchrun`` with ``args`` and return the exit status: that of the process that failed first, or 0."""
     if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, _hand_on)
+        signal.signal(signal.SIGUSR1, _pass_on)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the lines below say the same
+    parsed = parse_args(args)
+    if parsed.nproc_per_node.isdigit():
+        # Otherwise torchrun gives each process one thread, and warns about it.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, int(parsed.nproc_per_node)))))
     try:
-        run(parse_args(args))
+        run(parsed)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(
-                f"error: process {rank} (pid {failure.pid}) was ended by {name}; all others are stopped",
-                file=sys.stderr,
-            )
+            _report(f"process {rank} (pid {failure.pid}) was ended by {name}{_hint(name)}; all others are stopped")
             return 128 - failure.exitcode
-        print(f"error: process {rank} ended with status {failure.exitcode}; all others are stopped", file=sys.stderr)
+        _report(f"process {rank} ended with status {failure.exitcode}; all others are stopped")
         return failure.exitcode
     except SignalException as error:
-        print(f"error: ended by {error.sigval.name}; all processes are stopped", file=sys.stderr)
+        _report(f"ended by {error.sigval.name}; all processes are stopped")
         return 128 + error.sigval
     except RuntimeError as error:  # DistError is one
         text = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error):
             text = "the port is in use already; choose another --master_port or --rdzv_endpoint, or use --standalone"
-        print(f"error: the processes cannot be started: {text}", file=sys.stderr)
+        _report(f"the processes cannot be started: {text}")
         return 2
     return 0
 
 
-def _hand_on(number: int, frame) -> None:
-    """SIGUSR1 asks for a checkpoint: every process is told."""
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _hint(name: str) -> str:
+    if name != "SIGKILL":
+        return ""
+    return " (by somebody, or by the system because memory ran out: use a smaller --batch_size or fewer --num_workers)"
+
+
+def _report(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _pass_on(number: int, frame) -> None:
+    """Pass SIGUSR1, which requests a checkpoint, on to every process."""
     for path in Path("/proc/self/task").glob("*/children"):
         for child in path.read_text(encoding="utf-8").split():
             with contextlib.suppress(ProcessLookupError):

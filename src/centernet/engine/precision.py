@@ -1,4 +1,4 @@
-"""How numbers are computed: the network in 16 bits where that is safe (``--amp``), everything after it in float32."""
+"""Numerical precision: the network in 16 bits where that is safe (``--amp``), everything after it in float32."""
 
 import contextlib
 import warnings
@@ -15,50 +15,59 @@ DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def set_precision(precision: str) -> None:
     """Make float32 mean float32, also in convolutions and their backward pass, or TF32 where it is asked for.
 
-    With TF32 by default, as PyTorch has it for convolutions on CUDA, loss curves would differ from device to device.
+    With TF32 by default, as PyTorch has it for convolutions on CUDA, loss curves would differ between devices.
     """
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 def check_amp(amp: str, device: torch.device) -> None:
-    """Raise UserError when a device cannot compute as ``--amp`` says, or only uselessly slowly."""
+    """Raise UserError when a device cannot compute as ``--amp`` says, or only too slowly to be of use."""
     if amp == "off":
         return
+    if amp == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16: many times slower than float32 on a CPU; use --amp bf16, or leave it out")
     if not torch.amp.is_autocast_available(device.type):
         raise UserError(f"--amp {amp}: PyTorch has no mixed precision for {device.type}; leave it out")
-    if amp == "fp16" and device.type == "cpu":
-        raise UserError("--amp fp16: a CPU computes many times slower so, it is for accelerators; use --amp bf16")
-    if not _autocast_works(device, DTYPES[amp]):
-        raise UserError(f"--amp {amp}: the device {device.type} does not support it; try another type, or leave it out")
+    if reason := _missing_support(amp, device):
+        raise UserError(
+            f"--amp {amp}: the device {device.type} does not support it ({reason}); try another type, or leave it out"
+        )
 
 
-def _autocast_works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether a convolution under autocast computes in ``dtype``.
+def _missing_support(amp: str, device: torch.device) -> str | None:
+    """Make an update of one weight as training does; return why that is not possible in 16 bits, None if it is.
 
     ``is_autocast_available`` is true for every out-of-tree device, and autocast to a type that a device lacks only
     warns and computes in float32.
     """
-    one = torch.ones(1, 1, 1, 1, device=device)
+    dtype = DTYPES[amp]
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        one = torch.ones(1, 1, 1, 1, device=device)
+        weight = nn.Parameter(one.clone())
+        optimizer, scaler = torch.optim.SGD([weight], 0.0), torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             with torch.autocast(device.type, dtype):
-                return torch.nn.functional.conv2d(one, one).dtype == dtype
-    except (RuntimeError, AssertionError):
-        return False
+                output = nn.functional.conv2d(one, weight)
+            scaler.scale(output.float().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    except Exception as error:  # an extension of PyTorch may raise anything
+        return " ".join(str(error).split())[:100] or type(error).__name__
+    return None if output.dtype == dtype else f"autocast computes in {str(output.dtype).removeprefix('torch.')}"
 
 
 class Precision:
     """How the network is computed.
 
-    Parameters, optimizer state, losses and checkpoints are float32 whatever ``--amp`` says.
+    Parameters, optimizer state, losses and checkpoints are float32 for every ``--amp``.
 
     Attributes:
         dtype: the 16-bit type, or None for float32 throughout.
-        scaler: scales the loss in ``fp16``, whose smallest numbers are larger than many gradients; else idle.
-        skip_bad: leave an update out when a gradient is not finite, and undo what its batch did to the network's
-            buffers (the batch statistics). Needs no waiting for the device where the optimizer is a fused one.
+        scaler: scales the loss with ``fp16``, whose smallest number is larger than many gradients; disabled otherwise.
+        skip_bad: skip an update whose gradients are not finite, and undo what its batch did to the network's buffers
+            (the batch statistics). Does not wait for the device where the optimizer is a fused one.
         clip_grad: greatest norm of the gradients; 0: no limit.
     """
 
@@ -71,15 +80,19 @@ class Precision:
         self.made = torch.zeros((), device=device)  # steps, for optimizers that do not count them
 
     def forward(self, network: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
-        """A network's maps of ``x``, float32; without ``--amp`` whatever the network gives."""
-        # Not every device has mixed precision, so it is not even mentioned without --amp.
+        """Return the network's maps of ``x``: float32; without ``--amp`` in the type that the network gives.
+
+        Raises:
+            UserError: the network cannot be compiled (``--compile``), or the batch is too small to be normalized.
+        """
+        # Not every device has mixed precision, so autocast is not even constructed without --amp.
         mixed = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         try:
             with mixed:
                 outputs = network(x)
         except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                reason = (str(error).splitlines() or [""])[0]
                 raise UserError(f"--compile: this network cannot be compiled here ({reason}); leave it out") from error
             if "more than 1 value per channel" in str(error):
                 height, width = x.shape[2:]
@@ -95,7 +108,7 @@ class Precision:
 
     @contextlib.contextmanager
     def keeping(self, network: nn.Module) -> Iterator[None]:
-        """Around forward pass and update of a step: with ``skip_bad`` a bad one leaves the network as it was."""
+        """Enclose forward pass and update of a step: with ``skip_bad`` a bad one leaves the network as it was."""
         if not self.skip_bad:
             yield
             return
@@ -107,7 +120,7 @@ class Precision:
                 buffer.copy_(torch.where(self.bad > 0, value, buffer))
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss to those that are there."""
+        """Accumulate the gradients of a loss."""
         self.scaler.scale(loss).backward()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
@@ -138,7 +151,7 @@ class Precision:
 
     def _step_unless_bad(self, optimizer: torch.optim.Optimizer) -> None:
         if optimizer.param_groups[0].get("fused"):
-            optimizer.grad_scale, optimizer.found_inf = None, self.bad  # as GradScaler tells it
+            optimizer.grad_scale, optimizer.found_inf = None, self.bad  # as GradScaler does it
             optimizer.step()
             del optimizer.grad_scale, optimizer.found_inf
         elif not self.bad:

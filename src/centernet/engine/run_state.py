@@ -14,6 +14,7 @@ import torch
 from ..errors import UserError
 from ..models.tensors import tensor_problem
 from ..options import Options, recipe
+from ..utils import environment
 from ..utils.files import read_json
 from ..utils.text import printable
 from .processes import Processes
@@ -206,14 +207,14 @@ def check_recipe(state: TrainingState, opt, log=print) -> None:
 
 def launch_name() -> str:
     """Return what identifies the launcher that started the processes, also after a restart."""
-    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
+    if environment.number("GROUP_WORLD_SIZE", 1) > 1:
         return os.environ.get("TORCHELASTIC_RUN_ID", "")
     return f"{platform.node()}:{os.getppid()}"
 
 
 def follow_restart(opt: Options, processes: Processes, log=print) -> Options:
     """Return the options with which a run continues that the launcher has restarted (``--max-restarts``)."""
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0 or opt.test or opt.prepare_only:
+    if environment.restarts() == 0 or opt.test or opt.prepare_only:
         return opt
     folder = Path(opt.save_dir)
     last = folder / "model_last.pth"

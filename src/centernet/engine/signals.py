@@ -1,19 +1,23 @@
-"""Signals: SIGTERM and SIGINT end a training with a checkpoint, SIGUSR1 writes one."""
+"""Signals: SIGTERM, SIGINT and SIGHUP stop a training after a checkpoint, SIGUSR1 writes a checkpoint."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
 
-STOP = (signal.SIGTERM, signal.SIGINT)
+from ..utils import streams
+
+# Requests to stop. SIGPIPE stands for a standard output that was closed; as a signal it is ignored, as Python has it.
+STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
+WORKER_PATIENCE = 20  # seconds until SIGTERM ends a DataLoader worker whose main process does not
 
 
 class ShutdownRequested(BaseException):
-    """A signal has ended the run. Not an ``Exception``, so that nothing takes it for a failure.
+    """Raised when a signal stops the run. Not an ``Exception``, so that generic handlers do not swallow it.
 
     Attributes:
-        status: the exit status, 128 and the number of the signal.
+        status: the exit status, 128 plus the number of the signal.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -22,65 +26,81 @@ class ShutdownRequested(BaseException):
 
 
 class ShutdownHandler:
-    """What signals have asked for.
+    """What signals have requested.
 
     Attributes:
-        stop: number of the signal that wants the run to end after a checkpoint, 0 for none.
-        save: a checkpoint is wanted.
-        patient: a first signal only leaves its wish, because somebody looks for it. Otherwise it ends the run at once,
-            as the second one does in any case.
+        stop: number of the signal that requests the end of the run after a checkpoint, 0 for none.
+        save: whether a checkpoint is requested.
+        deferring: if true, the first signal is recorded and handled at the next safe point; otherwise it stops the run
+            immediately, as the second one does in any case.
     """
 
     def __init__(self) -> None:
-        self.stop, self.save, self.patient = 0, False, False
+        self.stop, self.save, self.deferring = 0, False, False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Receive signals within a ``with``."""
-        handlers = dict.fromkeys(STOP, self._on_stop) | ({SAVE: self._on_save} if SAVE else {})
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        """Receive signals until the block exits. A signal that is ignored, as by ``nohup``, stays ignored."""
+        wanted = {number: self._on_stop for number in STOP if number.name != "SIGPIPE"} | (
+            {SAVE: self._on_save} if SAVE else {}
+        )
+        before = {number: signal.getsignal(number) for number in wanted}
+        closed = streams.on_closed
+        for number, ours in wanted.items():
+            if before[number] not in (signal.SIG_IGN, None):
+                signal.signal(number, ours)
+        streams.on_closed = self._on_closed
         try:
             yield
         finally:
+            streams.on_closed = closed
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if handler is not None:  # None: not set by Python, so not replaced here either
+                    signal.signal(number, handler)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within a ``with`` a first signal leaves its wish; one that nobody has seen to ends the run after it."""
-        self.patient = True
+        """Defer the first signal until the block exits, then raise ShutdownRequested if it has not been handled."""
+        self.deferring = True
         try:
             yield
         finally:
-            self.patient = False
+            self.deferring = False
         if self.stop:
             self._end()
 
     def _end(self) -> None:
         name = signal.Signals(self.stop).name
-        raise ShutdownRequested(self.stop, f"stopped by {name}; --resume goes on from the last checkpoint")
+        raise ShutdownRequested(self.stop, f"stopped by {name}; --resume continues from the last checkpoint")
 
     def _on_stop(self, number: int, frame) -> None:
-        # A launcher may pass on another signal than the one it received; only the same one counts as impatience.
+        number = signal.Signals(number)
+        # A launcher may pass on another signal than the one it received; only the same one counts as the second.
         if self.stop == number:
-            os.write(2, f"{signal.Signals(number).name} for the second time: stopped without a checkpoint\n".encode())
+            with contextlib.suppress(OSError):
+                os.write(2, f"{number.name} for the second time: stopped without a checkpoint\n".encode())
             os._exit(128 + number)
         self.stop = number
-        if not self.patient:
+        if not self.deferring:
             self._end()
+
+    def _on_closed(self) -> None:
+        if self.stop == 0:
+            self._on_stop(signal.SIGPIPE, None)
 
     def _on_save(self, number: int, frame) -> None:
         self.save = True
 
 
 def ignore_signals_in_worker() -> None:
-    """How a loader process takes the signals that the whole run receives: it works on until its run ends.
+    """Make a DataLoader worker ignore signals sent to the process group; the main process decides when to stop.
 
-    SIGTERM is also how Python rids itself of a loader process in the end, so it takes effect after a while.
+    Python ends its last workers by SIGTERM, so that signal takes effect after a while.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if SAVE:
-        signal.signal(SAVE, signal.SIG_IGN)
+    for number in (SAVE, getattr(signal, "SIGHUP", None)):
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_PATIENCE))

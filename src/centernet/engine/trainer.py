@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..datasets.loader import SkippedImages, TrainLoader, finish_batch, to_device
 from ..options import Options, learning_rate
 from .averaging import ModelEma
-from .ddp import distribute
+from .ddp import distribute, without_effect
 from .evaluate import report_skipped, show_maps
 from .nan_guard import NanGuard
 from .optim import frozen_modules, keep_frozen_in_eval, set_learning_rate
@@ -86,8 +86,11 @@ class Trainer:
                 with self.model.no_sync() if local else contextlib.nullcontext():  # type: ignore[operator]
                     outputs = self.precision.forward(self.model, micro_batch["input"])
                     loss, terms = self.loss(outputs, micro_batch, counts)
+                    if self.env.count > 1:
+                        loss = loss + without_effect(outputs)
                     # The wrapper averages the gradients over the processes; the shares have to be summed instead.
-                    self.precision.backward(loss * self.env.count)
+                    with contextlib.nullcontext() if local else self.env.collective():
+                        self.precision.backward(loss * self.env.count)
                 first = first or outputs
                 sums = {name: value.detach() + sums.get(name, 0) for name, value in terms.items()}
             self.precision.update(self.optimizer)
@@ -251,7 +254,8 @@ class LossReader:
         save = shutdown.save or (env.is_main and 0 < self.trainer.opt.save_minutes <= minutes)
         shutdown.save = False
         flags = [seconds, float(save), *(float(shutdown.stop == number) for number in STOP)]
-        total = env.sum(torch.cat([losses.flatten(), losses.new_tensor(flags)])).cpu()
+        with env.collective():  # the device, too, may be waiting for another process
+            total = env.sum(torch.cat([losses.flatten(), losses.new_tensor(flags)])).cpu()
         seconds, save, *stops = total[losses.numel() :].tolist()
         stop = next((int(number) for number, count in zip(STOP, stops, strict=True) if count), CONTINUE)
         return total[: losses.numel()].view(losses.shape), seconds / env.count, stop or (SAVE if save else CONTINUE)

@@ -1,143 +1,218 @@
-"""Several processes watch each other: which of them has died, stands still, or is late."""
+"""Detection of ranks that died, are suspended, hang, or cannot be reached over the network."""
 
+import contextlib
+import datetime
+import json
 import os
 import platform
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch.distributed as dist
 
 from ..errors import UserError
+from ..utils.text import print_line
 
-BEATS = 10  # signs of life within the time limit
-LATE = 8  # of them may be missing
+UNLIMITED = datetime.timedelta(days=20)  # of calls that the watchdog limits; more is too much for 32 bits of ms
+HEARTBEATS = 10  # within the time limit
+MISSED = 8  # consecutive heartbeats after which a rank is given up
+STORE_PATIENCE = 5  # seconds to wait for the store while the process ends
+STATUS = 3  # exit status of a process that ends because of another one
 
 
-class Watchdog(threading.Thread):
-    """Tells the others that this process lives, and ends it when another one does not.
+class Watchdog:
+    """Publish that this rank is alive, and end it when another one stops responding or keeps it waiting too long.
 
-    PyTorch's collective calls notice a lost companion late, some only by their time limit, and do not say which one it
-    is. So each process writes a count into the store that the launcher keeps, and reads those of the others.
+    PyTorch's collective operations detect a lost peer late, and do not name it. So each rank writes a heartbeat to the
+    store of the launcher and reads those of its peers.
+
+    Two threads do this: one talks to the store, the other judges what the first has read. Over a network that has been
+    cut a call of the store may block without limit, whatever its timeout; the second thread never makes one. Delays are
+    counted in own heartbeats, not in seconds: processes that were all suspended and continued do not accuse each other.
 
     Attributes:
-        limit: seconds after which a process that shows no sign of life is given up.
+        limit: seconds after which a rank that does not respond, or that the others wait for, ends the run.
+        address: where the store is, for messages.
     """
 
-    def __init__(self, store: dist.Store, rank: int, count: int, limit: float) -> None:
-        super().__init__(name="companions", daemon=True)
-        self.store, self.rank, self.count, self.limit = store, rank, count, limit
-        self.steps = 0  # collective calls begun, in which the processes must agree
-        self.meetings = 0
-        self.ended = threading.Event()
-        self.guard = threading.Lock()  # the connection serves one question at a time
+    def __init__(
+        self, store: dist.Store, rank: int, world_size: int, limit: float, local_rank: int = 0, address: str = ""
+    ) -> None:
+        store.set_timeout(UNLIMITED)  # the second thread keeps the time
+        self.store, self.rank, self.world_size, self.limit = store, rank, world_size, limit
+        self.local_rank, self.address = local_rank, address
+        self.steps = 0  # collective operations begun
+        self.waiting = 0  # nested collective operations that this rank is in
+        self.barriers = 0
+        self.places: list[str] = []  # of each rank, once all have joined
+        self.stopped = threading.Event()
+        self.guard = threading.Lock()  # a connection to the store serves one call at a time
+        self.beats, self.exchanges, self.peers = 0, 0, {}
+        self.store_lost = False
 
-    def wait_for_all(self) -> None:
-        """Wait for all ranks to come. Raises UserError when one does not, or when two say they are the same."""
-        if self.store.add(f"rank/{self.rank}", 1) > 1:
+    def join(self, facts: Any) -> list[Any]:
+        """Wait for all ranks and return what each gave as ``facts`` (JSON values), in the order of ranks.
+
+        Raises:
+            UserError: A rank does not join within the limit, or two processes have the same rank.
+        """
+        threading.Thread(target=self._exchange, name="heartbeat", daemon=True).start()
+        threading.Thread(target=self._monitor, name="watchdog", daemon=True).start()
+        if self._call("add", f"rank/{self.rank}", 1) > 1:
             raise UserError(f"two processes say that they are rank {self.rank} (environment variable RANK)")
-        self._tell(0)
-        keys = [f"alive/{rank}" for rank in range(self.count)]
-        try:
-            self.store.wait(keys)
-        except RuntimeError as error:
-            missing = [str(rank) for rank, key in enumerate(keys) if not self.store.check([key])]
-            raise UserError(
-                f"rank {', '.join(missing)} of {self.count} did not come within {self.limit:g} s (--dist_timeout); "
-                f"were WORLD_SIZE = {self.count} processes started?"
-            ) from error
-
-    def step(self) -> None:
-        """A collective call begins."""
-        self.steps += 1
-
-    def meet(self) -> None:
-        """Wait until all processes have come here; not limited, as long as they show signs of life."""
-        self.meetings += 1
-        key, pause = f"meeting/{self.meetings}", 0.001
-        with self.guard:
-            here = self.store.add(key, 1)
-        while here < self.count:
+        place = f"pid {os.getpid()} on {platform.node()}"
+        self._call("set", f"joined/{self.rank}", json.dumps([place, facts]))
+        missing = list(range(self.world_size))
+        deadline, pause = self.beats + HEARTBEATS, 0.001
+        while missing := [rank for rank in missing if not self._call("check", [f"joined/{rank}"])]:
+            if self.beats > deadline:
+                raise UserError(
+                    f"rank {', '.join(map(str, missing))} of {self.world_size} did not join within {self.limit:g} s "
+                    f"(--dist_timeout); were WORLD_SIZE = {self.world_size} processes started?"
+                )
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
-            with self.guard:
-                here = self.store.add(key, 0)
+        joined = [json.loads(self._call("get", f"joined/{rank}")) for rank in range(self.world_size)]
+        self.places = [place for place, _ in joined]
+        return [facts for _, facts in joined]
+
+    @contextlib.contextmanager
+    def collective(self) -> Iterator[None]:
+        """Mark a section in which this rank waits for all others, each of which must come to it as well."""
+        self.steps += 1
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.steps += 1
+
+    def barrier(self) -> None:
+        """Wait until all ranks have come here, without a limit, as long as they are alive."""
+        self.barriers += 1
+        key, pause = f"barrier/{self.barriers}", 0.001
+        arrived = self._call("add", key, 1)
+        while arrived < self.world_size:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+            arrived = self._call("add", key, 0)
 
     def leave(self) -> None:
-        """The run is complete: stop watching. Rank 0 goes last, for it may keep the store."""
-        self.ended.set()
-        with self.guard:
-            gone = self.store.add("gone", 1)
-        while self.rank == 0 and gone < self.count:
+        """Stop watching at the end of a run, together with all others. Rank 0 leaves last; it may keep the store."""
+        self.barrier()
+        self.stopped.set()
+        gone = self._call("add", "gone", 1)
+        while self.rank == 0 and gone < self.world_size:
             time.sleep(0.01)
-            with self.guard:
-                gone = self.store.add("gone", 0)
+            gone = self._call("add", "gone", 0)
 
-    def first_to_fail(self) -> bool:
-        """Whether this process is the first one that has something to report."""
-        self.ended.set()
-        try:
-            with self.guard:
-                return self.store.add("failed", 1) == 1
-        except (RuntimeError, OSError):  # the process that kept the store is gone
-            return True
+    def first_to_fail(self, otherwise: bool = True) -> bool:
+        """Stop watching, and return whether this is the first rank that has something to report.
 
-    def late(self, error: Exception) -> str | None:
-        """If ``error`` says that a collective call took too long: what to report."""
-        if "imed out" not in str(error) and "imeout" not in str(error):
-            return None
-        behind = [rank for rank, (_, steps) in self._others().items() if steps < self.steps]
-        who = f"rank {', '.join(map(str, behind))}" if behind else "another process"
-        return f"error: waited {self.limit:g} s for {who} (--dist_timeout): {self._where(behind)} hangs or is too slow"
+        ``otherwise`` is the answer where the store cannot be reached.
+        """
+        self.stopped.set()
+        answer = within(STORE_PATIENCE, lambda: self._call("add", "failed", 1))
+        return otherwise if answer is None else answer == 1
 
-    def run(self) -> None:
-        """Once in a while: a sign of life, and a look at the others."""
-        pause = self.limit / BEATS
-        seen: dict[int, tuple[int, int]] = {}
-        missed = dict.fromkeys(range(self.count), 0)
-        beat = 0
-        while not self.ended.wait(pause):
-            beat += 1
+    def _call(self, name: str, *arguments: Any) -> Any:
+        with self.guard:
+            return getattr(self.store, name)(*arguments)
+
+    # The first thread.
+
+    def _exchange(self) -> None:
+        """Write a heartbeat and read those of the others, again and again."""
+        while True:
+            self.beats += 1
             try:
-                self._tell(beat)
-                now = self._others()
+                self._call("set", f"alive/{self.rank}", f"{self.beats} {self.steps}")
+                if self.places:
+                    others = [rank for rank in range(self.world_size) if rank != self.rank]
+                    values = self._call("multi_get", [f"alive/{rank}" for rank in others])
+                    self.peers = {
+                        rank: tuple(map(int, value.split())) for rank, value in zip(others, values, strict=True)
+                    }
+                else:
+                    self._call("add", "answer", 0)  # to write does not wait for an answer
             except (RuntimeError, OSError):
-                self._end("error: the launcher cannot be reached any more, or its machine is gone")
+                self.store_lost = True
                 return
-            for rank, value in now.items():
-                # Counted in own beats, not in seconds: a machine that slept does not accuse the others.
-                missed[rank] = missed[rank] + 1 if seen.get(rank, (-1, -1))[0] == value[0] else 0
-            seen = now
-            silent = [rank for rank in now if missed[rank] >= LATE]
+            self.exchanges += 1
+            if self.stopped.wait(self.limit / HEARTBEATS):
+                return
+
+    # The second thread, which must not call the store except through ``within``.
+
+    def _monitor(self) -> None:
+        """Judge what the first thread has read, once per heartbeat."""
+        pause, where = self.limit / HEARTBEATS, f" at {self.address}" if self.address else ""
+        store, peers, position = Stall(), {}, Stall()
+        while not self.stopped.wait(pause):
+            if self.store_lost:
+                self._end(f"error: the store{where} cannot be reached any more: its process or its machine is gone")
+            elif store.count(self.exchanges) >= MISSED:
+                self._end(
+                    f"error: the store{where} has not responded for {MISSED * pause:g} s (--dist_timeout "
+                    f"{self.limit:g}): its process may be suspended, or the network to its machine cut"
+                )
+            if store.stalled:
+                continue  # nothing new is known of the others
+            seen = self.peers
+            silent = [rank for rank in seen if peers.setdefault(rank, Stall()).count(seen[rank][0]) >= MISSED]
             if silent:
                 self._end(
-                    f"error: rank {', '.join(map(str, silent))} ({self._where(silent)}) shows no sign of life for "
-                    f"{LATE * pause:g} s (--dist_timeout {self.limit:g}): stopped, or its machine is gone"
+                    f"error: {self._describe(silent)} has not responded for {MISSED * pause:g} s (--dist_timeout "
+                    f"{self.limit:g}): it may be suspended, or its machine unreachable"
                 )
-                return
+            if position.count(self.steps if self.waiting else object()) >= HEARTBEATS:
+                behind = [rank for rank, (_, steps) in seen.items() if steps < self.steps]
+                reason = (
+                    f"{self._describe(behind)} hangs or is too slow"
+                    if behind
+                    else "all ranks are in the same collective operation; is the network between them all right?"
+                )
+                self._end(f"error: waited {self.limit:g} s (--dist_timeout): {reason}")
 
-    def _tell(self, beat: int) -> None:
-        with self.guard:
-            self.store.set(f"alive/{self.rank}", f"{beat} {self.steps} {os.getpid()} {platform.node()}")
-
-    def _others(self) -> dict[int, tuple[int, int]]:
-        """Rank to beats and steps of the other processes."""
-        ranks = [rank for rank in range(self.count) if rank != self.rank]
-        with self.guard:
-            values = self.store.multi_get([f"alive/{rank}" for rank in ranks])
-        return {rank: tuple(map(int, value.split()[:2])) for rank, value in zip(ranks, values, strict=True)}
-
-    def _where(self, ranks: list[int]) -> str:
-        """Process ids and machines of ranks."""
-        with self.guard:
-            values = self.store.multi_get([f"alive/{rank}" for rank in ranks]) if ranks else []
-        places = (value.decode().split(" ", 3)[2:] for value in values)
-        return ", ".join(f"pid {pid} on {host}" for pid, host in places) or "it"
+    def _describe(self, ranks: list[int]) -> str:
+        return ", ".join(f"rank {rank} ({self.places[rank]})" for rank in ranks)
 
     def _end(self, report: str) -> None:
-        """Report and end the process, whose main thread may wait inside a collective call for ever."""
-        if self.ended.is_set():  # it is ending already
+        """Report and end the process, whose main thread may be blocked in a collective operation."""
+        if self.stopped.is_set():  # it is ending already
             return
-        if self.first_to_fail():
-            print(f"[rank {self.rank}] {report}", file=sys.stderr, flush=True)
-        os._exit(3)
+        if self.first_to_fail(otherwise=self.local_rank == 0):
+            with contextlib.suppress(OSError):
+                print_line(f"[rank {self.rank}] {report}", file=sys.stderr)
+        os._exit(STATUS)
+
+
+class Stall:
+    """Counts how many times in a row a value was the same as before."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.stalled = 0
+
+    def count(self, value: Any) -> int:
+        """Take the current value; return the count."""
+        self.stalled = self.stalled + 1 if value == self.value else 0
+        self.value = value
+        return self.stalled
+
+
+def within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Return the result of a call that may block or fail, or None if it does not return in time."""
+    results: list[Any] = []
+
+    def run() -> None:
+        with contextlib.suppress(RuntimeError, OSError):
+            results.append(call())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else None

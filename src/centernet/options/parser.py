@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..models import describe
 from ..tasks import TASKS
 from ..tasks.specs import all_specs, get_spec
+from ..utils import environment
 from .derive import as_pixel, check, derive, derive_sizes
 from .option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from .table import GENERAL, GROUPS, Draft, Options
@@ -162,7 +163,7 @@ class _ArgumentParser(argparse.ArgumentParser):
         return [entry for entry in found if entry[0].dest not in new] or found
 
     def error(self, message: str):
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of a machine find the same mistake
+        if environment.reports():  # all processes of a machine find the same mistake
             print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 

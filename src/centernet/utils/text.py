@@ -9,6 +9,8 @@ import re
 import sys
 from typing import TextIO
 
+from . import streams
+
 # Control characters, marks that change the direction of text, line and paragraph separators, and lone surrogates.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -45,7 +47,11 @@ def print_lines(text: str, file: TextIO | None = None) -> None:
 
 
 def make_streams_tolerant() -> None:
-    """Let standard output and error write characters that their encoding lacks as escapes instead of failing."""
+    """Let standard output and error write characters that their encoding lacks as escapes instead of failing.
+
+    Output whose reader is gone (``... | head``) ends the process quietly, or as a training has set it.
+    """
+    streams.guard()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,75 @@
+"""What a process inherits: the variables of its launcher, and the limits of its system."""
+
+import contextlib
+import os
+
+from ..errors import UserError
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+
+def number(name: str, default: int) -> int:
+    """Return an environment variable that a launcher sets to a whole number. Raises UserError for another value."""
+    text = os.environ.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise UserError(
+            f"the environment variable {name} is {text[:40]!r}, not a number; start processes with torchrun"
+        )
+    return int(text)
+
+
+def place() -> tuple[int, int, int]:
+    """Return rank, world size and local rank as the launcher gives them. Raises UserError for impossible ones."""
+    for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
+        number(name, 0)
+    rank, world_size, local_rank = number("RANK", 0), max(number("WORLD_SIZE", 1), 1), number("LOCAL_RANK", 0)
+    if rank >= world_size:
+        raise UserError(f"RANK is {rank}, but WORLD_SIZE is {world_size}: ranks count from 0; start with torchrun")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if world_size > 1 and missing:
+        raise UserError(f"WORLD_SIZE is {world_size}, but {' and '.join(missing)} are not set; start with torchrun")
+    return rank, world_size, local_rank
+
+
+def reports() -> bool:
+    """Return whether this process reports what all processes of its machine find: the first one does.
+
+    A value that no launcher sets, or one that was left behind in the environment of a single process, does not silence
+    it.
+    """
+    try:
+        return number("WORLD_SIZE", 1) <= 1 or number("LOCAL_RANK", 0) == 0
+    except UserError:
+        return True
+
+
+def restarts() -> int:
+    """Return how many times the launcher has started all processes again."""
+    return number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files as far as the system allows without privileges."""
+    if resource is not None:
+        with contextlib.suppress(OSError, ValueError):
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def open_file_limit() -> int:
+    """Return how many files this process may have open."""
+    if resource is None:
+        return 1 << 20
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+def open_files() -> int:
+    """Return how many files this process has open, as far as the system says; otherwise a usual number."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 16
