@@ -69,6 +69,10 @@ def run(script: str) -> None:
     """Parse the command line and run ``main(opt)`` of a script. Raises SystemExit at the end."""
     make_streams_tolerant()
     opt = options_of(script)
+    if script == "main" and len(opt.gpus) > 1:
+        from .engine.launch import start_per_device
+
+        run_main(lambda opt: start_per_device(opt, str(FOLDER / "main.py")), opt)
     run_main(load(FOLDER / f"{script}.py").main, opt)
     raise SystemExit(0)
 

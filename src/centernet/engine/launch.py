@@ -7,9 +7,16 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+# This file is also run by its path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from centernet.options import Options
+from centernet.utils import environment
 
 
 def main(args: list[str] | None = None) -> int:
@@ -41,6 +48,24 @@ def main(args: list[str] | None = None) -> int:
         _report(f"the processes cannot be started: {text}")
         return 2
     return 0
+
+
+def start_per_device(opt: Options, script: str) -> None:
+    """Replace this process by the launcher if it is alone and ``--gpus`` names several devices: one process for each.
+
+    The reference trains with several devices in one process. As there, ``--num_workers`` is the number for all.
+    """
+    count = len(opt.gpus)
+    if count < 2 or opt.prepare_only or opt.device == "cpu" or environment.number("WORLD_SIZE", 1) > 1:
+        return
+    if not torch.accelerator.is_available():
+        print(f"note: --gpus {opt.gpus_str}: no accelerator on this machine, so one process uses the CPU", flush=True)
+        return
+    workers = ["--num_workers", str(-(-opt.num_workers // count))] if "num_workers" in opt.given else []
+    divided = f", each with {workers[1]} of the {opt.num_workers} workers" if workers else ""
+    print(f"note: --gpus {opt.gpus_str}: starting {script} in {count} processes, one per device{divided}", flush=True)
+    launch = [sys.executable, __file__, "--standalone", f"--nproc_per_node={count}"]
+    os.execv(sys.executable, [*launch, script, *sys.argv[1:], *workers])
 
 
 def cores() -> int:
