@@ -83,6 +83,8 @@ def read_annotation(
     if size is None and needs_size:
         raise UserError(f"{path}: has no <size>")
     default = None if needs_size else "0"
+    width: int | None
+    height: int | None
     width, height = (
         (0, 0) if size is None else tuple(int(_number(size, tag, path, default)) for tag in ("width", "height"))
     )

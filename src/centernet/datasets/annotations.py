@@ -178,7 +178,8 @@ def _usable_annotations(
         if not isinstance(kind, str):
             usable.append(annotation)
             continue
-        number, image_id = annotation.get("id"), annotation.get("image_id")
+        number: Any = annotation.get("id")
+        image_id: Any = annotation.get("image_id")
         where = f"annotation {number if is_id(number) else f'number {k}'}"
         if is_id(image_id):
             where += f" of {short(names[image_id])}"
@@ -211,7 +212,7 @@ def box_issues(path: Path, usable: Annotations, sizes: np.ndarray, report: Repor
         for k in np.flatnonzero(found):
             one = usable.annotations[int(k)]
             text = f"annotation {short(one.get('id'))} of {short(names[one['image_id']])}: {short(one['bbox'])}"
-            if known[k]:
+            if bool(np.asarray(known)[k]):
                 text += f" in {sizes[k][0]} x {sizes[k][1]}"
             report(Issue(severity, kind, path, text))
 

@@ -196,7 +196,8 @@ def _degrade(rng, image: np.ndarray) -> np.ndarray:
         noise = rng.normal(0, rng.uniform(2, 10), image.shape)
         return (image + noise).clip(0, 255).astype(np.uint8)
     quality = int(rng.integers(30, 90))
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return np.asarray(decoded)
 
 
 def _cut_out(rng, image: np.ndarray) -> np.ndarray:

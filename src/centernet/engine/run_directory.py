@@ -251,7 +251,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu, {os.cpu_count()} cores"
     module = getattr(torch, device.type, None)
-    name = module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
+    get_name = getattr(module, "get_device_name", None)
+    name = device.type if get_name is None else get_name(device)
     return f"{device.type}, {name}"
 
 

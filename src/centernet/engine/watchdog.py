@@ -50,7 +50,8 @@ class Watchdog:
         self.places: list[str] = []  # of each rank, once all have joined
         self.stopped = threading.Event()
         self.guard = threading.Lock()  # a connection to the store serves one call at a time
-        self.beats, self.exchanges, self.peers = 0, 0, {}
+        self.beats, self.exchanges = 0, 0
+        self.peers: dict[int, tuple[int, ...]] = {}
         self.store_lost = False
 
     def join(self, facts: Any) -> list[Any]:
@@ -150,7 +151,8 @@ class Watchdog:
     def _monitor(self) -> None:
         """Judge what the first thread has read, once per heartbeat."""
         pause, where = self.limit / HEARTBEATS, f" at {self.address}" if self.address else ""
-        store, peers, position = Stall(), {}, Stall()
+        store, position = Stall(), Stall()
+        peers: dict[int, Stall] = {}
         while not self.stopped.wait(pause):
             if self.store_lost:
                 self._end(f"error: the store{where} cannot be reached any more: its process or its machine is gone")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,7 +52,7 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
     return fused
 
 
-def _pairs(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module, str]]:
+def _pairs(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, nn.Module, str]]:
     """Yield (convolution, owner of its batch normalization, name there), by the names that the networks use."""
     for module in modules:
         previous = None
@@ -68,22 +69,22 @@ def _pairs(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module,
 
 
 @torch.no_grad()
-def _fold(conv: nn.Module, bn: nn.BatchNorm2d) -> None:
+def _fold(conv: Any, bn: nn.BatchNorm2d) -> None:
     transposed = isinstance(conv, nn.ConvTranspose2d)
     if transposed and conv.groups > 1:
         raise ValueError("fuse: a transposed convolution with groups before a BatchNorm")
     # In double precision, so that only the result is rounded; on the CPU, because not every device has it.
-    exact = {"device": "cpu", "dtype": torch.float64}
-    values = [None if value is None else value.to(**exact) for value in (conv.bias, bn.running_mean, bn.running_var)]
-    factors = [None if value is None else value.to(**exact) for value in (bn.weight, bn.bias)]
-    weight, bias = fuse_conv_bn_weights(conv.weight.to(**exact), *values, bn.eps, *factors, transpose=transposed)
+    tensors = (conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    exact: list[Any] = [None if value is None else value.to("cpu", torch.float64) for value in tensors]
+    kernel, offset, mean, var, scale, shift = exact
+    weight, bias = fuse_conv_bn_weights(kernel, offset, mean, var, bn.eps, scale, shift, transpose=transposed)
     for name, value in (("weight", weight), ("bias", bias)):
         # Keep the memory format of the old weight, which may be channels_last.
         place = torch.empty_like(conv.weight) if name == "weight" else conv.weight.new_empty(value.shape)
         setattr(conv, name, nn.Parameter(place.copy_(value), requires_grad=False))
 
 
-def _batch_heads(model: nn.Module) -> None:
+def _batch_heads(model: Any) -> None:
     """Replace a network's heads by ``BatchedHeads``, one for each stack."""
     heads = {name: getattr(model, name) for name in model.heads}
     stacks = [head if isinstance(head, nn.ModuleList) else [head] for head in heads.values()]

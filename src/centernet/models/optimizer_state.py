@@ -44,7 +44,7 @@ def restore_optimizer(
     Raises:
         UserError: ``saved`` is not the state of such an optimizer for such a network.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
         saved_groups, states = list(saved["param_groups"]), dict(saved["state"])
