@@ -9,6 +9,8 @@
 Both losses are smoothed by a moving average and compared over their common iterations. A pass needs a mean relative
 error of at most 0.05 or a mean absolute error of at most 0.0002; every number finite; at least 20 iterations and two
 windows; and, where both recipes are known, equal recipes and at least 95 % of the reference's iterations.
+If there is a library of reference runs behind the reference (exp/reference/NAME/), the output also states where in its
+band the run lies; src/tools/certify.py tests that properly.
 
 Other files than train_log.csv that are read: a table (csv, tsv, whitespace) with a column loss, train_loss or
 total_loss; one number per line; TensorBoard event files (with the package tensorboard); and console logs of the
@@ -30,7 +32,7 @@ if (ROOT / "src" / "main.py").is_file():
 else:  # installed as centernet-loss
     ROOT = Path.cwd()
 
-from centernet.analysis import compare, plots, read  # noqa: E402
+from centernet.analysis import compare, library, plots, read  # noqa: E402
 from centernet.analysis.zoo_readme import results_block  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
 from centernet.utils.text import make_streams_tolerant, print_line, print_lines  # noqa: E402
@@ -154,12 +156,16 @@ def main(argv: list[str] | None = None) -> int:
             return print_study([run, *others], reference, args)
         comparison = compare.compare(run, reference, args.window)
         plot = draw(args, run, reference, comparison)
+        folder = library.find_library(reference.path)
+        library_lines = library.read_library(folder).describe(run) if folder else []
     except (UserError, OSError) as error:
         print_line(f"loss.py: error: {error}", file=sys.stderr)
         return 2
     print_comparison(run, reference, comparison, plot)
     if args.rule == "vendor":
         print_vendor_rule(comparison)
+    for line in library_lines:
+        print_line(line)
     for note in comparison.notes:
         print_line(f"Note: {note}")
     if args.readme:

@@ -91,6 +91,48 @@ def _error_outline(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
     return outline(comparison.relative_error * 100, comparison.window, comparison.first)
 
 
+def draw_band(
+    losses: np.ndarray, window: int, runs: list[Curve], limit: float, file: Path | BinaryIO, dpi: int = 110
+) -> None:
+    """Draw the smoothed losses of runs over those of a library and its band.
+
+    Args:
+        losses: (references, iterations) float64, the curves of the library.
+        window: iterations of the moving average.
+        runs: curves to draw over the band.
+        limit: half the width of the band in standard deviations, for a single run.
+        file: file to write, whose suffix names the format, or a binary file for PNG.
+    """
+    smoothed = np.stack([moving_average(loss, window) for loss in losses])
+    mean, half = smoothed.mean(0), limit * smoothed.std(0, ddof=1) * math.sqrt(1 + 1 / len(losses))
+    with _settings():
+        figure, (top, bottom) = _figure(2, 1, (10, 6.5), dpi, sharex=True, height_ratios=[2, 1])
+        places, _ = outline(mean, window)
+        for axes, scale, shift in ((top, 1.0, 0.0), (bottom, 100 / mean, mean)):
+            low, high = ((edge - shift) * scale for edge in (mean - half, mean + half))
+            if len(places) == len(mean):
+                axes.fill_between(
+                    places, low, high, color="0.6", alpha=0.3, linewidth=0, label="95 % band of a single run"
+                )
+            else:
+                for edge in (low, high):
+                    axes.plot(*outline(edge, window), color="0.6", linewidth=1)
+            for k, curve in enumerate(smoothed):
+                label = f"{len(losses)} runs of the library" if k == 0 else None
+                axes.plot(
+                    *outline((curve - shift) * scale, window), color="0.45", linewidth=0.7, alpha=0.7, label=label
+                )
+            for k, run in enumerate(runs):
+                curve = moving_average(run.loss[: losses.shape[1]], window)
+                axes.plot(*outline((curve - shift) * scale, window), color=f"C{k % 10}", linewidth=1.7, label=run.name)
+        _scale_losses(top, losses.ravel())
+        top.set_ylabel(f"loss, mean of {window} iterations")
+        top.legend(loc="upper right", fontsize=9)
+        bottom.set_ylabel("deviation from the mean in %")
+        bottom.set_xlabel("iteration")
+        _save(figure, file)
+
+
 def _title(comparison: Comparison) -> str:
     parts = list(comparison.reasons)
     if not math.isnan(comparison.mean_relative_error):
