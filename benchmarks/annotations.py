@@ -18,6 +18,7 @@ import numpy as np
 
 from centernet.datasets import get_dataset
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
         results = []
         for name, load in (
             ("Python objects", lambda: Plain(path)),
-            ("ours", lambda: get_dataset("coco")(opt, "train")),
+            ("ours", lambda: get_dataset("coco")(build_task(opt), "train")),
         ):
             for _ in range(args.repeats):
                 *numbers, digest = in_a_fork(lambda load=load: measure(load))

@@ -16,6 +16,7 @@ from centernet.detector import Detector
 from centernet.engine.processes import tune_malloc
 from centernet.models.fuse import fuse
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     network = common.make_network(args.arch).eval().to(device)
     rng = np.random.default_rng(0)
     images = [common.make_image(rng) for _ in range(args.batch)]
-    detector = Detector(opt, fuse(network), device)
+    detector = Detector(build_task(opt), fuse(network), device)
 
     def reference() -> list[dict]:
         with common.operator(torchvision.ops.deform_conv2d):
@@ -50,7 +51,7 @@ def main() -> None:
         nearest = np.abs(best[:, None] - others).max(2).argmin(1)
         common.check("boxes", best, others[nearest], 2e-3)
     if args.amp:
-        half = Detector(opts().parse([*options, "--amp", args.amp]), fuse(network), device)
+        half = Detector(build_task(opts().parse([*options, "--amp", args.amp])), fuse(network), device)
         ways[f"ours, {args.amp}"] = lambda: half.run(images)
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
     work = (common.network_work(network, x), common.matrix_rate(device))

@@ -18,10 +18,11 @@ import plain
 import torch
 
 from centernet.datasets import get_dataset
-from centernet.datasets.augmentation import random_view, sample_rng
 from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.opts import opts
-from centernet.tasks import ctdet
+from centernet.tasks import build_task
+from centernet.tasks.ctdet import Ctdet
+from centernet.transforms import random_view, sample_rng
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
             link(Path(folder) / "coco", args.images, args.annotations)
         options = ["ctdet", "--dataset", "coco", "--data_path", folder, "--input_res", str(args.size)]
         opt = opts().parse(options)
-        samples = Samples(get_dataset("coco")(opt, "train"), opt, train=True)
+        samples = Samples(get_dataset("coco")(build_task(opt), "train"), train=True)
         run(samples, args, torch.device("cpu"))
 
 
@@ -62,7 +63,7 @@ def run(samples: Samples, args, device: torch.device) -> None:
     def in_batches(make: Callable, stack: Callable) -> Callable:
         return lambda: [stack([make(key) for key in keys[i : i + args.batch]]) for i in range(0, len(keys), args.batch)]
 
-    finished = finish_batch(collate([samples[key] for key in keys[: args.batch]]), ctdet, opt)
+    finished = finish_batch(collate([samples[key] for key in keys[: args.batch]]), Ctdet(opt))
     stacked = _stack([reference(key) for key in keys[: args.batch]])
     for name, values in stacked.items():
         common.check(name, finished[name], values, 1e-6 if name != "input" else 3e-6)

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from centernet.datasets.augmentation import EIG_VAL, EIG_VEC, GRAY, View, random_view, sample_rng
 from centernet.ops.image import (
     affine_transform,
     draw_umich_gaussian,
@@ -14,6 +13,7 @@ from centernet.ops.image import (
     get_affine_transform,
     transform_preds,
 )
+from centernet.transforms import EIG_VAL, EIG_VEC, GRAY, View, random_view, sample_rng
 
 
 def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[int, int]) -> dict[str, np.ndarray]:

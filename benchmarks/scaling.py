@@ -25,7 +25,7 @@ from centernet.datasets.loader import finish_batch, to_device
 from centernet.engine import processes as engine_processes
 from centernet.engine.trainer import distribute
 from centernet.opts import opts
-from centernet.tasks import ctdet
+from centernet.tasks.ctdet import Ctdet
 
 PLAIN, OURS = "default wrapper, channels first", "ours"
 
@@ -83,7 +83,7 @@ def work(args) -> None:
     torch.set_num_threads(args.threads)
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", args.arch, "--input_res", str(args.size)])
     processes = engine_processes.start(opt)
-    criterion = ctdet.Loss(opt)
+    criterion = Ctdet.criterion(opt)
     sent, gradients, ways = make_batch(args, opt), {}, {}
     for name in (PLAIN, OURS):
         network = common.make_network(args.arch).to(processes.device)
@@ -97,9 +97,9 @@ def work(args) -> None:
         optimizer = torch.optim.Adam(network.parameters(), opt.lr, fused=name == OURS or None)
 
         def step(model=model, optimizer=optimizer, ours=name == OURS) -> None:
-            batch = finish_batch(to_device(sent, processes.device), ctdet, opt)
+            batch = finish_batch(to_device(sent, processes.device), Ctdet(opt))
             x = batch["input"] if ours else batch["input"].contiguous()
-            loss, _ = criterion(model(x), batch, processes.sum(criterion.counts(batch)))
+            loss, _ = criterion(model(x), batch, processes.sum(criterion.normalizers(batch)))
             optimizer.zero_grad(set_to_none=True)
             (loss * processes.count).backward()
             optimizer.step()

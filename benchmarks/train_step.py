@@ -20,7 +20,7 @@ from centernet.datasets.loader import collate, finish_batch, to_device
 from centernet.engine.precision import Precision
 from centernet.engine.processes import tune_malloc
 from centernet.opts import opts
-from centernet.tasks import ctdet
+from centernet.tasks.ctdet import Ctdet
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def make_batch(args, opt) -> dict:
         corners = rng.uniform(0, 0.7 * args.size, (8, 2))
         boxes = np.hstack([corners, corners + rng.uniform(0.05, 0.3, (8, 2)) * args.size]).astype(np.float32)
         image = rng.integers(0, 256, (args.size, args.size, 3), dtype=np.uint8)
-        sample = ctdet.make_sample(image, {"boxes": boxes, "cls": rng.choice(ids, 8)}, opt, None, False)
+        sample = Ctdet(opt).encode(image, {"boxes": boxes, "cls": rng.choice(ids, 8)}, None, False)
         del sample["meta"]
         samples.append(sample)
     return collate(samples)
@@ -85,7 +85,7 @@ def reference(args, opt, sent: dict, device: torch.device, first: dict) -> Calla
     model = common.make_network(args.arch).to(device)
     batch = {
         name: value.contiguous() if isinstance(value, torch.Tensor) else value
-        for name, value in finish_batch(to_device(sent, device), ctdet, opt).items()
+        for name, value in finish_batch(to_device(sent, device), Ctdet(opt)).items()
     }
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, foreach=False)
 
@@ -108,10 +108,10 @@ def ours(
     network = common.make_network(args.arch).to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     optimizer = torch.optim.Adam(network.parameters(), opt.lr, fused=device.type in ("cpu", "cuda"))
-    precision, criterion = Precision(amp, device), ctdet.Loss(opt)
+    precision, criterion = Precision(amp, device), Ctdet.criterion(opt)
 
     def step() -> None:
-        batch = finish_batch(to_device(sent, device), ctdet, opt)
+        batch = finish_batch(to_device(sent, device), Ctdet(opt))
         loss, _ = criterion(precision.forward(model, batch["input"]), batch)
         optimizer.zero_grad(set_to_none=True)
         if amp == "off" and "ours" not in first:

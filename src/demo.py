@@ -59,7 +59,7 @@ def watch(detector: Detector, capture: cv2.VideoCapture, folder: str, show: bool
     show = show and has_display()
     count = 0
     with VideoWriter(folder, f"{Path(opt.demo).stem}_", frame_rate(capture)) as writer:
-        for frame in ahead(prepare(frame, opt) for frame in frames(capture)):
+        for frame in ahead(prepare(frame, detector.task) for frame in frames(capture)):
             found = detector.run(frame)
             print_times(found)
             count += 1

@@ -21,7 +21,7 @@ from centernet.engine.signals import ShutdownHandler
 from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
 from centernet.options import Options, model_metadata
-from centernet.tasks import get_task
+from centernet.tasks import build_task
 
 
 def main(opt: Options) -> None:
@@ -34,11 +34,11 @@ def main(opt: Options) -> None:
     setup.configure_backends(opt, env)
 
     # Task, data, model
-    task = get_task(opt.task)
+    task = build_task(opt)
     setup.prepare_dataset(opt, env)
     model = setup.build_model(opt, env)
-    train_set, val_set = setup.build_datasets(opt, env)
-    metric = setup.Metric(opt, task.Loss.names, val_set)
+    train_set, val_set = setup.build_datasets(task, env)
+    metric = setup.Metric(opt, task.criterion.names, val_set)
     opt = opt.replace(metric=metric.name)
     if opt.prepare_only:
         env.print("\n".join(describe(split) for split in (train_set, val_set) if split is not None))
@@ -50,7 +50,7 @@ def main(opt: Options) -> None:
     if opt.test:
         assert val_set is not None
         setup.load_weights(opt, model, env)
-        run = RunDirectory(opt, env, task.Loss.names) if env.is_main else None
+        run = RunDirectory(opt, env, task.criterion.names) if env.is_main else None
         env.print(setup.format_metrics(evaluate(opt, task, model, val_set, env, run), per_class=True))
         return
 
@@ -60,10 +60,10 @@ def main(opt: Options) -> None:
     state = load(opt, model, optimizer, env, log=env.print)
     loader = setup.build_train_loader(opt, train_set, env)
     plan = [len(train_set), opt.batch_size, opt.seed, opt.num_iters]
-    check_plan(state, plan, len(loader), task.Loss.names, log=env.print)
+    check_plan(state, plan, len(loader), task.criterion.names, log=env.print)
     check_recipe(state, opt, log=env.print)
     env.check_equal({"options": state.recipe, "training data": train_set.summary()})
-    run = RunDirectory(opt, env, task.Loss.names, state) if env.is_main else None
+    run = RunDirectory(opt, env, task.criterion.names, state) if env.is_main else None
     trainer = Trainer(opt, task, model, optimizer, env, state)
     trainer.resume()
     checkpoints = Checkpoints(model_metadata(opt, train_set.default_image_info()), trainer, env, run)

@@ -34,7 +34,7 @@ def main(opt: Options) -> None:
     opt = detector.opt
     batch_size = batch_size_of(opt, env.count)
     setup.prepare_dataset(opt, env)
-    dataset = setup.open_split(opt, "val" if not opt.trainval else "test", env)
+    dataset = setup.open_split(detector.task, "val" if not opt.trainval else "test", env)
     if opt.trainval and dataset.annotation_file == dataset.find_annotations(dataset.folder, "val"):
         raise UserError(f"--trainval: the dataset {opt.dataset} has no test split; without it the val split is tested")
     processes.tune_malloc(env.device)
@@ -104,7 +104,10 @@ def detect(
     """
     opt = detector.opt
     prefetched = not opt.not_prefetch_test
-    inputs = batches(prefetch(dataset, indices, opt), batch_size) if prefetched else read_one_by_one(dataset, indices)
+    if prefetched:
+        inputs = batches(prefetch(dataset, indices, detector.task), batch_size)
+    else:
+        inputs = read_one_by_one(dataset, indices)
     progress = DetectionProgress(opt, len(indices), active)
     skipped = SkippedImages(dataset)
     results: dict[int | str, dict] = {}
@@ -172,4 +175,4 @@ def read_one_by_one(dataset: CocoStyleDataset, indices: list[int]) -> Iterator[l
 def ground_truth_images(detector: Detector, dataset: CocoStyleDataset, image_id: int | str) -> dict[str, np.ndarray]:
     """Return drawings of an image's annotated objects, for comparison with the detections."""
     index = dataset.image_ids.index(image_id)
-    return detector.task.ground_truth_images(dataset.read_image(index), dataset.read_objects(index), detector.opt)
+    return detector.visualizer.ground_truth_images(dataset.read_image(index), dataset.read_objects(index))

@@ -15,7 +15,8 @@ from centernet.errors import UserError
 from centernet.models import create_model, save_model
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
-from centernet.tasks import ctdet
+from centernet.tasks import build_task
+from centernet.tasks.ctdet import Ctdet, ctdet_decode
 
 CPU = torch.device("cpu")
 
@@ -51,12 +52,12 @@ def test_pre_processing(k):
     arguments = ["--input_h", f"{height:.0f}", "--input_w", f"{width:.0f}", "--test_scales", str(scale)]
     arguments += ([] if fix_res else ["--keep_res"]) + (["--flip_test"] if flip_test else [])
     opt = options(*arguments, "--arch", "hourglass" if pad == 127 else "res_18")
-    prepared = prepare(case["image"], opt)
+    prepared = prepare(case["image"], build_task(opt))
     meta = prepared["meta"][scale]
     np.testing.assert_array_equal(meta["c"], case["c"])
     np.testing.assert_array_equal(meta["s"], case["s"])
     assert meta["output_size"] == tuple(case["out_hw"][::-1])
-    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][scale][None])
+    batch = Detector(build_task(opt), nn.Identity(), CPU).normalized(prepared["images"][scale][None])
     assert batch.shape == tuple(case["shape"]) and batch.dtype == torch.float32
     exact = int(cv2.__version__.split(".")[0]) >= 5
     expected, tolerance = (case["images_sub_opencv5"], 2e-5) if exact else (case["images_sub_opencv3"], 0.09)
@@ -76,7 +77,7 @@ def test_pre_processing(k):
 )
 def test_carried_views(args, size, center, extent, output_size):
     opt = options("--input_res", "128", *args)
-    prepared = prepare(np.zeros((*size, 3), np.uint8), opt)
+    prepared = prepare(np.zeros((*size, 3), np.uint8), build_task(opt))
     (scale,) = opt.test_scales
     meta = prepared["meta"][scale]
     assert tuple(meta["c"]) == center and meta["output_size"] == output_size
@@ -87,8 +88,8 @@ def test_carried_views(args, size, center, extent, output_size):
 def test_a_small_scale_lies_in_a_black_frame():
     """A gray image of 90 x 120 at scale 0.5 takes the middle 48 rows and 64 columns of an input of 128 x 128."""
     opt = options("--input_res", "128", "--test_scales", "0.5", "--flip_test")
-    prepared = prepare(np.full((90, 120, 3), (10, 100, 200), np.uint8), opt)
-    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][0.5][None]).numpy()
+    prepared = prepare(np.full((90, 120, 3), (10, 100, 200), np.uint8), build_task(opt))
+    batch = Detector(build_task(opt), nn.Identity(), CPU).normalized(prepared["images"][0.5][None]).numpy()
     mean, std = opt.mean.reshape(3, 1, 1), opt.std.reshape(3, 1, 1)
     inside = (np.array([10, 100, 200]).reshape(3, 1, 1) / 255 - mean) / std
     np.testing.assert_allclose(batch[0, :, 43:85, 35:93], np.broadcast_to(inside, (3, 42, 58)), atol=1e-5)
@@ -103,12 +104,12 @@ def test_a_small_scale_lies_in_a_black_frame():
 )
 def test_odd_images_are_refused(image):
     with pytest.raises(UserError, match="must be a path or an array"):
-        prepare(image, options())
+        prepare(image, build_task(options()))
 
 
 def test_scale_that_leaves_nothing():
     with pytest.raises(UserError, match="--test_scales 0.1: nothing is left of an image of 9 x 30"):
-        prepare(np.zeros((30, 9, 3), np.uint8), options("--test_scales", "1,0.1"))
+        prepare(np.zeros((30, 9, 3), np.uint8), build_task(options("--test_scales", "1,0.1")))
 
 
 # After the network
@@ -117,11 +118,11 @@ def test_scale_that_leaves_nothing():
 @needs_conformance
 def test_flip_average():
     case = {name: torch.from_numpy(value) for name, value in figures("decode").items() if name.startswith("ct_")}
-    averaged = ctdet.average_mirrored({head: case[f"ct_{head}"] for head in ("hm", "wh", "reg")})
+    averaged = Ctdet(options()).average_flipped({head: case[f"ct_{head}"] for head in ("hm", "wh", "reg")})
     torch.testing.assert_close(averaged["hm"], case["ct_flip_hm"])
     torch.testing.assert_close(averaged["wh"], case["ct_flip_wh"])
     assert torch.equal(averaged["reg"], case["ct_reg"][:1])
-    dets = ctdet.ctdet_decode(averaged["hm"], averaged["wh"], averaged["reg"], K=case["ct_flip_dets"].shape[1])
+    dets = ctdet_decode(averaged["hm"], averaged["wh"], averaged["reg"], K=case["ct_flip_dets"].shape[1])
     torch.testing.assert_close(dets, case["ct_flip_dets"], rtol=1e-5, atol=1e-5)
 
 
@@ -131,7 +132,7 @@ def test_flip_average_by_hand():
         "wh": torch.tensor([[[[8.0, 4, 0]]], [[[2.0, 0, 0]]]]),
     }
     maps["reg"] = maps["wh"].clone()
-    averaged = ctdet.average_mirrored(maps)
+    averaged = Ctdet(options()).average_flipped(maps)
     assert averaged["hm"].tolist() == [[[[0.5, 0, 0.25]]]]
     assert averaged["wh"].tolist() == [[[[4, 2, 1]]]]
     assert averaged["reg"].tolist() == [[[[8, 4, 0]]]]
@@ -145,7 +146,7 @@ def test_post_processing():
     opt.num_classes = 5
     meta = {"c": case["ctpost_c"], "s": float(case["ctpost_s"]), "scale": float(case["ctpost_scale"])}
     dets = torch.from_numpy(case["ctpost_dets"])
-    (results,) = ctdet.to_image_coords(dets, [{**meta, "output_size": (32, 32)}], opt)
+    (results,) = Ctdet(opt).to_image_coords(dets, [{**meta, "output_size": (32, 32)}])
     assert all(rows.dtype == np.float32 for rows in results.values())
     np.testing.assert_allclose(rows_of(results), case["ctpost_out"], rtol=1e-5, atol=1e-4)
 
@@ -157,10 +158,10 @@ def test_merging(k):
     opt = options(*(["--nms"] if case["nms"] else []))
     scales = [by_class(case[f"in{i}"]) for i in range(case["nscales"])]
     opt.keep_discarded = True
-    merged = ctdet.merge_outputs(copy.deepcopy(scales), opt)
+    merged = Ctdet(opt).merge_scales(copy.deepcopy(scales))
     np.testing.assert_allclose(rows_of(merged), case["out"], rtol=0, atol=1e-5)
     opt.keep_discarded = False
-    default = rows_of(ctdet.merge_outputs(scales, opt))
+    default = rows_of(Ctdet(opt).merge_scales(scales))
     assert len(default) <= max(100, len(case["out"]))
     if len(scales) == 1 and not case["nms"]:
         np.testing.assert_allclose(default, case["out"], rtol=0, atol=1e-5)
@@ -170,10 +171,10 @@ def test_carried_merging():
     """The second box is discarded: the reference has a copy of the fourth in its place, with the score of before."""
     rows = [[0, 0, 100, 100, 0.9], [2, 2, 100, 100, 0.004], [200, 200, 300, 300, 0.6], [205, 205, 300, 300, 0.5]]
     scales = [{cls: rows if cls == 3 else [] for cls in range(1, 21)}]
-    merged = ctdet.merge_outputs(scales, options("--nms"))[3]
+    merged = Ctdet(options("--nms")).merge_scales(scales)[3]
     expected = np.array([rows[0], rows[2], [205, 205, 300, 300, 0.0977289]])
     np.testing.assert_allclose(merged, expected, rtol=1e-5)
-    merged = ctdet.merge_outputs(scales, options("--nms", "--keep_discarded"))[3]
+    merged = Ctdet(options("--nms", "--keep_discarded")).merge_scales(scales)[3]
     np.testing.assert_allclose(merged, [*expected, rows[3]], rtol=1e-5)
 
 
@@ -188,8 +189,8 @@ def test_a_batch_gives_what_its_images_give(mirrored):
     def results(numbers):
         chosen = [images[n] for n in numbers] + ([images[n + 3] for n in numbers] if mirrored else [])
         output = {head: torch.cat([image[head] for image in chosen]) for head in opt.heads}
-        dets = ctdet.decode(output, opt, mirrored=mirrored)
-        return [rows_of(found) for found in ctdet.to_image_coords(dets, [metas[n] for n in numbers], opt)]
+        dets = Ctdet(opt).decode(output, flipped=mirrored)
+        return [rows_of(found) for found in Ctdet(opt).to_image_coords(dets, [metas[n] for n in numbers])]
 
     for together, alone in zip(results([0, 1, 2]), [results([n])[0] for n in range(3)], strict=True):
         np.testing.assert_array_equal(together, alone)
@@ -223,7 +224,7 @@ def test_a_box_comes_back_where_it_is(args, scales):
     x1, y1, x2, y2 = box = [70, 50, 110, 100]
     image[y1:y2, x1:x2] = 255
     opt = options("--input_res", "128", "--test_scales", scales, *args)
-    found = Detector(opt, BrightBox(), CPU).run(image)["results"][4]
+    found = Detector(build_task(opt), BrightBox(), CPU).run(image)["results"][4]
     best = found[found[:, 4].argmax()]
     np.testing.assert_allclose(best[:4], box, atol=3)
     assert best[4] == pytest.approx(1 / (1 + np.exp(-3)), rel=1e-5)  # the mirrored image has its peak there too
@@ -245,7 +246,7 @@ def test_the_flip_test_is_symmetric():
     """With a flip test a mirrored image gives mirrored boxes, whatever the network."""
     opt = options("--not_reg_offset", "--flip_test")
     torch.manual_seed(0)
-    detector = Detector(opt, Patches(opt.heads), CPU)
+    detector = Detector(build_task(opt), Patches(opt.heads), CPU)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
     def best(pixels, mirror):
@@ -264,7 +265,7 @@ def test_several_images_at_once(args, tmp_path):
     """An array, a path, a PIL image, and what was prepared, of two sizes: each gives what it gives alone."""
     opt = options(*args, "--debug", "2")
     torch.manual_seed(0)
-    detector = Detector(opt, Patches(opt.heads), CPU)
+    detector = Detector(build_task(opt), Patches(opt.heads), CPU)
     rng = np.random.default_rng(0)
     images = [
         rng.integers(0, 256, size, dtype=np.uint8) for size in ((64, 80, 3), (64, 64, 3), (64, 80, 3), (64, 80, 3))
@@ -272,7 +273,7 @@ def test_several_images_at_once(args, tmp_path):
     path = tmp_path / "a.png"
     assert cv2.imwrite(str(path), images[2])
     pil = Image.fromarray(images[3][:, :, ::-1])
-    together = detector.run([images[0], prepare(images[1], opt), path, pil])
+    together = detector.run([images[0], prepare(images[1], build_task(opt)), path, pil])
     assert len(together) == 4 and detector.run([]) == []
     for image, found in zip(images, together, strict=True):
         alone = detector.run(image)
@@ -288,7 +289,7 @@ def test_views_of_one_size_go_together(args, calls):
     """All scales of three images, and their detections come back at once; scale by scale they are the same."""
     opt = options("--test_scales", "0.5,1", "--nms", *args)
     torch.manual_seed(0)
-    detector = Detector(opt, Patches(opt.heads), CPU)
+    detector = Detector(build_task(opt), Patches(opt.heads), CPU)
     # The first two are as large at a scale of 1 as the third is at 0.5.
     images = [np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8) for side in (60, 60, 120)]
     sizes = []
@@ -296,25 +297,25 @@ def test_views_of_one_size_go_together(args, calls):
     together = detector.run(images)
     assert sorted(sizes) == calls
     for image, found in zip(images, together, strict=True):
-        prepared = prepare(image, opt)
+        prepared = prepare(image, build_task(opt))
         of_scales = []
         for scale in opt.test_scales:
             cut, meta = torch.from_numpy(prepared["images"][scale][None]), prepared["meta"][scale]
             output = detector.model(detector.normalized(cut.numpy()))[-1]
-            dets = ctdet.decode(output, opt, mirrored=opt.flip_test)
-            of_scales += ctdet.to_image_coords(dets.detach(), [meta], opt)
-        alone = ctdet.merge_outputs(of_scales, opt)
+            dets = Ctdet(opt).decode(output, flipped=opt.flip_test)
+            of_scales += Ctdet(opt).to_image_coords(dets.detach(), [meta])
+        alone = Ctdet(opt).merge_scales(of_scales)
         np.testing.assert_allclose(rows_of(found["results"]), rows_of(alone), atol=1e-4)
 
 
 def test_batches_have_images_of_one_size():
     opt = options("--keep_res")
     sizes = [(64, 64), (64, 128), (64, 64), (128, 64), (64, 64), (64, 128), (32, 32)]
-    images = [(k, prepare(np.zeros((h - 1, w - 1, 3), np.uint8), opt)) for k, (h, w) in enumerate(sizes)]
+    images = [(k, prepare(np.zeros((h - 1, w - 1, 3), np.uint8), build_task(opt))) for k, (h, w) in enumerate(sizes)]
     dealt = [[k for k, _ in batch] for batch in batches(images, 2)]
     assert dealt == [[0, 2], [1, 5], [3], [4], [6]]
     # Never more than four batches' worth waits.
-    many = [(k, prepare(np.zeros((32 * k + 31, 31, 3), np.uint8), opt)) for k in range(12)]
+    many = [(k, prepare(np.zeros((32 * k + 31, 31, 3), np.uint8), build_task(opt))) for k in range(12)]
     came = []
     pulled = []
     for batch in batches((pulled.append(k) or (k, image) for k, image in many), 2):
@@ -357,7 +358,7 @@ def test_a_checkpoint_is_enough(checkpoint, tmp_path):
     assert found["tot"] == pytest.approx(sum(found[name] for name in TIMES[1:]), rel=1e-6)
     assert list(found["results"]) == list(range(1, 21))
     assert sum(len(rows) for rows in found["results"].values()) == 100
-    for same in (str(tmp_path / "image.png"), tmp_path / "image.png", prepare(image, opt)):
+    for same in (str(tmp_path / "image.png"), tmp_path / "image.png", prepare(image, build_task(opt))):
         np.testing.assert_array_equal(rows_of(detector.run(same)["results"]), rows_of(found["results"]))
     with pytest.raises(UserError, match="there is no such file"):
         detector.run(tmp_path / "other.png")

@@ -91,10 +91,10 @@ def test_decoding(tmp_path, args, kind):
     model, path = Maps(opt.heads).eval(), tmp_path / KINDS[kind]
     export(model, opt, path, kind)
     run, about = load(kind, path)
-    assert about["columns"] == get_task(opt.task).columns(opt)
+    assert about["columns"] == get_task(opt.task)(opt).columns
     for shape in ((1, 3, 96, 64), (3, 3, 64, 160)):
         x = torch.randn(shape)
-        (found,), expected = run(x), get_task(opt.task).decode(model(x)[-1], opt)
+        (found,), expected = run(x), get_task(opt.task)(opt).decode(model(x)[-1])
         assert found.shape == expected.shape == (shape[0], 30, len(about["columns"]))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -113,7 +113,7 @@ def test_decoding_of_extreme_points(tmp_path, agnostic, kind):
     export(model, opt, path, kind)
     run, about = load(kind, path)
     x = torch.randn(2, 3, 64, 96)
-    (found,), expected = run(x), get_task("exdet").decode(model(x)[-1], opt)
+    (found,), expected = run(x), get_task("exdet")(opt).decode(model(x)[-1])
     assert found.shape == expected.shape == (2, 1000, len(about["columns"]))
     counts = (expected[:, :, 4] > 0).sum(1)
     assert counts.min() > 5 and counts.max() < 1000
@@ -284,4 +284,4 @@ def test_columns_of_every_task():
     for task in TASKS:
         opt = opts().parse([task, "--K", "4"])
         heads = {name: torch.randn(1, channels, 8, 8) for name, channels in opt.heads.items()}
-        assert get_task(task).decode(heads, opt).shape[2] == len(get_task(task).columns(opt))
+        assert get_task(task)(opt).decode(heads).shape[2] == len(get_task(task)(opt).columns)

@@ -21,16 +21,16 @@ from centernet.conversion.issues import raise_error
 from centernet.conversion.voc_devkit import read_annotation
 from centernet.conversion.yolo import YoloLayout
 from centernet.datasets import get_dataset
-from centernet.datasets.augmentation import replayed_rng, sample_rng
 from centernet.datasets.images import read_image
-from centernet.datasets.joints import FLIP_PAIRS
 from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import read_calib, read_image_names, read_label_lines
 from centernet.models import read_checkpoint
+from centernet.ops.keypoints import FLIP_PAIRS
 from centernet.ops.oracle import oracle_map
 from centernet.opts import opts
-from centernet.tasks import TASKS, get_task
+from centernet.tasks import TASKS, build_task, get_task
+from centernet.transforms import replayed_rng, sample_rng
 
 FAST = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -99,12 +99,12 @@ def annotations_of(task, things):
 def batch_of(task, size, things, seed, train):
     """A finished batch of one image, with what the task's trainer would get."""
     opt, module = OPTIONS[task], get_task(task)
-    objects = module.read_objects(annotations_of(task, things), {c: k for k, c in enumerate(opt.category_ids)})
+    objects = module(opt).read_objects(annotations_of(task, things), {c: k for k, c in enumerate(opt.category_ids)})
     if task == "ddd":
         objects["calib"] = CALIB
     image = np.full((size[1], size[0], 3), 99, np.uint8)
-    sample = module.make_sample(image, objects, opt, sample_rng(seed, 1, 0) if train else None, train)
-    return finish_batch(collate([sample]), module, opt)
+    sample = module(opt).encode(image, objects, sample_rng(seed, 1, 0) if train else None, train)
+    return finish_batch(collate([sample]), module(opt))
 
 
 def check_targets(task, batch):
@@ -165,7 +165,7 @@ def boxes_come_back(_folder, size, things, seed, train):
     """Of ctdet; where objects share a cell, which has one size, at least one of them."""
     batch = batch_of("ctdet", size, things, seed, train)
     (mask,) = batch["reg_mask"].bool()
-    dets = get_task("ctdet").decode(truth_as_output("ctdet", batch), OPTIONS["ctdet"])[0]
+    dets = get_task("ctdet")(OPTIONS["ctdet"]).decode(truth_as_output("ctdet", batch))[0]
     true, cells, classes = boxes_in_output(batch, mask), batch["ind"][0][mask], batch["cls"][0][mask]
     for k in range(len(true)):
         same = dets[(dets[:, 5] == classes[k]) & (dets[:, 4] > 0.999)]
@@ -181,7 +181,7 @@ def a_pose_comes_back(_folder, size, things, seed, train):
     (mask,) = batch["reg_mask"].bool()
     if not mask.any():
         return
-    det = get_task("multi_pose").decode(truth_as_output("multi_pose", batch), OPTIONS["multi_pose"])[0, 0]
+    det = get_task("multi_pose")(OPTIONS["multi_pose"]).decode(truth_as_output("multi_pose", batch))[0, 0]
     assert (det[:4] - boxes_in_output(batch, mask)[0]).abs().max() < 1e-3
     width = batch["image"].shape[2] // 4
     cell = torch.tensor([int(batch["ind"][0][mask]) % width, int(batch["ind"][0][mask]) // width])
@@ -207,7 +207,7 @@ def extreme_points_come_back(_folder, x, y, w, h, seed, cls):
         output[f"reg_{s}"] = oracle_map(
             batch[f"reg_{s}"], batch[f"ind_{s}"], batch["reg_mask"], output[f"reg_{s}"].shape
         )
-    det = module.decode(output, opt)[0, 0]
+    det = module(opt).decode(output)[0, 0]
     width = opt.input_res // 4
     cells = {s: divmod(int(batch[f"ind_{s}"][0, 0]), width) for s in "tlbr"}
     # The middle of the outermost cells may be another one than the center's, and too dark to count as a center.
@@ -235,8 +235,8 @@ def a_flip_test_of_mirrored_maps_changes_nothing(_folder, size, things, seed, tr
             mirror["hps"] = hps.flatten(1, 2)
         both = {name: torch.cat([output[name], mirror[name]]) for name in output}
         module = get_task(task)
-        alone = module.decode(output, OPTIONS[task])
-        averaged = module.decode(both, OPTIONS[task], mirrored=True)
+        alone = module(OPTIONS[task]).decode(output)
+        averaged = module(OPTIONS[task]).decode(both, flipped=True)
         assert torch.equal(alone, averaged)
 
 
@@ -258,7 +258,7 @@ def mirroring_twice_is_the_identity(_folder, size, boxes, scale, place):
         opt, module = OPTIONS[task], get_task(task)
         things = [(x, y, w, h, 0, 1.0, seed) for x, y, w, h, seed in boxes]
         class_of = {c: k for k, c in enumerate(opt.category_ids)}
-        objects = module.read_objects(annotations_of(task, things), class_of)
+        objects = module(opt).read_objects(annotations_of(task, things), class_of)
         if "joints" in objects:
             objects["joints"] = objects["joints"].round()
         mirrored = {name: values.copy() for name, values in objects.items()}
@@ -273,7 +273,7 @@ def mirroring_twice_is_the_identity(_folder, size, boxes, scale, place):
             if task == "ctdet":  # noqa: B023
                 del draws[3]
             record = replayed_rng({"draws": draws, "color": None})
-            return module.make_sample(image, objects, opt, record, True)  # noqa: B023
+            return module(opt).encode(image, objects, record, True)  # noqa: B023
 
         plain = sample(pixels, objects, cx, 0.9)
         twice = sample(pixels[:, ::-1], mirrored, width - cx - 1, 0.1)
@@ -399,14 +399,14 @@ def annotation_files_are_used_or_refused(folder, content, kind, skip, split):
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
             opt = opts().parse(arguments)
-            dataset = get_dataset(name)(opt, split)
+            dataset = get_dataset(name)(build_task(opt), split)
         except (UserError, SystemExit) as error:
             assert not isinstance(error, SystemExit) or error.code == 2
             return
-        samples = Samples(dataset, opt, split == "train")
+        samples = Samples(dataset, split == "train")
         for index in range(len(dataset)):
             try:
-                batch = finish_batch(collate([samples[1, index]]), samples.task, opt)
+                batch = finish_batch(collate([samples[1, index]]), samples.task)
             except UserError as error:
                 assert "images in a row cannot be used" in str(error)
             else:

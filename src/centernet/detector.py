@@ -1,21 +1,19 @@
-"""Image in, detections out: test scales, flip test, merging. What is particular to a task is in ``tasks/``."""
+"""Detection in images: test scales, flip test, merging. ``tasks/`` holds what is particular to a task."""
 
 import os
 import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .datasets.augmentation import View, color_matrix
 from .datasets.base import CocoStyleDataset
 from .datasets.images import MAX_PIXELS, read_image
-from .datasets.loader import apply_color, as_tensor, black_image, check_worker_resources, start_worker
+from .datasets.loader import apply_color, as_tensor, black_image
+from .datasets.worker import check_worker_resources, start_worker
 from .engine import processes
 from .engine.failures import OPEN_FILES, explain
 from .engine.precision import Precision
@@ -23,22 +21,25 @@ from .errors import UserError
 from .evaluation.results import drop_non_finite
 from .models import create_model, load_model, read_checkpoint
 from .models.fuse import fuse
-from .options import apply_model_metadata
-from .tasks import get_task
+from .options import Options, apply_model_metadata
+from .tasks import build_task
+from .tasks.base import Detections, Task
+from .transforms import color_matrix
+from .visualization import build_visualizer
 
 TIMES = ("tot", "load", "pre", "net", "dec", "post", "merge")
 
 
-def create_detector(opt, device: torch.device | None = None, log=print) -> "Detector":
-    """The detector of a checkpoint.
+def create_detector(opt: Options, device: torch.device | None = None, log=print) -> "Detector":
+    """Return the detector of a checkpoint.
 
-    A checkpoint that describes its network (``checkpoint["model"]``) needs no options but ``--load_model``; for others,
-    such as the reference's, ``--arch`` and ``--dataset`` say what they hold.
+    A checkpoint with model metadata (``checkpoint["model"]``) needs no options but ``--load_model``; for others, such
+    as the reference's, ``--arch`` and ``--dataset`` have to describe the network.
 
     Args:
-        opt: finished options; they stay as they are, the completed ones are the detector's ``opt``.
-        device: where to compute; None: what ``--device`` and ``--gpus`` say.
-        log: what is called with the lines that say what was loaded.
+        opt: finished options; the detector's ``opt`` is a copy, completed by the checkpoint.
+        device: device of the network; None: the one of ``--device`` and ``--gpus``.
+        log: called with messages about what was loaded.
 
     Raises:
         UserError: no checkpoint, one that cannot be read or used, or options that contradict it.
@@ -48,49 +49,51 @@ def create_detector(opt, device: torch.device | None = None, log=print) -> "Dete
     if device is None:
         device = processes.start(opt).device
     opt, model = load_network(opt, log)
-    return Detector(opt, fuse(model.to(device)), device)
+    return Detector(build_task(opt), fuse(model.to(device)), device)
 
 
-def load_network(opt, log=print) -> tuple[Namespace, torch.nn.Module]:
-    """The network of ``--load_model`` on the CPU, and the options completed by what its checkpoint says about it."""
-    card = read_checkpoint(opt.load_model).get("model")
-    if isinstance(card, dict):
-        opt = apply_model_metadata(opt, card)
+def load_network(opt: Options, log=print) -> tuple[Options, torch.nn.Module]:
+    """Return the options completed by the checkpoint ``--load_model``, and its network on the CPU."""
+    metadata = read_checkpoint(opt.load_model).get("model")
+    if isinstance(metadata, dict):
+        opt = apply_model_metadata(opt, metadata)
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     load_model(model, opt.load_model, log=log)
     return opt, model
 
 
 class Detector:
-    """A network and what it takes to use it on images.
+    """A network with everything that is needed to detect in images.
 
     Attributes:
-        opt: the options, completed by the checkpoint.
+        task: the task, whose ``opt`` are completed by the checkpoint.
         device: where the network is.
+        visualizer: drawings of the results.
     """
 
-    def __init__(self, opt, model: torch.nn.Module, device: torch.device) -> None:
-        self.device, self.task = device, get_task(opt.task)
-        self.opt = self.task.test_options(opt) if hasattr(self.task, "test_options") else opt
-        self.precision = Precision(opt.amp, device)
+    def __init__(self, task: Task, model: torch.nn.Module, device: torch.device) -> None:
+        self.opt = task.detector_options(task.opt)
+        self.task, self.device = type(task)(self.opt), device
+        self.visualizer = build_visualizer(self.task)
+        self.precision = Precision(self.opt.amp, device)
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def run(self, images, info=None) -> dict | list[dict]:
-        """Detect in an image, or in several at once.
+        """Detect in one image or in several.
 
         Args:
-            images: an image: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that gives
-                one of these, or what ``prepare`` gives for one; or a list of images. Cuts of one size, of whichever
-                image and test scale, go through the network together.
-            info: what the task needs to know of the image besides its pixels (``picture_info`` of its dataset), or
-                a list of it; for what it lacks, what ``--calib`` or the checkpoint says. Prepared images have it
-                already.
+            images: an image: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that returns
+                one of these, or the result of ``prepare``; or a list of images. Crops of one size, of all images and
+                test scales, pass the network as one batch.
+            info: metadata of the image that the task needs besides its pixels (``picture_info`` of its dataset), or
+                a list of it; missing entries are those of ``--calib`` or the checkpoint. Prepared images already
+                contain it.
 
         Returns:
             For each image ``results``, ``{class id from 1: (n, 5) float32}`` with rows [x1, y1, x2, y2, score] in
-            image pixels (tasks other than ctdet have longer rows), and the seconds that it took by ``TIMES``: ``net``
-            is the network alone, ``dec`` decodes and averages the flip test; of several images each has its share.
+            image pixels (other tasks than ctdet have longer rows), and the seconds of each stage in ``TIMES``: ``net``
+            is the network alone, ``dec`` includes averaging the flip test; several images share the time equally.
             With ``--debug`` also ``images``, drawings by name, whose time is not counted. Detections that are not
             finite are dropped; ``dropped`` is their number, absent if there are none. A list for a list.
 
@@ -118,77 +121,78 @@ class Detector:
         arrays = [image if isinstance(image, dict) else as_array(image, self.opt.max_image_pixels) for image in images]
         lap("load")
         prepared = [
-            array if isinstance(array, dict) else prepare(array, self.opt, info)
+            array if isinstance(array, dict) else prepare(array, self.task, info)
             for array, info in zip(arrays, infos, strict=True)
         ]
         places = [(k, scale) for k, one in enumerate(prepared) for scale in one["images"]]
         groups = [[places[i] for i in members] for members in _same_size([prepared[k]["images"][s] for k, s in places])]
         decoded, views = [], {}
         for group in groups:
-            cuts = np.stack([np.asarray(prepared[k]["images"][scale]) for k, scale in group])
-            batch = self.normalized(cuts)
+            crops = np.stack([np.asarray(prepared[k]["images"][scale]) for k, scale in group])
+            batch = self.normalized(crops)
             lap("pre")
             output = self.precision.forward(self.model, batch)[-1]
             lap("net")
-            decoded.append(self.task.decode(output, self.opt, mirrored=self.opt.flip_test))
+            decoded.append(self.task.decode(output, flipped=self.opt.flip_test))
             lap("dec")
             if self.opt.debug >= 2:
                 for i, place in enumerate(group):
                     of_one = {name: values[i : i + 1] for name, values in output.items()}
-                    views[place] = cuts[i], of_one, decoded[-1][i : i + 1]
+                    views[place] = crops[i], of_one, decoded[-1][i : i + 1]
         decoded = _to_cpu(decoded)
         lap("dec")
-        found: dict[tuple, dict] = {}
+        found: dict[tuple, Detections] = {}
         dropped: Counter[int] = Counter()
         for group, dets in zip(groups, decoded, strict=True):
             metas = [prepared[k]["meta"][scale] for k, scale in group]
-            for place, of_view in zip(group, self.task.to_image_coords(dets, metas, self.opt), strict=True):
+            for place, of_view in zip(group, self.task.to_image_coords(dets, metas), strict=True):
                 finite, count = drop_non_finite({place: of_view})
                 found.update(finite)
                 dropped[place[0]] += count
         detections = [[found[k, scale] for scale in one["images"]] for k, one in enumerate(prepared)]
         lap("post")
-        results = [self.task.merge_outputs(of_scales, self.opt) for of_scales in detections]
+        results = [self.task.merge_scales(per_scale) for per_scale in detections]
         lap("merge")
         seconds["tot"] = last - started
         shares = {name: value / len(prepared) for name, value in seconds.items()}
-        answers = [{"results": result, **shares} for result in results]
+        answers: list[dict] = [{"results": result, **shares} for result in results]
         for k in +dropped:
             answers[k]["dropped"] = dropped[k]
         if self.opt.debug > 0:
             for k, one in enumerate(prepared):
-                meta = next(iter(one["meta"].values()))
-                seen = [(scale, *views[k, scale]) for scale in one["images"] if (k, scale) in views]
-                answers[k]["images"] = self._draw(np.asarray(one["image"]), results[k], seen, meta)
+                of_image = {scale: views[k, scale] for scale in one["images"] if (k, scale) in views}
+                answers[k]["images"] = self._draw(one, results[k], of_image)
         return answers
 
-    def normalized(self, cuts: np.ndarray) -> torch.Tensor:
-        """Cuts (B, h, w, 3) uint8 to the network's input (B, 3, h, w) float32; with ``--flip_test`` (2B, ...).
+    def normalized(self, crops: np.ndarray) -> torch.Tensor:
+        """Return the network's input (B, 3, h, w) float32 of crops (B, h, w, 3) uint8.
 
-        The mirror images come after the images.
+        With ``--flip_test`` (2B, 3, h, w), the flipped copies after the images.
         """
-        colors = np.stack([color_matrix(cut, None, self.opt.mean, self.opt.std) for cut in cuts])
-        batch = apply_color(*(torch.from_numpy(array).to(self.device) for array in (cuts, colors)))
+        colors = np.stack([color_matrix(crop, None, self.opt.mean, self.opt.std) for crop in crops])
+        batch = apply_color(*(torch.from_numpy(array).to(self.device) for array in (crops, colors)))
         return torch.cat([batch, batch.flip(3)]) if self.opt.flip_test else batch
 
-    def _draw(self, image: np.ndarray, results: dict, views: list[tuple], meta: dict) -> dict[str, np.ndarray]:
+    def _draw(self, prepared: dict, results: Detections, views: dict[float, tuple]) -> dict[str, np.ndarray]:
         images = {}
-        for scale, view, output, dets in views:
-            drawn = self.task.network_images(view, output, dets, self.opt)
+        for scale, view in views.items():
+            drawn = self.visualizer.network_images(*view)
             images.update({f"{name}_{scale:.1f}": drawing for name, drawing in drawn.items()})
-        return {**images, **self.task.result_images(image, results, self.opt, meta)}
+        meta = next(iter(prepared["meta"].values()))
+        return {**images, **self.visualizer.result_images(np.asarray(prepared["image"]), results, meta)}
 
 
 def as_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A path, a PIL image or an array as (H, W, 3) uint8 in B, G, R order, or of a function that gives one.
+    """Return a path, a PIL image, an array or the result of a function as an array (H, W, 3) uint8 in B, G, R order.
 
-    Raises UserError for anything else.
+    Raises:
+        UserError: an image that cannot be read, or anything else.
     """
     if callable(image):
         image = image()
     if isinstance(image, (str, os.PathLike)):
         return read_image(image, max_pixels)
-    if hasattr(image, "convert") and hasattr(image, "size"):  # PIL's images are R, G, B or can be made so
+    if hasattr(image, "convert") and hasattr(image, "size"):  # PIL images can be converted to R, G, B
         return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
@@ -197,7 +201,7 @@ def as_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _same_size(cuts: list) -> list[list[int]]:
-    """The indices of images, grouped by their height and width."""
+    """Return the indices of images, grouped by their height and width."""
     groups: dict = {}
     for k, image in enumerate(cuts):
         groups.setdefault(tuple(image.shape[:2]), []).append(k)
@@ -205,71 +209,40 @@ def _same_size(cuts: list) -> list[list[int]]:
 
 
 def _to_cpu(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors of one type on the CPU, brought there all at once: the device is waited for only once."""
+    """Return tensors of one dtype on the CPU, copied together to wait for the device only once."""
     joined = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
     parts = joined.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def prepare(image: np.ndarray, opt, info: dict | None = None) -> dict:
-    """An image as ``Detector.run`` takes it, at all test scales, made without the network.
+def prepare(image: np.ndarray, task: Task, info: dict | None = None) -> dict:
+    """Return an image at all test scales in the form that ``Detector.run`` accepts; needs no network.
 
     Args:
         image: (H, W, 3) uint8, B, G, R.
-        opt: finished options (the detector's).
-        info: what goes into ``meta`` besides, for the task; what it lacks is taken from ``opt.picture_info``.
+        task: the detector's.
+        info: further metadata for the task; missing entries are taken from ``opt.picture_info``.
 
     Returns:
-        ``image``; ``images``, scale to (h, w, 3) uint8, the cut that the network sees; ``meta``, scale to its ``c``,
-        ``s``, ``output_size`` (width, height) and ``scale``.
+        ``image``; ``images``, scale to (h, w, 3) uint8, the network's view; ``meta``, scale to its ``c``, ``s``,
+        ``output_size`` (width, height) and ``scale``.
     """
-    image = as_array(image, opt.max_image_pixels)
+    image = as_array(image, task.opt.max_image_pixels)
     prepared: dict[str, Any] = {"image": image, "images": {}, "meta": {}}
-    for scale in opt.test_scales:
-        prepared["images"][scale], meta = cut(image, scale, opt)
-        prepared["meta"][scale] = {**meta, **opt.picture_info, **(info or {})}
+    for scale in task.opt.test_scales:
+        prepared["images"][scale], meta = task.crop(image, scale)
+        prepared["meta"][scale] = {**meta, **task.opt.picture_info, **(info or {})}
     return prepared
 
 
-def cut(image: np.ndarray, scale: float, opt) -> tuple[np.ndarray, dict]:
-    """Resize an image by ``scale`` and cut out what the network sees (``pre_process``).
-
-    At a fixed resolution the extent of the cut is that of the unscaled image, as in the reference: a scale below 1
-    shows the image smaller in a black frame, one above 1 loses its borders. ``--keep_res`` shows all of it.
-    A task with a view of its own (``test_view``) has that one at every scale.
-    """
-    height, width = image.shape[:2]
-    task = get_task(opt.task)
-    if hasattr(task, "test_view"):
-        view = task.test_view(height, width, opt)
-        meta = {"c": view.center, "s": view.scale, "output_size": view.output_size, "size": (width, height)}
-        return view.warp(image), {**meta, "scale": scale}
-    new_height, new_width = int(height * scale), int(width * scale)
-    if min(new_height, new_width) < 1:
-        raise UserError(f"--test_scales {scale:g}: nothing is left of an image of {width} x {height}")
-    if opt.keep_res:
-        input_size = ((new_width | opt.pad) + 1, (new_height | opt.pad) + 1)
-        center = np.array([new_width // 2, new_height // 2], dtype=np.float32)
-        extent = np.array(input_size, dtype=np.float32)
-    else:
-        input_size = (opt.input_w, opt.input_h)
-        center = np.array([new_width / 2.0, new_height / 2.0], dtype=np.float32)
-        extent = max(height, width) * 1.0
-    output_size = (input_size[0] // opt.down_ratio, input_size[1] // opt.down_ratio)
-    view = View(center, extent, False, input_size, output_size)
-    if scale != 1:
-        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    return view.warp(image), {"c": center, "s": extent, "output_size": output_size, "scale": scale}
-
-
 class PreparedImages(Dataset):
-    """What a loader process runs: images of a dataset, read and prepared, as (image id, ``prepare``'s dict).
+    """Images of a dataset, read and prepared, as (image id, dict of ``prepare``), for loader workers.
 
-    The dict says besides whether the image was ``skipped``, so that there is a black one in its place.
+    The dict also has ``skipped``: whether the image could not be read and was replaced by a black one.
     """
 
-    def __init__(self, dataset: CocoStyleDataset, indices: Sequence[int], opt) -> None:
-        self.dataset, self.indices, self.opt = dataset, indices, opt
+    def __init__(self, dataset: CocoStyleDataset, indices: Sequence[int], task: Task) -> None:
+        self.dataset, self.indices, self.task = dataset, indices, task
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -280,32 +253,32 @@ class PreparedImages(Dataset):
         try:
             image = self.dataset.read_image(index)
         except UserError as error:
-            # A score may not change without a word, and where too many files are open it is not the image that is bad.
-            if self.opt.on_bad_image != "skip" or explain(error) == OPEN_FILES:
+            # Evaluation must never silently drop images, and too many open files are not the fault of the image.
+            if self.task.opt.on_bad_image != "skip" or explain(error) == OPEN_FILES:
                 raise
             skipped, image = True, black_image(self.dataset, index)
-        prepared = prepare(image, self.opt, self.dataset.picture_info(index))
+        prepared = prepare(image, self.task, self.dataset.picture_info(index))
         return self.dataset.image_ids[index], {**prepared, "skipped": skipped}
 
 
-def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], opt) -> DataLoader:
-    """(image id, prepared image) of the images ``indices`` in order, from ``--num_workers`` that read ahead."""
-    num_workers = min(opt.num_workers, len(indices), os.cpu_count() or 1)
+def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], task: Task) -> DataLoader:
+    """Return (image id, prepared image) of the images ``indices`` in order, from ``--num_workers`` that read ahead."""
+    num_workers = min(task.opt.num_workers, len(indices), os.cpu_count() or 1)
     if num_workers > 0:
         check_worker_resources(num_workers)
     return DataLoader(
-        PreparedImages(dataset, indices, opt),
+        PreparedImages(dataset, indices, task),
         batch_size=None,
         num_workers=num_workers,
-        collate_fn=_shared,  # type: ignore[arg-type]  # a sample comes alone, not in a list
+        collate_fn=_shared,  # type: ignore[arg-type]  # called with single samples
         worker_init_fn=start_worker,
     )
 
 
 def batches(images: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
-    """Lists of at most ``size`` of the (image id, prepared image), those of one list with cuts of the same sizes.
+    """Group (image id, prepared image) into lists of at most ``size`` images whose crops have the same sizes.
 
-    At most four such lists wait until they are full; images come out in another order then.
+    At most four times ``size`` images wait for their list to be complete, so their order may change.
     """
     waiting: dict[tuple, list] = {}
     count = 0
@@ -324,8 +297,8 @@ def batches(images: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
 
 
 def _shared(sample: tuple[int, dict]) -> tuple[int, dict]:
-    # Tensors travel through shared memory. Arrays would fill the pipe, and a loader process whose reader was killed
-    # would wait for ever to get rid of them.
+    # Tensors are sent through shared memory. Arrays would fill the pipe, and a worker whose reader was killed would
+    # block forever.
     image_id, prepared = sample
     images = {scale: as_tensor(view) for scale, view in prepared["images"].items()}
     return image_id, {**prepared, "image": as_tensor(prepared["image"]), "images": images}

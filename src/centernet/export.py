@@ -18,7 +18,7 @@ from .errors import UserError
 from .models.deform_conv import DCN
 from .models.fuse import fuse
 from .ops import onnx as onnx_ops
-from .tasks import get_task
+from .tasks import build_task
 from .utils.files import write_bytes
 
 # Suffixes of --output by --format; the first is the usual one.
@@ -123,14 +123,14 @@ class Exported(nn.Module):
 
     def __init__(self, network: nn.Module, opt) -> None:
         super().__init__()
-        self.network, self.opt, self.task = network, opt, get_task(opt.task)
+        self.network, self.opt, self.task = network, opt, build_task(opt)
         self.names = ("dets",) if opt.with_decode else tuple(opt.heads)
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """Map (B, 3, H, W) to the maps (B, C, H / 4, W / 4) of the heads, or to detections (B, n, columns)."""
         output = self.network(input)[-1]
         if self.opt.with_decode:
-            return (self.task.decode(output, self.opt),)
+            return (self.task.decode(output),)
         return tuple(output[name] for name in self.names)
 
 
@@ -153,7 +153,7 @@ def metadata(opt, names: tuple[str, ...]) -> dict:
         "made_by": f"centernet {__version__}, torch {torch.__version__}",
     }
     if opt.with_decode:
-        values["columns"] = get_task(opt.task).columns(opt)
+        values["columns"] = build_task(opt).columns
     return values
 
 

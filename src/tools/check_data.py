@@ -16,9 +16,9 @@ from centernet.datasets import get_dataset
 from centernet.datasets.check import check_split, sample_grids
 from centernet.errors import UserError
 from centernet.options import NEVER, OptionParser
-from centernet.tasks import get_task
+from centernet.tasks import build_task
 from centernet.utils.text import make_streams_tolerant, print_line
-from centernet.visualization import show_or_save
+from centernet.visualization import build_visualizer, show_or_save
 
 SAMPLES = 16  # images of a grid
 
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         dataset = get_dataset(opt.dataset)
         dataset.prepare(dataset.locate(Path(opt.data_dir)))
         splits = ["train", "val"] if 0 < opt.val_intervals < NEVER else ["train"]
-        reports = [check_split(opt, split, read_with_bar) for split in splits]
+        task = build_task(opt)
+        reports = [check_split(task, split, read_with_bar) for split in splits]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             print_line(line)
     folder = opt.output_dir or str(Path(opt.save_dir) / "check_data")
     try:
-        grids = sample_grids(opt, get_task(opt.task), SAMPLES)
+        grids = sample_grids(task, build_visualizer(task), SAMPLES)
     except UserError as error:
         grids = {}
         print(f"no training samples: {error}")

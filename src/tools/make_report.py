@@ -47,7 +47,7 @@ def detect(args: argparse.Namespace) -> tuple:
     command = [task, "--load_model", str(checkpoint), "--device", args.device]
     command += ["--data_path", args.data_path] if args.data_path else []
     detector = create_detector(opts().parse(command))
-    dataset = get_dataset(detector.opt.dataset)(detector.opt, "val")
+    dataset = get_dataset(detector.opt.dataset)(detector.task, "val")
     results = {}
     for index in range(min(args.images, len(dataset))):
         found = detector.run(dataset.read_image(index), dataset.picture_info(index))

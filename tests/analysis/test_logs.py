@@ -17,7 +17,7 @@ from centernet.datasets import get_dataset
 from centernet.engine import tensorboard
 from centernet.errors import UserError
 from centernet.opts import opts
-from centernet.tasks import get_task
+from centernet.tasks import build_task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "tools"))
 import make_report
@@ -105,7 +105,9 @@ def test_plot_log(folder, tmp_path, capsys):
 
 def tiny(tiny_voc):
     """The validation images of the smallest dataset, and detections: all right but in the first two images."""
-    dataset = get_dataset("pascal")(opts().parse(["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc)]), "val")
+    dataset = get_dataset("pascal")(
+        build_task(opts().parse(["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc)])), "val"
+    )
     results = {}
     for index, image_id in enumerate(dataset.image_ids):
         objects = dataset.read_objects(index)
@@ -131,7 +133,7 @@ def test_scores_of_images(tiny_voc):
 def test_boxes_of_every_task(tmp_path, task):
     """The truth, written as a result, finds itself."""
     names = {"sample_hp": "multi_pose", "sample_ex": "exdet", "sample_ddd": "ddd"}
-    module = get_task(names[task])
+    module = build_task(opts().parse([names[task]]))
     boxes = np.array([[10.0, 20.0, 50.0, 90.0]], np.float32)
     if names[task] == "ddd":
         rows = np.array([[0.3, 10, 20, 50, 90, 1.5, 1.6, 3.9, 0, 1, 9, 0.1, 0.75]], np.float32)

@@ -20,6 +20,7 @@ from centernet.conversion.coco_extreme import (
 from centernet.datasets import get_dataset
 from centernet.errors import UserError
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 COCO128 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco128"
 SQUARE = [[10, 10], [30, 10], [30, 30], [10, 30]]
@@ -203,7 +204,7 @@ def options(folder, task="exdet"):
 
 
 def test_points_are_found_on_first_use(coco_folder, capsys):
-    dataset = get_dataset("coco")(options(coco_folder), "val")
+    dataset = get_dataset("coco")(build_task(options(coco_folder)), "val")
     target = coco_folder / "instances_extreme_val2017.json"
     assert dataset.annotation_file == target
     assert dataset.read_objects(0)["points"].tolist() == [MIDDLES]
@@ -214,7 +215,7 @@ def test_points_are_found_on_first_use(coco_folder, capsys):
         "instances_val2017.json",
     ]
     stamp = target.stat().st_mtime_ns
-    get_dataset("coco")(options(coco_folder), "val")
+    get_dataset("coco")(build_task(options(coco_folder)), "val")
     assert target.stat().st_mtime_ns == stamp and not capsys.readouterr().out
 
 
@@ -222,12 +223,12 @@ def test_own_points_are_used_as_they_are(coco_folder):
     content = content_of([sum(SQUARE, [])])
     content["annotations"][0]["extreme_points"] = [[12, 10], [10, 12], [28, 30], [30, 28]]
     (coco_folder / "instances_extreme_val2017.json").write_text(json.dumps(content))
-    dataset = get_dataset("coco")(options(coco_folder), "val")
+    dataset = get_dataset("coco")(build_task(options(coco_folder)), "val")
     assert dataset.read_objects(0)["points"].tolist() == [[[12, 10], [10, 12], [28, 30], [30, 28]]]
 
 
 def test_detection_needs_no_points(coco_folder):
-    dataset = get_dataset("coco")(options(coco_folder, "ctdet"), "val")
+    dataset = get_dataset("coco")(build_task(options(coco_folder, "ctdet")), "val")
     assert dataset.annotation_file.name == "instances_val2017.json"
     assert not list(coco_folder.glob("*extreme*"))
 
@@ -235,7 +236,7 @@ def test_detection_needs_no_points(coco_folder):
 def test_neither_file_is_there(coco_folder):
     (coco_folder / "instances_val2017.json").unlink()
     with pytest.raises(UserError, match="instances_extreme_val2017.json: there is no such annotation file"):
-        get_dataset("coco")(options(coco_folder), "val")
+        get_dataset("coco")(build_task(options(coco_folder)), "val")
 
 
 def test_one_of_several_finds_them(coco_folder, monkeypatch):
@@ -263,7 +264,7 @@ def test_real_segmentations(tmp_path):
     (tmp_path / "coco" / "val2017").symlink_to(COCO128 / "val2017")
     source = tmp_path / "coco" / "annotations" / "instances_val2017.json"
     source.write_bytes((COCO128 / "annotations" / "instances_val2017.json").read_bytes())
-    dataset = get_dataset("coco")(opts().parse(["exdet", "--data_path", str(tmp_path)]), "val")
+    dataset = get_dataset("coco")(build_task(opts().parse(["exdet", "--data_path", str(tmp_path)])), "val")
     content = json.loads(dataset.annotation_file.read_text())
     assert len(content["annotations"]) == 220 and sum(a["iscrowd"] for a in content["annotations"]) == 4
     for annotation in content["annotations"]:

@@ -29,6 +29,7 @@ from tests.datasets.test_custom import (
 
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
+from centernet.tasks import build_task
 
 
 def check(root, *arguments, splits=("train", "val"), names=NAMES) -> list[str]:
@@ -36,7 +37,7 @@ def check(root, *arguments, splits=("train", "val"), names=NAMES) -> list[str]:
     opt = parse(root, *arguments)
     notes = []
     for split in splits:
-        dataset = Custom(opt, split)
+        dataset = Custom(build_task(opt), split)
         check_objects(dataset, split, names)
         dataset.check_images_exist()
         notes += dataset.notes
@@ -111,7 +112,7 @@ def test_a_file_of_another_split_does_not_take_the_place_of_a_missing_one(tmp_pa
         draw(tmp_path / "images" / split, split)
         put(tmp_path / f"annotations/{split}.json", coco(split))
     (tmp_path / "images/train/t1.jpg").rename(tmp_path / "images/val/t1.jpg")
-    dataset = Custom(parse(tmp_path), "train")
+    dataset = Custom(build_task(parse(tmp_path)), "train")
     with pytest.raises(UserError, match=r"images/train: 1 of 3 images are missing, the first is t1\.jpg"):
         dataset.check_images_exist()
 
@@ -189,7 +190,7 @@ def test_yaml_with_several_folders_and_lists(tmp_path):
     )
     check(tmp_path)
     opt = parse(tmp_path)
-    assert Custom(opt, "train").file_names == ["t1/images/t1.jpg", "t2/images/t2.jpg", "t3/images/t3.jpg"]
+    assert Custom(build_task(opt), "train").file_names == ["t1/images/t1.jpg", "t2/images/t2.jpg", "t3/images/t3.jpg"]
 
 
 def test_a_list_of_absolute_paths_elsewhere(tmp_path):
@@ -302,7 +303,7 @@ def test_exports_that_are_not_divided(tmp_path, layout):
     notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
     assert any("nothing divides these images into training and validation" in note for note in notes)
     with pytest.raises(UserError, match="no annotations to test on; name them with --val_annotations"):
-        Custom(parse(tmp_path), "val")
+        Custom(build_task(parse(tmp_path)), "val")
 
 
 @pytest.mark.parametrize("layout", [cvat_yolo, cvat_ultralytics, labelimg_yolo], ids=lambda layout: layout.__name__)
@@ -319,7 +320,7 @@ def test_data_with_a_validation_part_is_not_all_trained_on(tmp_path):
     (tmp_path / "ImageSets/Main/train.txt").unlink()
     opt = parse(tmp_path)
     with pytest.raises(UserError, match="no annotations to train on; name them with --train_annotations"):
-        Custom(opt, "train")
+        Custom(build_task(opt), "train")
 
 
 # CVAT's XML
@@ -353,8 +354,8 @@ def test_shapes_of_cvat(tmp_path):
     )
     put(tmp_path / "annotations.xml", f'<annotations><image name="t1.jpg">{shapes}</image></annotations>')
     with pytest.raises(UserError, match=r"annotations\.xml: the image 't1.jpg': shape 8, <box> fox \(could not conv"):
-        Custom(parse(tmp_path), "train")
-    dataset = Custom(parse(tmp_path, "--on_bad_image", "skip"), "train")
+        Custom(build_task(parse(tmp_path)), "train")
+    dataset = Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")
     boxes = [[15, 15, 25, 35], [1.5, 2, 11.5, 9], [1, 2, 3, 8], [12, 16, 28, 24], [3, 4, 8, 10]]
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes, atol=1e-4)
     assert any("shapes that are not boxes or outlines, left out: 2" in note for note in dataset.notes)
@@ -396,8 +397,8 @@ def test_shapes_of_labelme(tmp_path):
     ]
     put(tmp_path / "train/t1.json", {"version": "5", "shapes": shapes, "imagePath": "t1.jpg"})
     with pytest.raises(UserError, match=r"t1\.json: shape 6 is malformed"):
-        Custom(parse(tmp_path), "train")
-    dataset = Custom(parse(tmp_path, "--on_bad_image", "skip"), "train")
+        Custom(build_task(parse(tmp_path)), "train")
+    dataset = Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")
     boxes = [[15, 15, 25, 25], [1, 2, 9, 8], [10, 12, 30, 30], [1, 1, 5, 6]]
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes)
     notes = "\n".join(dataset.notes)
@@ -470,7 +471,7 @@ def test_labeled_images_of_unknown_extensions(tmp_path):
     assert any("files without the extension of an image, left out: 1" in note and "heic" in note for note in notes)
     (folder / "t1.jpg_large").write_text("no image")
     with pytest.raises(UserError, match=r"t1\.jpg_large: cannot read image"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 @pytest.mark.parametrize("suffix", [".JPG", ".JPEG", ".Png", ".bmp", ".webp", ".tif", ".jfif"])
@@ -527,7 +528,7 @@ def test_names_that_are_not_ascii_and_with_blanks(tmp_path, style):
         change_json(root / "train.json", lambda c: c["images"][0].update(file_name="зверь 1 é.jpg"))
     if style == "voc":
         put(root / "ImageSets/Main/train.txt", "зверь 1 é\nt2\nt3\n")
-    dataset = Custom(parse(root), "train")
+    dataset = Custom(build_task(parse(root)), "train")
     dataset.check_images_exist()
     assert len(dataset) == 3 and len(dataset.objects["cls"]) == 3 and "зверь 1 é.jpg" in dataset.file_names
 
@@ -557,7 +558,7 @@ def test_xml_whose_encoding_is_not_declared(tmp_path):
     path = tmp_path / "Annotations/t1.xml"
     path.write_bytes(path.read_bytes().replace(b"fox", "狐狸".encode("gbk")))
     with pytest.raises(UserError, match=r"t1\.xml: <name> is not UTF-8 text and the file declares no other encoding"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 # Annotations of VOC's form
@@ -589,7 +590,7 @@ def test_words_for_difficult(tmp_path, word):
 def test_difficult_objects_by_words(tmp_path):
     voc_devkit_form(tmp_path)
     change_xml(tmp_path, "<difficult>0</difficult>", "<difficult>True</difficult>", "v1")
-    content = Custom(parse(tmp_path), "val").filtered_annotations()
+    content = Custom(build_task(parse(tmp_path)), "val").filtered_annotations()
     assert [annotation["ignore"] for annotation in content["annotations"]] == [1, 0, 0]
 
 
@@ -597,7 +598,7 @@ def test_an_unknown_word_for_difficult_is_named(tmp_path):
     voc_devkit_form(tmp_path)
     change_xml(tmp_path, "<difficult>0</difficult>", "<difficult>maybe</difficult>")
     with pytest.raises(UserError, match=r"t1\.xml: <difficult> is 'maybe', not a number"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 def test_the_first_reason_is_reported_when_nothing_can_be_read(tmp_path, capsys):
@@ -616,14 +617,14 @@ def test_voc_without_sizes_flags_and_whole_numbers(tmp_path):
     change_xml(tmp_path, "<xmin>9</xmin>", "<xmin>9.0</xmin>", "t2")
     check(tmp_path)
     change_xml(tmp_path, "<xmin>9.0</xmin>", "<xmin>9.75</xmin>", "t2")
-    dataset = Custom(parse(tmp_path), "train")
+    dataset = Custom(build_task(parse(tmp_path)), "train")
     np.testing.assert_allclose(dataset.read_objects(1)["boxes"], [[8.75, 40, 20, 70]])
 
 
 def test_boxes_that_count_from_zero(tmp_path):
     voc_devkit_form(tmp_path)
     change_xml(tmp_path, "<xmin>5</xmin><ymin>7</ymin>", "<xmin>0</xmin><ymin>0</ymin>")
-    dataset = Custom(parse(tmp_path), "train")
+    dataset = Custom(build_task(parse(tmp_path)), "train")
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"][0], [0, 0, 24, 16])
 
 
@@ -631,8 +632,8 @@ def test_an_inverted_box_concerns_one_object(tmp_path):
     voc_devkit_form(tmp_path)
     change_xml(tmp_path, "<xmax>24</xmax>", "<xmax>2</xmax>")
     with pytest.raises(UserError, match=r"t1\.xml: the box of 'hen house' ends before it begins"):
-        Custom(parse(tmp_path), "train")
-    dataset = Custom(parse(tmp_path, "--on_bad_image", "skip"), "train")
+        Custom(build_task(parse(tmp_path)), "train")
+    dataset = Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")
     assert len(dataset) == 3 and len(dataset.objects["cls"]) == 2
 
 
@@ -662,7 +663,7 @@ def test_ids_that_are_numbers_in_one_place_and_texts_in_another(tmp_path, where,
     notes = check(tmp_path)
     differ = any("ids that are a number in one place and a text in another" in note for note in notes)
     assert differ == (form is not float)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
 
 
@@ -679,10 +680,10 @@ def test_nothing_is_left_to_learn_from(tmp_path):
     change_json(tmp_path / "train.json", lambda c: [a.update(image_id=f"x{k}") for k, a in enumerate(c["annotations"])])
     opt = parse(tmp_path)
     with pytest.raises(UserError, match="no object is left to learn from in 3 images .*not listed, left out: 3"):
-        Custom(opt, "train")
+        Custom(build_task(opt), "train")
     change_json(tmp_path / "val.json", lambda c: [a.update(bbox=[1, 1, 0, 0]) for a in c["annotations"]])
     with pytest.raises(UserError, match="no object is left to score against"):
-        Custom(opt, "val")
+        Custom(build_task(opt), "val")
 
 
 def test_nearly_nothing_is_left_to_learn_from(tmp_path):
@@ -692,7 +693,7 @@ def test_nearly_nothing_is_left_to_learn_from(tmp_path):
     content["annotations"] = [{**content["annotations"][0], "id": k, "image_id": k + 99} for k in range(1, 101)]
     put(tmp_path / "train.json", content)
     with pytest.raises(UserError, match="nearly nothing is left to learn from, 1 objects in 1 of 100 images"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 def test_annotations_of_the_whole_set_with_a_few_images(tmp_path):
@@ -710,7 +711,7 @@ def test_boxes_as_fractions_of_the_image(tmp_path):
     coco_at_the_root(tmp_path)
     change_json(tmp_path / "train.json", lambda c: [a.update(bbox=[0.1, 0.2, 0.3, 0.4]) for a in c["annotations"]])
     with pytest.raises(UserError, match="seem to be fractions of the image"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 def test_boxes_that_follow_from_segmentations(tmp_path):
@@ -756,7 +757,7 @@ def test_roboflow_with_one_class(tmp_path):
 
         change_json(path, change)
     opt = parse(tmp_path)
-    assert opt.class_names == ["fox"] and len(Custom(opt, "train").objects["cls"]) == 3
+    assert opt.class_names == ["fox"] and len(Custom(build_task(opt), "train").objects["cls"]) == 3
 
 
 # Labels of YOLO's form
@@ -775,7 +776,7 @@ def test_boxes_with_keypoints(tmp_path):
     with pytest.raises(
         UserError, match=r"line 1 is not a label \(kpt_shape \[4, 2\] asks for 13 columns, there are 17"
     ):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 def test_labels_with_a_confidence(tmp_path):
@@ -801,7 +802,7 @@ def test_lists_of_names_that_contradict_each_other(tmp_path):
     put(tmp_path / "labels/train/classes.txt", "hen house\nfox\n")
     put(tmp_path / "labels/classes.txt", "fox\nhen house\n")
     with pytest.raises(UserError, match=r"labels/classes\.txt: its class names are not those of .*train/classes\.txt"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 def test_an_empty_line_between_names_is_refused(tmp_path, capsys):
@@ -844,7 +845,7 @@ def test_large_images_are_read_by_their_header(tmp_path):
 
     yolo_images_first(tmp_path)
     Image.new("1", (14000, 13000)).save(tmp_path / "images/train/big.png")
-    assert len(Custom(parse(tmp_path), "train")) == 4
+    assert len(Custom(build_task(parse(tmp_path)), "train")) == 4
 
 
 def test_what_cannot_be_a_path_is_refused_in_one_line(tmp_path):
@@ -852,6 +853,6 @@ def test_what_cannot_be_a_path_is_refused_in_one_line(tmp_path):
     for name in ("a\0.jpg", "x" * 5000, "/etc/hostname", "../../README.md", "~root/a.jpg"):
         change_json(tmp_path / "train.json", lambda c, name=name: c["images"][0].update(file_name=name))
         with pytest.raises(UserError) as caught:
-            Custom(parse(tmp_path), "train").check_images_exist()
+            Custom(build_task(parse(tmp_path)), "train").check_images_exist()
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
         assert os.sep in str(caught.value)

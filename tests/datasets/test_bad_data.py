@@ -29,6 +29,7 @@ from centernet.datasets.loader import (
 from centernet.engine.failures import explain
 from centernet.errors import UserError
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 HARD_CASES = Path(__file__).resolve().parents[3] / "shared" / "data" / "hard_cases"
 needs_hard_cases = pytest.mark.skipif(not HARD_CASES.is_dir(), reason="../shared/data is not there")
@@ -204,7 +205,8 @@ def write_coco(root, change=lambda content: None, split="train", poses=False):
 
 def open_coco(root, *more, split="train", poses=False):
     task, dataset = ("multi_pose", "coco_hp") if poses else ("ctdet", "coco")
-    return get_dataset(dataset)(opts().parse([task, "--dataset", dataset, "--data_path", str(root), *more]), split)
+    opt = opts().parse([task, "--dataset", dataset, "--data_path", str(root), *more])
+    return get_dataset(dataset)(build_task(opt), split)
 
 
 def change_first(**values):
@@ -315,9 +317,8 @@ def test_what_does_no_harm_is_trained_on(tmp_path, number):
     else:
         (note,) = dataset.notes
         assert re.search(text, note) and "\n" not in note
-    opt = opts().parse(["ctdet", "--dataset", "coco", "--input_res", "64"])
     for index in range(2):
-        sample = Samples(dataset, opt, train=True)[1, index]
+        sample = Samples(dataset, train=True)[1, index]
         assert all(np.isfinite(value).all() for value in sample.values())
 
 
@@ -440,7 +441,7 @@ def spoil(data_path, *numbers, folder="voc/images"):
 
 def samples(data_path, train, *more):
     opt = opts().parse(["ctdet", "--dataset", "pascal", "--input_res", "64", "--data_path", str(data_path), *more])
-    return Samples(get_dataset("pascal")(opt, "train" if train else "val"), opt, train)
+    return Samples(get_dataset("pascal")(build_task(opt), "train" if train else "val"), train)
 
 
 def test_the_next_image_takes_the_place_of_a_bad_one(tiny_voc):
@@ -467,7 +468,7 @@ def test_batches_do_not_depend_on_workers_or_processes(tiny_voc):
             loader = make_loader(ours, TrainBatches(6, shares, rank, 1), workers, False)
             parts.append(list(loader))
         return [
-            {name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i] if name != "pixels"}
+            {name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i] if name != "num_target_pixels"}
             for i in range(len(parts[0]))
         ]
 
@@ -481,7 +482,7 @@ def test_when_no_image_can_be_used(tiny_voc, monkeypatch):
     spoil(tiny_voc, *range(1, 7))
     with pytest.raises(UserError, match=r"6 images in a row cannot be used, the last because: .*000002\.jpg"):
         samples(tiny_voc, True)[1, 2]
-    monkeypatch.setattr("centernet.datasets.loader.MOST_IN_A_ROW", 3)
+    monkeypatch.setattr("centernet.datasets.loader.MAX_BAD_IN_A_ROW", 3)
     with pytest.raises(UserError, match=r"3 images in a row cannot be used, the last because: .*000005\.jpg"):
         samples(tiny_voc, True)[1, 2]
 
@@ -546,7 +547,7 @@ class Deadly(Samples):
 
 def test_a_loader_process_that_is_killed_ends_the_run_with_the_reason(tiny_voc):
     ours = samples(tiny_voc, True)
-    ours = Deadly(ours.dataset, ours.opt, True)
+    ours = Deadly(ours.dataset, True)
     loader = make_loader(ours, TrainBatches(6, [2], 0, 1), 1, False)
     with pytest.raises(RuntimeError) as caught:
         for _ in loader:

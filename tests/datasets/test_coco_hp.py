@@ -13,6 +13,7 @@ from centernet.datasets.coco_hp import COCOHP, score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.coco import BOX_SCORES, KEYPOINT_SCORES
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_hp_sample"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
@@ -46,7 +47,9 @@ def tiny(tmp_path):
 
 
 def open_split(data_path, split, *args):
-    return COCOHP(opts().parse(["multi_pose", "--dataset", "coco_hp", "--data_path", str(data_path), *args]), split)
+    return COCOHP(
+        build_task(opts().parse(["multi_pose", "--dataset", "coco_hp", "--data_path", str(data_path), *args])), split
+    )
 
 
 def perfect(dataset, shift=0.0):

@@ -18,6 +18,7 @@ from centernet.datasets.images import image_size
 from centernet.errors import UserError
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 NAMES = ("hen house", "fox")
 # Three images of a split: name, (width, height), objects (class, x, y, width, height), whole pixels from 0.
@@ -262,8 +263,8 @@ def test_layouts(tmp_path, layout):
     assert (opt.input_h, opt.input_w) == (64, 64) and opt.max_objs == 2
     assert opt.main_score == ("mAP" if style == "voc" else "AP")
     for split in ("train", "val"):
-        check_objects(Custom(opt, split), split)
-    dataset = Custom(opt, "val")
+        check_objects(Custom(build_task(opt), split), split)
+    dataset = Custom(build_task(opt), "val")
     scores = dataset.evaluate(perfect(dataset))
     assert list(scores)[: len(dataset.score_names)] == list(dataset.score_names)
     assert opt.main_score in dataset.score_names
@@ -278,10 +279,10 @@ def test_a_test_needs_the_validation_part_only(tmp_path, style):
     STYLES[style](tmp_path)
     for path in sorted(tmp_path.rglob("t[123].*")):
         path.unlink()
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     assert len(dataset) == 2
     with pytest.raises(UserError):
-        Custom(dataset.opt, "train")
+        Custom(build_task(dataset.opt), "train")
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -306,7 +307,7 @@ def test_parts_that_are_named(tmp_path, style):
         *("--train_images", images[0], "--val_images", str(root / images[1])),
     )
     for split in ("train", "val"):
-        check_objects(Custom(opt, split), split)
+        check_objects(Custom(build_task(opt), split), split)
 
 
 def test_yolo_images_that_are_named(tmp_path):
@@ -314,7 +315,7 @@ def test_yolo_images_that_are_named(tmp_path):
     yolo_images_first(tmp_path)
     (tmp_path / "images/train").rename(tmp_path / "images/a")
     (tmp_path / "labels/train").rename(tmp_path / "labels/a")
-    check_objects(Custom(parse(tmp_path, "--train_images", "images/a"), "train"), "train")
+    check_objects(Custom(build_task(parse(tmp_path, "--train_images", "images/a")), "train"), "train")
 
 
 def test_folders_of_xml_files_and_of_images_that_are_named(tmp_path):
@@ -324,7 +325,7 @@ def test_folders_of_xml_files_and_of_images_that_are_named(tmp_path):
     voc_files(tmp_path / "mixed", "val")
     opt = parse(tmp_path, "--train_annotations", "xml", "--val_annotations", "mixed")
     for split in ("train", "val"):
-        check_objects(Custom(opt, split), split)
+        check_objects(Custom(build_task(opt), split), split)
 
 
 def test_styles_of_two_parts_may_differ(tmp_path):
@@ -333,7 +334,7 @@ def test_styles_of_two_parts_may_differ(tmp_path):
     opt = parse(tmp_path / "a", "--val_annotations", str(tmp_path / "b/valid"))
     assert opt.main_score == "mAP"
     for split in ("train", "val"):
-        check_objects(Custom(opt, split), split)
+        check_objects(Custom(build_task(opt), split), split)
 
 
 # data.yaml
@@ -361,7 +362,7 @@ def test_data_yaml(tmp_path, text):
     opt = parse(tmp_path)
     assert opt.class_names == list(NAMES)
     for split in ("train", "val"):
-        check_objects(Custom(opt, split), split)
+        check_objects(Custom(build_task(opt), split), split)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +389,7 @@ def test_data_yaml_without_its_reader(tmp_path, capsys, monkeypatch):
     yaml_data(tmp_path, "names: [a, b]\n")
     assert "data.yaml: reading it needs `pip install pyyaml`; or write the class names" in refused(capsys, tmp_path)
     put(tmp_path / "classes.txt", "hen house\nfox\n")
-    check_objects(Custom(parse(tmp_path), "train"), "train")
+    check_objects(Custom(build_task(parse(tmp_path)), "train"), "train")
 
 
 # Ids
@@ -413,8 +414,8 @@ def test_ids(tmp_path, train, val):
     opt = parse(tmp_path)
     assert opt.class_names == list(NAMES) and opt.category_ids == list(train["ids"])
     for split in ("train", "val"):
-        check_objects(Custom(opt, split), split)
-    dataset = Custom(opt, "val")
+        check_objects(Custom(build_task(opt), split), split)
+    dataset = Custom(build_task(opt), "val")
     scores = dataset.evaluate(perfect(dataset))
     assert scores["AP"] == scores["mAP"] == scores["AP/fox"] == pytest.approx(1)
     dataset.save_results(perfect(dataset), tmp_path / "results.json")
@@ -427,7 +428,7 @@ def test_ids(tmp_path, train, val):
 @pytest.mark.parametrize("style", ["voc", "yolo"])
 def test_ids_of_results(tmp_path, style):
     STYLES[style](tmp_path)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     dataset.save_results(perfect(dataset), tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())
     ids = {(r["image_id"], r["category_id"]) for r in results}
@@ -444,10 +445,10 @@ def test_a_class_that_only_one_part_has(tmp_path):
     path.write_text(path.read_text().replace("fox", "bear", 1))
     opt = parse(tmp_path)
     assert opt.class_names == ["fox", "hen house", "bear"]
-    dataset = Custom(opt, "val")
+    dataset = Custom(build_task(opt), "val")
     scores = dataset.evaluate(perfect(dataset))
     assert scores["mAP"] == pytest.approx(1) and scores["AP/bear"] == pytest.approx(1)
-    assert Custom(opt, "train").class_names == opt.class_names
+    assert Custom(build_task(opt), "train").class_names == opt.class_names
 
 
 def test_classes_without_objects_do_not_count(tmp_path):
@@ -456,7 +457,7 @@ def test_classes_without_objects_do_not_count(tmp_path):
         content = coco(split)
         content["categories"].append({"id": 9, "name": "bear"})
         put(tmp_path / f"{split}.json", content)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     assert dataset.class_names == [*NAMES, "bear"]
     results = perfect(dataset)
     for rows in results.values():
@@ -470,7 +471,7 @@ def test_names_of_voc_classes_may_be_given(tmp_path):
     put(tmp_path / "classes.txt", "hen house\nwolf\nfox\n")
     opt = parse(tmp_path)
     assert opt.class_names == ["hen house", "wolf", "fox"]
-    check_objects(Custom(opt, "train"), "train")
+    check_objects(Custom(build_task(opt), "train"), "train")
 
 
 def test_a_heading_with_objects_is_a_class(tmp_path):
@@ -500,7 +501,7 @@ def test_numbers_as_names(tmp_path):
         for category in content["categories"]:
             category["name"] = 10 * category["id"]
         put(tmp_path / f"{split}.json", content)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     assert dataset.class_names == ["10", "20"]
     assert dataset.evaluate(perfect(dataset))["AP/20"] == pytest.approx(1)
 
@@ -510,7 +511,7 @@ def test_names_of_voc_images_may_have_spaces_and_points(tmp_path):
     for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         (tmp_path / folder / f"t1.{suffix}").rename(tmp_path / folder / f"my t.1.{suffix}")
     put(tmp_path / "ImageSets/Main/train.txt", "my t.1\nt2 -1\n")
-    dataset = Custom(parse(tmp_path), "train")
+    dataset = Custom(build_task(parse(tmp_path)), "train")
     assert dataset.image_ids == ["my t.1", "t2"]
     assert dataset.read_image(0).shape == (48, 64, 3)
 
@@ -522,7 +523,7 @@ def test_difficult_objects(tmp_path):
     """They are trained, need not be found, and what is found there is not wrong."""
     voc_devkit_form(tmp_path)
     voc_files(tmp_path / "Annotations", "val", difficult=1)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     assert [len(dataset.read_objects(k)["cls"]) for k in range(2)] == [2, 1]
     fox = dataset.class_names.index("fox") + 1
     results = {"v1": {fox: np.array([[34, 22, 54, 46, 0.9], [2, 2, 32, 22, 0.95]], np.float32)}, "v2": {}}
@@ -535,7 +536,7 @@ def test_difficult_objects(tmp_path):
 
 def test_a_box_beside_is_worth_half(tmp_path):
     coco_at_the_root(tmp_path)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     results = perfect(dataset)
     results[1][2] = np.vstack([results[1][2][:1], [[0, 30, 10, 40, 0.5]]]).astype(np.float32)
     scores = dataset.evaluate(results)
@@ -550,7 +551,7 @@ def test_crowds_and_fields_that_are_left_out(tmp_path):
     content["annotations"][0].update(iscrowd=1, area=None)
     content["annotations"][1].update(bbox=["34", "22", "20", "24"])
     put(tmp_path / "val.json", content)
-    dataset = Custom(parse(tmp_path), "val")
+    dataset = Custom(build_task(parse(tmp_path)), "val")
     check_objects(dataset, "val")
     results = perfect(dataset)
     results[1][2] = results[1][2][1:]
@@ -615,7 +616,7 @@ def test_rotated_images(tmp_path, orientation, suffix):
     assert image_size(path) == (width, height)
     if suffix == "jpg":
         assert (width, height) == ((32, 64) if orientation in (6, 8) else (64, 32))
-    dataset = Custom(parse(tmp_path, "--val_intervals", "0"), "train")
+    dataset = Custom(build_task(parse(tmp_path, "--val_intervals", "0")), "train")
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"], [[width / 4, 0, 3 * width / 4, height / 2]])
 
 
@@ -631,7 +632,7 @@ def test_the_metadata_hold_the_place_of_the_data(tmp_path):
     again = apply_model_metadata(plain, metadata)
     assert again.dataset == "custom" and again.class_names == list(NAMES)
     assert (again.input_h, again.input_w) == (64, 64)
-    check_objects(Custom(again, "val"), "val")
+    check_objects(Custom(build_task(again), "val"), "val")
 
 
 def test_a_checkpoint_is_tested_on_other_data_of_the_same_classes(tmp_path):
@@ -639,11 +640,11 @@ def test_a_checkpoint_is_tested_on_other_data_of_the_same_classes(tmp_path):
     metadata = model_metadata(parse(tmp_path / "a"))
     yolo_images_first(tmp_path / "b")
     again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), metadata)
-    check_objects(Custom(again, "val"), "val")
+    check_objects(Custom(build_task(again), "val"), "val")
     # In another order and fewer: classes are matched by name.
     put(tmp_path / "b/classes.txt", "fox\nhen house\n")
     again = apply_model_metadata(parse(tmp_path / "b", "--load_model", "x.pth"), metadata)
-    dataset = Custom(again, "val")
+    dataset = Custom(build_task(again), "val")
     assert dataset.class_names == list(NAMES)
     check_objects(dataset, "val", names=NAMES[::-1])
     assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
@@ -664,9 +665,9 @@ def test_no_validation_part(tmp_path):
     coco_at_the_root(tmp_path)
     (tmp_path / "val.json").unlink()
     opt = parse(tmp_path)
-    assert len(Custom(opt, "train")) == 3
+    assert len(Custom(build_task(opt), "train")) == 3
     with pytest.raises(UserError, match="no annotations to test on; name them with --val_annotations, or use --val_in"):
-        Custom(opt, "val")
+        Custom(build_task(opt), "val")
 
 
 def test_options_of_custom_with_another_data_set(capsys):
@@ -682,7 +683,7 @@ def test_a_named_path_that_is_not_there(tmp_path, option):
     split = option.split("_")[0]
     opt = parse(tmp_path, f"--{option}", "nowhere")
     with pytest.raises(UserError, match=f"^--{option} nowhere: there is no such file or folder"):
-        Custom(opt, split)
+        Custom(build_task(opt), split)
 
 
 def change_json(root, change, split="train"):
@@ -736,7 +737,7 @@ def test_errors_in_json(tmp_path, capsys, change, message):
         text = capsys.readouterr().err.strip()
     else:
         with pytest.raises(UserError) as caught:
-            Custom(opt, "train")
+            Custom(build_task(opt), "train")
         text = str(caught.value)
     assert message in text and str(tmp_path / "train.json") in text and "\n" not in text and len(text) < 400
 
@@ -745,11 +746,11 @@ def test_a_class_that_the_training_does_not_have(tmp_path):
     coco_at_the_root(tmp_path)
     change_json(tmp_path, lambda c: c["categories"].append({"id": 3, "name": "bear"}), "val")
     opt = parse(tmp_path)
-    check_objects(Custom(opt, "val"), "val")  # a class without objects does no harm
+    check_objects(Custom(build_task(opt), "val"), "val")  # a class without objects does no harm
     change_json(tmp_path, lambda c: c["annotations"][0].update(category_id=3), "val")
     message = r"val.json: has objects of the class bear, which is not one of the 2 known ones \(hen house, fox\)"
     with pytest.raises(UserError, match=message):
-        Custom(opt, "val")
+        Custom(build_task(opt), "val")
 
 
 def test_several_files_that_could_be_meant(tmp_path, capsys):
@@ -757,12 +758,12 @@ def test_several_files_that_could_be_meant(tmp_path, capsys):
     shutil.copy(tmp_path / "train.json", tmp_path / "old_train.json")
     opt = parse(tmp_path)
     with pytest.raises(UserError, match="^--train_annotations: several files could be meant: .*old_train.json, .*nam"):
-        Custom(opt, "train")
-    check_objects(Custom(parse(tmp_path, "--train_annotations", "train.json"), "train"), "train")
+        Custom(build_task(opt), "train")
+    check_objects(Custom(build_task(parse(tmp_path, "--train_annotations", "train.json")), "train"), "train")
     for k in range(100):
         shutil.copy(tmp_path / "train.json", tmp_path / f"train_{k}.json")
     with pytest.raises(UserError, match="102 in all; name one") as caught:
-        Custom(opt, "train")
+        Custom(build_task(opt), "train")
     assert len(str(caught.value)) < 1000
 
 
@@ -795,7 +796,7 @@ def test_errors_in_xml(tmp_path, spoil, message):
     voc_devkit_form(tmp_path)
     spoil(tmp_path)
     with pytest.raises((UserError, SystemExit), match=f"{message}|^2$") as caught:
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
     if caught.type is SystemExit:  # found by the options
         with pytest.raises(UserError, match=message) as caught:
             layout = find_layout(tmp_path, "train")
@@ -825,7 +826,7 @@ def test_errors_in_labels(tmp_path, line, message):
     put(tmp_path / "labels/train/t2.txt", f"1 0.5 0.5 0.1 0.1\n{line}\n")
     opt = parse(tmp_path)
     with pytest.raises(UserError, match=rf"labels/train/t2\.txt: line 2 .*{message.removeprefix('line 2 ')}") as caught:
-        Custom(opt, "train")
+        Custom(build_task(opt), "train")
     assert "\n" not in str(caught.value)
     issues = []
     content = find_layout(tmp_path, "train").read_checked(issues.append)
@@ -836,12 +837,12 @@ def test_other_errors_in_yolo_folders(tmp_path, capsys):
     yolo_images_first(tmp_path)
     (tmp_path / "images/train/t2.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"t2\.jpg: cannot read image"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
     (tmp_path / "images/train/t2.jpg").unlink()
     shutil.rmtree(tmp_path / "labels/train")
     message = f"none of the 2 images has labels; looked for {tmp_path / 'images/train/t3.txt'}"
     with pytest.raises(UserError) as caught:
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
     assert message in str(caught.value)
     put(tmp_path / "classes.txt", "\n")
     assert "needs the names of the classes, one per line in classes.txt, or in data.yaml" in refused(capsys, tmp_path)
@@ -855,7 +856,7 @@ def test_a_list_that_names_a_missing_image(tmp_path):
     with open(tmp_path / "train.txt", "a") as file:
         file.write("images/t9.jpg\n")
     with pytest.raises(UserError, match=r"images/t9\.jpg: cannot read image: there is no such file"):
-        Custom(parse(tmp_path), "train")
+        Custom(build_task(parse(tmp_path)), "train")
 
 
 def test_annotations_of_no_known_form(tmp_path):
@@ -870,7 +871,7 @@ def test_annotations_of_no_known_form(tmp_path):
     ):
         opt = parse(tmp_path, "--train_annotations", name)
         with pytest.raises(UserError, match=message):
-            Custom(opt, "train")
+            Custom(build_task(opt), "train")
 
 
 def test_large_files_are_read_once_to_find_their_images(tmp_path, monkeypatch):

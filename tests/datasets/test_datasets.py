@@ -14,6 +14,7 @@ from centernet.datasets.images import read_image
 from centernet.datasets.pascal import PascalVOC
 from centernet.errors import UserError
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not (SHARED / "voc128").is_dir(), reason="../shared/data is not there")
@@ -38,7 +39,9 @@ def tiny_coco(tmp_path):
 
 
 def open_split(name, data_path, split="val"):
-    return get_dataset(name)(opts().parse(["ctdet", "--dataset", name, "--data_path", str(data_path)]), split)
+    return get_dataset(name)(
+        build_task(opts().parse(["ctdet", "--dataset", name, "--data_path", str(data_path)])), split
+    )
 
 
 def rewrite(path, change):

@@ -14,6 +14,7 @@ from centernet.errors import UserError
 from centernet.evaluation.kitti_text import CLASS_NAMES
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())["results"]
 GENUINE = CONFORMANCE.parent / "data" / "kitti_sample"
@@ -49,7 +50,7 @@ def kitti_folder(tmp_path):
 
 
 def dataset(data_path, split, *args, cls=KITTI):
-    return cls(opts().parse(["ddd", "--dataset", "kitti", "--data_path", str(data_path), *args]), split)
+    return cls(build_task(opts().parse(["ddd", "--dataset", "kitti", "--data_path", str(data_path), *args])), split)
 
 
 def prepared(data_path):

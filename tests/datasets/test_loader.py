@@ -19,7 +19,8 @@ from centernet.datasets.loader import (
 )
 from centernet.options import chunk_sizes
 from centernet.opts import opts
-from centernet.tasks import ctdet
+from centernet.tasks import build_task
+from centernet.tasks.ctdet import Ctdet
 
 KEYS = TrainBatches._keys
 
@@ -31,13 +32,14 @@ def options(*args):
 def samples_of(data_path, train, *args):
     dataset = get_dataset("pascal")
     split = "train" if train else "val"
-    return Samples(dataset(options(*args, "--data_path", str(data_path)), split), options(*args), train)
+    task = build_task(options(*args, "--data_path", str(data_path)))
+    return Samples(dataset(task, split), train)
 
 
 def same(one, other):
     assert one.keys() == other.keys()
     for name in one:
-        if name == "pixels":
+        if name == "num_target_pixels":
             assert one[name] == other[name]
         elif name != "meta":
             assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]), name
@@ -226,7 +228,7 @@ def test_workers_send_no_float_images(tiny_voc, args):
 def test_finished_batches(tiny_voc):
     samples = samples_of(tiny_voc, True)
     batch = collate([samples[1, k] for k in range(3)])
-    finished = finish_batch(batch, ctdet, samples.opt)
+    finished = finish_batch(batch, Ctdet(samples.opt))
     assert finished["input"].shape == (3, 3, 64, 64) and finished["input"].dtype == torch.float32
     assert finished["hm"].shape == (3, 20, 16, 16) and finished["hm"].dtype == torch.float32
     cells = {(b, int(batch["cls"][b, k]), int(batch["ind"][b, k])) for b, k in batch["reg_mask"].nonzero().tolist()}

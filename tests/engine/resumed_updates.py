@@ -16,7 +16,7 @@ from centernet.engine import processes as engine_processes
 from centernet.engine.trainer import Trainer
 from centernet.models import create_model
 from centernet.options import OptionParser, Options, process_shares
-from centernet.tasks import get_task
+from centernet.tasks import build_task
 
 UPDATES = 4
 
@@ -24,8 +24,8 @@ UPDATES = 4
 def main(opt: Options) -> None:
     processes = engine_processes.start(opt)
     torch.set_num_threads(1)
-    task, dataset = get_task(opt.task), get_dataset(opt.dataset)
-    samples = Samples(dataset(opt, "train"), opt, train=True)
+    task, dataset = build_task(opt), get_dataset(opt.dataset)
+    samples = Samples(dataset(task, "train"), train=True)
     batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
 
     def new_trainer() -> Trainer:
@@ -37,7 +37,7 @@ def main(opt: Options) -> None:
     def update(trainer: Trainer, epoch: int) -> None:
         batches.epoch = epoch
         batch = collate([samples[key] for key in next(iter(batches))])
-        trainer.step(finish_batch(batch, task, opt))
+        trainer.step(finish_batch(batch, task))
 
     def state(trainer: Trainer) -> dict:
         return copy.deepcopy({"model": trainer.network.state_dict(), "optimizer": trainer.optimizer.state_dict()})

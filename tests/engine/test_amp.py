@@ -17,7 +17,7 @@ from centernet.errors import UserError
 from centernet.models import create_model, save_model
 from centernet.options import recipe
 from centernet.opts import opts
-from centernet.tasks import get_task
+from centernet.tasks import build_task
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def trainer_of(opt) -> tuple[Trainer, Lines]:
     model = create_model(opt.arch, opt.heads, opt.head_conv).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=True)
     lines = Lines()
-    return Trainer(opt, get_task(opt.task), model, optimizer, Processes(0, 1, 0, CPU)), lines
+    return Trainer(opt, build_task(opt), model, optimizer, Processes(0, 1, 0, CPU)), lines
 
 
 def curve(opt, epochs: int = 1) -> tuple[list[float], Trainer]:
@@ -51,9 +51,9 @@ def curve(opt, epochs: int = 1) -> tuple[list[float], Trainer]:
     trainer, lines = trainer_of(opt)
     data = get_dataset(opt.dataset)
     data.prepare(data.locate(Path(opt.data_dir)), log=lambda _: None)
-    train_set = data(opt, "train")
+    train_set = data(trainer.task, "train")
     batches = TrainBatches(len(train_set), [opt.batch_size], 0, opt.seed, opt.num_iters)
-    loader = make_loader(Samples(train_set, opt, train=True), batches, 0, False)
+    loader = make_loader(Samples(train_set, train=True), batches, 0, False)
     for batches.epoch in range(1, epochs + 1):
         trainer.state.end_epoch(train_one_epoch(trainer, batches.epoch, loader, lines))
     return lines.losses, trainer
@@ -94,7 +94,7 @@ def test_validation_runs_in_the_same_precision_and_changes_no_weight(tiny_voc):
     seen = []
     trainer.network.conv1.register_forward_hook(lambda _, x, y: seen.append(y.dtype))
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    log = evaluate(opt, trainer.task, trainer.network, get_dataset("pascal")(opt, "val"), trainer.env)
+    log = evaluate(opt, trainer.task, trainer.network, get_dataset("pascal")(build_task(opt), "val"), trainer.env)
     assert np.isfinite(log["loss"]) and set(seen) == {torch.bfloat16}
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
 
@@ -137,9 +137,9 @@ def test_an_epoch_says_how_many_updates_it_left_out(tiny_voc, capsys):
     opt = options(tiny_voc, "--dataset", "pascal", "--arch", "res_18", "--batch_size", "2")
     trainer, _ = trainer_of(opt)
     trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # the first one or two overflow
-    train_set = get_dataset("pascal")(opt, "train")
+    train_set = get_dataset("pascal")(build_task(opt), "train")
     batches = TrainBatches(len(train_set), [2], 0, opt.seed)
-    loader = make_loader(Samples(train_set, opt, train=True), batches, 0, False)
+    loader = make_loader(Samples(train_set, train=True), batches, 0, False)
     batches.epoch = 1
     train_one_epoch(trainer, 1, loader)
     left_out = len(batches) - trainer.precision.updates(trainer.optimizer)

@@ -448,8 +448,8 @@ def poison(monkeypatch, iterations: set[int]) -> None:
     """Make the network's input of these iterations, from 1, not a number."""
     original, count = trainer_module.finish_batch, [0]
 
-    def finish(batch, task, opt):
-        batch = original(batch, task, opt)
+    def finish(batch, task):
+        batch = original(batch, task)
         count[0] += 1
         if count[0] in iterations:
             batch["input"] = batch["input"] * float("nan")

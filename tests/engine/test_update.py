@@ -28,11 +28,11 @@ def test_pieces_add_up_to_the_update(tmp_path, tiny_voc, pieces, processes):
 
 
 def test_a_batch_in_pieces():
-    batch = {"input": torch.arange(5), "pixels": [7], "meta": list("abcde")}
+    batch = {"input": torch.arange(5), "num_target_pixels": [7], "meta": list("abcde")}
     pieces = split(batch, 3)
     assert [piece["input"].tolist() for piece in pieces] == [[0], [1, 2], [3, 4]]
     assert [piece["meta"] for piece in pieces] == [["a"], ["b", "c"], ["d", "e"]]
-    assert len(split(batch, 9)) == 5 and split(batch, 1)[0]["pixels"] == [7]
+    assert len(split(batch, 9)) == 5 and split(batch, 1)[0]["num_target_pixels"] == [7]
 
 
 def test_averages_follow_the_weights():

@@ -9,10 +9,10 @@ from tests.evaluation.test_coco import crowded
 from tests.evaluation.test_kitti import guess, labels
 
 from centernet.datasets import get_dataset
-from centernet.datasets.joints import JOINT_NAMES
 from centernet.errors import UserError
 from centernet.evaluation import analysis, coco
 from centernet.evaluation.analysis import ERRORS, analyze, error_types, from_arrays, from_content
+from centernet.ops.keypoints import JOINT_NAMES
 from centernet.opts import opts
 from centernet.tasks import get_task
 

@@ -15,7 +15,7 @@ from centernet.engine.processes import Processes
 from centernet.evaluation.results import check_entries, drop_non_finite, format_score
 from centernet.models import create_model
 from centernet.opts import opts
-from centernet.tasks import get_task
+from centernet.tasks import build_task, get_task
 from centernet.utils import files
 
 NAN = float("nan")
@@ -58,7 +58,7 @@ def data(tmp_path_factory):
     options = ["ctdet", "--dataset", "sample", "--data_path", str(folder), "--arch", "res_18", "--head_conv", "8"]
     opt = opts().parse([*options, "--pretrained", "none", "--input_res", "64", "--device", "cpu", "--num_workers", "0"])
     SyntheticShapes.prepare(SyntheticShapes.locate(folder))
-    return opt, get_dataset("sample")(opt, "val")
+    return opt, get_dataset("sample")(build_task(opt), "val")
 
 
 def broken(opt):
@@ -73,10 +73,10 @@ def broken(opt):
 def test_a_network_of_nan_scores_nothing(data):
     """Every box is NaN: pycocotools would take them for perfect, so the score would be high."""
     opt, dataset = data
-    found = Detector(opt, broken(opt), torch.device("cpu")).run([dataset.read_image(k) for k in range(3)])
+    found = Detector(build_task(opt), broken(opt), torch.device("cpu")).run([dataset.read_image(k) for k in range(3)])
     assert [one["dropped"] for one in found] == [100] * 3
     assert all(len(rows) == 0 for one in found for rows in one["results"].values())
-    whole = Detector(opt, create_model(opt.arch, opt.heads, opt.head_conv), torch.device("cpu"))
+    whole = Detector(build_task(opt), create_model(opt.arch, opt.heads, opt.head_conv), torch.device("cpu"))
     assert "dropped" not in whole.run(dataset.read_image(0))
 
 

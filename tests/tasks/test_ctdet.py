@@ -11,10 +11,11 @@ from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets.loader import collate, finish_batch
 from centernet.ops.losses import RegL1Loss
+from centernet.ops.oracle import oracle_map
 from centernet.ops.peaks import peak_filter, topk
 from centernet.opts import opts
-from centernet.tasks import ctdet
-from centernet.tasks.ctdet import CtdetLoss, ctdet_decode, ctdet_post_process
+from centernet.tasks.ctdet import Ctdet, CtdetLoss, ctdet_decode, ctdet_post_process
+from centernet.transforms import AugmentationRng
 
 FOLDER = Path(__file__).parents[1] / "figures"
 DECODE = json.loads((FOLDER / "ctdet_decode.json").read_text())
@@ -78,9 +79,9 @@ def random_batch(seed=0, images=4, size=128, args=()):
         boxes = np.hstack([corners, corners + rng.uniform(0.08 * size, 0.3 * size, (count, 2))]).astype(np.float32)
         objects = {"boxes": boxes, "cls": rng.integers(0, 20, count)}
         record = {"draws": [["randn", 0.0]] * 3 + [["random", 0.5]], "color": None}
-        draws = ctdet.AugmentationRng(record=record)
-        samples.append(ctdet.make_sample(np.zeros((size, size, 3), np.uint8), objects, opt, draws, True))
-    return finish_batch(collate(samples), ctdet, opt), opt
+        draws = AugmentationRng(record=record)
+        samples.append(Ctdet(opt).encode(np.zeros((size, size, 3), np.uint8), objects, draws, True))
+    return finish_batch(collate(samples), Ctdet(opt)), opt
 
 
 def random_outputs(batch, opt, stacks=1, seed=0):
@@ -188,7 +189,7 @@ def test_weights_and_stacks():
 def test_loss_leaves_its_inputs():
     batch, opt = random_batch()
     outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "pixels"}
+    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "num_target_pixels"}
     again = [{name: value.detach().clone().requires_grad_() for name, value in outputs[0].items()}]
     first, _ = CtdetLoss(opt)(outputs, batch)
     first.backward()
@@ -207,7 +208,7 @@ def test_processes_add_up_to_the_whole_batch(args):
 
     shares = [slice(0, 1), slice(1, 2), slice(2, 4)]  # the second has no object
     local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    counts = sum(CtdetLoss(opt).counts(part) for part in local)
+    counts = sum(CtdetLoss(opt).normalizers(part) for part in local)
     split = random_outputs(batch, opt)
     sums = dict.fromkeys(parts, 0)
     for share, part in zip(shares, local, strict=True):
@@ -372,7 +373,7 @@ def test_decoding_undoes_the_targets(args):
             for b, k in batch["reg_mask"].nonzero().tolist():
                 maps[b, :, batch["ind"][b, k]] += batch[target][b, k]
             output[head] = maps.view(batch_size, -1, height, width)
-    dets = ctdet.decode(output, opt)
+    dets = Ctdet(opt).decode(output)
     assert dets.shape == (batch_size, 100, 6)
     found = 0
     for b in range(batch_size):
@@ -396,12 +397,12 @@ def test_whole_way_back_to_the_image():
     opt = options()
     boxes = np.float32([[20, 30, 120, 100], [150, 40, 190, 140], [5, 5, 60, 25]])
     objects = {"boxes": boxes, "cls": np.array([3, 7, 3])}
-    sample = ctdet.make_sample(np.zeros((150, 200, 3), np.uint8), objects, opt, None, False)
-    batch = finish_batch(collate([sample]), ctdet, opt)
+    sample = Ctdet(opt).encode(np.zeros((150, 200, 3), np.uint8), objects, None, False)
+    batch = finish_batch(collate([sample]), Ctdet(opt))
     opt.eval_oracle_hm = opt.eval_oracle_wh = opt.eval_oracle_offset = True
     nothing = {head: torch.zeros(1, channels, 32, 32) for head, channels in opt.heads.items()}
-    dets = ctdet.decode(ctdet.with_oracle(nothing, batch, opt), opt)
-    results = ctdet.post_process(dets, batch["meta"], opt)[0]
+    dets = Ctdet(opt).decode(Ctdet.criterion(opt).with_oracle(nothing, batch))
+    results = Ctdet(opt).postprocess(dets, batch["meta"])[0]
     assert list(results) == list(range(1, 21))
     for cls, expected in ((4, boxes[[0, 2]]), (8, boxes[[1]])):
         rows = results[cls][results[cls][:, 4] > 0.99]
@@ -441,7 +442,7 @@ def test_oracle_maps(seed):
     ind = rng.integers(0, height * width, (3, 5))
     ind[0, 3] = ind[0, 1]  # two objects in one cell
     mask = np.uint8([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
-    maps = ctdet.oracle_map(*(torch.from_numpy(array) for array in (values, ind, mask)), (3, 2, height, width))
+    maps = oracle_map(*(torch.from_numpy(array) for array in (values, ind, mask)), (3, 2, height, width))
     assert maps.shape == (3, 2, height, width) and maps.dtype == torch.float32
     for b in range(3):
         assert np.array_equal(maps[b].numpy(), slow_flood(values[b], ind[b], mask[b], height, width))
@@ -453,28 +454,28 @@ def test_oracle_maps(seed):
 def test_oracle_map_by_hand():
     """Two objects on a line: each cell takes the nearer, and the first of two at the same distance."""
     values, mask = torch.tensor([[[1.0], [2.0], [9.0]]]), torch.tensor([[1, 1, 0]])
-    maps = ctdet.oracle_map(values, torch.tensor([[5, 1, 3]]), mask, (1, 1, 1, 8))
+    maps = oracle_map(values, torch.tensor([[5, 1, 3]]), mask, (1, 1, 1, 8))
     assert maps.flatten().tolist() == [2, 2, 2, 1, 1, 1, 1, 1]
     # An object in the first cell counts like any other.
-    maps = ctdet.oracle_map(values, torch.tensor([[0, 7, 3]]), mask, (1, 1, 1, 8))
+    maps = oracle_map(values, torch.tensor([[0, 7, 3]]), mask, (1, 1, 1, 8))
     assert maps.flatten().tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
 
 
 def test_oracle_map_of_two_objects_in_a_cell():
     """The cell keeps the last vector and hands on the first, as ``gen_oracle_map`` of the reference does."""
     values, mask = torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[1, 1, 1]])
-    maps = ctdet.oracle_map(values, torch.tensor([[3, 3, 6]]), mask, (1, 1, 1, 8))
+    maps = oracle_map(values, torch.tensor([[3, 3, 6]]), mask, (1, 1, 1, 8))
     assert maps.flatten().tolist() == [1, 1, 1, 2, 1, 3, 3, 3]
 
 
 def test_oracle_replaces_what_is_named():
     batch, opt = random_batch(seed=4)
     raw = {head: value.detach() for head, value in random_outputs(batch, opt)[0].items()}
-    same = ctdet.with_oracle(raw, batch, opt)
+    same = Ctdet.criterion(opt).with_oracle(raw, batch)
     assert all(same[head] is raw[head] for head in raw)
     for option, head in (("eval_oracle_hm", "hm"), ("eval_oracle_wh", "wh"), ("eval_oracle_offset", "reg")):
         one = options(f"--{option}")
-        changed = ctdet.with_oracle(raw, batch, one)
+        changed = Ctdet.criterion(one).with_oracle(raw, batch)
         assert {name for name in raw if changed[name] is not raw[name]} == {head}
 
 
@@ -482,7 +483,7 @@ def test_oracles_together_decode_perfectly():
     batch, opt = random_batch(seed=5)
     opt.eval_oracle_hm = opt.eval_oracle_wh = opt.eval_oracle_offset = True
     raw = {head: value.detach() for head, value in random_outputs(batch, opt)[0].items()}
-    dets = ctdet.decode(ctdet.with_oracle(raw, batch, opt), opt).numpy()
+    dets = Ctdet(opt).decode(Ctdet.criterion(opt).with_oracle(raw, batch)).numpy()
     assert np.isfinite(dets).all()
     _, parts = CtdetLoss(opt)([raw], batch)
     assert parts["wh_loss"].item() < 1e-5 and parts["off_loss"].item() < 1e-5
@@ -517,7 +518,7 @@ def image_of(counts, classes=20, seed=0):
 def test_results_keep_the_100_best():
     opt = options()
     image = image_of({1: 60, 5: 50, 20: 30})
-    merged = ctdet.merge_outputs([image], opt)
+    merged = Ctdet(opt).merge_scales([image])
     assert list(merged) == list(range(1, 21))
     assert all(rows.dtype == np.float32 and rows.shape[1:] == (5,) for rows in merged.values())
     kept = np.sort(np.concatenate([rows[:, 4] for rows in merged.values()]))
@@ -531,7 +532,7 @@ def test_results_keep_the_100_best():
 @pytest.mark.parametrize("count", [0, 1, 99, 100])
 def test_results_of_100_and_less_stay(count):
     image = image_of({2: count // 2, 3: count - count // 2})
-    merged = ctdet.merge_outputs([image], options())
+    merged = Ctdet(options()).merge_scales([image])
     assert sum(len(rows) for rows in merged.values()) == count
     np.testing.assert_allclose(merged[3], np.reshape(image[3], (-1, 5)), rtol=1e-6)
 
@@ -539,7 +540,7 @@ def test_results_of_100_and_less_stay(count):
 @pytest.mark.parametrize(("k", "kept"), [(20, 100), (100, 100), (130, 130), (300, 160)])
 def test_more_than_100_results_with_a_larger_k(k, kept):
     image = image_of({1: 90, 5: 50, 20: 20})
-    merged = ctdet.merge_outputs([image], options("--K", str(k)))
+    merged = Ctdet(options("--K", str(k))).merge_scales([image])
     scores = np.sort(np.concatenate([rows[:, 4] for rows in merged.values()]))
     everything = np.sort([row[4] for rows in image.values() for row in rows])
     np.testing.assert_allclose(scores, everything[-kept:], rtol=1e-6)
@@ -549,7 +550,7 @@ def test_equal_scores_at_the_limit_stay():
     image = image_of({1: 120})
     for k, row in enumerate(image[1]):
         row[4] = 0.9 if k < 90 else 0.5
-    assert len(ctdet.merge_outputs([image], options())[1]) == 120
+    assert len(Ctdet(options()).merge_scales([image])[1]) == 120
 
 
 def test_scales_are_joined_by_soft_nms():
@@ -558,10 +559,10 @@ def test_scales_are_joined_by_soft_nms():
     one = {cls: [] for cls in range(1, 21)} | {4: [[*row, 0.9]]}
     two = {cls: [] for cls in range(1, 21)} | {4: [[*row, 0.8], [200.0, 200.0, 220.0, 220.0, 0.3]]}
     both = {cls: one[cls] + two[cls] for cls in one}
-    assert sorted(ctdet.merge_outputs([both], options())[4][:, 4]) == pytest.approx([0.3, 0.8, 0.9])
+    assert sorted(Ctdet(options()).merge_scales([both])[4][:, 4]) == pytest.approx([0.3, 0.8, 0.9])
     decayed = 0.8 * np.exp(-1 / 0.5)
     for images, opt in (([one, two], options()), ([both], options("--nms"))):
-        merged = ctdet.merge_outputs(images, opt)
+        merged = Ctdet(opt).merge_scales(images)
         assert sorted(merged[4][:, 4]) == pytest.approx(sorted([0.9, 0.3, decayed]), rel=1e-5)
         assert len(merged[1]) == 0
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
-from centernet import visualization_3d
 from centernet.datasets import build_sample
-from centernet.datasets.augmentation import replayed_rng
 from centernet.datasets.loader import collate, finish_batch
 from centernet.errors import UserError
+from centernet.ops import box3d
 from centernet.opts import opts
 from centernet.tasks import ddd
-from centernet.tasks.ddd import DddLoss, ddd_decode, ddd_post_process
-from centernet.visualization import draw_boxes, restore_image
+from centernet.tasks.ddd import Ddd, DddLoss, ddd_decode, ddd_post_process
+from centernet.transforms import replayed_rng
+from centernet.visualization import build_visualizer, draw_boxes, restore_image
+from centernet.visualization import ddd as visualization_3d
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())
 TARGETS = ("hm", "reg_mask", "rot_mask", "ind", "dep", "dim", "rotbin", "rotres", "wh", "reg")
@@ -173,12 +174,12 @@ def test_no_calibration_is_told():
 
 def test_annotations_that_lack_something():
     with pytest.raises(ValueError, match="depth"):
-        ddd.read_objects([{"bbox": [1, 2, 3, 4], "category_id": 1, "alpha": 0, "dim": [1, 2, 3]}], {1: 0})
+        Ddd(options()).read_objects([{"bbox": [1, 2, 3, 4], "category_id": 1, "alpha": 0, "dim": [1, 2, 3]}], {1: 0})
     with pytest.raises(ValueError, match="dim"):
-        ddd.read_objects([annotation([1, 2, 3, 4], dim=[1, 2])], {2: 0})
+        Ddd(options()).read_objects([annotation([1, 2, 3, 4], dim=[1, 2])], {2: 0})
     with pytest.raises(KeyError, match="10"):
-        ddd.read_objects([annotation([1, 2, 3, 4], 10)], {2: 0})
-    nothing = ddd.read_objects([], {2: 0})
+        Ddd(options()).read_objects([annotation([1, 2, 3, 4], 10)], {2: 0})
+    nothing = Ddd(options()).read_objects([], {2: 0})
     assert [nothing[name].shape for name in ("boxes", "cls", "dep", "dim", "alpha")] == [
         *((0, 4), (0,), (0, 1), (0, 3), (0,))
     ]
@@ -270,10 +271,10 @@ def random_batch(*args, seed=0, images=4):
             box = [*rng.uniform(0, [250, 60]), *rng.uniform(10, [70, 40])]
             more = {"alpha": rng.uniform(-3.1, 3.1), "depth": rng.uniform(3, 60), "dim": rng.uniform(1, 4, 3).tolist()}
             annotations.append(annotation(box, int(rng.choice([1, 2, 3, 4, 9], p=[0.2, 0.4, 0.2, 0.1, 0.1])), **more))
-        objects = {**ddd.read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
+        objects = {**Ddd(options()).read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
         draws = replayed_rng({"draws": [["random", 0.5]]})
-        samples.append(ddd.make_sample(np.zeros((94, 310, 3), np.uint8), objects, opt, draws, True))
-    return finish_batch(collate(samples), ddd, opt), opt
+        samples.append(Ddd(opt).encode(np.zeros((94, 310, 3), np.uint8), objects, draws, True))
+    return finish_batch(collate(samples), Ddd(opt)), opt
 
 
 def random_outputs(batch, opt, stacks=1, seed=0):
@@ -291,7 +292,7 @@ def random_outputs(batch, opt, stacks=1, seed=0):
 def test_loss_leaves_its_inputs():
     batch, opt = random_batch()
     outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "pixels"}
+    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "num_target_pixels"}
     first, _ = DddLoss(opt)(outputs, batch)
     after = {**batch, **outputs[0]}
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -307,7 +308,7 @@ def test_processes_add_up_to_the_whole_batch(args):
     loss.backward()
     shares = [slice(0, 1), slice(1, 2), slice(2, 4)]  # the second has no object
     local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    split, counts = random_outputs(batch, opt), sum(DddLoss(opt).counts(part) for part in local)
+    split, counts = random_outputs(batch, opt), sum(DddLoss(opt).normalizers(part) for part in local)
     sums = dict.fromkeys(parts, 0)
     for share, part in zip(shares, local, strict=True):
         value, named = DddLoss(opt)([{name: maps[share] for name, maps in split[0].items()}], part, counts)
@@ -357,7 +358,7 @@ def test_training_lowers_the_loss(args):
 def test_ground_truth_in_place_of_the_heads():
     batch, opt = random_batch("--eval_oracle_hm", "--eval_oracle_dep")
     output = random_outputs(batch, opt)[0]
-    replaced = ddd.with_oracle(output, batch, opt)
+    replaced = Ddd.criterion(opt).with_oracle(output, batch)
     torch.testing.assert_close(replaced["hm"].sigmoid(), batch["hm"])
     assert all(torch.equal(replaced[head], output[head]) for head in ("rot", "dim", "wh", "reg"))
     depth = ddd.depth_of(replaced["dep"]).flatten(1)
@@ -475,7 +476,7 @@ def scene(seed=1, count=12):
         half = np.array([rng.uniform(15, 60), rng.uniform(10, 40)])
         alone = all(np.abs(middle - other).max() > 12 for other in boxes)
         if np.all(middle - half > 3) and np.all(middle + half < [1238, 371]) and alone:
-            alpha = ddd.rot_y2alpha(turn, middle[0], CALIB[0, 2], CALIB[0, 0])
+            alpha = box3d.rot_y2alpha(turn, middle[0], CALIB[0, 2], CALIB[0, 0])
             depth = location[2] + CALIB[2, 3]
             more = {"alpha": float(alpha), "depth": float(depth), "dim": dim.tolist()}
             more |= {"location": location, "rotation_y": turn}
@@ -489,12 +490,12 @@ def test_objects_come_back_from_their_targets(args):
     """Annotations, as targets, decoded, in the image and in front of the camera again."""
     opt = opts().parse(["ddd", "--dataset", "kitti", *args])
     annotations = scene()
-    objects = {**ddd.read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
-    sample = ddd.make_sample(np.zeros((375, 1242, 3), np.uint8), objects, opt, None, False)
-    batch = finish_batch(collate([sample]), ddd, opt)
-    dets = ddd.decode(perfect_output(batch, opt), opt)
+    objects = {**Ddd(options()).read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
+    sample = Ddd(opt).encode(np.zeros((375, 1242, 3), np.uint8), objects, None, False)
+    batch = finish_batch(collate([sample]), Ddd(opt))
+    dets = Ddd(opt).decode(perfect_output(batch, opt))
     assert dets.shape == (1, 100, 16 if "--not_reg_bbox" in args else 18)
-    results = ddd.post_process(dets, batch["meta"], opt)[0]
+    results = Ddd(opt).postprocess(dets, batch["meta"])[0]
     near = 3 if "--not_reg_offset" in args else 0.05  # pixels
     for cls in (1, 2, 3):
         expected = [entry for entry in annotations if entry["category_id"] == cls]
@@ -515,18 +516,18 @@ def test_boxes_without_a_size_in_2d_go_around_the_box_in_3d():
     opt = opts().parse(["ddd", "--dataset", "kitti", "--not_reg_bbox"])
     dim, location, turn = (1.5, 1.6, 4.0), (-3.0, 1.7, 15.0), 0.4
     middle = ddd.project_to_image(np.array([[-3.0, 1.7 - 0.75, 15.0]]), CALIB)[0]
-    alpha = ddd.rot_y2alpha(turn, middle[0], CALIB[0, 2], CALIB[0, 0])
+    alpha = box3d.rot_y2alpha(turn, middle[0], CALIB[0, 2], CALIB[0, 0])
     calib_depth = 15.0 + CALIB[2, 3]
     flat = {1: np.float32([[*middle, 0.8, alpha, calib_depth, *dim]]), 2: np.zeros((0, 8), np.float32)}
     row = ddd.ddd_post_process_3d([flat], [CALIB])[0][1][0]
-    pixels = ddd.project_3d_bbox(location, dim, turn, CALIB)
+    pixels = box3d.project_3d_bbox(location, dim, turn, CALIB)
     np.testing.assert_allclose(row[1:5], [*pixels.min(0), *pixels.max(0)], atol=0.05)
     # A box that leaves the image is cut off at its edge.
     meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
     dets = torch.zeros(1, 1, 16)
     dets[0, 0, :3] = torch.tensor([0.5, 48, 0.9])
     dets[0, 0, 11:15] = torch.tensor([4, 1.5, 1.6, 4.0])
-    box = ddd.to_image_coords(dets, [meta], opt)[0][1][0, 1:5]
+    box = Ddd(opt).to_image_coords(dets, [meta])[0][1][0, 1:5]
     assert box[0] == 0 and 0 <= box[1] < box[3] <= 374 and 100 < box[2] <= 1241
 
 
@@ -537,13 +538,13 @@ def test_sizes_are_scaled_as_lengths():
     dets[0, 0, :3] = torch.tensor([64, 64, 0.9])
     dets[0, 0, 11:17] = torch.tensor([20, 1.5, 1.6, 4.0, 16, 8])
     meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
-    row = ddd.to_image_coords(dets, [meta], opt)[0][1][0]
+    row = Ddd(opt).to_image_coords(dets, [meta])[0][1][0]
     factor = 1242 / 128
     np.testing.assert_allclose(row[3:5] - row[1:3], [16 * factor, 8 * factor], rtol=1e-5)
     reference = ddd_post_process(dets.numpy(), [meta["c"]], [meta["s"]], [CALIB], opt)[0][1][0]
     assert reference[4] - reference[2] < 0
     opt.size_as_point = True
-    np.testing.assert_array_equal(ddd.to_image_coords(dets, [meta], opt)[0][1][0], reference)
+    np.testing.assert_array_equal(Ddd(opt).to_image_coords(dets, [meta])[0][1][0], reference)
 
 
 def test_size_as_point_gives_the_boxes_of_the_reference():
@@ -553,10 +554,10 @@ def test_size_as_point_gives_the_boxes_of_the_reference():
     output = {"hm": torch.logit(heat, eps=1e-6), "rot": rot, "dep": raw, "dim": dim, "wh": wh, "reg": reg}
     meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
     opt = options("--peak_thresh", "0", "--K", "20", "--size_as_point")
-    dets = ddd.decode(output, opt)
+    dets = Ddd(opt).decode(output)
     reference = ddd_post_process(dets.numpy(), [meta["c"]], [meta["s"]], [CALIB], opt)[0]
-    results = ddd.post_process(dets, [meta], opt)[0]
-    plain = ddd.post_process(dets, [meta], options("--peak_thresh", "0", "--K", "20"))[0]
+    results = Ddd(opt).postprocess(dets, [meta])[0]
+    plain = Ddd(options("--peak_thresh", "0", "--K", "20")).postprocess(dets, [meta])[0]
     for cls in (1, 2, 3):
         np.testing.assert_array_equal(results[cls], reference[cls])
         heights = results[cls][:, 4] - results[cls][:, 2] - (plain[cls][:, 4] - plain[cls][:, 2])
@@ -572,9 +573,9 @@ def test_every_image_has_its_own_camera():
     base = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375)}
     opt = options("--peak_thresh", "0.3", "--K", "20")
     both = {name: torch.cat([values, values]) for name, values in output.items()}
-    first, second = ddd.post_process(ddd.decode(both, opt), [{**base, "calib": CALIB}, {**base, "calib": other}], opt)
-    alone = ddd.post_process(ddd.decode(output, opt), [{**base, "calib": other}], opt)[0]
-    without = ddd.post_process(ddd.decode(output, opt), [base], opt)[0]
+    first, second = Ddd(opt).postprocess(Ddd(opt).decode(both), [{**base, "calib": CALIB}, {**base, "calib": other}])
+    alone = Ddd(opt).postprocess(Ddd(opt).decode(output), [{**base, "calib": other}])[0]
+    without = Ddd(opt).postprocess(Ddd(opt).decode(output), [base])[0]
     for cls in (1, 2, 3):
         assert len(first[cls]) > 0
         np.testing.assert_array_equal(second[cls], alone[cls])
@@ -586,7 +587,7 @@ def test_results_are_what_exceeds_the_threshold():
     rows = np.zeros((4, 13), np.float32)
     rows[:, 12] = [0.9, 0.5, 0.2, 0.1]
     opt = options("--peak_thresh", "0.2")
-    found = ddd.merge_outputs([{1: rows, 2: rows[:0]}, {1: rows[:1], 2: rows}], opt)
+    found = Ddd(opt).merge_scales([{1: rows, 2: rows[:0]}, {1: rows[:1], 2: rows}])
     assert found[1][:, 12].tolist() == [np.float32(0.9), 0.5] and found[2].shape == (0, 13)
 
 
@@ -595,7 +596,7 @@ def test_there_is_no_flip_test():
     output = {"hm": heat, "rot": rot, "dep": dep, "dim": dim, "wh": wh, "reg": reg}
     opt = options()
     both = {name: torch.cat([values, values.flip(3)]) for name, values in output.items()}
-    assert torch.equal(ddd.decode(both, opt, mirrored=True), ddd.decode(output, opt))
+    assert torch.equal(Ddd(opt).decode(both, flipped=True), Ddd(opt).decode(output))
 
 
 def test_heads():
@@ -603,7 +604,7 @@ def test_heads():
     assert list(options().heads) == ["hm", "dep", "rot", "dim", "wh", "reg"]
     for args in ([], ["--not_reg_bbox"], ["--not_reg_offset"], ["--not_reg_bbox", "--not_reg_offset"]):
         opt = options(*args)
-        assert all(getattr(opt, name) == value for name, value in ddd.options_of_heads(opt.heads).items())
+        assert all(getattr(opt, name) == value for name, value in Ddd.options_of_heads(opt.heads).items())
 
 
 # Geometry
@@ -628,12 +629,12 @@ def check_geometry(case):
         box = ddd.compute_box_3d(dim, location, turn)
         np.testing.assert_allclose(box, case["box3d"][k], **close)
         np.testing.assert_allclose(ddd.project_to_image(box, calib), case["proj"][k], rtol=1e-4)
-        np.testing.assert_allclose(ddd.project_3d_bbox(location, dim, turn, calib), case["proj"][k], rtol=1e-4)
-        np.testing.assert_allclose(ddd.compute_orientation_3d(dim, location, turn), case["orient"][k], **close)
+        np.testing.assert_allclose(box3d.project_3d_bbox(location, dim, turn, calib), case["proj"][k], rtol=1e-4)
+        np.testing.assert_allclose(box3d.compute_orientation_3d(dim, location, turn), case["orient"][k], **close)
         point, depth, alpha = case["pt2d"][k], case["depth"][k], case["alpha"][k]
         np.testing.assert_allclose(ddd.unproject_2d_to_3d(point, depth, calib), case["unproject"][k], **close)
         assert ddd.alpha2rot_y(alpha, point[0], cx, fx) == pytest.approx(case["alpha2rot_y"][k], abs=1e-6)
-        assert ddd.rot_y2alpha(turn, point[0], cx, fx) == pytest.approx(case["rot_y2alpha"][k], abs=1e-6)
+        assert box3d.rot_y2alpha(turn, point[0], cx, fx) == pytest.approx(case["rot_y2alpha"][k], abs=1e-6)
         found, rotation_y = ddd.ddd2locrot(point, alpha, dim, depth, calib)
         np.testing.assert_allclose(found, case["locrot_loc"][k], **close)
         assert rotation_y == pytest.approx(case["locrot_ry"][k], abs=1e-6)
@@ -651,11 +652,11 @@ def test_location_by_hand():
 def test_debug_images():
     opt = opts().parse(["ddd", "--dataset", "kitti", "--debug", "4", "--input_h", "128", "--input_w", "416"])
     annotations = scene(count=5)
-    objects = {**ddd.read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
+    objects = {**Ddd(options()).read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
     image = np.random.default_rng(0).integers(0, 256, (375, 1242, 3), dtype=np.uint8)
-    batch = finish_batch(collate([ddd.make_sample(image, objects, opt, None, False)]), ddd, opt)
+    batch = finish_batch(collate([Ddd(opt).encode(image, objects, None, False)]), Ddd(opt))
     output = perfect_output(batch, opt)
-    images = ddd.debug_images(batch, output, opt)
+    images = build_visualizer(Ddd(opt)).training_images(batch, output)
     names = {"hm_pred", "hm_gt", "det_pred", "det_gt", "add_pred", "add_gt", "bird_pred_gt"}
     assert set(images) == names
     sizes = {name: drawing.shape for name, drawing in images.items()}
@@ -663,19 +664,26 @@ def test_debug_images():
     assert sizes["add_pred"] == sizes["add_gt"] == (375, 1242, 3) and sizes["bird_pred_gt"] == (384, 384, 3)
     # What is predicted is the truth here; peaks below 0.999 are other cells.
     opt.center_thresh = 0.999
-    images = ddd.debug_images(batch, output, opt)
+    images = build_visualizer(Ddd(opt)).training_images(batch, output)
     bare = draw_boxes(restore_image(batch["input"][0].numpy(), opt.mean, opt.std), np.zeros((0, 6)), [], 0, "white")
     drawn = (images["det_gt"] != bare).any(2).mean()
     # Boxes of equal scores may be drawn in another order.
     assert drawn > 0.01 and (images["det_pred"] != images["det_gt"]).any(2).mean() < drawn / 5
     assert (images["add_pred"] != images["add_gt"]).any(2).mean() < 1e-3
-    assert set(ddd.debug_images(batch, None, opt)) == {"hm_gt", "det_gt", "add_gt", "bird_pred_gt"}
-    true = ddd.ground_truth_images(image, objects, opt)
+    assert set(build_visualizer(Ddd(opt)).training_images(batch, None)) == {
+        "hm_gt",
+        "det_gt",
+        "add_gt",
+        "bird_pred_gt",
+    }
+    true = build_visualizer(Ddd(opt)).ground_truth_images(image, objects)
     assert set(true) == {"add_gt", "bird_gt"}
     assert (true["add_gt"] != image).any(2).mean() > 1e-3
-    assert np.array_equal(true["bird_gt"] != 230, ddd.debug_images(batch, None, opt)["bird_pred_gt"] != 230)
+    assert np.array_equal(
+        true["bird_gt"] != 230, build_visualizer(Ddd(opt)).training_images(batch, None)["bird_pred_gt"] != 230
+    )
     opt.reg_bbox = False
-    assert set(ddd.network_images(image, output, ddd.decode(output, opt), opt)) == {"pred_hm"}
+    assert set(build_visualizer(Ddd(opt)).network_images(image, output, Ddd(opt).decode(output))) == {"pred_hm"}
 
 
 def rows_of(*objects):
@@ -691,7 +699,7 @@ def test_boxes_in_the_image():
     dim, location = (1.5, 1.6, 4.0), (2.0, 1.7, 12.0)
     drawn = visualization_3d.draw_boxes_3d(image, rows_of((2, dim, location, 0.3, 0.8)), CALIB, 0.3, "white")
     changed = (drawn != image).any(2)
-    pixels = ddd.project_3d_bbox(location, dim, 0.3, CALIB)
+    pixels = box3d.project_3d_bbox(location, dim, 0.3, CALIB)
     for x, y in pixels.astype(int).tolist():
         assert changed[y - 2 : y + 3, x - 2 : x + 3].any()
     rows, columns = np.nonzero(changed)
@@ -731,7 +739,7 @@ def test_view_from_above():
 
 def test_the_input_back_in_the_image():
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (94, 310, 3), dtype=np.uint8), (0, 0), 4)
-    view = ddd.test_view(94, 310, options())
+    view = Ddd(options()).view(94, 310)
     back = visualization_3d.unwarp(view.warp(image), (310, 94), view.center, view.scale)
     assert back.shape == image.shape
     assert np.abs(back[3:-3, 3:-3].astype(int) - image[3:-3, 3:-3]).max() <= 3

@@ -16,7 +16,7 @@ from torch import nn
 from centernet.datasets.synthetic.streets import SyntheticStreets
 from centernet.detector import Detector, create_detector, prepare
 from centernet.opts import opts
-from centernet.tasks import ddd
+from centernet.tasks import build_task, ddd
 
 SHARED = ROOT.parent / "shared" / "data" / "kitti_sample"
 CPU = torch.device("cpu")
@@ -32,12 +32,12 @@ def test_pre_processing(k):
         case = {name[len(f"pred{k}_") :]: file[name] for name in file.files if name.startswith(f"pred{k}_")}
     args = ["--input_h", "96", "--input_w", "320", *(["--keep_res"] if case["keep_res"] else [])]
     opt = opts().parse(["ddd", "--dataset", "kitti", *args])
-    prepared = prepare(case["image"], opt, {"calib": ddd.DEFAULT_CALIB})
+    prepared = prepare(case["image"], build_task(opt), {"calib": ddd.DEFAULT_CALIB})
     meta = prepared["meta"][1.0]
     np.testing.assert_array_equal(meta["c"], case["c"])
     np.testing.assert_array_equal(meta["s"], case["s"])
     assert meta["output_size"] == (80, 24) and meta["size"] == (310, 94) and meta["calib"] is ddd.DEFAULT_CALIB
-    batch = Detector(opt, nn.Identity(), CPU).normalized(prepared["images"][1.0][None])
+    batch = Detector(build_task(opt), nn.Identity(), CPU).normalized(prepared["images"][1.0][None])
     exact = int(cv2.__version__.split(".")[0]) >= 5
     expected = case[f"images_sub_{'opencv5' if exact else 'opencv3'}"]
     np.testing.assert_allclose(batch[:, :, ::3, ::3], expected, rtol=0, atol=2e-5 if exact else 0.09)
@@ -68,7 +68,7 @@ class BrightBox(nn.Module):
 def test_a_box_comes_back_where_it_is(args):
     """In the image and in front of the camera, alone or with others; flips and scales change nothing in 3D."""
     opt = opts().parse(["ddd", "--dataset", "kitti", "--input_h", "96", "--input_w", "320", *args])
-    detector = Detector(opt, BrightBox(), CPU)
+    detector = Detector(build_task(opt), BrightBox(), CPU)
     boxes = [(90, 30, 150, 66), (200, 20, 240, 60), (30, 40, 90, 70)]
     cameras = [np.float32([[300 + 9 * k, 0, 150, 0], [0, 300 + 9 * k, 47, 0], [0, 0, 1, 0]]) for k in range(3)]
     images = []
@@ -101,7 +101,7 @@ def test_images_of_debug():
     drawn = {}
     for name, info in (("own", {"calib": calib}), ("default", None)):
         opt = opts().parse(["ddd", "--input_h", "96", "--input_w", "320", "--debug", "2", "--vis_thresh", "0.5"])
-        drawn[name] = Detector(opt, BrightBox(), CPU).run(image, info)["images"]
+        drawn[name] = Detector(build_task(opt), BrightBox(), CPU).run(image, info)["images"]
         assert set(drawn[name]) == {"pred_hm_1.0", "det_pred_1.0", "add_pred", "bird_pred"}
         assert drawn[name]["add_pred"].shape == image.shape
     # With the right camera the drawn box is where the object is seen.

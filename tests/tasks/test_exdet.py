@@ -18,7 +18,9 @@ from centernet.ops.peaks import peak_filter, topk
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
 from centernet.tasks import exdet
-from centernet.tasks.exdet import ExdetLoss, agnex_ct_decode, exct_decode
+from centernet.tasks.exdet import Exdet, ExdetLoss, agnex_ct_decode, exct_decode
+from centernet.visualization import build_visualizer
+from centernet.visualization.exdet import octagon
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "exdet_samples.json").read_text())
 MAPS = ("hm_t", "hm_l", "hm_b", "hm_r", "hm_c")
@@ -61,7 +63,7 @@ def test_heads():
 @pytest.mark.parametrize("args", [[], ["--agnostic_ex"], ["--not_reg_offset"], ["--agnostic_ex", "--not_reg_offset"]])
 def test_options_follow_from_the_heads(args):
     asked = {"agnostic_ex": "--agnostic_ex" in args, "not_reg_offset": "--not_reg_offset" in args}
-    assert exdet.options_of_heads(options(*args).heads) == asked
+    assert Exdet.options_of_heads(options(*args).heads) == asked
 
 
 def test_a_checkpoint_says_whether_points_have_classes():
@@ -165,7 +167,7 @@ def test_slots_belong_to_annotations():
 )
 def test_annotations_without_points(annotations, text):
     with pytest.raises(ValueError, match=text):
-        exdet.read_objects(annotations, {1: 0})
+        Exdet(options()).read_objects(annotations, {1: 0})
 
 
 def test_validation_may_keep_the_size():
@@ -230,8 +232,8 @@ def random_batch(args=(), seed=0, images=4, size=128):
         for side, (x, y) in enumerate([(rng.uniform(), 0), (0, rng.uniform()), (rng.uniform(), 1), (1, rng.uniform())]):
             points[:, side] = corners + sizes * [x, y]
         objects = {"points": points, "cls": rng.integers(0, 80, count)}
-        samples.append(exdet.make_sample(np.zeros((size, size, 3), np.uint8), objects, opt, None, False))
-    return finish_batch(collate(samples), exdet, opt), opt
+        samples.append(Exdet(opt).encode(np.zeros((size, size, 3), np.uint8), objects, None, False))
+    return finish_batch(collate(samples), Exdet(opt)), opt
 
 
 def random_outputs(batch, opt, stacks=1, seed=0):
@@ -288,7 +290,7 @@ def test_processes_add_up_to_the_whole_batch(args):
     shares = [slice(0, 1), slice(1, 2), slice(2, 4)]  # the second has no object
     local = [{name: value[share] for name, value in batch.items()} for share in shares]
     pieces = [[{name: maps[share] for name, maps in split[0].items()}] for share in shares]
-    counts = sum(ExdetLoss(opt).counts(part) for part in local)
+    counts = sum(ExdetLoss(opt).normalizers(part) for part in local)
     sums = dict.fromkeys(parts, 0)
     for outputs, part in zip(pieces, local, strict=True):
         value, named = ExdetLoss(opt)(outputs, part, counts)
@@ -409,7 +411,7 @@ def exhaustive(heats, regs, K, scores_thresh, center_thresh, num_dets, agnostic)
 @pytest.mark.parametrize("block", [1 << 20, 7])
 def test_decoding_looks_at_all_combinations(agnostic, levels, block, monkeypatch):
     """With few levels of scores nearly all combinations tie; they come in the order of the combinations."""
-    monkeypatch.setattr(exdet, "BLOCK", block)
+    monkeypatch.setattr(exdet, "CHUNK_SIZE", block)
     generator = torch.Generator().manual_seed(5)
     heats = [torch.rand(2, 1 if agnostic and k < 4 else 2, 9, 12, generator=generator) for k in range(5)]
     if levels:
@@ -450,7 +452,7 @@ def test_many_peaks_need_little_memory(monkeypatch):
         return nonzero(tensor, **more)
 
     monkeypatch.setattr(torch.Tensor, "nonzero", watched)
-    monkeypatch.setattr(exdet, "BLOCK", 1 << 16)
+    monkeypatch.setattr(exdet, "CHUNK_SIZE", 1 << 16)
     heat = torch.full((1, 1, 12, 12), 0.5)
     dets = agnex_ct_decode(*[heat] * 4, heat, K=60)
     assert (dets[0, :, 4] == 0.5).all()
@@ -481,11 +483,11 @@ def test_targets_decode_to_the_objects(args):
         np.float32,
     )
     objects = {"points": points, "cls": np.array([3, 7, 3])}
-    sample = exdet.make_sample(np.zeros((128, 128, 3), np.uint8), objects, opt, None, False)
-    batch = finish_batch(collate([sample]), exdet, opt)
+    sample = Exdet(opt).encode(np.zeros((128, 128, 3), np.uint8), objects, None, False)
+    batch = finish_batch(collate([sample]), Exdet(opt))
     output = raw_truth(batch, opt)
-    dets = exdet.decode(output, opt)
-    (results,) = exdet.post_process(dets, batch["meta"], opt)
+    dets = Exdet(opt).decode(output)
+    (results,) = Exdet(opt).postprocess(dets, batch["meta"])
     limit = 1e-3 if opt.reg_offset else 2.01
     for cls, members in ((4, [0, 2]), (8, [1])):
         rows = results[cls]
@@ -507,7 +509,7 @@ def test_targets_decode_to_the_objects(args):
             mirrored[f"reg_{one}"] = output[f"reg_{other}"].flip(3) * torch.tensor([-1.0, 1]).view(1, 2, 1, 1)
     mirrored["hm_c"] = output["hm_c"].flip(3)
     both = {name: torch.cat([output[name], mirrored[name]]) for name in output}
-    both_dets = exdet.decode(both, opt, mirrored=True)
+    both_dets = Exdet(opt).decode(both, flipped=True)
     assert both_dets.shape == (1, 2000, 14)
     plain, back = both_dets[0, :1000], both_dets[0, 1000:]
     assert torch.equal(plain, dets[0])
@@ -561,7 +563,7 @@ def test_merging():
         1: np.array([detection(0, 0.8, 300)], np.float32),
         2: np.array([detection(0, 0.4, 400)], np.float32),
     }
-    results = exdet.merge_outputs([one, two], opt)
+    results = Exdet(opt).merge_scales([one, two])
     assert [len(results[cls]) for cls in (1, 2, 3)] == [3, 1, 0]
     np.testing.assert_allclose(results[1][:, 4], [0.9, 0.8, 0.5 * np.exp(-2)], rtol=1e-5)
     assert results[1][:, 5].tolist() == [200, 300, 100]
@@ -572,15 +574,15 @@ def test_merging():
 def test_discarded_rows():
     rows = np.array([detection(0, 0.9, 100), detection(0, 0.005, 200), detection(100, 0.8, 300)], np.float32)
     inputs = {1: rows, **{cls: np.zeros((0, 13), np.float32) for cls in range(2, 81)}}
-    assert exdet.merge_outputs([inputs], options())[1][:, 5].tolist() == [100, 300]
-    kept = exdet.merge_outputs([inputs], options("--keep_discarded"))[1]
+    assert Exdet(options()).merge_scales([inputs])[1][:, 5].tolist() == [100, 300]
+    kept = Exdet(options("--keep_discarded")).merge_scales([inputs])[1]
     assert len(kept) == 3 and np.allclose(kept[:, 4], [0.9, 0.8, 0.8])
 
 
 def test_at_most_a_hundred():
     rows = np.array([detection(50 * k, 0.3 + k / 1000) for k in range(130)], np.float32)
     inputs = {1: rows, **{cls: np.zeros((0, 13), np.float32) for cls in range(2, 81)}}
-    kept = exdet.merge_outputs([inputs], options())[1]
+    kept = Exdet(options()).merge_scales([inputs])[1]
     assert len(kept) == 100 and kept[:, 4].min() == np.float32(0.33)
 
 
@@ -594,7 +596,7 @@ def test_default_number_of_peaks():
         given = options("--agnostic_ex", "--scores_thresh", "0", "--center_thresh", "0", *args)
         hms = [output[name].sigmoid() for name in MAPS]
         regs = [output[f"reg_{side}"] for side in "tlbr"]
-        dets = exdet.decode(output, given)
+        dets = Exdet(given).decode(output)
         assert torch.equal(dets, agnex_ct_decode(*hms, *regs, K=expected, scores_thresh=0, center_thresh=0))
         used.add(dets[0, :, 4].sum().item())
     assert len(used) == 3
@@ -605,7 +607,7 @@ def test_true_maps_in_place_of_the_predicted():
     outputs = random_outputs(batch, opt)
     _, parts = ExdetLoss(opt)(outputs, batch)
     assert torch.isfinite(parts["loss"]) and parts["hm_loss"] < 0.5 * ExdetLoss(options())(outputs, batch)[1]["hm_loss"]
-    output = exdet.with_oracle(outputs[0], batch, opt)
+    output = Exdet.criterion(opt).with_oracle(outputs[0], batch)
     for name in MAPS:
         torch.testing.assert_close(output[name].sigmoid(), batch[name])
 
@@ -615,11 +617,11 @@ def test_true_maps_in_place_of_the_predicted():
 
 def test_debug_images():
     batch, opt = random_batch(["--debug", "4", "--center_thresh", "0.3"], images=1)
-    images = exdet.debug_images(batch, raw_truth(batch, opt), opt)
+    images = build_visualizer(Exdet(opt)).training_images(batch, raw_truth(batch, opt))
     assert set(images) == {"pred_hm", "pred_hm_c", "gt_hm", "gt_hm_c", "out_pred", "out_gt"}
     assert all(image.shape == (128, 128, 3) and image.dtype == np.uint8 for image in images.values())
     assert (images["out_gt"] != 0).any() and not np.array_equal(images["gt_hm"], images["gt_hm_c"])
-    assert set(exdet.debug_images(batch, None, opt)) == {"gt_hm", "gt_hm_c", "out_gt"}
+    assert set(build_visualizer(Exdet(opt)).training_images(batch, None)) == {"gt_hm", "gt_hm_c", "out_gt"}
 
 
 def test_result_images():
@@ -627,19 +629,19 @@ def test_result_images():
     points = [40, 20, 20, 60, 50, 100, 90, 70]
     rows = {1: np.array([[20, 20, 90, 100, 0.9, *points], [0, 0, 5, 5, 0.2, *[2] * 8]], np.float32)}
     image = np.zeros((120, 120, 3), np.uint8)
-    drawn = exdet.result_images(image, rows, opt, {})["exdet"]
+    drawn = build_visualizer(Exdet(opt)).result_images(image, rows, {})["exdet"]
     assert not image.any() and drawn.shape == image.shape
     for x, y in np.reshape(points, (4, 2)):
         assert drawn[y - 2 : y + 3, x - 2 : x + 3].any()
     assert not drawn[2:4, 2:4].any()  # the weak one is not drawn
     objects = {"points": np.reshape(points, (1, 4, 2)).astype(np.float32), "cls": np.array([0])}
-    assert exdet.ground_truth_images(image, objects, opt)["gt"].any()
+    assert build_visualizer(Exdet(opt)).ground_truth_images(image, objects)["gt"].any()
     empty = {"points": np.zeros((0, 4, 2), np.float32), "cls": np.zeros(0, np.int64)}
-    assert not exdet.ground_truth_images(image, empty, opt)["gt"].any()
+    assert not build_visualizer(Exdet(opt)).ground_truth_images(image, empty)["gt"].any()
 
 
 def test_octagon():
-    corners = exdet.octagon(np.array([[2.0, 0], [0, 40], [40, 80], [80, 79]]))
+    corners = octagon(np.array([[2.0, 0], [0, 40], [40, 80], [80, 79]]))
     assert corners[:2].tolist() == [[12, 0], [0, 0]]  # cut off at the corner
     assert corners[2:4].tolist() == [[0, 30], [0, 50]]
     assert corners[6:].tolist() == [[80, 80], [80, 69]]

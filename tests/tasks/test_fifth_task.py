@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tests.tasks import discs
+from tests.tasks.discs import Discs
 from tests.training import output_here
 
 from centernet.options import loss_weights, recipe
@@ -14,7 +14,7 @@ from centernet.tasks import TASKS
 
 @pytest.fixture(autouse=True)
 def one_line(monkeypatch):
-    monkeypatch.setitem(TASKS, "discs", discs)
+    monkeypatch.setitem(TASKS, "discs", Discs)
 
 
 def test_from_training_to_images(tmp_path, tiny_voc):

@@ -10,12 +10,20 @@ import torch
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets import build_sample
-from centernet.datasets.augmentation import AugmentationRng
-from centernet.datasets.joints import FLIP_PAIRS, JOINT_NAMES, MIRRORED, SKELETON
 from centernet.datasets.loader import collate, finish_batch
+from centernet.ops.keypoints import FLIP_INDEX, FLIP_PAIRS, JOINT_NAMES, SKELETON
 from centernet.opts import opts
-from centernet.tasks import get_task, multi_pose
-from centernet.tasks.multi_pose import MultiPoseLoss, flip_lr, flip_lr_off, multi_pose_decode, multi_pose_post_process
+from centernet.tasks import get_task
+from centernet.tasks.multi_pose import (
+    MultiPose,
+    MultiPoseLoss,
+    flip_lr,
+    flip_lr_off,
+    multi_pose_decode,
+    multi_pose_post_process,
+)
+from centernet.transforms import AugmentationRng
+from centernet.visualization import build_visualizer
 
 FOLDER = Path(__file__).parents[1] / "figures"
 SAMPLES, LOSS, DECODE = (
@@ -142,7 +150,7 @@ def test_joints():
     assert len(JOINT_NAMES) == 17 and JOINT_NAMES[0] == "nose" and JOINT_NAMES[16] == "right_ankle"
     for left, right in FLIP_PAIRS:
         assert JOINT_NAMES[left].replace("left", "right") == JOINT_NAMES[right]
-        assert MIRRORED[left] == right and MIRRORED[right] == left
+        assert FLIP_INDEX[left] == right and FLIP_INDEX[right] == left
     assert {joint for bone in SKELETON for joint in bone} == set(range(17)) and len(set(SKELETON)) == 18
 
 
@@ -153,7 +161,7 @@ def test_mirroring_is_a_mirrored_image():
     mirrored = []
     for entry in people:
         x, y, w, h = entry["bbox"]
-        joints = np.reshape(entry["keypoints"], (17, 3))[list(MIRRORED)].copy()
+        joints = np.reshape(entry["keypoints"], (17, 3))[list(FLIP_INDEX)].copy()
         joints[:, 0] = 127 - joints[:, 0]
         mirrored.append({**person((127 - x - w, y, w, h)), "keypoints": joints.reshape(-1).tolist()})
     image = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
@@ -177,9 +185,9 @@ def test_turned_joints_stay_on_the_image():
     args = ["--aug_rot", "0.5", "--rotate", "50", "--not_rand_crop", "--no_color_aug", "--input_res", "256"]
     opt = options(*args)
     draws = AugmentationRng(record={"draws": record["draws"], "color": None})
-    objects = multi_pose.read_objects([person((20, 10, 90, 100), joints)], {1: 0})
-    sample = multi_pose.make_sample(image, objects, opt, draws, True)
-    assert sample["turned"] == 1 and sample["reg_mask"].sum() == 0 and sample["hps_mask"].sum() == 0
+    objects = MultiPose(options()).read_objects([person((20, 10, 90, 100), joints)], {1: 0})
+    sample = MultiPose(opt).encode(image, objects, draws, True)
+    assert sample["rotated"] == 1 and sample["reg_mask"].sum() == 0 and sample["hps_mask"].sum() == 0
     cells = np.flatnonzero(sample["joints"] >= 0)
     assert cells.tolist() == [0, 9, 16]
     places = [divmod(sample["joints"][k], 64) for k in cells]
@@ -187,7 +195,7 @@ def test_turned_joints_stay_on_the_image():
         assert sample["image"][4 * y + 2, 4 * x + 2].min() > 200
     straight = [(int(y), int(x)) for x, y, _ in (np.array(joints[k]) / 2 for k in cells)]
     assert all(abs(a - b) + abs(c - d) > 3 for (a, c), (b, d) in zip(places, straight, strict=True))
-    batch = finish_batch(collate([sample]), multi_pose, opt)
+    batch = finish_batch(collate([sample]), MultiPose(opt))
     assert batch["hm"].unique().tolist() == pytest.approx([0.9999]) and batch["hm_hp"].eq(1).sum() == 3
 
 
@@ -221,8 +229,8 @@ def test_crowds_and_persons_without_joints_are_positives():
 )
 def test_malformed_annotations(change, message):
     with pytest.raises(ValueError, match=message):
-        multi_pose.read_objects([{**person((1, 2, 3, 4)), **change}], {1: 0})
-    assert multi_pose.read_objects([], {1: 0})["joints"].shape == (0, 17, 3)
+        MultiPose(options()).read_objects([{**person((1, 2, 3, 4)), **change}], {1: 0})
+    assert MultiPose(options()).read_objects([], {1: 0})["joints"].shape == (0, 17, 3)
 
 
 # Loss
@@ -234,10 +242,10 @@ def random_batch(seed=0, images=3, args=()):
     rng = np.random.default_rng(seed)
     samples = []
     for k in range(images):
-        objects = multi_pose.read_objects(random_people(rng, 0 if k == 1 else 4), {1: 0})
+        objects = MultiPose(options()).read_objects(random_people(rng, 0 if k == 1 else 4), {1: 0})
         draws = AugmentationRng(record={"draws": [*[["randn", 0.0]] * 3, *[["random", 0.5]] * 2], "color": None})
-        samples.append(multi_pose.make_sample(np.zeros((128, 128, 3), np.uint8), objects, opt, draws, True))
-    return finish_batch(collate(samples), multi_pose, opt), opt
+        samples.append(MultiPose(opt).encode(np.zeros((128, 128, 3), np.uint8), objects, draws, True))
+    return finish_batch(collate(samples), MultiPose(opt)), opt
 
 
 def random_outputs(batch, opt, stacks=1, seed=0):
@@ -318,7 +326,7 @@ def test_weights_and_stacks():
 def test_loss_leaves_its_inputs():
     batch, opt = random_batch()
     outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "pixels"}
+    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "num_target_pixels"}
     first, _ = MultiPoseLoss(opt)(outputs, batch)
     first.backward()
     after = {**batch, **outputs[0]}
@@ -335,7 +343,7 @@ def test_processes_add_up_to_the_whole_batch(args):
     loss.backward()
     shares = [slice(0, 1), slice(1, 2), slice(2, 3)]  # the second has nobody
     local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    counts, sums = sum(MultiPoseLoss(opt).counts(part) for part in local), dict.fromkeys(parts, 0)
+    counts, sums = sum(MultiPoseLoss(opt).normalizers(part) for part in local), dict.fromkeys(parts, 0)
     for share, part in zip(shares, local, strict=True):
         value, named = MultiPoseLoss(opt)([{name: maps[share] for name, maps in split[0].items()}], part, counts)
         value.backward()
@@ -389,15 +397,15 @@ def test_training_lowers_the_loss(args):
 def test_oracles_replace_their_heads():
     batch, opt = random_batch(seed=4)
     raw = {head: value.detach() for head, value in random_outputs(batch, opt)[0].items()}
-    assert all(value is raw[head] for head, value in multi_pose.with_oracle(raw, batch, opt).items())
+    assert all(value is raw[head] for head, value in MultiPose.criterion(opt).with_oracle(raw, batch).items())
     heads = {"hm": "hm", "kps": "hps", "hmhp": "hm_hp", "hp_offset": "hp_offset"}
     for option, head in heads.items():
-        changed = multi_pose.with_oracle(raw, batch, options(f"--eval_oracle_{option}"))
+        changed = MultiPose.criterion(options(f"--eval_oracle_{option}")).with_oracle(raw, batch)
         assert {name for name in raw if changed[name] is not raw[name]} == {head}
         assert changed[head].shape == raw[head].shape
     dense, opt = random_batch(seed=4, args=["--dense_hp"])
     opt.eval_oracle_kps = True
-    assert multi_pose.with_oracle(raw, dense, opt)["hps"] is dense["dense_hps"]
+    assert MultiPose.criterion(opt).with_oracle(raw, dense)["hps"] is dense["dense_hps"]
 
 
 def test_oracles_together_have_no_loss():
@@ -449,7 +457,7 @@ def test_flip_average(decoding):
     before = {name: value.clone() for name, value in maps.items()}
     assert np.array_equal(flip_lr(maps["hm_hp"]), decoding["mp_flip_lr"])
     assert np.array_equal(flip_lr_off(maps["hps"]), decoding["mp_flip_lr_off"])
-    averaged = multi_pose.average_mirrored(maps)
+    averaged = MultiPose(options()).average_flipped(maps)
     for name in ("hps", "hm_hp"):
         np.testing.assert_allclose(averaged[name], decoding[f"mp_flip_{name}"], rtol=1e-5, atol=1e-6)
     for name in ("hm", "wh"):
@@ -547,13 +555,13 @@ def test_whole_way_back_to_the_image(args):
     people = [random_people(rng, 3) for _ in range(3)]
     samples = []
     for annotations, size in zip(people, [(128, 128), (150, 130), (100, 160)], strict=True):
-        objects = multi_pose.read_objects(annotations, {1: 0})
-        samples.append(multi_pose.make_sample(np.zeros((*size, 3), np.uint8), objects, opt, None, False))
-    batch = finish_batch(collate(samples), multi_pose, opt)
+        objects = MultiPose(options()).read_objects(annotations, {1: 0})
+        samples.append(MultiPose(opt).encode(np.zeros((*size, 3), np.uint8), objects, None, False))
+    batch = finish_batch(collate(samples), MultiPose(opt))
     maps = perfect_maps(batch)
     if opt.mse_loss:
         maps["hm_hp"] = batch["hm_hp"]
-    results = multi_pose.post_process(multi_pose.decode(maps, opt), batch["meta"], opt)
+    results = MultiPose(opt).postprocess(MultiPose(opt).decode(maps), batch["meta"])
     checked = 0
     for annotations, result in zip(people, results, strict=True):
         rows = result[1]
@@ -581,7 +589,7 @@ def test_flip_test_of_a_symmetric_network():
         "hm_hp": flip_lr(maps["hm_hp"]),
     }
     both = {name: torch.cat([maps[name], mirrored[name]]) for name in maps}
-    torch.testing.assert_close(multi_pose.decode(both, opt, mirrored=True), multi_pose.decode(maps, opt))
+    torch.testing.assert_close(MultiPose(opt).decode(both, flipped=True), MultiPose(opt).decode(maps))
     for flip, name in ((flip_lr, "hm_hp"), (flip_lr_off, "hps")):
         assert torch.equal(flip(flip(maps[name])), maps[name])
         assert not torch.equal(flip(maps[name]), maps[name].flip(3))
@@ -589,7 +597,7 @@ def test_flip_test_of_a_symmetric_network():
 
 def test_decoding_takes_half_precision():
     batch, opt = random_batch(seed=9)
-    dets = multi_pose.decode({name: value.half() for name, value in perfect_maps(batch).items()}, opt)
+    dets = MultiPose(opt).decode({name: value.half() for name, value in perfect_maps(batch).items()})
     assert dets.dtype == torch.float32 and dets.shape == (3, 100, 40) and torch.isfinite(dets).all()
 
 
@@ -601,9 +609,9 @@ def test_merging():
     figures = loaded("nms.npz", "merge_pose")
     scales = [{1: figures["merge_pose_in0"]}, {1: figures["merge_pose_in1"]}]
     before = [scale[1].copy() for scale in scales]
-    merged = multi_pose.merge_outputs(scales, options("--keep_discarded"))[1]
+    merged = MultiPose(options("--keep_discarded")).merge_scales(scales)[1]
     np.testing.assert_allclose(merged, figures["merge_pose_out"], rtol=1e-5, atol=1e-5)
-    kept = multi_pose.merge_outputs(scales, options())[1]
+    kept = MultiPose(options()).merge_scales(scales)[1]
     assert 0 < len(kept) < len(merged) and np.array_equal(kept, merged[: len(kept)])
     assert all(np.array_equal(scale[1], rows) for scale, rows in zip(scales, before, strict=True))
 
@@ -617,25 +625,25 @@ def test_scales_are_joined_by_soft_nms():
     box, far = (10, 10, 50, 50), (200, 200, 220, 220)
     one, two = rows_of((box, 0.9, 1)), rows_of((box, 0.8, 2), (far, 0.3, 3))
     both = {1: np.concatenate([one, two])}
-    alone = multi_pose.merge_outputs([both], options())[1]
+    alone = MultiPose(options()).merge_scales([both])[1]
     assert np.array_equal(alone, both[1])
     decayed = 0.8 * np.exp(-1 / 0.5)
     for scales, opt in (([{1: one}, {1: two}], options()), ([both], options("--nms"))):
-        merged = multi_pose.merge_outputs(scales, opt)[1]
+        merged = MultiPose(opt).merge_scales(scales)[1]
         assert merged[:, 4].tolist() == pytest.approx([0.9, 0.3, decayed], rel=1e-5)
         assert merged[:, 5].tolist() == [1, 3, 2]  # joints stay with their boxes
 
 
 def test_results_are_not_limited():
     rows = rows_of(*(((30 * k, 0, 30 * k + 10, 10), 0.5, k) for k in range(250)))
-    assert len(multi_pose.merge_outputs([{1: rows[:150]}, {1: rows[150:]}], options())[1]) == 250
+    assert len(MultiPose(options()).merge_scales([{1: rows[:150]}, {1: rows[150:]}])[1]) == 250
 
 
 def test_test_scales_are_undone():
     dets = torch.zeros(1, 1, 40)
     dets[0, 0, :39] = torch.arange(39)
     meta = {"c": np.array([64.0, 64.0], np.float32), "s": 128.0, "output_size": (32, 32)}
-    plain, half = (multi_pose.to_image_coords(dets, [{**meta, "scale": scale}], options())[0][1] for scale in (1, 0.5))
+    plain, half = (MultiPose(options()).to_image_coords(dets, [{**meta, "scale": scale}])[0][1] for scale in (1, 0.5))
     np.testing.assert_allclose(plain[0, [0, 5, 38]], [0, 20, 152], atol=1e-3)
     np.testing.assert_allclose(half[0, :4], 2 * plain[0, :4], atol=1e-3)
     np.testing.assert_allclose(half[0, 5:], 2 * plain[0, 5:], atol=1e-3)
@@ -646,35 +654,39 @@ def test_test_scales_are_undone():
 
 
 def test_heads_and_options():
-    assert get_task("multi_pose") is multi_pose
+    assert get_task("multi_pose") is MultiPose
     assert options().heads == {"hm": 1, "wh": 2, "hps": 34, "reg": 2, "hm_hp": 17, "hp_offset": 2}
     for args in ([], ["--not_reg_offset"], ["--not_hm_hp"], ["--not_reg_hp_offset"]):
         opt = options(*args)
-        found = multi_pose.options_of_heads(opt.heads)
-        assert multi_pose.heads(options(*(f"--{name}" for name, value in found.items() if value))) == opt.heads
+        found = MultiPose.options_of_heads(opt.heads)
+        assert MultiPose(options(*(f"--{name}" for name, value in found.items() if value))).heads == opt.heads
     assert opts().parse(["multi_pose"]).dataset == "coco_hp"
 
 
 def test_images():
     opt = options("--debug", "1")
     joints = {k: (20 + 19 * (k % 5) + k, 25 + 24 * (k // 5), 2) for k in range(17)}
-    objects = multi_pose.read_objects([person((10, 15, 110, 100), joints)], {1: 0})
+    objects = MultiPose(options()).read_objects([person((10, 15, 110, 100), joints)], {1: 0})
     image = np.full((128, 128, 3), 128, np.uint8)
-    sample = multi_pose.make_sample(image, objects, opt, None, False)
-    batch = finish_batch(collate([sample]), multi_pose, opt)
+    sample = MultiPose(opt).encode(image, objects, None, False)
+    batch = finish_batch(collate([sample]), MultiPose(opt))
     maps = perfect_maps(batch)
-    drawings = multi_pose.debug_images(batch, maps, opt)
+    drawings = build_visualizer(MultiPose(opt)).training_images(batch, maps)
     assert set(drawings) == {"pred_hm", "gt_hm", "out_pred", "out_gt", "pred_hmhp", "gt_hmhp"}
-    assert set(multi_pose.debug_images(batch, None, opt)) == {"gt_hm", "gt_hmhp", "out_gt"}
-    dets = multi_pose.decode(maps, opt)
-    shown = multi_pose.network_images(image, maps, dets, opt)
+    assert set(build_visualizer(MultiPose(opt)).training_images(batch, None)) == {
+        "gt_hm",
+        "gt_hmhp",
+        "out_gt",
+    }
+    dets = MultiPose(opt).decode(maps)
+    shown = build_visualizer(MultiPose(opt)).network_images(image, maps, dets)
     assert set(shown) == {"pred_hm", "pred_hmhp"}
-    results = multi_pose.post_process(dets, batch["meta"], opt)[0]
-    drawn = multi_pose.result_images(image, results, opt, {})
+    results = MultiPose(opt).postprocess(dets, batch["meta"])[0]
+    drawn = build_visualizer(MultiPose(opt)).result_images(image, results, {})
     assert set(drawn) == {"multi_pose"} and not np.array_equal(drawn["multi_pose"], image)
     strict = options("--vis_thresh", "1")
-    assert np.array_equal(multi_pose.result_images(image, results, strict, {})["multi_pose"], image)
-    true = multi_pose.ground_truth_images(image, objects, opt)["gt"]
+    assert np.array_equal(build_visualizer(MultiPose(strict)).result_images(image, results, {})["multi_pose"], image)
+    true = build_visualizer(MultiPose(opt)).ground_truth_images(image, objects)["gt"]
     assert all(drawing.shape == (128, 128, 3) and drawing.dtype == np.uint8 for drawing in (*drawings.values(), true))
     # What is found is what is there: the same discs in the same colors.
     for color in ((255, 0, 0), (0, 0, 255)):
@@ -686,9 +698,9 @@ def test_images():
 def test_images_of_nobody():
     opt = options("--debug", "1")
     image = np.full((128, 128, 3), 128, np.uint8)
-    sample = multi_pose.make_sample(image, multi_pose.read_objects([], {1: 0}), opt, None, False)
+    sample = MultiPose(opt).encode(image, MultiPose(options()).read_objects([], {1: 0}), None, False)
     assert sample["meta"]["gt_det"].shape == (1, 40)
-    batch = finish_batch(collate([sample]), multi_pose, opt)
-    images = multi_pose.debug_images(batch, None, opt)
+    batch = finish_batch(collate([sample]), MultiPose(opt))
+    images = build_visualizer(MultiPose(opt)).training_images(batch, None)
     restored = images["out_gt"].astype(int)
     assert np.abs(restored - 128).max() <= 1  # a mean of 128 / 255 in every channel, and nothing drawn

@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 from ..datasets.loader import black_image
 from ..errors import UserError
-from ..tasks import get_task
+from ..visualization import build_visualizer
 
 MIN_IOU = 0.5  # of a detection that finds an object
 
@@ -40,7 +40,7 @@ def score_images(dataset, results: dict) -> list[ImageScore]:
     least 0.5 and no detection with a higher score has found the object. Detections on objects without a class
     (KITTI's ignored ones) count as neither found nor false.
     """
-    task, threshold = get_task(dataset.opt.task), dataset.opt.vis_thresh
+    task, threshold = dataset.task, dataset.opt.vis_thresh
     scores = []
     for index, image_id in enumerate(dataset.image_ids):
         if image_id not in results:
@@ -89,12 +89,11 @@ def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray,
 
     An unreadable image is replaced by a black one; it has already been reported.
     """
-    opt = dataset.opt
-    task = get_task(opt.task)
+    visualizer = build_visualizer(dataset.task)
     try:
         image = dataset.read_image(index)
     except UserError:
         image = black_image(dataset, index)
-    predicted = task.result_images(image, result, opt, dataset.picture_info(index))
-    true = task.ground_truth_images(image, dataset.read_objects(index), opt)
+    predicted = visualizer.result_images(image, result, dataset.picture_info(index))
+    true = visualizer.ground_truth_images(image, dataset.read_objects(index))
     return next(iter(predicted.values()), image), next(iter(true.values()), image)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from ..conversion.issues import IssueLog, Report, ignore_issue, raise_error
 from ..errors import UserError
 from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
 from .images import read_image
+
+if TYPE_CHECKING:
+    from ..tasks.base import Task
 
 SHOWN = 5  # problems that are shown of those of one kind
 
@@ -39,7 +43,7 @@ class CocoStyleDataset:
         scored_fields: of annotations, what must be a number to score them.
         pretrained: default of ``--pretrained`` for a training from scratch.
 
-    An instance has ``opt``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids``,
+    An instance has ``task``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids``,
     ``file_names``, ``sizes`` (n, 2) int32, width and height as the annotations state them or 0, and ``notes``, lines
     to be printed at the start; its ``class_names`` are those of the options. ``tables`` is what the original evaluator
     prints of the last ``evaluate``, lines that programs read; empty if it has none.
@@ -93,10 +97,10 @@ class CocoStyleDataset:
         """Make what is missing and can be made from what is there. Nothing by default."""
 
     @gc_disabled()
-    def __init__(self, opt, split: str) -> None:
-        """Read and check the annotations of ``split`` (train, val, or test) as the options say. Raises UserError."""
-        self._find_files(opt, split)
-        log = IssueLog(opt.on_bad_image != "skip", " (--on_bad_image skip leaves it out)")
+    def __init__(self, task: "Task", split: str) -> None:
+        """Read and check the annotations of ``split`` (train, val, or test) for a task. Raises UserError."""
+        self._find_files(task, split)
+        log = IssueLog(self.opt.on_bad_image != "skip", " (--on_bad_image skip leaves it out)")
         content = self.read_content(log)
         usable = self.validate(content, log)
         images = self.order(usable.images)
@@ -125,9 +129,7 @@ class CocoStyleDataset:
         )
 
     def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
-        from ..tasks import get_task  # here, because the tasks use this package
-
-        return get_task(self.opt.task).read_objects(annotations, self.classes_of(content))
+        return self.task.read_objects(annotations, self.classes_of(content))
 
     @gc_disabled()
     def filtered_annotations(self) -> dict:
@@ -169,17 +171,21 @@ class CocoStyleDataset:
             self.notes.append(f"note: {text}")
 
     @classmethod
-    def unread(cls, opt, split: str) -> "CocoStyleDataset":
+    def unread(cls, task: "Task", split: str) -> "CocoStyleDataset":
         """The dataset before anything of it is read: with the names of its files, without ids and objects."""
         dataset = cls.__new__(cls)
-        dataset._find_files(opt, split)
+        dataset._find_files(task, split)
         return dataset
 
-    def _find_files(self, opt, split: str) -> None:
-        self.opt = opt
-        self.split = split
-        self.folder = self.locate(Path(opt.data_dir))
-        self.class_names, self.category_ids = list(opt.class_names), list(opt.category_ids)
+    @property
+    def opt(self):
+        """The options of the task."""
+        return self.task.opt
+
+    def _find_files(self, task: "Task", split: str) -> None:
+        self.task, self.split = task, split
+        self.folder = self.locate(Path(self.opt.data_dir))
+        self.class_names, self.category_ids = list(self.opt.class_names), list(self.opt.category_ids)
         self.annotation_file = self.find_annotations(self.folder, split)
         self.image_folder = self.find_images(self.folder, split)
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..conversion.coco_file import is_id
 from ..conversion.issues import ERROR, LEFT_OUT, NOTE, Issue, IssueLog
 from ..errors import UserError
+from ..tasks.base import Task
 from ..utils.text import printable
 from . import get_dataset
 from .annotations import Annotations, box_issues, refuse_nothing_to_learn
@@ -88,7 +89,9 @@ def _bar(count: int, highest: int) -> str:
     return "#" * math.ceil(BAR_LENGTH * count / max(highest, 1))
 
 
-def check_split(opt, split: str, progress: Callable[[Iterable, int], Iterable] = lambda items, _: items) -> Report:
+def check_split(
+    task: Task, split: str, progress: Callable[[Iterable, int], Iterable] = lambda items, _: items
+) -> Report:
     """Read all annotations and all images of one split, and return a report.
 
     ``progress`` wraps the images; it also gets their number.
@@ -96,7 +99,7 @@ def check_split(opt, split: str, progress: Callable[[Iterable, int], Iterable] =
     Raises:
         UserError: there is nothing to check.
     """
-    dataset = get_dataset(opt.dataset).unread(opt, split)
+    dataset = get_dataset(task.opt.dataset).unread(task, split)
     report = Report(split, dataset.annotation_file)
     content = dataset.read_content(report.log)
     try:
@@ -185,7 +188,7 @@ def _check_objects(
             report.add(NOTE, "classes without objects", name)
 
 
-def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
+def sample_grids(task: Task, visualizer, count: int) -> dict[str, np.ndarray]:
     """Return augmented training samples with their targets as the network sees them, as grids of images by name.
 
     Images that cannot be read are left out.
@@ -194,16 +197,16 @@ def sample_grids(opt, task, count: int) -> dict[str, np.ndarray]:
         UserError: the dataset cannot be used for training.
     """
     # Samples carry what drawing needs, and unreadable images are reported, not replaced.
-    opt = opt.replace(debug=1, on_bad_image="error")
-    samples = Samples(get_dataset(opt.dataset)(opt, "train"), opt, train=True)
+    task = type(task)(task.opt.replace(debug=1, on_bad_image="error"))
+    samples = Samples(get_dataset(task.opt.dataset)(task, "train"), train=True)
     found: dict[str, list[np.ndarray]] = {}
     # The samples of the first epoch, from all over the dataset.
     for index in np.linspace(0, len(samples.dataset) - 1, min(count, len(samples.dataset))).astype(int):
         try:
-            batch = finish_batch(collate([samples[1, int(index)]]), task, opt)
+            batch = finish_batch(collate([samples[1, int(index)]]), task)
         except UserError:
             continue
-        for name, image in task.debug_images(batch, None, opt).items():
+        for name, image in visualizer.training_images(batch, None).items():
             found.setdefault(name, []).append(image)
     return {name: _grid(images) for name, images in found.items()}
 

@@ -13,7 +13,7 @@ from .coco import COCO, TEST_FILE
 
 
 class COCOHP(COCO):
-    """Persons with the 17 joints of ``datasets/joints.py``.
+    """Persons with the 17 joints of ``ops/keypoints.py``.
 
     Training uses the images with a person in them, whether or not its joints are labeled; validation uses all.
     """

@@ -99,8 +99,8 @@ class Custom(CocoStyleDataset):
             )
         return layout
 
-    def _find_files(self, opt, split: str) -> None:
-        super()._find_files(opt, split)
+    def _find_files(self, task, split: str) -> None:
+        super()._find_files(task, split)
         if self.layout.style == "voc":
             self.score_names = VOC_SCORES
 

@@ -11,7 +11,8 @@ from ..datasets.loader import EvalBatches, Samples, SkippedImages, finish_batch,
 from ..errors import UserError
 from ..evaluation.results import drop_non_finite, dropped_note
 from ..options import Options, process_shares
-from ..visualization import show_or_save
+from ..tasks.base import Task
+from ..visualization import build_visualizer, show_or_save
 from .precision import Precision
 from .processes import Processes
 from .progress import Progress
@@ -22,7 +23,7 @@ Results = dict[Any, dict[int, Any]]  # image id to class id from 1 to rows
 
 def evaluate(
     opt: Options,
-    task,
+    task: Task,
     model: nn.Module,
     dataset: CocoStyleDataset,
     env: Processes,
@@ -65,7 +66,7 @@ def evaluate(
 @torch.no_grad()
 def predict(
     opt: Options,
-    task,
+    task: Task,
     model: nn.Module,
     dataset: CocoStyleDataset,
     env: Processes,
@@ -78,7 +79,7 @@ def predict(
         The averages over images of each image's losses, and ``time`` in minutes; and on rank 0 the detections,
         ``{image id: {class id from 1: rows}}``.
     """
-    precision, criterion = Precision(opt.amp, env.device), task.Loss(opt)
+    precision, criterion = Precision(opt.amp, env.device), task.criterion(opt)
     # Images of one size are batched; with --keep_res each image has its own size.
     batch_size = 1 if opt.keep_res else max(process_shares(opt, env.count))
     loader = _eval_loader(opt, dataset, env, batch_size)
@@ -91,14 +92,14 @@ def predict(
     started = time.perf_counter()
     for i, batch in enumerate(loader):
         usable = skipped.add(batch)
-        batch = finish_batch(to_device(batch, env.device), task, opt)
+        batch = finish_batch(to_device(batch, env.device), task)
         progress.data_ready()
         outputs = precision.forward(model, batch["input"])
         values = torch.stack([_image_losses(criterion, outputs, batch, k) for k in range(len(batch["input"]))])
         sums += values.cpu()[usable].sum(0).double()
         count += int(usable.sum())
-        dets = task.decode(task.with_oracle(outputs[-1], batch, opt), opt)
-        detections = task.post_process(dets, batch["meta"], opt)
+        dets = task.decode(criterion.with_oracle(outputs[-1], batch))
+        detections = task.postprocess(dets, batch["meta"])
         for meta, found, seen in zip(batch["meta"], detections, usable.tolist(), strict=True):
             results[meta["img_id"]] = found if seen else no_detections(found)
         if opt.debug > 0:
@@ -120,16 +121,16 @@ def report_skipped(skipped: SkippedImages, title: str, env: Processes, run: RunD
         env.print(skipped.report(title, indices, run.path / "skipped_images.txt" if run is not None else None))
 
 
-def show_maps(opt: Options, task, batch: dict, output: dict[str, Tensor], name: str) -> None:
+def show_maps(opt: Options, task: Task, batch: dict, output: dict[str, Tensor], name: str) -> None:
     """Show or save targets and predictions of a batch, for ``--debug``."""
-    images = task.debug_images(batch, task.with_oracle(output, batch, opt), opt)
+    images = build_visualizer(task).training_images(batch, task.criterion(opt).with_oracle(output, batch))
     show_or_save(images, opt.debug_dir, name, show=opt.debug < 4)
 
 
 def _eval_loader(opt: Options, dataset: CocoStyleDataset, env: Processes, batch_size: int):
     batches = EvalBatches(len(dataset), batch_size, env.rank, env.count, opt.num_iters)
     workers = min(opt.num_workers, len(batches))
-    return make_loader(Samples(dataset, opt, train=False), batches, workers, env.device.type != "cpu")
+    return make_loader(Samples(dataset, train=False), batches, workers, env.device.type != "cpu")
 
 
 def _image_losses(criterion, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:

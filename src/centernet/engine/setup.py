@@ -15,6 +15,7 @@ from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
 from ..models.weights import restore
 from ..options import NEVER, Options, process_shares
+from ..tasks.base import Task
 from .precision import check_amp, set_precision
 from .processes import Processes
 from .run_state import TrainingState
@@ -36,21 +37,22 @@ def prepare_dataset(opt: Options, env: Processes) -> None:
     env.local_main_process_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=env.print))
 
 
-def build_datasets(opt: Options, env: Processes) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
+def build_datasets(task: Task, env: Processes) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
     """Return the training and the validation split, None for one that the run does not need.
 
     Raises UserError when images are missing or a batch has more images than the training split.
     """
-    train_set = open_split(opt, "train", env) if not opt.test else None
-    val_set = open_split(opt, "val", env) if validates(opt) else None
+    opt = task.opt
+    train_set = open_split(task, "train", env) if not opt.test else None
+    val_set = open_split(task, "val", env) if validates(opt) else None
     if train_set is not None and opt.batch_size > len(train_set):
         raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} images to train on")
     return train_set, val_set
 
 
-def open_split(opt: Options, split: str, env: Processes) -> CocoStyleDataset:
+def open_split(task: Task, split: str, env: Processes) -> CocoStyleDataset:
     """Read the annotations of a split, look for its images, and print the notes about it."""
-    dataset = read_dataset(opt, split, env)
+    dataset = read_dataset(task, split, env)
     dataset.check_images_exist()
     for note in dataset.notes:
         env.print(note)
@@ -81,7 +83,7 @@ def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) 
     """Return the loader of this process's share of the training batches."""
     shares = process_shares(opt, env.count)
     batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters)
-    return TrainLoader(Samples(dataset, opt, train=True), batches, opt.num_workers, env.device.type != "cpu")
+    return TrainLoader(Samples(dataset, train=True), batches, opt.num_workers, env.device.type != "cpu")
 
 
 class Metric:

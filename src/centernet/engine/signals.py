@@ -10,7 +10,6 @@ from ..utils import streams
 # Requests to stop. SIGPIPE stands for a standard output that was closed; as a signal it is ignored, as Python has it.
 STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
-WORKER_PATIENCE = 20  # seconds until SIGTERM ends a DataLoader worker whose main process does not
 
 
 class ShutdownRequested(BaseException):
@@ -90,17 +89,3 @@ class ShutdownHandler:
 
     def _on_save(self, number: int, frame) -> None:
         self.save = True
-
-
-def ignore_signals_in_worker() -> None:
-    """Make a DataLoader worker ignore signals sent to the process group; the main process decides when to stop.
-
-    Python ends its last workers by SIGTERM, so that signal takes effect after a while.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (SAVE, getattr(signal, "SIGHUP", None)):
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_PATIENCE))

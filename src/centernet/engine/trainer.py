@@ -60,7 +60,7 @@ class Trainer:
         self.model = distribute(model, opt, env)
         if opt.compile:
             model.compile()
-        self.loss = task.Loss(opt)
+        self.loss = task.criterion(opt)
         self.nan_guard = NanGuard(opt, env)
         self.trained_images, self.trained_seconds = 0, 0.0
         self.saved = time.monotonic()
@@ -74,7 +74,7 @@ class Trainer:
 
         With ``--accumulate`` the outputs are those of the first micro-batch, the losses those of all.
         """
-        counts = self.env.sum(self.loss.counts(batch))
+        counts = self.env.sum(self.loss.normalizers(batch))
         micro_batches = split(batch, self.opt.accumulate)
         self.optimizer.zero_grad(set_to_none=True)
         first: list[dict[str, Tensor]] = []
@@ -170,7 +170,7 @@ def train_one_epoch(
     skipped = SkippedImages(loader.dataset.dataset, state.unusable)
     for i, batch in enumerate(loader, first):
         skipped.add(batch)
-        batch = finish_batch(to_device(batch, env.device), trainer.task, opt)
+        batch = finish_batch(to_device(batch, env.device), trainer.task)
         progress.data_ready()
         set_learning_rate(trainer.optimizer, learning_rate(opt, epoch, i, len(loader)))
         outputs, losses = trainer.step(batch)
@@ -292,7 +292,7 @@ def split(batch: dict, count: int) -> list[dict]:
     size = len(batch["input"])
     ends = [size * k // count for k in range(count + 1)]
     return [
-        {name: value if name == "pixels" else value[a:b] for name, value in batch.items()}
+        {name: value if name == "num_target_pixels" else value[a:b] for name, value in batch.items()}
         for a, b in zip(ends, ends[1:], strict=False)
         if a < b
     ]

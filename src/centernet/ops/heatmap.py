@@ -69,3 +69,24 @@ def _draw(hm: Tensor, size: tuple[int, int, int, int], objects: list[Tensor], co
     value = torch.exp(-(dx * dx + dy * dy) / (2 * sigma**2)).float() * inside
     pixel = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
     hm.scatter_reduce_(0, pixel * channels + cls, value, "amax")
+
+
+def covered_cells(size: tuple[int, int, int, int], cls: Tensor, rects: Tensor, drawn: Tensor) -> Tensor:
+    """Return the cells (B, C, H, W) bool that rectangles cover, from prefix sums of +1 and -1 at their corners.
+
+    Args:
+        size: (B, C, H, W) of the maps.
+        cls: (B, N) int64, the map of each rectangle.
+        rects: (B, N, 4) int64 [x1, y1, x2, y2], ends included.
+        drawn: (B, N) bool, False: the rectangle is left out.
+    """
+    batch, channels, height, width = size
+    plane = (torch.arange(batch, device=cls.device)[:, None] * channels + cls).flatten()
+    x1, y1, x2, y2 = rects.flatten(0, 1).unbind(-1)
+    count = drawn.flatten().to(torch.int32)
+    corners = torch.zeros(batch * channels * (height + 1) * (width + 1), dtype=torch.int32, device=cls.device)
+    for y, x, sign in ((y1, x1, 1), (y1, x2 + 1, -1), (y2 + 1, x1, -1), (y2 + 1, x2 + 1, 1)):
+        place = (plane * (height + 1) + y.clamp(min=0)) * (width + 1) + x.clamp(min=0)
+        corners.scatter_add_(0, place, sign * count)
+    total = corners.view(batch, channels, height + 1, width + 1).cumsum(2).cumsum(3)
+    return total[:, :, :height, :width] > 0

@@ -27,11 +27,17 @@ def nms(dets: np.ndarray, thresh: float) -> list[int]:
 
 
 def soft_nms(
-    boxes: np.ndarray, sigma: float = 0.5, Nt: float = 0.3, threshold: float = 0.001, method: int = 0
+    boxes: np.ndarray,
+    sigma: float = 0.5,
+    Nt: float = 0.3,
+    threshold: float = 0.001,
+    method: int = 0,
+    moved_columns: int = 5,
 ) -> list[int]:
     """Lower the scores of rows that overlap better ones, sort, and discard what falls below ``threshold``; in place.
 
-    ``boxes`` (n, 5 or more) float32 rows [x1, y1, x2, y2, score, ...] in pixels; further columns stay where they are.
+    ``boxes`` (n, 5 or more) float32 rows [x1, y1, x2, y2, score, ...] in pixels. The first ``moved_columns`` follow
+    their row in sorting; further columns keep their place.
     ``method`` 1 multiplies a score by 1 - overlap where the overlap exceeds ``Nt``, 2 by exp(-overlap² / ``sigma``),
     any other by 0 where the overlap exceeds ``Nt``. Rows that overlap nothing are never discarded, however low their
     score.
@@ -39,7 +45,7 @@ def soft_nms(
     Returns ``[0, ..., kept - 1]``, the indices of the kept rows after sorting (reference function ``soft_nms``).
     Raises ``ValueError`` for anything but a 2-dimensional float32 array of at least 5 columns.
     """
-    return _soft_nms(boxes, 5, sigma, Nt, threshold, method)
+    return _soft_nms(boxes, moved_columns, sigma, Nt, threshold, method)
 
 
 def soft_nms_39(
@@ -50,7 +56,7 @@ def soft_nms_39(
     Behind the kept rows, where :func:`soft_nms` leaves copies, boxes and scores are copies too, but the joints are
     those of discarded rows (reference function ``soft_nms_39``).
     """
-    return _soft_nms(boxes, 39, sigma, Nt, threshold, method)
+    return soft_nms(boxes, sigma, Nt, threshold, method, moved_columns=39)
 
 
 def soft_nms_merge(

@@ -3,9 +3,9 @@
 Importing this package does not import PyTorch, so that ``--help`` and wrong options answer at once.
 """
 
+from ..tasks.option import Option
 from .derive import ROOT, chunk_sizes, learning_rate, process_shares
 from .metadata import apply_model_metadata, data_options, model_metadata
-from .option import Option
 from .parser import OptionParser
 from .recipe import loss_weights, recipe
 from .table import NEVER, Options

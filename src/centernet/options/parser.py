@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import UserError
 from ..models import describe
 from ..tasks import TASKS
+from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..tasks.specs import all_specs, get_spec
 from ..utils import environment
 from .derive import as_pixel, check, derive, derive_sizes
-from .option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from .table import GENERAL, GROUPS, Draft, Options
 
 DESCRIPTIONS = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..datasets import DATASETS
-from .option import ALL, CHECK, DEMO, EXPORT, INFERENCE, TEST, TRAIN, OptionGroup, option
+from ..tasks.option import ALL, CHECK, DEMO, EXPORT, INFERENCE, TEST, TRAIN, OptionGroup, option
 
 NEVER = 100_000_000  # value of val_intervals with --trainval
 

@@ -1,11 +1,11 @@
-"""What the command line needs to know of each task: its options and its heads. Importing it does not import PyTorch."""
+"""Options and heads of each task, which the command line needs. Importing this module does not import PyTorch."""
 
 from typing import Any, ClassVar
 
-from ..datasets.joints import NUM_JOINTS
-from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
-from ..options.option import DEMO, Option, loss_weight, oracle
+from ..ops.keypoints import NUM_JOINTS
+from . import TASKS, get_task
+from .option import DEMO, Option, loss_weight, oracle
 
 
 class TaskSpec:
@@ -212,34 +212,9 @@ def get_spec(name: str) -> type[TaskSpec]:
 
     A task that is not listed in ``SPECS`` is its own specification.
     """
-    from . import TASKS, get_task
-
-    if name in SPECS:
-        return SPECS[name]
-    if name not in TASKS:
-        raise UserError(f"task {name}: there is no such task; choose from {', '.join(TASKS)}")
-    return as_spec(get_task(name))
+    return SPECS[name] if name in SPECS else get_task(name)
 
 
 def all_specs() -> dict[str, type[TaskSpec]]:
     """Return the specifications of all tasks by name."""
-    from . import TASKS
-
     return {name: get_spec(name) for name in TASKS}
-
-
-def as_spec(task: Any) -> type[TaskSpec]:
-    """Return the specification of a task that is written as a module."""
-    if isinstance(task, type):
-        return task
-    attributes = {
-        "name": task.__name__.rpartition(".")[2],
-        "default_dataset": task.DEFAULT_DATASET,
-        "options": task.OPTIONS,
-        "conflicts": getattr(task, "CONFLICTS", ()),
-        "ignored_options": task.IGNORED_OPTIONS,
-        "annotations": getattr(task, "ANNOTATIONS", ""),
-        "head_channels": staticmethod(task.heads),
-        "options_of_heads": staticmethod(task.options_of_heads),
-    }
-    return type("ModuleSpec", (TaskSpec,), attributes)

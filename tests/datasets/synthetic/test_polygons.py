@@ -10,6 +10,7 @@ from centernet.datasets.synthetic.base import write_image
 from centernet.datasets.synthetic.polygons import SyntheticPolygons, draw_image
 from centernet.errors import UserError
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 # Shape, objects (class from 0, box) and mean brightness of the first three images.
 FIRST = [
@@ -36,7 +37,7 @@ def small(monkeypatch):
 
 def open_split(data_path, split, task="exdet"):
     opt = opts().parse([task, "--dataset", "sample_ex", "--data_path", str(data_path)])
-    return SyntheticPolygons(opt, split)
+    return SyntheticPolygons(build_task(opt), split)
 
 
 def image_of(image_id):

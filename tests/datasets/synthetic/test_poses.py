@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from centernet.datasets.joints import JOINT_NAMES, NUM_JOINTS
 from centernet.datasets.synthetic.poses import SyntheticPoses, draw_image
 from centernet.errors import UserError
+from centernet.ops.keypoints import JOINT_NAMES, NUM_JOINTS
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 # Shape, boxes, shoulders of the first figure and mean brightness of the first images.
 FIRST = [
@@ -31,7 +32,9 @@ def small(monkeypatch):
 
 
 def open_split(folder, split):
-    return SyntheticPoses(opts().parse(["multi_pose", "--dataset", "sample_hp", "--data_path", str(folder)]), split)
+    return SyntheticPoses(
+        build_task(opts().parse(["multi_pose", "--dataset", "sample_hp", "--data_path", str(folder)])), split
+    )
 
 
 def figures_of(image_ids):

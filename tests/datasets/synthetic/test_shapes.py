@@ -8,6 +8,7 @@ import pytest
 from centernet.datasets.synthetic.shapes import SyntheticShapes, draw_image
 from centernet.errors import UserError
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 # Shape, objects (class from 0, box) and mean brightness of the first three images.
 FIRST = [
@@ -90,7 +91,9 @@ def test_annotations(tmp_path):
 
 
 def open_split(folder, split):
-    return SyntheticShapes(opts().parse(["ctdet", "--dataset", "sample", "--data_path", str(folder)]), split)
+    return SyntheticShapes(
+        build_task(opts().parse(["ctdet", "--dataset", "sample", "--data_path", str(folder)])), split
+    )
 
 
 def test_prepared_once(tmp_path, small, monkeypatch):

@@ -11,6 +11,7 @@ from centernet.datasets.synthetic.streets import HEIGHT, WIDTH, SyntheticStreets
 from centernet.errors import UserError
 from centernet.ops.box3d import compute_box_3d, project_to_image, rot_y2alpha
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 # Objects (category, box, depth, rotation_y) and mean brightness of the first three images.
 FIRST = [
@@ -58,7 +59,9 @@ def drawn(image_id):
 
 
 def dataset(folder, split, *args):
-    return SyntheticStreets(opts().parse(["ddd", "--dataset", "sample_ddd", "--data_path", str(folder), *args]), split)
+    return SyntheticStreets(
+        build_task(opts().parse(["ddd", "--dataset", "sample_ddd", "--data_path", str(folder), *args])), split
+    )
 
 
 def test_an_image_is_always_the_same():

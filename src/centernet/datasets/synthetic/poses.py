@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...ops.keypoints import JOINT_NAMES, NUM_JOINTS, SKELETON
 from ..coco_hp import COCOHP
-from ..joints import JOINT_NAMES, NUM_JOINTS, SKELETON
 from .base import SyntheticDataset, box_fields, size_fields, striped_background
 from .shapes import FINE, SIZE
 

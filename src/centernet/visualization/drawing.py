@@ -45,15 +45,14 @@ def class_colors(num_classes: int, theme: str = "white") -> np.ndarray:
     return np.rint(bgr * limit).astype(np.uint8)
 
 
-def heat_map_image(hm: np.ndarray, theme: str, size: tuple[int, int]) -> np.ndarray:
-    """A heat map in the colors of its classes on black, enlarged to ``size`` = (height, width).
+def heat_map_image(hm: np.ndarray, theme: str, size: tuple[int, int], colors: np.ndarray | None = None) -> np.ndarray:
+    """Return a heat map in ``colors`` (C, 3) or those of its classes on black, enlarged to ``size`` = (height, width).
 
-    ``hm`` (classes, h, w) float with values from 0 to 1. Each pixel is the maximum over the classes of value ·
-    color; for the white theme colors are inverted here and :func:`blend` turns them back, which makes the ground
-    white.
+    ``hm`` (C, h, w) float with values from 0 to 1. Each pixel is the maximum over the channels of value · color; for
+    the white theme colors are inverted here and :func:`blend` inverts them back, which makes the background white.
     """
     hm = np.clip(np.nan_to_num(np.asarray(hm, dtype=np.float32)), 0.0, 1.0)
-    colors = class_colors(len(hm), theme).astype(np.float32)
+    colors = (class_colors(len(hm), theme) if colors is None else colors).astype(np.float32)
     if theme == "white":
         colors = 255.0 - colors
     image = np.zeros((*hm.shape[1:], 3), dtype=np.float32)
@@ -70,6 +69,11 @@ def blend(image: np.ndarray, colored: np.ndarray, theme: str) -> np.ndarray:
         colored = 255 - colored
     mixed = image * (1.0 - HEAT_MAP_SHARE) + colored * HEAT_MAP_SHARE
     return np.rint(mixed).astype(np.uint8)
+
+
+def overlay_heat_map(image: np.ndarray, hm: np.ndarray, theme: str, colors: np.ndarray | None = None) -> np.ndarray:
+    """Return an image blended with a heat map; arguments as for :func:`heat_map_image`."""
+    return blend(image, heat_map_image(hm, theme, image.shape[:2], colors), theme)
 
 
 def draw_boxes(

@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from centernet import visualization as vis
 from centernet.errors import UserError
+from centernet.visualization import drawing as vis
 
 THEMES = ("white", "black")
 

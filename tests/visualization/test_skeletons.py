@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from centernet.datasets.joints import FLIP_PAIRS, JOINT_NAMES, SKELETON
-from centernet.visualization import blend
-from centernet.visualization_pose import JOINT_COLORS, LEFT, MIDDLE, RIGHT, bone_color, draw_skeleton, joint_map_image
+from centernet.ops.keypoints import FLIP_PAIRS, JOINT_NAMES, SKELETON
+from centernet.visualization import blend, heat_map_image
+from centernet.visualization.multi_pose import JOINT_COLORS, LEFT, MIDDLE, RIGHT, bone_color, draw_skeleton
 
 
 def spread():
@@ -53,12 +53,12 @@ def test_joint_maps():
     maps = np.zeros((17, 8, 8))
     maps[5, 1, 1], maps[6, 5, 5], maps[0, 3, 6] = 1, 0.5, 1
     maps[7, 6, 1] = np.nan
-    black = joint_map_image(maps, "black", (8, 8))
+    black = heat_map_image(maps, "black", (8, 8), np.array(JOINT_COLORS))
     assert black.shape == (8, 8, 3) and black.dtype == np.uint8
     assert black[1, 1].tolist() == list(LEFT) and black[5, 5].tolist() == [0, 0, 128] and black[6, 1].sum() == 0
     assert black[3, 6].tolist() == list(MIDDLE)
     ground = np.full((8, 8, 3), 100, np.uint8)
-    white = blend(ground, joint_map_image(maps, "white", (8, 8)), "white")
+    white = blend(ground, heat_map_image(maps, "white", (8, 8), np.array(JOINT_COLORS)), "white")
     blue, empty = white[1, 1].astype(int), white[0, 7]
     assert (empty == round(0.3 * 100 + 0.7 * 255)).all() and blue[0] > blue[1] + 100 and blue[1] == blue[2]
-    assert joint_map_image(maps, "black", (24, 16)).shape == (24, 16, 3)
+    assert heat_map_image(maps, "black", (24, 16), np.array(JOINT_COLORS)).shape == (24, 16, 3)

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
-from centernet.datasets import augmentation
-from centernet.datasets.augmentation import (
+from centernet import transforms
+from centernet.ops.image import get_affine_transform
+from centernet.opts import opts
+from centernet.tasks.ctdet import Ctdet
+from centernet.transforms import (
     CROP_SCALES,
     EIG_VAL,
     EIG_VEC,
@@ -20,9 +23,6 @@ from centernet.datasets.augmentation import (
     replayed_rng,
     sample_rng,
 )
-from centernet.ops.image import get_affine_transform
-from centernet.opts import opts
-from centernet.tasks import ctdet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -55,7 +55,7 @@ def apply(matrix, image):
     return image @ matrix[:, :3].T.astype(np.float64) + matrix[:, 3]
 
 
-class Recorder(augmentation.AugmentationRng):
+class Recorder(transforms.AugmentationRng):
     """AugmentationRng numbers and writes down which, in the form of the conformance files."""
 
     def __init__(self, rng):
@@ -188,10 +188,10 @@ def test_a_recorded_sample_can_be_replayed(args):
     objects = {"boxes": np.float32([[20, 30, 120, 100], [5, 5, 60, 140]]), "cls": np.array([3, 7])}
     for index in range(6):
         recorder = Recorder(np.random.default_rng((317, 1, index)))
-        drawn = ctdet.make_sample(image, objects, opt, sample_rng(317, 1, index), True)
-        recorded = ctdet.make_sample(image, objects, opt, recorder, True)
+        drawn = Ctdet(opt).encode(image, objects, sample_rng(317, 1, index), True)
+        recorded = Ctdet(opt).encode(image, objects, recorder, True)
         log = json.loads(json.dumps(recorder.log))
-        replayed = ctdet.make_sample(image, objects, opt, replayed_rng(log), True)
+        replayed = Ctdet(opt).encode(image, objects, replayed_rng(log), True)
         assert len(log["draws"]) == 4 and (log["color"] is None) == opt.no_color_aug
         assert drawn.keys() == replayed.keys()
         for name in drawn:
