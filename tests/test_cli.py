@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from centernet.options.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
 from tests.training import ENVIRONMENT, ROOT
 
 from centernet.options import OptionParser
+from centernet.tasks.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
 
 OWN = {  # an option of each program, and one of another
     TRAIN: ("lr_step", "demo"),

@@ -14,7 +14,7 @@ from centernet.evaluation import analysis, coco
 from centernet.evaluation.analysis import ERRORS, analyze, error_types, from_arrays, from_content
 from centernet.ops.keypoints import JOINT_NAMES
 from centernet.opts import opts
-from centernet.tasks import get_task
+from centernet.tasks import build_task
 
 NAMES = ("cat", "dog")
 SIGMAS = Params("keypoints").kpt_oks_sigmas
@@ -270,15 +270,15 @@ def test_every_dataset_can_be_analyzed(task, name, tmp_path):
     opt = opts().parse([task, "--dataset", name, "--data_path", str(tmp_path), "--arch", "res_18"])
     cls = get_dataset(name)
     cls.prepare(cls.locate(tmp_path), log=lambda _: None)
-    dataset, columns = cls(opt, "val"), {"ctdet": 5, "multi_pose": 39, "exdet": 13, "ddd": 13}[task]
+    dataset, columns = cls(build_task(opt), "val"), {"ctdet": 5, "multi_pose": 39, "exdet": 13, "ddd": 13}[task]
     results = {}
     for k, image_id in enumerate(dataset.image_ids[:8]):
         objects = dataset.read_objects(k)
         rows = np.zeros((len(objects["cls"]), columns))
-        rows[:, slice(1, 5) if task == "ddd" else slice(0, 4)] = get_task(task).ground_truth_boxes(objects)
+        rows[:, slice(1, 5) if task == "ddd" else slice(0, 4)] = dataset.task.ground_truth_boxes(objects)
         rows[:, -1 if task == "ddd" else 4] = 0.9
         results[image_id] = {c + 1: rows[objects["cls"] == c] for c in range(opt.num_classes)}
-    truth, found = analysis.from_dataset(dataset, results, get_task(task).detected_boxes)
+    truth, found = analysis.from_dataset(dataset, results, dataset.task.detected_boxes)
     assert len(truth) and truth.image.max() < 8
     report = analyze(truth, found, opt.class_names)
     assert report["scores"]["AP"] == pytest.approx(1) and report["best"]["f1"] == 1

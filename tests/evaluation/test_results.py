@@ -102,7 +102,7 @@ def test_no_dataset_writes_or_scores_what_is_not_finite(name, tmp_path):
     opt = opts().parse([task, "--dataset", name, "--data_path", str(tmp_path / "data"), "--arch", "res_18"])
     cls = get_dataset(name)
     cls.prepare(cls.locate(tmp_path / "data"), log=lambda _: None)
-    dataset = cls(opt, "val")
+    dataset = cls(build_task(opt), "val")
     columns = {"sample": 5, "sample_hp": 39, "sample_ex": 13, "sample_ddd": 13}[name]
     rows = np.full((2, columns), 5.0, np.float32)
     rows[:, 4] = 0.5
