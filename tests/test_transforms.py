@@ -63,7 +63,7 @@ class Recorder(transforms.AugmentationRng):
         self.log = {"draws": [], "color": None}
 
     def _next(self, function, draw):
-        value = draw()
+        value = draw(self.rng)
         self.log["draws"].append([function, float(value)])
         return value
 

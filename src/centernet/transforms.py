@@ -4,8 +4,9 @@ The random numbers of a sample come from ``sample_rng(seed, epoch, index)`` only
 the worker or process that creates it, nor on the order. ``replayed_rng`` feeds recorded numbers to the same code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,35 +37,36 @@ class AugmentationRng:
 
     def __init__(self, rng: np.random.Generator | None = None, record: dict | None = None) -> None:
         self.rng = rng
-        self.record = {"draws": list(record["draws"]), "color": record.get("color")} if record else None
+        self.draws = list(record["draws"]) if record else []
+        self.recorded_color = record.get("color") if record else None
 
-    def _next(self, function: str, draw) -> float:
-        if self.record is None:
-            return draw()
-        if not self.record["draws"] or self.record["draws"][0][0] != function:
-            raise ValueError(f"the record gives {self.record['draws'][:1]} where the sample requests {function}")
-        return self.record["draws"].pop(0)[1]
+    def _next(self, function: str, draw: Callable[[np.random.Generator], Any]) -> float:
+        if self.rng is not None:
+            return float(draw(self.rng))
+        if not self.draws or self.draws[0][0] != function:
+            raise ValueError(f"the record gives {self.draws[:1]} where the sample requests {function}")
+        return float(self.draws.pop(0)[1])
 
-    def choice(self, values: Sequence[float]) -> float:
+    def choice(self, values: Sequence[float] | np.ndarray) -> float:
         """Return one of ``values``."""
-        return float(self._next("choice", lambda: self.rng.choice(values)))
+        return self._next("choice", lambda rng: rng.choice(values))
 
     def randint(self, low: int, high: int) -> float:
         """Return an integer in [low, high)."""
-        return float(self._next("randint", lambda: self.rng.integers(low, high)))
+        return self._next("randint", lambda rng: rng.integers(low, high))
 
     def randn(self) -> float:
         """Return a standard normal number."""
-        return float(self._next("randn", lambda: self.rng.standard_normal()))
+        return self._next("randn", lambda rng: rng.standard_normal())
 
     def random(self) -> float:
         """Return a number in [0, 1)."""
-        return float(self._next("random", lambda: self.rng.random()))
+        return self._next("random", lambda rng: rng.random())
 
     def color(self) -> dict | None:
         """Return order and strengths of the color jitter: ``order`` of names, ``alpha`` by name, ``lighting`` (3)."""
-        if self.record is not None:
-            return self.record["color"]
+        if self.rng is None:
+            return self.recorded_color
         names = ["brightness", "contrast", "saturation"]
         return {
             "order": [names[i] for i in self.rng.permutation(3)],
@@ -152,7 +154,7 @@ def full_view(height: int, width: int, opt, square: bool = False) -> View:
     """
     if opt.keep_res:
         input_w, input_h = (width | opt.pad) + 1, (height | opt.pad) + 1
-        scale = np.array([input_w, input_h], dtype=np.float32)
+        scale: float | np.ndarray = np.array([input_w, input_h], dtype=np.float32)
     else:
         input_w, input_h = (opt.input_res, opt.input_res) if square else (opt.input_w, opt.input_h)
         scale = max(height, width) * 1.0

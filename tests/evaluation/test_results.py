@@ -15,7 +15,7 @@ from centernet.engine.processes import Processes
 from centernet.evaluation.results import check_entries, drop_non_finite, format_score
 from centernet.models import create_model
 from centernet.opts import opts
-from centernet.tasks import build_task, get_task
+from centernet.tasks import build_task
 from centernet.utils import files
 
 NAN = float("nan")
@@ -87,7 +87,7 @@ def test_validation_drops_and_reports(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(validation, "predict", lambda *_: ({"loss": 1.0}, results))
     run = SimpleNamespace(path=tmp_path)
     env = Processes(0, 1, 0, torch.device("cpu"))
-    log = validation.evaluate(opt, get_task(opt.task), None, dataset, env, run)
+    log = validation.evaluate(opt, dataset.task, None, dataset, env, run)
     count = 3 * len(dataset)
     assert f"warning: {count} detection(s) with NaN or infinity were dropped" in capsys.readouterr().out
     assert "NaN" not in (tmp_path / "results.json").read_text()

@@ -1,6 +1,7 @@
 """Targets of one image: what the tasks share when they place objects in output coordinates."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from ..ops.image import gaussian_radius
 from ..transforms import AugmentationRng, View, color_matrix
 
 
-def warped_image(image: np.ndarray, view: View, opt, rng: AugmentationRng | None = None) -> dict[str, np.ndarray]:
+def warped_image(image: np.ndarray, view: View, opt, rng: AugmentationRng | None = None) -> dict[str, Any]:
     """Return the network's view of an image: ``image`` (h, w, 3) uint8 and its color matrix ``color`` (3, 4) float32.
 
     Args:

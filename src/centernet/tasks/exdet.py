@@ -4,7 +4,7 @@ Zhou, Zhuo, Krähenbühl, "Bottom-up Object Detection by Grouping Extreme and Ce
 networks and the training of CenterNet. Extreme points are in the order top, left, bottom, right everywhere.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -162,13 +162,13 @@ class Exdet(ExdetSpec, Task):
         detections of both in the coordinates of the first.
         """
         opt, K = self.opt, self.opt.K if "K" in self.opt.given else DEFAULT_K
-        hms = [output[name].float().sigmoid() for name in MAPS]
-        regs = [output[f"reg_{side}"].float() for side in SIDES] if opt.reg_offset else [None] * 4
-        thresholds = (opt.scores_thresh, opt.center_thresh, opt.aggr_weight)
-        dets = (agnex_ct_decode if opt.agnostic_ex else exct_decode)(*hms, *regs, K, *thresholds)
+        heats = [output[name].float().sigmoid() for name in MAPS]
+        offsets = [output[f"reg_{side}"].float() for side in SIDES] if opt.reg_offset else [None] * 4
+        decoding: tuple[Any, ...] = (*heats, *offsets, K, opt.scores_thresh, opt.center_thresh, opt.aggr_weight)
+        dets = exct_decode(*decoding, agnostic=opt.agnostic_ex)
         if flipped:
             plain, mirrored = dets.chunk(2)
-            dets = torch.cat([plain, unflip(mirrored, hms[0].shape[3])], dim=1)
+            dets = torch.cat([plain, unflip(mirrored, output["hm_c"].shape[3])], dim=1)
         return dets
 
     @property
@@ -258,17 +258,15 @@ def exct_decode(
     scores, inds, classes = (torch.stack(values, dim=1) for values in zip(*peaks, strict=True))
     rows = inds // ct_heat.shape[3]
     cells = torch.stack([inds - rows * ct_heat.shape[3], rows], dim=3)
-    if any(offset is None for offset in offsets):
-        points = cells + cells.new_full((), 0.5, dtype=ct_heat.dtype)
-    else:
-        points = cells + torch.stack([gather_feat(offset, inds[:, k]) for k, offset in enumerate(offsets)], dim=1)
+    moved = [gather_feat(offset, inds[:, k]) for k, offset in enumerate(offsets) if offset is not None]
+    points = cells + (torch.stack(moved, dim=1) if len(moved) == 4 else cells.new_full((), 0.5, dtype=ct_heat.dtype))
     group = _group_densely if is_exporting() else _group
     return group(ExtremePoints(scores, cells, classes, points), ct_heat, ct_cls, scores_thresh, center_thresh, num_dets)
 
 
-def agnex_ct_decode(*maps: Tensor | None, **options) -> Tensor:
+def agnex_ct_decode(*arguments: Any, **named: Any) -> Tensor:
     """Group extreme points (B, 1, H, W) that have no class; arguments as for :func:`exct_decode`."""
-    return exct_decode(*maps, **options, agnostic=True)
+    return exct_decode(*arguments, **{**named, "agnostic": True})
 
 
 def _group(

@@ -112,8 +112,8 @@ class MultiPose(MultiPoseSpec, Task):
         super().__init__(opt)
         self.keypoints = COCO_PERSON
         self.row_length = 5 + 2 * len(self.keypoints)
-        joints = {"flip_index": self.keypoints.flip_index}
-        unflip_joints = {"hps": partial(flip_lr_off, **joints), "hm_hp": partial(flip_lr, **joints)}
+        index = self.keypoints.flip_index
+        unflip_joints = {"hps": partial(flip_lr_off, flip_index=index), "hm_hp": partial(flip_lr, flip_index=index)}
         self.unflip = {"hm": flip_maps, "wh": flip_maps, **unflip_joints}
 
     def read_objects(self, annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from .drawing import class_colors
 class ExdetVisualizer(Visualizer):
     """Drawings of ``tasks.exdet``."""
 
-    def heat_maps(self, maps: dict[str, Tensor]) -> dict[str, tuple[Tensor, None]]:
+    def heat_maps(self, maps: dict[str, Tensor]) -> dict[str, tuple[Tensor, np.ndarray | None]]:
         """Return the maps of all extreme points in one, and those of the centers."""
         extreme = torch.stack([maps[f"hm_{side}"] for side in SIDES]).amax(0)
         return {"hm": (extreme, None), "hm_c": (maps["hm_c"], None)}
