@@ -165,7 +165,7 @@ class Exdet(ExdetSpec, Task):
         heats = [output[name].float().sigmoid() for name in MAPS]
         offsets = [output[f"reg_{side}"].float() for side in SIDES] if opt.reg_offset else [None] * 4
         decoding: tuple[Any, ...] = (*heats, *offsets, K, opt.scores_thresh, opt.center_thresh, opt.aggr_weight)
-        dets = exct_decode(*decoding, agnostic=opt.agnostic_ex)
+        dets = (agnex_ct_decode if opt.agnostic_ex else exct_decode)(*decoding)
         if flipped:
             plain, mirrored = dets.chunk(2)
             dets = torch.cat([plain, unflip(mirrored, output["hm_c"].shape[3])], dim=1)
