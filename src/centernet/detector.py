@@ -15,7 +15,6 @@ from .datasets.images import MAX_PIXELS, read_image
 from .datasets.loader import apply_color, as_tensor, black_image
 from .datasets.worker import check_worker_resources, start_worker
 from .engine import processes
-from .engine.failures import OPEN_FILES, explain
 from .engine.precision import Precision
 from .errors import UserError
 from .evaluation.results import drop_non_finite
@@ -25,6 +24,7 @@ from .options import Options, apply_model_metadata
 from .tasks import build_task
 from .tasks.base import Detections, Task
 from .transforms import color_matrix
+from .utils.failures import OPEN_FILES, explain
 from .visualization import build_visualizer
 
 TIMES = ("tot", "load", "pre", "net", "dec", "post", "merge")

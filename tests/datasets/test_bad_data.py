@@ -26,10 +26,10 @@ from centernet.datasets.loader import (
     collate,
     make_loader,
 )
-from centernet.engine.failures import explain
 from centernet.errors import UserError
 from centernet.opts import opts
 from centernet.tasks import build_task
+from centernet.utils.failures import explain
 
 HARD_CASES = Path(__file__).resolve().parents[3] / "shared" / "data" / "hard_cases"
 needs_hard_cases = pytest.mark.skipif(not HARD_CASES.is_dir(), reason="../shared/data is not there")

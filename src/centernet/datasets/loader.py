@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from ..engine.failures import OPEN_FILES, explain
 from ..errors import UserError
 from ..tasks.base import Detections, Task
 from ..transforms import sample_rng
+from ..utils.failures import OPEN_FILES, explain
 from .base import SHOWN, CocoStyleDataset
 from .worker import check_worker_resources, start_worker
 

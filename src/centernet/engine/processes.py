@@ -19,9 +19,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..options import Options, process_shares
 from ..utils import environment
+from ..utils.failures import explain
 from ..utils.streams import OutputClosed
 from ..utils.text import make_streams_tolerant, print_lines
-from .failures import explain
 from .signals import ShutdownRequested
 from .staging import HostStaged
 from .watchdog import STATUS, UNLIMITED, Watchdog
