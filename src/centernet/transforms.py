@@ -95,6 +95,8 @@ class View:
         flipped: whether the image is flipped horizontally first.
         input_size, output_size: (width, height) of the network's input and of its output maps.
         rot: rotation around ``center`` in degrees.
+        exact: flip and clip boxes exactly (``--exact_boxes``). The reference flips and clips the coordinates of pixels,
+            so that boxes move by a pixel when they are flipped and end one output pixel before the map's edge.
     """
 
     center: np.ndarray
@@ -103,6 +105,7 @@ class View:
     input_size: tuple[int, int]
     output_size: tuple[int, int]
     rot: float = 0.0
+    exact: bool = False
 
     def warp(self, image: np.ndarray) -> np.ndarray:
         """Return the crop of an image (H, W, 3) uint8 in the input's size; bilinear, black outside."""
@@ -132,10 +135,12 @@ class View:
 
     def boxes_to_output(self, boxes: np.ndarray, image_width: int) -> np.ndarray:
         """Return boxes (n, 4) [x1, y1, x2, y2] of the image in output pixels, clipped to the map, float32."""
-        corners = self.flip_points(boxes.reshape(-1, 2, 2), image_width)
+        corners = self.flip_points(boxes.reshape(-1, 2, 2), image_width + 1 if self.exact else image_width)
         if self.flipped:
             corners = np.stack([corners[:, [1, 0], 0], corners[:, :, 1]], axis=2)
         corners = affine_transform(corners, self.output_matrix()).astype(np.float32)
+        if self.exact:
+            return corners.clip(0, np.array(self.output_size, dtype=np.float32)).reshape(-1, 4)
         return self.clip(corners).reshape(-1, 4)
 
 
@@ -164,6 +169,7 @@ def full_view(height: int, width: int, opt, square: bool = False) -> View:
         flipped=False,
         input_size=(input_w, input_h),
         output_size=(input_w // opt.down_ratio, input_h // opt.down_ratio),
+        exact=opt.exact_boxes,
     )
 
 

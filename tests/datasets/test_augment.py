@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from centernet.datasets.augment import POLICIES, Policy, augment, repeat_factors
+from centernet.datasets.augment import augment, repeat_factors
+from centernet.datasets.policies import POLICIES, Policy
 
 GROUND = 40
 

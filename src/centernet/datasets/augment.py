@@ -5,10 +5,11 @@ it as always. All random numbers come from (seed, epoch, index), so a sample is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+
+from .policies import Policy
 
 GRAY = 124  # of empty places, near the mean of ImageNet
 MIN_VISIBLE = 0.3  # least part of a box that has to be left of it, or the object is dropped
@@ -17,37 +18,6 @@ STREAM = 1  # keeps these random numbers apart from those of the crop, which com
 
 Objects = dict[str, np.ndarray]
 Read = Callable[[int], tuple[np.ndarray, Objects]]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Probabilities and strengths.
-
-    Attributes:
-        mosaic: probability of a mosaic of four images (YOLOv4, arXiv 2004.10934).
-        mixup: probability of blending in another image (arXiv 1710.09412).
-        rotate: greatest angle in degrees; boxes become those of the ellipses inscribed in them.
-        hsv: greatest relative change of saturation and value, and a twentieth of it of the hue.
-        degrade: probability of one of blur, noise and JPEG compression.
-        cutout: probability of gray patches (arXiv 1708.04552).
-    """
-
-    mosaic: float = 0.0
-    mixup: float = 0.0
-    rotate: float = 0.0
-    hsv: float = 0.0
-    degrade: float = 0.0
-    cutout: float = 0.0
-
-    def without_composition(self) -> "Policy":
-        """Return the policy of the last epochs, in which images are seen one at a time, as they will be in tests."""
-        return replace(self, mosaic=0.0, mixup=0.0)
-
-
-POLICIES = {
-    "light": Policy(mosaic=0.5),
-    "strong": Policy(mosaic=0.7, mixup=0.1, rotate=5, hsv=0.3, degrade=0.15, cutout=0.15),
-}
 
 
 def augment(read: Read, count: int, policy: Policy, seed: int, epoch: int, index: int) -> tuple[np.ndarray, Objects]:

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..errors import UserError
-from ..tasks.base import Detections, Task
+from ..tasks.base import Detections, Objects, Task
 from ..transforms import sample_rng
 from ..utils.failures import OPEN_FILES, explain
+from .augment import augment, repeat_factors
 from .base import SHOWN, CocoStyleDataset
+from .policies import PLAIN_SHARE, POLICIES
 from .worker import check_worker_resources, start_worker
 
 MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops
@@ -28,6 +30,7 @@ class Samples(Dataset):
         self.dataset, self.task, self.opt, self.train = dataset, dataset.task, dataset.opt, train
         # An unreadable image does not stop training, but evaluation must never silently drop images.
         self.skips = self.opt.on_bad_image == "skip" or (self.opt.on_bad_image == "auto" and not self.opt.test)
+        self.policy = POLICIES.get(self.opt.augment) if train and self.task.can_augment else None
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """Return a sample; ``skipped`` is the index of the first image that could not be read for it, or -1.
@@ -47,12 +50,33 @@ class Samples(Dataset):
                 index, image = self._next_usable(index, error)
             else:
                 image = black_image(self.dataset, index)
+        objects = self.dataset.read_objects(index)
+        if self.policy is not None:
+            image, objects = self._augmented(epoch, index, image, objects)
         rng = sample_rng(self.opt.seed, epoch, index) if self.train else None
-        sample = self.task.encode(image, self.dataset.read_objects(index), rng, self.train)
+        sample = self.task.encode(image, objects, rng, self.train)
         sample["skipped"] = np.array(skipped, dtype=np.int64)
         if "meta" in sample:
             sample["meta"]["img_id"] = self.dataset.image_ids[index]
         return sample
+
+    def _augmented(self, epoch: int, index: int, image: np.ndarray, objects: Objects) -> tuple[np.ndarray, Objects]:
+        """Return an image and its objects augmented by ``--augment``, possibly together with other images."""
+        plain = self.opt.num_epochs * PLAIN_SHARE if self.opt.plain_epochs < 0 else self.opt.plain_epochs
+        policy = self.policy.without_composition() if epoch > self.opt.num_epochs - plain else self.policy
+
+        def read(other: int) -> tuple[np.ndarray, Objects]:
+            if other == index:
+                return image, objects
+            try:
+                return self.dataset.read_image(other), self.dataset.read_objects(other)
+            except UserError as error:
+                if not self.skips:
+                    raise
+                usable, replacement = self._next_usable(other, error)
+                return replacement, self.dataset.read_objects(usable)
+
+        return augment(read, len(self.dataset), policy, self.opt.seed, epoch, index)
 
     def _next_usable(self, index: int, last: UserError) -> tuple[int, np.ndarray]:
         tries = min(len(self.dataset), MAX_BAD_IN_A_ROW) - 1
@@ -134,7 +158,19 @@ class TrainBatches(Sampler):
         start: iterations of that epoch to leave out, because a resumed run has already done them.
     """
 
-    def __init__(self, length: int, shares: list[int], rank: int, seed: int, num_iters: int = -1) -> None:
+    def __init__(
+        self,
+        length: int,
+        shares: list[int],
+        rank: int,
+        seed: int,
+        num_iters: int = -1,
+        factors: np.ndarray | None = None,
+    ) -> None:
+        """``factors`` (number of images,) float: how often each image occurs per epoch, on average; None: once."""
+        self.factors = factors
+        if factors is not None:
+            length = int(factors.sum())
         self.length, self.seed = length, seed
         self.batch_size = sum(shares)
         self.share = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
@@ -156,10 +192,23 @@ class TrainBatches(Sampler):
         return self._keys(self._order(), i)
 
     def _order(self) -> np.ndarray:
-        return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.length)
+        if self.factors is None:
+            return order
+        # Systematic sampling: every epoch has the same length, and each image occurs its factor's floor or ceiling.
+        ends = np.cumsum(self.factors) * (self.length / self.factors.sum())
+        places = np.minimum(np.arange(self.length) + rng.random(), ends[-1] * (1 - 1e-12))
+        return np.searchsorted(ends, places, side="right")[order]
 
     def _keys(self, order: np.ndarray, i: int) -> list[tuple[int, int]]:
         return [(self.epoch, int(index)) for index in order[i * self.batch_size : (i + 1) * self.batch_size]]
+
+
+def class_repeat_factors(dataset: CocoStyleDataset, threshold: float) -> np.ndarray:
+    """Return how often each image of a dataset occurs per epoch (``repeat_factors`` of its classes)."""
+    classes = dataset.objects["cls"]
+    return repeat_factors([classes[a:b] for a, b in zip(dataset.start, dataset.start[1:], strict=False)], threshold)
 
 
 class EvalBatches(Sampler):

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..datasets import get_dataset, read_dataset
 from ..datasets.base import CocoStyleDataset
-from ..datasets.loader import Samples, TrainBatches, TrainLoader
+from ..datasets.loader import Samples, TrainBatches, TrainLoader, class_repeat_factors
 from ..errors import UserError
 from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
@@ -82,7 +82,8 @@ def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
 def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:
     """Return the loader of this process's share of the training batches."""
     shares = process_shares(opt, env.count)
-    batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters)
+    factors = class_repeat_factors(dataset, opt.repeat_threshold) if opt.repeat_threshold else None
+    batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters, factors)
     return TrainLoader(Samples(dataset, train=True), batches, opt.num_workers, env.device.type != "cpu")
 
 

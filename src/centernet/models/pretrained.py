@@ -52,6 +52,9 @@ def load_pretrained(
     state = {name if name in own else prefix + name: value for name, value in read_weights(path).items()}
     # Only what the backbone takes: a classifier is left out without a word, as every ImageNet file has one.
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not fitting and (by_order := _match_by_order(own, state, backbone)):
+        log(f"--pretrained {pretrained}: names differ from {arch}; entries are matched by their order and shape")
+        fitting = by_order
     if not fitting:
         raise UserError(f"--pretrained {pretrained}: none of its {len(state)} entries fits {arch}")
     _check_backbone(model, own, fitting, backbone, f"--pretrained {pretrained}: {path}", arch)
@@ -66,6 +69,20 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise UserError(f"{path}: its state_dict is a {type(state).__name__}, not a table of weights")
     return strip_module({name: value for name, value in state.items() if isinstance(value, Tensor)})
+
+
+def _match_by_order(own: dict[str, Tensor], state: dict[str, Tensor], backbone: Sequence[str]) -> dict[str, Tensor]:
+    """Match the entries of a file with foreign names to those of the backbone, if their shapes agree one by one.
+
+    Returns an empty table unless the whole backbone agrees in order; the file may have more at its end.
+    """
+    counters = "num_batches_tracked"  # not in all files
+    names = [name for name in own if name.startswith(tuple(backbone)) and not name.endswith(counters)]
+    values = [value for name, value in state.items() if not name.endswith(counters)]
+    if not backbone or not names or len(values) < len(names):
+        return {}
+    pairs = list(zip(names, values, strict=False))
+    return dict(pairs) if all(own[name].shape == value.shape for name, value in pairs) else {}
 
 
 def _check_backbone(

@@ -32,8 +32,9 @@ def draw_box_samples(
 ) -> tuple[Tensor, Tensor]:
     """Assign cells to objects and weight them by the objects' Gaussians.
 
-    A cell that several objects cover belongs to the smallest. The weights of an object's cells add up to the logarithm
-    of its area (at least ``MIN_LOG_AREA``), as in TTFNet.
+    An object's center, where decoding reads its box, belongs to it; any other cell that several objects cover belongs
+    to the smallest. The weights of an object's cells add up to the logarithm of its area (at least ``MIN_LOG_AREA``),
+    as in TTFNet.
 
     Args:
         size: (B, H, W) of the maps.
@@ -65,11 +66,12 @@ def draw_box_samples(
     cell = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
 
     area = sizes.prod(2)
-    # Ranks within an image: the smallest object has the highest, and wins its cells.
-    rank = area.argsort(dim=1, descending=True, stable=True).argsort(dim=1).flatten() + 1
+    # Ranks within an image: the smallest object has the highest, above all others in their centers.
+    rank = (area.argsort(dim=1, descending=True, stable=True).argsort(dim=1).flatten() + 1)[owner]
+    rank = rank + objects * ((dx == 0) & (dy == 0))
     top = torch.zeros(batch * height * width, dtype=torch.int64, device=ind.device)
-    top.scatter_reduce_(0, cell, rank[owner] * inside, "amax")
-    mine = inside & (top[cell] == rank[owner])
+    top.scatter_reduce_(0, cell, rank * inside, "amax")
+    mine = inside & (top[cell] == rank)
 
     sigma = (sizes * (GAUSSIAN_SHARE / 6)).clamp(min=1e-3).reshape(-1, 2)[owner]
     value = torch.exp(-((torch.stack([dx, dy], 1) / sigma) ** 2).sum(1) / 2) * mine

@@ -23,6 +23,7 @@ def check(opt: Draft) -> None:
     for one, other in (("fix_res", "keep_res"), *get_spec(opt.task).conflicts):
         if getattr(opt, one) and getattr(opt, other):
             raise UserError(f"--{one} and --{other} exclude each other")
+    get_spec(opt.task).check(opt)
     if opt.down_ratio != 4:
         raise UserError(f"--down_ratio {opt.down_ratio}: the networks have an output stride of 4")
     if opt.master_batch_size == 0 or opt.master_batch_size > opt.batch_size:

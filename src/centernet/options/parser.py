@@ -15,6 +15,7 @@ from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..tasks.specs import all_specs, get_spec
 from ..utils import environment
 from .derive import as_pixel, check, derive, derive_sizes
+from .presets import preset_values
 from .table import GENERAL, GROUPS, Draft, Options
 
 DESCRIPTIONS = {
@@ -85,7 +86,8 @@ class OptionParser:
         opt = self.parser.parse_args(None if args == "" else list(args), unset)
         # -1 is how a command line leaves the choice to the program.
         opt.given = sorted(name for name, value in vars(opt).items() if value is not None and value != -1)
-        for name, default in self._defaults().items():
+        preset = preset_values(opt.preset or "reference", opt.task)
+        for name, default in {**self._defaults(), **preset}.items():
             if getattr(opt, name) is None:
                 setattr(opt, name, default)
         try:

@@ -28,6 +28,7 @@ class Task(TaskSpec, ABC):
     Attributes:
         target_inputs: arrays of a sample that only ``draw_targets`` needs.
         criterion: class of the loss.
+        can_augment: whether its objects are boxes and classes alone, so that ``--augment`` can move them.
         row_length: numbers per row of a result; the first five are [x1, y1, x2, y2, score] unless ``detected_boxes``
             is overridden.
         unflip: functions that undo the flip of the maps of a head (flip test).
@@ -36,7 +37,8 @@ class Task(TaskSpec, ABC):
     """
 
     target_inputs: ClassVar[tuple[str, ...]]
-    criterion: ClassVar[type[Criterion]]
+    criterion: type[Criterion]
+    can_augment: ClassVar[bool] = False
     row_length: int = 5
     unflip: Mapping[str, Callable[[Tensor], Tensor]] = {}
     always_nms = False

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arrays import numbers
+from ..ops.box_loss import box_loss, draw_box_samples, num_box_samples, num_window_cells, sample_reach
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import draw_dense_reg, draw_umich_gaussian
 from ..ops.losses import (
@@ -72,12 +73,36 @@ class CtdetLoss(Criterion):
         return output
 
 
+class CtdetBoxLoss(CtdetLoss):
+    """hm_weight * focal(hm) + box_weight * IoU loss of the decoded boxes (``--box_loss``)."""
+
+    names = ("loss", "hm_loss", "box_loss")
+    weights = {"hm_loss": "hm_weight", "box_loss": "box_weight"}
+
+    def counts(self, batch: dict) -> list[Tensor]:
+        """Return the number of peaks (or pixels) and the sum of the weights of the supervised cells."""
+        return [self.heatmap_count(batch["hm"]), num_box_samples(batch)]
+
+    def stack_losses(self, output: dict[str, Tensor], batch: dict, counts: Tensor) -> dict[str, Tensor]:
+        """Return hm_loss (equation 1) and box_loss."""
+        losses = {"hm_loss": self.heatmap_loss(output["hm"], batch["hm"], counts[0])}
+        if self.opt.box_weight > 0:
+            losses["box_loss"] = box_loss(output, batch, self.opt.box_loss) / (counts[1] + 1e-4)
+        return losses
+
+
 class Ctdet(CtdetSpec, Task):
     """Object detection. Result rows are [x1, y1, x2, y2, score] in image pixels."""
 
-    target_inputs = ("cls", "radius", "num_target_pixels")
+    target_inputs = ("cls", "radius", "box_reach", "num_target_pixels")
     criterion = CtdetLoss
+    can_augment = True
     unflip = {"hm": flip_maps, "wh": flip_maps}
+
+    def __init__(self, opt) -> None:
+        super().__init__(opt)
+        if opt.box_loss != "l1":
+            self.criterion = CtdetBoxLoss
 
     @property
     def max_per_image(self) -> int:
@@ -98,8 +123,8 @@ class Ctdet(CtdetSpec, Task):
             image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, ind (N,) int64
             y * W + x of the center's cell, wh (N, 2) float32 in output pixels (or cat_spec_wh (N, 2C) and
             cat_spec_mask), reg (N, 2) float32, cls (N,) int64, radius (N,) int64, -1 in empty slots; with dense_wh
-            the maps dense_wh and dense_wh_mask (2, h/4, w/4) instead of wh; num_target_pixels (1,) int64; outside
-            training also meta.
+            the maps dense_wh and dense_wh_mask (2, h/4, w/4) instead of wh; with box_samples also box_reach (N, 2)
+            int64; num_target_pixels int64; outside training also meta.
         """
         opt, (height, width) = self.opt, image.shape[:2]
         view = random_view(height, width, opt, rng) if train else full_view(height, width, opt)
@@ -109,6 +134,10 @@ class Ctdet(CtdetSpec, Task):
         radius = box_radius(slots.sizes)
         extent = np.full_like(radius, 3 * opt.hm_gauss) if opt.mse_loss else radius
         sample["num_target_pixels"] = np.array([window_pixels(extent)])
+        if opt.box_samples == "gaussian":
+            reach = sample_reach(slots.sizes)
+            sample["box_reach"] = slots.fill(reach, empty=-1)
+            sample["num_target_pixels"] = np.array([window_pixels(extent), num_window_cells(reach)])
         sample["cls"] = slots.fill(slots.cls)
         sample["radius"] = slots.fill(radius, empty=-1)
         sample["reg_mask"] = slots.fill(np.ones(len(slots), dtype=np.uint8))
@@ -141,11 +170,19 @@ class Ctdet(CtdetSpec, Task):
         return dense_wh, np.repeat(hm.max(axis=0)[None], 2, axis=0)
 
     def draw_targets(self, batch: dict) -> dict[str, Tensor]:
-        """Return ``hm`` (B, C, h/4, w/4) float32: a Gaussian of peak 1 at each object's cell (section 3)."""
+        """Return ``hm`` (B, C, h/4, w/4) float32: a Gaussian of peak 1 at each object's cell (section 3).
+
+        With ``--box_samples gaussian`` also ``box_slot`` and ``box_weight`` (B, h/4, w/4) of the supervised cells.
+        """
         opt, (batch_size, height, width) = self.opt, batch["image"].shape[:3]
         size = (batch_size, opt.num_classes, height // opt.down_ratio, width // opt.down_ratio)
         extent, sigma = gaussian_extent(batch["radius"], opt)
-        return {"hm": draw_gaussians(size, batch["cls"], batch["ind"], extent, sigma, *batch["num_target_pixels"])}
+        pixels, *cells = batch["num_target_pixels"]
+        targets = {"hm": draw_gaussians(size, batch["cls"], batch["ind"], extent, sigma, pixels)}
+        if cells:
+            samples = draw_box_samples((batch_size, *size[2:]), batch["wh"], batch["ind"], batch["box_reach"], *cells)
+            targets["box_slot"], targets["box_weight"] = samples
+        return targets
 
     def decode(self, output: dict[str, Tensor], flipped: bool = False) -> Tensor:
         """Decode the raw maps of the last stack to (B, K, 6) detections in output pixels; see ``ctdet_decode``."""

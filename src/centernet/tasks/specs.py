@@ -2,10 +2,11 @@
 
 from typing import Any, ClassVar
 
+from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
 from ..ops.keypoints import NUM_JOINTS
 from . import TASKS, get_task
-from .option import DEMO, Option, loss_weight, oracle
+from .option import CHECK, DEMO, TRAIN, Option, loss_weight, oracle
 
 
 class TaskSpec:
@@ -26,6 +27,10 @@ class TaskSpec:
     conflicts: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignored_options: ClassVar[tuple[str, ...]] = ()
     annotations: ClassVar[str] = ""
+
+    @staticmethod
+    def check(opt: Any) -> None:
+        """Raise UserError where options of the task contradict each other."""
 
     @staticmethod
     def derive(opt: Any) -> None:
@@ -51,6 +56,29 @@ class CtdetSpec(TaskSpec):
         Option("norm_wh", "size loss relative to the object size", recipe=True),
         Option("dense_wh", "regress the size within the object's whole Gaussian", recipe=True),
         Option("cat_spec_wh", "class-specific size", recipe=True),
+        Option(
+            "box_loss",
+            "l1: sizes and offsets apart | giou | diou | ciou: IoU loss of the decoded box in their place",
+            "l1",
+            str,
+            choices=("l1", "giou", "diou", "ciou"),
+            recipe=True,
+            implied=True,
+            new=True,
+            scripts=(TRAIN,),
+        ),
+        Option(
+            "box_samples",
+            "cells supervised by an IoU loss: center | gaussian (all cells of an object's Gaussian, as in TTFNet)",
+            "center",
+            str,
+            choices=("center", "gaussian"),
+            recipe=True,
+            implied=True,
+            new=True,
+            scripts=(TRAIN, CHECK),
+        ),
+        Option("box_weight", "weight of the IoU loss", 5, low=0, recipe=True, implied=True, new=True, scripts=(TRAIN,)),
         oracle("wh"),
         oracle("offset"),
     )
@@ -62,6 +90,17 @@ class CtdetSpec(TaskSpec):
         ("eval_oracle_wh", "cat_spec_wh"),
         ("eval_oracle_offset", "not_reg_offset"),
     )
+
+    @staticmethod
+    def check(opt: Any) -> None:
+        if opt.box_loss == "l1":
+            if opt.box_samples != "center":
+                raise UserError(f"--box_samples {opt.box_samples}: needs --box_loss giou, diou or ciou")
+            return
+        others = ("norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset", "eval_oracle_wh", "eval_oracle_offset")
+        for name in others:
+            if getattr(opt, name):
+                raise UserError(f"--box_loss {opt.box_loss} and --{name} exclude each other")
 
     @staticmethod
     def head_channels(opt: Any) -> dict[str, int]:

@@ -1,0 +1,188 @@
+"""IoU losses of ctdet, exact boxes, presets, and augmented samples: from options to batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from centernet.datasets import get_dataset
+from centernet.datasets.loader import Samples, TrainBatches, collate, finish_batch
+from centernet.options import recipe
+from centernet.opts import opts
+from centernet.tasks import build_task
+from centernet.transforms import full_view, random_view, sample_rng
+
+IOU = ("--box_loss", "giou", "--box_samples", "gaussian")
+BOXES = np.array([[4, 6, 40, 30], [50, 20, 90, 90], [60, 30, 96, 60], [0, 80, 33, 96]], np.float32)
+
+
+def options(*more, task="ctdet"):
+    return opts().parse([task, "--dataset", "sample" if task == "ctdet" else f"sample_{task}", *more])
+
+
+def samples_of(arguments, split="train"):
+    opt = opts().parse(arguments)
+    return Samples(get_dataset(opt.dataset)(build_task(opt), split), train=split == "train")
+
+
+def batch_of(opt, train=False, count=2):
+    task = build_task(opt)
+    image = np.full((96, 96, 3), 100, np.uint8)
+    objects = {"boxes": BOXES, "cls": np.array([0, 1, 2, 3])}
+    samples = []
+    for k in range(count):
+        rng = sample_rng(1, 1, k) if train else None
+        samples.append(task.encode(image, {name: values[k:] for name, values in objects.items()}, rng, train))
+    for sample in samples:
+        sample.pop("meta", None)
+    return task, finish_batch(collate(samples), task)
+
+
+def perfect_maps(task, batch):
+    """Maps that the criterion and decoding read as the ground truth, at every supervised cell."""
+    size = batch["hm"].shape[2:]
+    maps = {"hm": torch.logit(batch["hm"].clamp(1e-6, 1 - 1e-6)), "wh": torch.ones(len(batch["hm"]), 2, *size)}
+    maps["reg"] = torch.zeros_like(maps["wh"])
+    ys, xs = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    for b in range(len(batch["hm"])):
+        slot = batch["box_slot"][b]
+        ind = batch["ind"][b][slot]
+        used = batch["box_weight"][b] > 0
+        for axis, (grid, cell) in enumerate(((xs, ind % size[1]), (ys, ind // size[1]))):
+            maps["wh"][b, axis][used] = batch["wh"][b, :, axis][slot][used]
+            maps["reg"][b, axis][used] = (cell + batch["reg"][b, :, axis][slot] - grid)[used]
+    return maps
+
+
+def test_perfect_maps_have_no_box_loss_and_decode_to_the_boxes():
+    opt = options(*IOU, "--exact_boxes", "--K", "20")
+    task, batch = batch_of(opt)
+    maps = perfect_maps(task, batch)
+    _, terms = task.criterion(opt)([maps], batch)
+    assert list(terms) == ["loss", "hm_loss", "box_loss"] and abs(float(terms["box_loss"])) < 1e-5
+    found = task.decode(maps)[0]
+    found = found[found[:, 4] > 0.99]
+    assert len(found) == len(BOXES)
+    order = found[:, 5].argsort()
+    np.testing.assert_allclose(found[order, :4] * 4, BOXES, atol=1e-3)
+
+
+@pytest.mark.parametrize("samples", ["center", "gaussian"])
+def test_losses_of_micro_batches_add_up(samples):
+    opt = options("--box_loss", "ciou", "--box_samples", samples)
+    task, batch = batch_of(opt, train=True, count=4)
+    criterion = task.criterion(opt)
+    generator = torch.Generator().manual_seed(3)
+    maps = {
+        name: torch.randn(4, channels, 24, 24, generator=generator, dtype=torch.float64).requires_grad_()
+        for name, channels in task.heads.items()
+    }
+    whole, terms = criterion([maps], batch)
+    whole_grads = torch.autograd.grad(whole, list(maps.values()))
+    total, sums = 0, 0
+    for part in (slice(0, 1), slice(1, 4)):
+        piece = {name: value if name == "num_target_pixels" else value[part] for name, value in batch.items()}
+        loss, part_terms = criterion(
+            [{name: value[part] for name, value in maps.items()}], piece, criterion.normalizers(batch)
+        )
+        total, sums = total + loss, sums + part_terms["box_loss"]
+    torch.testing.assert_close(total, whole, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(sums, terms["box_loss"], rtol=1e-6, atol=1e-9)
+    for one, other in zip(torch.autograd.grad(total, list(maps.values())), whole_grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_validation_of_an_image_without_objects_is_finite():
+    opt = options(*IOU)
+    task, batch = batch_of(opt, count=1)
+    empty = task.encode(np.zeros((96, 96, 3), np.uint8), {"boxes": BOXES[:0], "cls": np.zeros(0, int)}, None, False)
+    empty.pop("meta")
+    batch = finish_batch(collate([empty]), task)
+    maps = {name: torch.zeros(1, channels, 24, 24) for name, channels in task.heads.items()}
+    loss, terms = task.criterion(opt)([maps], batch)
+    assert loss.isfinite() and terms["box_loss"] == 0
+
+
+def test_exact_boxes_reach_the_edge_and_survive_a_flip():
+    image_width = 96
+    boxes = np.array([[0, 0, 96, 96], [80, 10, 96, 20]], np.float32)
+    for exact, expected in ((True, [0, 0, 24, 24]), (False, [0, 0, 23, 23])):
+        opt = options(*(["--exact_boxes"] if exact else []))
+        view = full_view(96, 96, opt)
+        np.testing.assert_allclose(view.boxes_to_output(boxes, image_width)[0], expected)
+        view.flipped = True
+        flipped = view.boxes_to_output(boxes, image_width)[1]
+        np.testing.assert_allclose(flipped[[0, 2]], [0, 4] if exact else [0, 3.75])
+    rng = sample_rng(1, 1, 1)
+    assert random_view(96, 96, options("--exact_boxes"), rng).exact
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--box_samples", "gaussian"], "--box_samples gaussian: needs --box_loss giou, diou or ciou"),
+        (["--box_loss", "giou", "--cat_spec_wh"], "--box_loss giou and --cat_spec_wh exclude each other"),
+        (["--box_loss", "ciou", "--not_reg_offset"], "--box_loss ciou and --not_reg_offset exclude each other"),
+        (["--preset", "fast", "--dense_wh"], "--box_loss giou and --dense_wh exclude each other"),
+    ],
+)
+def test_options_that_do_not_fit(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        options(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_presets_set_what_was_not_given():
+    opt = options("--preset", "fast", "--lr", "0.004", "--optimizer", "sgd")
+    assert (opt.lr, opt.optimizer, opt.lr_schedule, opt.box_loss, opt.ema) == (0.004, "sgd", "cosine", "giou", 0.99)
+    pose = opts().parse(["multi_pose", "--dataset", "sample_hp", "--preset", "fast"])
+    assert pose.optimizer == "adamw" and pose.augment == "reference"
+    assert recipe(options("--preset", "reference")) == recipe(options())
+
+
+def test_the_recipe_names_what_differs_from_the_reference():
+    assert not {"box_loss", "augment", "optimizer", "exact_boxes"} & recipe(options()).keys()
+    assert {"box_loss": "giou", "augment": "light", "optimizer": "adamw"}.items() <= recipe(
+        options("--preset", "fast")
+    ).items()
+
+
+def test_augmented_samples_depend_on_their_key_alone(tiny_voc):
+    arguments = ["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc), "--input_res", "64"]
+    augmented = [*arguments, "--augment", "strong", "--num_epochs", "10"]
+    samples = samples_of(augmented)
+    first = [samples[(2, index)] for index in range(6)]
+    again = [samples[(2, index)] for index in reversed(range(6))][::-1]
+    plain = samples_of(arguments)
+    changed = 0
+    for index, (one, other) in enumerate(zip(first, again, strict=True)):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+        changed += not np.array_equal(one["image"], plain[(2, index)]["image"])
+    assert changed >= 5
+    val, val_plain = samples_of(augmented, "val"), samples_of(arguments, "val")
+    assert np.array_equal(val[(1, 0)]["image"], val_plain[(1, 0)]["image"])
+
+
+def test_the_last_epochs_have_no_mosaics(tiny_voc):
+    arguments = ["ctdet", "--dataset", "pascal", "--data_path", str(tiny_voc), "--input_res", "64"]
+    plain = samples_of(arguments)
+    light = samples_of([*arguments, "--augment", "light", "--num_epochs", "10", "--plain_epochs", "3"])
+    same = [
+        [np.array_equal(light[(epoch, k)]["image"], plain[(epoch, k)]["image"]) for k in range(6)]
+        for epoch in range(1, 11)
+    ]
+    assert all(all(epoch) for epoch in same[7:]) and not any(all(epoch) for epoch in same[:7])
+
+
+def test_rare_classes_are_repeated():
+    factors = np.array([1.0, 1.0, 2.5, 1.0, 1.5, 1.0])
+    batches = TrainBatches(6, [2], 0, 3, factors=factors)
+    assert len(batches) == 4  # eight images per epoch
+    counts = np.zeros(6)
+    for epoch in range(1, 201):
+        batches.epoch = epoch
+        indices = [index for batch in batches for _, index in batch]
+        assert len(indices) == 8
+        once = np.bincount(indices, minlength=6)
+        assert ((once == np.floor(factors)) | (once == np.ceil(factors))).all()
+        counts += once
+    np.testing.assert_allclose(counts / 200, factors, atol=0.15)
