@@ -1,5 +1,7 @@
 """Object detection: a box is the center point of an object and its size (sections 3 and 4 of the paper)."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ from .specs import CtdetSpec
 class CtdetLoss(Criterion):
     """hm_weight * focal(hm) + wh_weight * size + off_weight * offset (equations 1 to 4)."""
 
-    names = ("loss", "hm_loss", "wh_loss", "off_loss")
+    names: ClassVar[tuple[str, ...]] = ("loss", "hm_loss", "wh_loss", "off_loss")
     weights = {"hm_loss": "hm_weight", "wh_loss": "wh_weight", "off_loss": "off_weight"}
 
     def __init__(self, opt) -> None:
