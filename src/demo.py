@@ -1,93 +1,259 @@
-"""Look at detections: ``python src/demo.py ctdet --demo image|folder|video|webcam --load_model FILE``."""
+"""Detect in images and videos: ``python src/demo.py ctdet --demo image|folder|video|webcam --load_model FILE``."""
 
 from centernet import cli
 
 if __name__ == "__main__":
     cli.demo()  # parses the command line before the imports below, which take seconds, and does not return
 
+import contextlib
+import json
+import re
+import signal
+import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
+from centernet import found
+from centernet.conversion.paths import IMAGE_SUFFIXES
+from centernet.datasets.images import read_image
 from centernet.detector import TIMES, Detector, create_detector, prepare
-from centernet.engine import processes as engine_processes
+from centernet.engine import processes
+from centernet.engine.signals import ShutdownRequested
 from centernet.errors import UserError
 from centernet.evaluation.results import dropped_note
 from centernet.options import Options
-from centernet.video import VideoWriter, ahead, frame_rate, frames, open_video
+from centernet.utils import files
+from centernet.utils.text import print_line
+from centernet.video import (
+    SUFFIXES,
+    VideoWriter,
+    ahead,
+    frame_count,
+    frame_rate,
+    frames,
+    is_stream,
+    is_video_file,
+    name_of,
+    open_video,
+)
 from centernet.visualization import has_display, show_or_save
 
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-VIDEOS = {".mp4", ".mov", ".avi", ".mkv"}
 ESCAPE = 27
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or a video.
+
+    Attributes:
+        path: the file, or what names a camera or a stream.
+        name: unique among the sources, for file names of the output.
+        is_video: whether it has frames.
+    """
+
+    path: str
+    name: str
+    is_video: bool
 
 
 def main(opt: Options) -> None:
     """Detect in what ``--demo`` names, and show or save it, until it ends or Esc is pressed."""
     opt = opt.replace(debug=max(opt.debug, 1))
-    moving = opt.demo == "webcam" or Path(opt.demo).suffix.lower() in VIDEOS
-    source = open_video(opt.demo, opt.max_image_pixels) if moving else images(opt.demo)
-    processes = engine_processes.start(opt)
-    if processes.count > 1:
+    sources = find_sources(opt.demo)
+    first = open_video(opt.demo, opt.max_image_pixels) if len(sources) == 1 and sources[0].is_video else None
+    env = processes.start(opt)
+    if env.count > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
-    detector = create_detector(opt, processes.device)
-    engine_processes.tune_malloc(processes.device)
-    folder = opt.output_dir or str(Path(opt.save_dir) / "demo")
-    show = not opt.output_dir and opt.debug < 4
-    (watch if moving else look)(detector, source, folder, show)
+    demo = Demo(create_detector(opt, env.device), output_folder(opt), show=not opt.output_dir and opt.debug < 4)
+    processes.tune_malloc(env.device)
+    with stopping_at_signals():
+        try:
+            demo.run(sources, first)
+        finally:
+            demo.finish()
 
 
-def look(detector: Detector, files: list[tuple[str, Path]], folder: str, show: bool) -> None:
-    """Detect in image files, and show each until a key is pressed, or save it in ``folder``."""
-    count = 0
-    for name, path in files:
-        found = detector.run(path)
-        print_times(found)
-        count += 1
-        if show_or_save(found["images"], folder, f"{name}_", show) == ESCAPE:
-            break
-    print(f"{count} image(s)" + ("" if show and has_display() else f", saved in {folder}"))
+def output_folder(opt: Options) -> Path:
+    """Return where drawings go: ``--output_dir``, else ``demo`` in the run directory, by default that of the model."""
+    if opt.output_dir:
+        return Path(opt.output_dir)
+    run = Path(opt.save_dir) if "exp_id" in opt.given or not opt.load_model else Path(opt.load_model).parent
+    return run / "demo"
 
 
-def watch(detector: Detector, capture: cv2.VideoCapture, folder: str, show: bool) -> None:
-    """Detect in a moving image, and show it, or save it as a video in ``folder``.
+def find_sources(demo: str) -> list[Source]:
+    """Return the image, video, camera or stream that ``--demo`` names, or the files of a folder, sorted.
 
-    Frames are read and cut ahead of the network, and written behind it.
+    Raises UserError when there is none.
     """
-    opt = detector.opt
-    show = show and has_display()
-    count = 0
-    with VideoWriter(folder, f"{Path(opt.demo).stem}_", frame_rate(capture)) as writer:
-        for frame in ahead(prepare(frame, detector.task) for frame in frames(capture)):
-            found = detector.run(frame)
-            print_times(found)
-            count += 1
-            if show:
-                if show_or_save(found["images"], folder, f"{count:06d}_", show, delay=1) == ESCAPE:
-                    break
-            else:
-                writer.write(found["images"])
-    print(f"{count} frame(s)" + "".join(f", saved in {path}" for path in writer.paths.values()))
-
-
-def print_times(found: dict) -> None:
-    """Print a line with the seconds of each stage, and a warning for detections that are not finite."""
-    if "dropped" in found:
-        print(dropped_note(found["dropped"]))
-    print("".join(f"{stage} {found[stage]:.3f}s |" for stage in TIMES), flush=True)
-
-
-def images(path: str) -> list[tuple[str, Path]]:
-    """Name and path of an image, or of all images in a folder, sorted. Raises UserError when there is none."""
-    if not path:
-        raise UserError("--demo: needs an image, a folder of images, a video, or the word webcam")
-    if not Path(path).exists():
-        raise UserError(f"--demo {path}: there is no such file or folder")
-    if not Path(path).is_dir():
-        return [(Path(path).stem, Path(path))]
-    paths = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in IMAGES)
+    if not demo:
+        raise UserError("--demo: needs an image, a folder, a video, a camera (webcam or a number), or an address")
+    if is_stream(demo):
+        return [Source(demo, name_of(demo), True)]
+    path = Path(demo)
+    if not path.exists():
+        raise UserError(f"--demo {demo}: there is no such file or folder")
+    if not path.is_dir():
+        return [Source(demo, path.stem, is_video_file(path))]
+    known = SUFFIXES | set(IMAGE_SUFFIXES)
+    paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known and file.is_file())
     if not paths:
-        raise UserError(f"--demo {path}: no images in this folder ({', '.join(sorted(IMAGES))})")
+        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(known))})")
     stems = Counter(file.stem for file in paths)
-    return [(file.stem if stems[file.stem] == 1 else file.name, file) for file in paths]
+    return [
+        Source(str(file), file.stem if stems[file.stem] == 1 else file.name, file.suffix.lower() in SUFFIXES)
+        for file in paths
+    ]
+
+
+@contextlib.contextmanager
+def stopping_at_signals() -> Iterator[None]:
+    """End the block at SIGINT or SIGTERM, so that videos and results found so far are completed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise ShutdownRequested(number, f"stopped by {signal.Signals(number).name}; what was found so far is saved")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class UnreadableSource(Exception):
+    """An image or video cannot be read; others may be."""
+
+
+class Demo:
+    """Detects in sources, shows or saves drawings, and counts.
+
+    Attributes:
+        folder: where drawings, results and crops go.
+        show: show drawings in a window, if there is a display.
+    """
+
+    def __init__(self, detector: Detector, folder: Path, show: bool) -> None:
+        self.detector, self.opt, self.folder, self.show = detector, detector.opt, folder, show
+        self.images = self.frames = self.failed = 0
+        self.saves = False
+        self.entries: list[dict] = []
+        self.classes: Counter = Counter()
+        self.seconds = dict.fromkeys(TIMES, 0.0)
+
+    def run(self, sources: list[Source], capture: cv2.VideoCapture | None = None) -> None:
+        """Detect in all sources. One of several that cannot be read is reported and counted.
+
+        ``capture``: the video of the only source, if it is open already.
+        """
+        for number, source in enumerate(sources, start=1):
+            kind = "video" if source.is_video else "image"
+            title = (
+                f"{kind} {number}/{len(sources)} {source.name if is_stream(source.path) else Path(source.path).name}"
+            )
+            started = time.perf_counter()
+            try:
+                opened = capture or self._open(source)
+                if isinstance(opened, np.ndarray):
+                    pressed = self.look(source, opened, title, time.perf_counter() - started)
+                else:
+                    pressed = self.watch(source, opened, title)
+            except UnreadableSource as error:
+                if len(sources) == 1:
+                    raise UserError(error) from error
+                self.failed += 1
+                print_line(f"{title}: {error}")
+                continue
+            if pressed == ESCAPE:
+                break
+        if self.failed and not self.images and not self.frames:
+            raise UserError(f"--demo {self.opt.demo}: none of its {self.failed} files can be read")
+
+    def _open(self, source: Source) -> np.ndarray | cv2.VideoCapture:
+        try:
+            return (open_video if source.is_video else read_image)(source.path, self.opt.max_image_pixels)
+        except UserError as error:
+            raise UnreadableSource(str(error)) from error
+
+    def look(self, source: Source, image: np.ndarray, title: str, seconds: float) -> int:
+        """Detect in an image, and show it until a key is pressed, or save it. Returns the key, -1 for none."""
+        answer = self.detector.run(image)
+        answer["load"] += seconds
+        answer["tot"] += seconds
+        self.images += 1
+        self._record(answer, image, source, source.name, title)
+        self.saves |= not (self.show and has_display())
+        return show_or_save(answer["images"], str(self.folder), f"{source.name}_", self.show)
+
+    def watch(self, source: Source, capture: cv2.VideoCapture, title: str) -> int:
+        """Detect in a video, and show it, or save it as a video. Returns the last key pressed, -1 for none.
+
+        Frames are read and prepared ahead of the network, and written behind it.
+        """
+        show, number = self.show and has_display(), 0
+        total, prefix = frame_count(capture), f"{source.name}_"
+        with VideoWriter(self.folder, prefix, frame_rate(capture)) as writer:
+            images = ahead(prepare(frame, self.detector.task) for frame in frames(capture))
+            for number, prepared in enumerate(images, start=1):
+                answer = self.detector.run(prepared)
+                self.frames += 1
+                where = f"{title} frame {number}/{total}" if total else f"{title} frame {number}"
+                self._record(answer, np.asarray(prepared["image"]), source, f"{prefix}{number:06d}", where, number)
+                if not show:
+                    self.saves = True
+                    writer.write(answer["images"])
+                elif show_or_save(answer["images"], str(self.folder), f"{prefix}{number:06d}_", True, 1) == ESCAPE:
+                    return ESCAPE
+        if number == 0:
+            raise UnreadableSource(f"--demo {source.path}: no frame of this video can be read")
+        return -1
+
+    def _record(
+        self, answer: dict, image: np.ndarray, source: Source, name: str, title: str, frame: int | None = None
+    ) -> None:
+        """Print what was found in an image, count it, and save it as ``--save_json``, ``_txt`` and ``_crops`` say."""
+        detections = found.detections_above(answer["results"], self.detector.task, self.opt)
+        names = [one.name for one in detections]
+        self.classes.update(names)
+        for stage in TIMES:
+            self.seconds[stage] += answer[stage]
+        if "dropped" in answer:
+            print_line(dropped_note(answer["dropped"]))
+        print_line(f"{title}: {found.summary(names)}  {1000 * answer['tot']:.0f} ms")
+        size = image.shape[1], image.shape[0]
+        if self.opt.save_json:
+            self.entries.append(found.json_entry(source.path, size, detections, frame))
+        if self.opt.save_txt:
+            self._write(Path("labels") / f"{name}.txt", found.yolo_lines(size, detections).encode())
+        if self.opt.save_crops:
+            for number, one in enumerate(detections, start=1):
+                part = found.crop(image, one)
+                if part is not None:
+                    path = Path("crops") / (re.sub(r"[^\w .-]", "_", one.name) or "_") / f"{name}_{number}.jpg"
+                    self._write(path, cv2.imencode(".jpg", part)[1].tobytes())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        path = self.folder / path
+        with files.write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, content, sync=False)
+
+    def finish(self) -> None:
+        """Write the results of ``--save_json``, and print totals."""
+        count = self.images + self.frames
+        if count == 0:
+            return
+        if self.opt.save_json:
+            self._write(Path("detections.json"), json.dumps(self.entries).encode())
+        counts = [f"{self.images} image(s)"] if self.images or not self.frames else []
+        counts += [f"{self.frames} frame(s)"] if self.frames else []
+        failed = f"; {self.failed} file(s) could not be read" if self.failed else ""
+        saves = self.saves or self.opt.save_json or self.opt.save_txt or self.opt.save_crops
+        print_line(f"found: {found.summary(self.classes)}{failed}")
+        print_line("seconds per image: " + " |".join(f"{name} {self.seconds[name] / count:.4f}" for name in TIMES))
+        print_line(" and ".join(counts) + (f", saved in {self.folder}" if saves else ""))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from tests.training import LAUNCH, ROOT, load_script, run_here
 from torch import nn
 
+from centernet.datasets.pascal import PascalVOC
 from centernet.models import create_model, save_model
 from centernet.options import model_metadata
 from centernet.opts import opts
@@ -238,45 +240,78 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-TIME_LINE = re.compile(
-    "".join(rf"{name} \d+\.\d{{3}}s \|" for name in ("tot", "load", "pre", "net", "dec", "post", "merge"))
-)
+def found_lines(output: str) -> list[str]:
+    """The lines that say what was found in an image, without it and without the milliseconds."""
+    pattern = r"((?:image|video) .*?): (?:nothing|\d+ \S.*)  \d+ ms"
+    return [match[1] for line in output.splitlines() if (match := re.fullmatch(pattern, line))]
 
 
-def test_demo_of_an_image(demo, tmp_path, tiny_voc):
+def test_demo_of_an_image(demo, checkpoint, tmp_path, tiny_voc):
     image = tiny_voc / "voc/images/000007.jpg"
     done = demo("--demo", str(image), "--vis_thresh", "0")
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "exp/ctdet/default/demo"
+    folder = Path(checkpoint).parent / "demo"  # of the model's run
     assert names_in(folder) == ["000007_ctdet.png"]
     assert done.stderr == f"no display: images go to {folder}\n"
-    assert len(TIME_LINE.findall(done.stdout)) == 1
+    assert found_lines(done.stdout) == ["image 1/1 000007.jpg"]
+    assert re.search(r"^found: \d+ \w+, .*\d+ \w+$", done.stdout, re.MULTILINE)
+    assert re.search(r"^seconds per image: tot \d\.\d{4} \|load \d", done.stdout, re.MULTILINE)
     drawn, plain = cv2.imread(str(folder / "000007_ctdet.png")), cv2.imread(str(image))
     assert drawn.shape == plain.shape and not np.array_equal(drawn, plain)
+    assert demo("--demo", str(image), "--exp_id", "mine").returncode == 0
+    assert names_in(tmp_path / "exp/ctdet/mine/demo") == ["000007_ctdet.png"]
+
+
+def make_images(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    for name in names:
+        (folder / name).write_bytes(cv2.imencode(Path(name).suffix.lower(), image)[1].tobytes())
 
 
 def test_demo_of_a_folder(demo, tmp_path):
     folder = tmp_path / "images"
-    folder.mkdir()
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    for name in ("b.JPG", "a.png", "c.bmp", "d.webp", "e.jpeg", "a.jpg"):
-        (folder / name).write_bytes(cv2.imencode(Path(name).suffix.lower(), image)[1].tobytes())
+    make_images(folder, "b.JPG", "a.png", "c.bmp", "d.webp", "e.jpeg", "a.jpg")
     (folder / "notes.txt").write_text("no image")
     done = demo("--demo", str(folder), "--output_dir", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert names_in(tmp_path / "out") == [f"{name}_ctdet.png" for name in ("a.jpg", "a.png", "b", "c", "d", "e")]
-    assert len(TIME_LINE.findall(done.stdout)) == 6
+    names = ("a.jpg", "a.png", "b.JPG", "c.bmp", "d.webp", "e.jpeg")
+    assert found_lines(done.stdout) == [f"image {k}/6 {name}" for k, name in enumerate(names, start=1)]
     assert f"6 image(s), saved in {tmp_path / 'out'}" in done.stdout
     assert done.stderr == "" and not (tmp_path / "exp").exists()
 
 
-def test_demo_of_a_video(demo, tmp_path):
-    path = str(tmp_path / "clip.avi")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+def test_demo_continues_after_a_bad_file_and_counts_it(demo, tmp_path):
+    folder = tmp_path / "images"
+    make_images(folder, "a.png", "c.png")
+    (folder / "b.png").write_text("no image")
+    (folder / "d.mp4").write_text("no video")
+    make_clip(folder / "e.avi", 2)
+    done = demo("--demo", str(folder), "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    frames = ["video 5/5 e.avi frame 1/2", "video 5/5 e.avi frame 2/2"]
+    assert found_lines(done.stdout) == ["image 1/5 a.png", "image 3/5 c.png", *frames]
+    assert "image 2/5 b.png: " in done.stdout and "d.mp4: this video cannot be read" in done.stdout
+    assert "; 2 file(s) could not be read\n" in done.stdout
+    assert f"2 image(s) and 2 frame(s), saved in {tmp_path / 'out'}" in done.stdout
+    for name in ("a.png", "c.png", "e.avi"):
+        (folder / name).unlink()
+    done = demo("--demo", str(folder))
+    assert done.returncode == 2 and done.stderr.endswith("none of its 2 files can be read\n")
+
+
+def make_clip(path: Path, count: int) -> str:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
     assert writer.isOpened()
-    for k in range(3):
-        writer.write(np.full((48, 64, 3), 60 * k, np.uint8))
+    for k in range(count):
+        writer.write(np.full((48, 64, 3), 60 * k % 256, np.uint8))
     writer.release()
+    return str(path)
+
+
+def test_demo_of_a_video(demo, tmp_path):
+    path = make_clip(tmp_path / "clip.avi", 3)
     done = demo("--demo", path, "--output_dir", str(tmp_path / "out"), "--debug", "2", "--flip_test")
     assert done.returncode == 0, done.stderr
     kinds = ("ctdet", "out_pred_1.0", "pred_hm_1.0")
@@ -288,7 +323,72 @@ def test_demo_of_a_video(demo, tmp_path):
     capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_ctdet.mp4"))
     brightness = [capture.read()[1].mean() for _ in range(3)]
     assert brightness == sorted(brightness) and brightness[2] - brightness[0] > 60
-    assert len(TIME_LINE.findall(done.stdout)) == 3
+    assert found_lines(done.stdout) == [f"video 1/1 clip.avi frame {k}/3" for k in (1, 2, 3)]
+    assert f"3 frame(s), saved in {tmp_path / 'out'}" in done.stdout
+
+
+def test_demo_writes_results_labels_and_crops(demo, tmp_path):
+    make_images(tmp_path / "images", "a.png", "b.png")
+    make_clip(tmp_path / "images/c.avi", 2)
+    out = tmp_path / "out"
+    done = demo(
+        *("--demo", str(tmp_path / "images"), "--output_dir", str(out), "--vis_thresh", "0", "--K", "4"),
+        *("--save_json", "--save_txt", "--save_crops"),
+    )
+    assert done.returncode == 0, done.stderr
+    entries = json.loads((out / "detections.json").read_text())
+    assert [(Path(one["image"]).name, one.get("frame")) for one in entries] == [
+        *(("a.png", None), ("b.png", None), ("c.avi", 1), ("c.avi", 2))
+    ]
+    assert (entries[0]["width"], entries[0]["height"]) == (50, 40) and len(entries[0]["detections"]) == 4
+    assert names_in(out / "labels") == ["a.txt", "b.txt", "c_000001.txt", "c_000002.txt"]
+    lines = (out / "labels/a.txt").read_text().splitlines()
+    for one, line in zip(entries[0]["detections"], lines, strict=True):
+        assert one.keys() == {"class", "class_id", "score", "bbox"}
+        cls, *numbers = line.split()
+        x, y, w, h = one["bbox"]
+        x1, y1, x2, y2 = np.clip([x / 50, y / 40, (x + w) / 50, (y + h) / 40], 0, 1)
+        np.testing.assert_allclose(
+            [float(n) for n in numbers], [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], atol=1e-3
+        )
+        assert int(cls) == one["class_id"] - 1
+    crops = sorted(path.relative_to(out / "crops") for path in (out / "crops").rglob("*.jpg"))
+    assert {path.parent.name for path in crops} <= set(PascalVOC.class_names)
+    assert {path.name.rpartition("_")[0] for path in crops} <= {"a", "b", "c_000001", "c_000002"} and crops
+
+
+def test_what_was_found_before_a_signal_is_saved(demo, tmp_path, monkeypatch):
+    path, script = make_clip(tmp_path / "clip.avi", 50), load_script("demo")
+    original = script.Demo._record
+
+    def record(self, *arguments):
+        original(self, *arguments)
+        if self.frames == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(script.Demo, "_record", record)
+    out = tmp_path / "out"
+    done = demo("--demo", path, "--output_dir", str(out), "--save_json")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr == "stopped by SIGTERM; what was found so far is saved\n"
+    assert len(json.loads((out / "detections.json").read_text())) == 3
+    assert names_in(out) == ["clip_ctdet.mp4", "detections.json"]
+    assert 2 <= cv2.VideoCapture(str(out / "clip_ctdet.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) <= 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("suffix", [".m4v", ".webm", ".MTS", ".dat", ""])
+def test_videos_of_any_suffix(demo, tmp_path, suffix):
+    path = Path(make_clip(tmp_path / "clip.avi", 2)).rename(tmp_path / f"clip{suffix}")
+    done = demo("--demo", str(path), "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0 and "2 frame(s), saved in" in done.stdout, done.stderr
+
+
+def test_an_image_of_any_suffix(demo, tmp_path):
+    make_images(tmp_path / "images", "a.png")
+    path = (tmp_path / "images/a.png").rename(tmp_path / "a.dat")
+    done = demo("--demo", str(path), "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0 and "1 image(s), saved in" in done.stdout, done.stderr
 
 
 def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
@@ -307,10 +407,15 @@ def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: --demo: needs an image, a folder of images, a video, or the word webcam"),
+        ([], "error: --demo: needs an image, a folder, a video, a camera (webcam or a number), or an address"),
         (["--demo", "no.jpg"], "error: --demo no.jpg: there is no such file or folder"),
-        (["--demo", "no.avi"], "error: --demo no.avi: there is no such file"),
-        (["--demo", "EMPTY"], "no images in this folder"),
+        (["--demo", "no.avi"], "error: --demo no.avi: there is no such file or folder"),
+        (["--demo", "731"], "error: --demo 731: no camera was found"),
+        (
+            ["--demo", "rtsp://me:secret@127.0.0.1:9/x"],
+            "error: --demo rtsp://127.0.0.1:9/x: this stream cannot be opened",
+        ),
+        (["--demo", "EMPTY"], "no images or videos in this folder"),
         (["--demo", "EMPTY/x.png"], "x.png: cannot read image: not an image file, or corrupt"),
         (["--demo", "EMPTY/x.mp4"], "x.mp4: this video cannot be read"),
         (["--demo", "IMAGE", "--load_model", ""], "error: --load_model: needs the checkpoint"),

@@ -1,12 +1,14 @@
 """Moving images: reading ahead, and writing in the background."""
 
 import os
+import re
 import threading
 import time
 
 import cv2
 import numpy as np
 import pytest
+from tests.small_disk import in_small_file_system, needs_mount
 
 from centernet.errors import UserError
 from centernet.video import AHEAD, RATE, VideoWriter, ahead, frame_rate, frames, open_video
@@ -176,7 +178,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     before = background_threads()
     writer = VideoWriter(tmp_path / "file", "clip_", 5)
-    with pytest.raises(UserError, match=r"cannot write video .*file/clip_a\.mp4: ") as caught, writer:
+    with pytest.raises(UserError, match=r"file/clip_a\.mp4: cannot be written") as caught, writer:
         writer.write({"a": np.zeros((48, 64, 3), np.uint8)})
     assert "\n" not in str(caught.value)
     assert background_threads() == before
@@ -187,7 +189,7 @@ def test_a_folder_without_the_right_to_write(tmp_path):
     tmp_path.chmod(0o500)
     try:
         writer = VideoWriter(tmp_path, "", 5)
-        with pytest.raises(UserError, match=r"cannot write video .*a\.mp4: Permission denied"), writer:
+        with pytest.raises(UserError, match=r"a\.mp4: cannot be written \(Permission denied\)"), writer:
             writer.write({"a": np.zeros((48, 64, 3), np.uint8)})
     finally:
         tmp_path.chmod(0o700)
@@ -197,7 +199,7 @@ def test_an_error_of_the_writer_is_raised_by_a_later_write(tmp_path):
     (tmp_path / "file").write_text("in the way")
     image = np.zeros((48, 64, 3), np.uint8)
     written = 0
-    with pytest.raises(UserError, match="cannot write video"), VideoWriter(tmp_path / "file", "", 5) as writer:
+    with pytest.raises(UserError, match="cannot be written"), VideoWriter(tmp_path / "file", "", 5) as writer:
         end = time.monotonic() + 10
         while time.monotonic() < end:
             writer.write({"a": image})
@@ -216,3 +218,68 @@ def test_an_error_of_the_reader_is_not_hidden_by_one_of_the_writer(tmp_path):
         writer.write({"a": np.zeros((48, 64, 3), np.uint8)})
         raise ZeroDivisionError
     assert len(read_video(tmp_path / "a.mp4")) == 1  # what was there is written all the same
+
+
+# Whole files
+
+
+def test_a_video_gets_its_name_when_it_is_complete(tmp_path):
+    path, image = tmp_path / "a.mp4", np.zeros((48, 64, 3), np.uint8)
+    path.write_text("earlier")
+    with VideoWriter(tmp_path, "", 5) as writer:
+        for _ in range(AHEAD + 3):
+            writer.write({"a": image})
+        assert path.read_text() == "earlier"
+    assert len(read_video(path)) == AHEAD + 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_video_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    """OpenCV's writer reports nothing."""
+    path = tmp_path / "a.mp4"
+    path.write_text("earlier")
+
+    class Writer:
+        def isOpened(self):
+            return True
+
+        def write(self, image):
+            pass
+
+        def release(self):
+            pass
+
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
+
+        def __init__(self, *arguments):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoWriter", Writer)
+    expected = r"a\.mp4: no frame of the video could be written$"
+    with pytest.raises(UserError, match=expected), VideoWriter(tmp_path, "", 5) as writer:
+        writer.write({"a": np.zeros((48, 64, 3), np.uint8)})
+    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+
+
+FULL_DISK = """
+import numpy as np
+from centernet.errors import UserError
+from centernet.video import VideoWriter
+rng = np.random.default_rng(0)
+try:
+    with VideoWriter(".", "", 5) as writer:
+        for _ in range(40):
+            writer.write({"a": rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)})
+except UserError as error:
+    print(error)
+"""
+
+
+@needs_mount
+def test_a_video_on_a_full_disk_is_an_error(tmp_path):
+    done = in_small_file_system(FULL_DISK, tmp_path, 100)
+    assert done.returncode == 0, done.stderr
+    message, *left = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"a\.mp4: (no frame of the video|only \d+ of 40 frames) could be written \(disk full\)", message
+    )
+    assert left in ([], ["a.mp4"])

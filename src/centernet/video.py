@@ -1,6 +1,8 @@
-"""Moving images: frames are read ahead of the network and written behind it, each in a thread of its own."""
+"""Video input and output: frames are read ahead of the network and written behind it, each in a thread of its own."""
 
+import contextlib
 import queue
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,62 +11,120 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from .conversion.paths import IMAGE_SUFFIXES
 from .datasets.images import MAX_PIXELS
 from .errors import UserError
+from .utils.files import atomic_path, is_disk_full, write_errors
 
 T = TypeVar("T")
 AHEAD = 4  # frames that wait for the network, and images that wait to be written
-RATE = 25.0  # frames a second where the source does not tell
+RATE = 25.0  # frames/s where the source does not specify it
 END = object()
+SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".flv", ".3gp", ".ogv", ".mjpg", ".mjpeg", ".gif"),
+}
+STREAM = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def is_stream(source: str) -> bool:
+    """Return whether a source is a camera (``webcam``, or a number that is not a file) or an address."""
+    if STREAM.match(source) or source == "webcam":
+        return True
+    return re.fullmatch(r"\d{1,3}", source, re.ASCII) is not None and not Path(source).exists()
+
+
+def is_video_file(path: Path) -> bool:
+    """Return whether a file is a video, by its suffix, or because OpenCV reads it as a video and not as an image."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if not path.is_file() or path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(str(path)):
+        return False
+    with _opened(str(path)) as capture:
+        return capture.isOpened() and capture.read()[0]
+
+
+def name_of(source: str) -> str:
+    """Return a file name stem for the output of a source."""
+    if STREAM.match(source):
+        source = re.sub(r"[?#].*", "", STREAM.sub("", source).rpartition("@")[2])
+        return (
+            re.sub(r"[^\w.-]+", "_", Path(source).stem if "/" in source.rstrip("/") else source).strip("_.") or "stream"
+        )
+    return f"camera{source}" if is_stream(source) and source != "webcam" else Path(source).stem
 
 
 def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:
-    """Open a video file, or the first camera for ``webcam``.
+    """Open a video file, a camera by its number (``webcam`` is the first), or a stream by its address.
 
-    Raises UserError when it cannot be opened, or its frames have more than ``max_pixels`` pixels
-    (``--max_image_pixels``), which is checked before a frame is decoded.
+    Raises:
+        UserError: it cannot be opened, or its frames have more than ``max_pixels`` pixels (``--max_image_pixels``),
+            which is checked before a frame is decoded.
     """
-    camera = source == "webcam"
-    if not camera and not Path(source).is_file():
-        raise UserError(f"--demo {source}: there is no such file")
-    # OpenCV warns of every reader that does not fit; where the level is set differs between its versions 4 and 5.
-    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
-    set_log_level(0)
-    capture = cv2.VideoCapture(0 if camera else source)
+    shown = re.sub(r"//[^/]*@", "//", source)  # without user name and password
+    kind = "stream" if STREAM.match(source) else "camera" if is_stream(source) else "video"
+    if kind == "video" and not Path(source).is_file():
+        raise UserError(f"--demo {shown}: there is no such file")
+    _silence_opencv()
+    capture = cv2.VideoCapture((int(source) if source != "webcam" else 0) if kind == "camera" else source)
     if not capture.isOpened():
-        raise UserError(f"--demo {source}: " + ("no camera was found" if camera else "this video cannot be read"))
+        problem = {"camera": "no camera was found", "stream": "this stream cannot be opened"}
+        raise UserError(f"--demo {shown}: {problem.get(kind, 'this video cannot be read')}")
     width, height = (round(capture.get(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > max_pixels:
         capture.release()
         raise UserError(
-            f"--demo {source}: its frames are {width} x {height}, more than the {max_pixels} pixels of "
+            f"--demo {shown}: its frames are {width} x {height}, more than the {max_pixels} pixels of "
             "--max_image_pixels"
         )
     return capture
 
 
+@contextlib.contextmanager
+def _opened(source: str) -> Iterator[cv2.VideoCapture]:
+    _silence_opencv()
+    capture = cv2.VideoCapture(source)
+    try:
+        yield capture
+    finally:
+        capture.release()
+
+
+def _silence_opencv() -> None:
+    """Suppress OpenCV's warnings about every reader that does not fit."""
+    # The function has another place in OpenCV 5.
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    set_log_level(0)
+
+
 def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """The frames, (H, W, 3) uint8, until there are no more; then the source is closed."""
+    """Yield the frames, (H, W, 3) uint8, and close the source after the last one."""
     try:
         while True:
-            there, frame = capture.read()
-            if not there:
+            available, frame = capture.read()
+            if not available:
                 return
             yield frame
     finally:
         capture.release()
 
 
+def frame_count(capture: cv2.VideoCapture) -> int | None:
+    """Return the number of frames, None where the source does not specify it."""
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return round(count) if 1 <= count < 1e9 else None
+
+
 def frame_rate(capture: cv2.VideoCapture) -> float:
-    """Frames a second."""
+    """Return the number of frames per second."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     return rate if 1 <= rate <= 1000 else RATE
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items, made by a thread that is at most ``AHEAD`` of them ahead.
+    """Yield the same items, made by a thread that is at most ``AHEAD`` of them ahead.
 
-    What goes wrong in the making is raised here. When this is not iterated to its end, the thread ends with it.
+    An exception of the thread is raised here. The thread ends if the iteration is abandoned.
     """
     waiting: queue.Queue = queue.Queue(AHEAD)
     stopped = threading.Event()
@@ -87,7 +147,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
                     break
             else:
                 put((END, None))
-        except BaseException as error:  # told to whoever waits
+        except BaseException as error:  # raised by the consumer
             put((END, error))
         finally:
             close = getattr(source, "close", None)
@@ -110,9 +170,13 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
 
 
 class VideoWriter:
-    """Writes images of several names, one video a name: ``<folder>/<prefix><name>.mp4``.
+    """Writes images of several names, one video per name: ``<folder>/<prefix><name>.mp4``.
 
-    Used in a ``with`` block; at its end everything is written. Raises UserError when a file cannot be written.
+    Use it in a ``with`` block; at its end, also after an exception, the videos are completed and get their names, so
+    that a file of that name is always a whole video.
+
+    Raises:
+        UserError: a file cannot be written, or what was written cannot be read.
 
     Attributes:
         paths: the files that were begun, by name.
@@ -121,7 +185,7 @@ class VideoWriter:
     def __init__(self, folder: str | Path, prefix: str, rate: float) -> None:
         self.folder, self.prefix, self.rate = Path(folder), prefix, rate
         self.paths: dict[str, Path] = {}
-        self._writers: dict[str, tuple[cv2.VideoWriter, tuple[int, int]]] = {}
+        self._videos: dict[str, _Video] = {}
         self._waiting: queue.Queue = queue.Queue(AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -131,7 +195,7 @@ class VideoWriter:
         return self
 
     def write(self, images: Mapping[str, np.ndarray]) -> None:
-        """The next frame of each video, (H, W, 3) uint8."""
+        """Write the next frame of each video, (H, W, 3) uint8."""
         if self._error is not None:
             raise self._error
         self._waiting.put(images)
@@ -139,8 +203,11 @@ class VideoWriter:
     def __exit__(self, kind, error, trace) -> None:
         self._waiting.put(None)
         self._thread.join()
-        for writer, _ in self._writers.values():
-            writer.release()
+        for video in self._videos.values():
+            try:
+                video.finish()
+            except UserError as problem:
+                self._error = self._error or problem
         if error is None and self._error is not None:
             raise self._error
 
@@ -154,18 +221,43 @@ class VideoWriter:
                     self._error = error
 
     def _write(self, name: str, image: np.ndarray) -> None:
-        height, width = image.shape[:2]
-        if name not in self._writers:
+        if name not in self._videos:
             path = self.folder / f"{self.prefix}{name}.mp4"
-            try:
+            with write_errors(path):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(b"")  # OpenCV does not say why it cannot
-            except OSError as error:
-                raise UserError(f"cannot write video {path}: {error.strerror}") from error
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, (width, height))
-            if not writer.isOpened():
-                path.unlink(missing_ok=True)
-                raise UserError(f"cannot write video {path}: this OpenCV has no encoder for it")
-            self._writers[name], self.paths[name] = (writer, (width, height)), path
-        writer, size = self._writers[name]
-        writer.write(image if (width, height) == size else cv2.resize(image, size))
+            self._videos[name] = _Video(path, self.rate, (image.shape[1], image.shape[0]))
+            self.paths[name] = path
+        self._videos[name].write(image)
+
+
+class _Video:
+    """A video that is being written under a temporary name."""
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        self.path, self.size, self.count = path, size, 0
+        with contextlib.ExitStack() as stack:
+            self._temporary = stack.enter_context(atomic_path(path))
+            self._temporary.write_bytes(b"")  # OpenCV does not report why it cannot
+            self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+            if not self._writer.isOpened():
+                raise UserError(f"{path}: cannot be written (this OpenCV has no encoder for it)")
+            self._stack = stack.pop_all()
+
+    def write(self, image: np.ndarray) -> None:
+        same = (image.shape[1], image.shape[0]) == self.size
+        self._writer.write(image if same else cv2.resize(image, self.size))
+        self.count += 1
+
+    def finish(self) -> None:
+        """Complete the file, and give it its name if it can be read. Raises UserError if frames are missing in it."""
+        why = ""
+        with self._stack:
+            self._writer.release()
+            with _opened(str(self._temporary)) as capture:
+                readable = frame_count(capture) if capture.isOpened() and capture.read()[0] else 0
+            if is_disk_full(self.path.parent):  # which OpenCV does not report
+                why = " (disk full)"
+            if not readable:
+                raise UserError(f"{self.path}: no frame of the video could be written{why}")
+        if readable < self.count:
+            raise UserError(f"{self.path}: only {readable} of {self.count} frames could be written{why}")

@@ -33,7 +33,16 @@ class BasicOptions(OptionGroup, title="basic"):
     exp_id: str = option("default", "name of the run directory <exp_dir>/<task>/<exp_id>")
     test: bool = option(False, "validate once, write and score the results; no training", scripts=(TRAIN,))
     debug: int = option(0, "drawings: 1 results, 2 or 3 also the network's maps; 4 saved, not shown", low=0, high=4)
-    demo: str = option("", "image, folder, video, or webcam", scripts=(DEMO,))
+    demo: str = option(
+        "", "image, video, folder of them, camera (webcam or a number), or address (rtsp://, http://)", scripts=(DEMO,)
+    )
+    save_json: bool = option(
+        False, "write detections.json with what was found in each image", new=True, scripts=(DEMO,)
+    )
+    save_txt: bool = option(False, "write a YOLO label file per image with what was found", new=True, scripts=(DEMO,))
+    save_crops: bool = option(
+        False, "write the part of the image in each box, sorted by class", new=True, scripts=(DEMO,)
+    )
     output_dir: str = option("", "directory for the drawings, instead of showing them", new=True, scripts=(DEMO, CHECK))
     load_model: str = option("", "checkpoint to load", recipe=True, scripts=(TRAIN, TEST, DEMO, EXPORT))
     resume: bool = option(

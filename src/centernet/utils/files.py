@@ -270,7 +270,7 @@ def write_errors(path: str | os.PathLike, atomic: bool = False) -> Iterator[None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({reason(error)}){unchanged}") from error
     except (RuntimeError, ValueError) as error:  # of a library
-        if not _disk_is_full(Path(path).parent):
+        if not is_disk_full(Path(path).parent):
             raise
         raise UserError(f"{path}: cannot be written (disk full){unchanged}") from error
 
@@ -284,7 +284,8 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def _disk_is_full(folder: Path) -> bool:
+def is_disk_full(folder: str | os.PathLike) -> bool:
+    """Return whether next to nothing can be written to the file system of a folder."""
     try:
         return shutil.disk_usage(folder).free < 1 << 16
     except OSError:

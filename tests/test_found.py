@@ -1,0 +1,87 @@
+"""What was found, as text, JSON, labels and crops, for each kind of task."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from centernet import found
+from centernet.video import is_stream, name_of
+
+BOXES = SimpleNamespace(detected_boxes=lambda rows: rows[:, :5])
+BOXES_3D = SimpleNamespace(detected_boxes=lambda rows: rows[:, [1, 2, 3, 4, -1]])
+
+
+def options(task="ctdet", threshold=0.3):
+    return SimpleNamespace(task=task, vis_thresh=threshold, class_names=["cat", "dog"])
+
+
+def test_detections_above_the_threshold_best_first():
+    results = {
+        1: np.array([[0, 0, 4, 4, 0.5], [1, 1, 2, 2, 0.3]]),
+        2: np.array([[0, 0, 9, 9, 0.9]]),
+        3: np.zeros((0, 5)),
+    }
+    detections = found.detections_above(results, BOXES, options())
+    assert [(one.cls, one.name, one.score, one.box, one.more) for one in detections] == [
+        (2, "dog", 0.9, (0, 0, 9, 9), {}),
+        (1, "cat", 0.5, (0, 0, 4, 4), {}),
+    ]
+    assert (
+        found.summary([one.name for one in detections] + ["dog"]) == "2 dog, 1 cat" and found.summary([]) == "nothing"
+    )
+
+
+def test_keypoints_and_3d_boxes():
+    (pose,) = found.detections_above({1: np.array([[0, 0, 4, 8, 0.5, 1, 2, 3, 4]])}, BOXES, options("multi_pose"))
+    assert pose.more == {"keypoints": [[1, 2], [3, 4]]}
+    entry = found.json_entry("a.jpg", (8, 16), [pose], 7)
+    assert entry == {
+        "image": "a.jpg",
+        "width": 8,
+        "height": 16,
+        "frame": 7,
+        "detections": [
+            {"class": "cat", "class_id": 1, "score": 0.5, "bbox": [0, 0, 4, 8], "keypoints": [[1, 2], [3, 4]]}
+        ],
+    }
+    numbers = [float(number) for number in found.yolo_lines((8, 16), [pose]).split()]
+    assert numbers == pytest.approx([0, 0.25, 0.25, 0.5, 0.5, 0.125, 0.125, 0.375, 0.25])
+    row = [0.1, 1, 2, 3, 4, 1.5, 1.6, 3.9, -2, 1.7, 20, 0.2, 0.8]
+    (car,) = found.detections_above({1: np.array([row])}, BOXES_3D, options("ddd"))
+    assert car.box == (1, 2, 3, 4) and car.score == 0.8
+    assert car.more == {"alpha": 0.1, "dimensions": [1.5, 1.6, 3.9], "location": [-2, 1.7, 20], "rotation_y": 0.2}
+
+
+def test_crops_stay_in_the_image():
+    image = np.arange(20 * 10 * 3).reshape(20, 10, 3)
+
+    def crop(*box):
+        return found.crop(image, found.Detection(1, "cat", 1.0, box))
+
+    np.testing.assert_array_equal(crop(2.5, 3, 4.2, 6), image[3:6, 2:5])
+    np.testing.assert_array_equal(crop(-5, -5, 99, 99), image)
+    assert crop(10, 0, 20, 5) is None and crop(4, 4, 4, 4) is None and crop(-9, 0, 0, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "stream", "name"),
+    [
+        ("webcam", True, "webcam"),
+        ("0", True, "camera0"),
+        ("12", True, "camera12"),
+        ("rtsp://me:secret@10.0.0.7:554/live/front.sdp?x=1", True, "front"),
+        ("http://10.0.0.7/a.mp4", True, "a"),
+        ("HTTPS://example.org/", True, "example.org"),
+        ("rtsp://10.0.0.7:554", True, "10.0.0.7_554"),
+        ("a/b.mp4", False, "b"),
+        ("1234", False, "1234"),
+        ("C:/videos/a.mp4", False, "a"),
+    ],
+)
+def test_cameras_streams_and_their_names(source, stream, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_stream(source) == stream and name_of(source) == name
+    if source.isdigit():
+        (tmp_path / source).write_text("a file of this name")
+        assert not is_stream(source)
