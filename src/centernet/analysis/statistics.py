@@ -116,4 +116,10 @@ def equivalence_power(deviation: float, n: int, m: int, margin: float, alpha: fl
     stats, _ = _distributions()
     degrees = n + m - 2
     effect = margin / (deviation * math.sqrt(1 / n + 1 / m))
-    return max(0.0, 2 * float(stats.nct.sf(stats.t.ppf(1 - alpha, degrees), degrees, effect)) - 1)
+    limit = stats.t.ppf(1 - alpha, degrees)
+
+    def share(squares: float) -> float:
+        """Return the probability for a given estimate of the variance."""
+        return max(0.0, 2 * stats.norm.cdf(effect - limit * math.sqrt(squares / degrees)) - 1)
+
+    return float(stats.chi2(degrees).expect(share))
