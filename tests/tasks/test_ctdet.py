@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.helpers.tasks import random_outputs
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets.loader import collate, finish_batch
@@ -82,18 +83,6 @@ def random_batch(seed=0, images=4, size=128, args=()):
         draws = AugmentationRng(record=record)
         samples.append(Ctdet(opt).encode(np.zeros((size, size, 3), np.uint8), objects, draws, True))
     return finish_batch(collate(samples), Ctdet(opt)), opt
-
-
-def random_outputs(batch, opt, stacks=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    size = (len(batch["hm"]), *batch["hm"].shape[2:])
-    return [
-        {
-            head: (3 * torch.randn(size[0], channels, *size[1:], generator=generator)).requires_grad_()
-            for head, channels in opt.heads.items()
-        }
-        for _ in range(stacks)
-    ]
 
 
 # Loss
@@ -173,98 +162,6 @@ def test_carried_loss(case, args):
     assert parts["off_loss"].item() == pytest.approx(figures["off_loss"], rel=1e-5)
     total = hm_loss + 0.1 * figures["wh_loss"] + figures["off_loss"]
     assert loss.item() == pytest.approx(total, rel=1e-5)
-
-
-def test_weights_and_stacks():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt, stacks=2)
-    single = [CtdetLoss(opt)([output], batch)[1] for output in outputs]
-    opt.hm_weight, opt.wh_weight, opt.off_weight = 2, 0.3, 0.5
-    loss, parts = CtdetLoss(opt)(outputs, batch)
-    for name in ("hm_loss", "wh_loss", "off_loss"):
-        torch.testing.assert_close(parts[name], (single[0][name] + single[1][name]) / 2)
-    torch.testing.assert_close(loss, 2 * parts["hm_loss"] + 0.3 * parts["wh_loss"] + 0.5 * parts["off_loss"])
-
-
-def test_loss_leaves_its_inputs():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "num_target_pixels"}
-    again = [{name: value.detach().clone().requires_grad_() for name, value in outputs[0].items()}]
-    first, _ = CtdetLoss(opt)(outputs, batch)
-    first.backward()
-    after = {**batch, **outputs[0]}
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert torch.equal(CtdetLoss(opt)(again, batch)[0], first)
-
-
-@pytest.mark.parametrize("args", [[], ["--mse_loss"], ["--dense_wh"], ["--cat_spec_wh"], ["--reg_loss", "sl1"]])
-def test_processes_add_up_to_the_whole_batch(args):
-    """Each process divides by the numbers of the global batch, so the sum of losses and gradients is the whole's."""
-    batch, opt = random_batch(args=args)
-    whole = random_outputs(batch, opt)
-    loss, parts = CtdetLoss(opt)(whole, batch)
-    loss.backward()
-
-    shares = [slice(0, 1), slice(1, 2), slice(2, 4)]  # the second has no object
-    local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    counts = sum(CtdetLoss(opt).normalizers(part) for part in local)
-    split = random_outputs(batch, opt)
-    sums = dict.fromkeys(parts, 0)
-    for share, part in zip(shares, local, strict=True):
-        value, named = CtdetLoss(opt)([{name: maps[share] for name, maps in split[0].items()}], part, counts)
-        value.backward()
-        sums = {name: sums[name] + named[name].detach() for name in named}
-    for name in parts:
-        torch.testing.assert_close(sums[name], parts[name].detach())
-    for head in whole[0]:
-        torch.testing.assert_close(split[0][head].grad, whole[0][head].grad)
-
-
-@pytest.mark.parametrize(
-    ("args", "skipped"),
-    [
-        (["--not_reg_offset"], {"off_loss"}),
-        (["--off_weight", "0"], {"off_loss"}),
-        (["--wh_weight", "0"], {"wh_loss"}),
-        (["--wh_weight", "0", "--off_weight", "0"], {"wh_loss", "off_loss"}),
-    ],
-)
-def test_skipped_terms_are_zero_tensors(args, skipped):
-    """The reference leaves integers there, which its training cannot take the mean of."""
-    batch, opt = random_batch(args=args)
-    outputs = random_outputs(batch, opt)
-    loss, parts = CtdetLoss(opt)(outputs, batch)
-    loss.mean().backward()
-    assert all(isinstance(value, torch.Tensor) and value.shape == () for value in parts.values())
-    assert {name for name, value in parts.items() if value == 0} == skipped
-    assert outputs[0]["hm"].grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        [],
-        ["--not_reg_offset"],
-        ["--wh_weight", "0"],
-        ["--dense_wh"],
-        ["--cat_spec_wh"],
-        ["--norm_wh"],
-        ["--mse_loss"],
-    ],
-)
-def test_training_lowers_the_loss(args):
-    batch, opt = random_batch(args=args)
-    outputs = random_outputs(batch, opt)
-    criterion, values = CtdetLoss(opt), []
-    optimizer = torch.optim.Adam(outputs[0].values(), 0.1)
-    for _ in range(30):
-        loss, _ = criterion(outputs, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < 0.6 * values[0]
 
 
 # Decoding

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.tasks import random_outputs
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets import build_sample
@@ -275,84 +276,6 @@ def random_batch(*args, seed=0, images=4):
         draws = replayed_rng({"draws": [["random", 0.5]]})
         samples.append(Ddd(opt).encode(np.zeros((94, 310, 3), np.uint8), objects, draws, True))
     return finish_batch(collate(samples), Ddd(opt)), opt
-
-
-def random_outputs(batch, opt, stacks=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    size = (len(batch["hm"]), *batch["hm"].shape[2:])
-    return [
-        {
-            head: torch.randn(size[0], channels, *size[1:], generator=generator).requires_grad_()
-            for head, channels in opt.heads.items()
-        }
-        for _ in range(stacks)
-    ]
-
-
-def test_loss_leaves_its_inputs():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "num_target_pixels"}
-    first, _ = DddLoss(opt)(outputs, batch)
-    after = {**batch, **outputs[0]}
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert torch.equal(DddLoss(opt)(outputs, batch)[0], first)
-
-
-@pytest.mark.parametrize("args", [[], ["--mse_loss"], ["--not_reg_bbox"]])
-def test_processes_add_up_to_the_whole_batch(args):
-    """Each process divides by the numbers of the global batch, so the sum of losses and gradients is the whole's."""
-    batch, opt = random_batch(*args)
-    whole = random_outputs(batch, opt)
-    loss, parts = DddLoss(opt)(whole, batch)
-    loss.backward()
-    shares = [slice(0, 1), slice(1, 2), slice(2, 4)]  # the second has no object
-    local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    split, counts = random_outputs(batch, opt), sum(DddLoss(opt).normalizers(part) for part in local)
-    sums = dict.fromkeys(parts, 0)
-    for share, part in zip(shares, local, strict=True):
-        value, named = DddLoss(opt)([{name: maps[share] for name, maps in split[0].items()}], part, counts)
-        value.backward()
-        sums = {name: sums[name] + named[name].detach() for name in named}
-    for name in parts:
-        torch.testing.assert_close(sums[name], parts[name].detach())
-    for head in whole[0]:
-        torch.testing.assert_close(split[0][head].grad, whole[0][head].grad)
-
-
-@pytest.mark.parametrize(
-    ("args", "skipped"),
-    [
-        (["--not_reg_offset"], {"off_loss"}),
-        (["--not_reg_bbox"], {"wh_loss"}),
-        (["--wh_weight", "0", "--off_weight", "0"], {"wh_loss", "off_loss"}),
-        (["--dep_weight", "0", "--dim_weight", "0", "--rot_weight", "0"], {"dep_loss", "dim_loss", "rot_loss"}),
-    ],
-)
-def test_skipped_terms_are_zero_tensors(args, skipped):
-    """The reference leaves integers there, which its training cannot take the mean of."""
-    batch, opt = random_batch(*args)
-    outputs = random_outputs(batch, opt)
-    loss, parts = DddLoss(opt)(outputs, batch)
-    loss.backward()
-    assert all(isinstance(value, torch.Tensor) and value.shape == () for value in parts.values())
-    assert {name for name, value in parts.items() if value == 0} == skipped
-    assert outputs[0]["hm"].grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("args", [[], ["--mse_loss"], ["--not_reg_bbox", "--not_reg_offset"], ["--rect_mask"]])
-def test_training_lowers_the_loss(args):
-    batch, opt = random_batch(*args)
-    outputs = random_outputs(batch, opt)
-    criterion, values = DddLoss(opt), []
-    optimizer = torch.optim.Adam(outputs[0].values(), 0.1)
-    for _ in range(30):
-        loss, _ = criterion(outputs, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < 0.7 * values[0]
 
 
 def test_ground_truth_in_place_of_the_heads():

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.tasks import random_outputs
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.conversion.coco_extreme import outline_extremes
@@ -236,18 +237,6 @@ def random_batch(args=(), seed=0, images=4, size=128):
     return finish_batch(collate(samples), Exdet(opt)), opt
 
 
-def random_outputs(batch, opt, stacks=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    size = (len(batch["hm_c"]), *batch["hm_c"].shape[2:])
-    return [
-        {
-            head: (3 * torch.randn(size[0], channels, *size[1:], generator=generator)).requires_grad_()
-            for head, channels in opt.heads.items()
-        }
-        for _ in range(stacks)
-    ]
-
-
 def test_loss_is_the_sum_over_the_points():
     batch, opt = random_batch()
     (output,) = random_outputs(batch, opt)
@@ -258,74 +247,6 @@ def test_loss_is_the_sum_over_the_points():
     torch.testing.assert_close(parts["hm_loss"], hm)
     torch.testing.assert_close(parts["off_loss"], off)
     torch.testing.assert_close(parts["loss"], hm + off)
-
-
-def test_weights_and_stacks():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt, stacks=2)
-    single = [ExdetLoss(opt)([output], batch)[1] for output in outputs]
-    opt.hm_weight, opt.off_weight = 2, 0.5
-    loss, parts = ExdetLoss(opt)(outputs, batch)
-    for name in ("hm_loss", "off_loss"):
-        torch.testing.assert_close(parts[name], (single[0][name] + single[1][name]) / 2)
-    torch.testing.assert_close(loss, 2 * parts["hm_loss"] + 0.5 * parts["off_loss"])
-
-
-def test_loss_leaves_its_inputs():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt)
-    tensors = {name: value for name, value in {**batch, **outputs[0]}.items() if isinstance(value, torch.Tensor)}
-    before = {name: value.clone() for name, value in tensors.items()}
-    ExdetLoss(opt)(outputs, batch)[0].backward()
-    assert all(torch.equal(before[name], tensors[name]) for name in before)
-
-
-@pytest.mark.parametrize("args", [[], ["--mse_loss"], ["--agnostic_ex"]])
-def test_processes_add_up_to_the_whole_batch(args):
-    """Each process divides by the numbers of the global batch, so the sum of losses and gradients is the whole's."""
-    batch, opt = random_batch(args)
-    whole, split = random_outputs(batch, opt), random_outputs(batch, opt)
-    loss, parts = ExdetLoss(opt)(whole, batch)
-    loss.backward()
-    shares = [slice(0, 1), slice(1, 2), slice(2, 4)]  # the second has no object
-    local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    pieces = [[{name: maps[share] for name, maps in split[0].items()}] for share in shares]
-    counts = sum(ExdetLoss(opt).normalizers(part) for part in local)
-    sums = dict.fromkeys(parts, 0)
-    for outputs, part in zip(pieces, local, strict=True):
-        value, named = ExdetLoss(opt)(outputs, part, counts)
-        value.backward()
-        sums = {name: sums[name] + named[name].detach() for name in named}
-    for name in parts:
-        torch.testing.assert_close(sums[name], parts[name].detach())
-    for head in whole[0]:
-        torch.testing.assert_close(split[0][head].grad, whole[0][head].grad)
-
-
-@pytest.mark.parametrize("args", [["--not_reg_offset"], ["--off_weight", "0"]])
-def test_skipped_terms_are_zero_tensors(args):
-    """The reference leaves integers there, which its training cannot take the mean of."""
-    batch, opt = random_batch(args)
-    outputs = random_outputs(batch, opt)
-    loss, parts = ExdetLoss(opt)(outputs, batch)
-    loss.backward()
-    assert parts["off_loss"].shape == () and parts["off_loss"] == 0
-    assert all(outputs[0][name].grad.abs().sum() > 0 for name in MAPS)
-
-
-@pytest.mark.parametrize("args", [[], ["--mse_loss"], ["--agnostic_ex", "--not_reg_offset"]])
-def test_training_lowers_the_loss(args):
-    batch, opt = random_batch(args)
-    outputs = random_outputs(batch, opt)
-    criterion, values = ExdetLoss(opt), []
-    optimizer = torch.optim.Adam(outputs[0].values(), 0.1)
-    for _ in range(30):
-        loss, _ = criterion(outputs, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < 0.6 * values[0]
 
 
 # Decoding

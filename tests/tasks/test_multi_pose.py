@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.tasks import random_outputs
 from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets import build_sample
@@ -248,18 +249,6 @@ def random_batch(seed=0, images=3, args=()):
     return finish_batch(collate(samples), MultiPose(opt)), opt
 
 
-def random_outputs(batch, opt, stacks=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    size = (len(batch["hm"]), *batch["hm"].shape[2:])
-    return [
-        {
-            head: (2 * torch.randn(size[0], channels, *size[1:], generator=generator)).requires_grad_()
-            for head, channels in opt.heads.items()
-        }
-        for _ in range(stacks)
-    ]
-
-
 @pytest.fixture(scope="module")
 def losses():
     return loaded("losses.npz")
@@ -309,86 +298,6 @@ def test_carried_loss():
     for name in ("hp_loss", "wh_loss", "off_loss"):
         assert parts[name].item() == pytest.approx(LOSS[name], rel=1e-5), name
     assert parts["hp_offset_loss"] == 0
-
-
-def test_weights_and_stacks():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt, stacks=2)
-    single = [MultiPoseLoss(opt)([output], batch)[1] for output in outputs]
-    opt.hm_weight, opt.wh_weight, opt.off_weight, opt.hp_weight, opt.hm_hp_weight = 2, 0.3, 0.5, 0.7, 1.5
-    loss, parts = MultiPoseLoss(opt)(outputs, batch)
-    for name in PARTS[1:]:
-        torch.testing.assert_close(parts[name], (single[0][name] + single[1][name]) / 2)
-    weights = dict(zip(PARTS[1:], (2, 0.7, 1.5, 0.5, 0.3, 0.5), strict=True))
-    torch.testing.assert_close(loss, sum(weight * parts[name] for name, weight in weights.items()))
-
-
-def test_loss_leaves_its_inputs():
-    batch, opt = random_batch()
-    outputs = random_outputs(batch, opt)
-    before = {name: value.clone() for name, value in {**batch, **outputs[0]}.items() if name != "num_target_pixels"}
-    first, _ = MultiPoseLoss(opt)(outputs, batch)
-    first.backward()
-    after = {**batch, **outputs[0]}
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert torch.equal(MultiPoseLoss(opt)(outputs, batch)[0], first)
-
-
-@pytest.mark.parametrize("args", [[], ["--mse_loss"], ["--dense_hp"], ["--not_hm_hp"], ["--reg_loss", "sl1"]])
-def test_processes_add_up_to_the_whole_batch(args):
-    """Each process divides by the numbers of the global batch, so the sum of losses and gradients is the whole's."""
-    batch, opt = random_batch(args=args)
-    whole, split = random_outputs(batch, opt), random_outputs(batch, opt)
-    loss, parts = MultiPoseLoss(opt)(whole, batch)
-    loss.backward()
-    shares = [slice(0, 1), slice(1, 2), slice(2, 3)]  # the second has nobody
-    local = [{name: value[share] for name, value in batch.items()} for share in shares]
-    counts, sums = sum(MultiPoseLoss(opt).normalizers(part) for part in local), dict.fromkeys(parts, 0)
-    for share, part in zip(shares, local, strict=True):
-        value, named = MultiPoseLoss(opt)([{name: maps[share] for name, maps in split[0].items()}], part, counts)
-        value.backward()
-        sums = {name: sums[name] + named[name].detach() for name in named}
-    for name in parts:
-        torch.testing.assert_close(sums[name], parts[name].detach())
-    for head in whole[0]:
-        torch.testing.assert_close(split[0][head].grad, whole[0][head].grad)
-
-
-@pytest.mark.parametrize(
-    ("args", "skipped"),
-    [
-        (["--not_reg_offset"], {"off_loss"}),
-        (["--off_weight", "0"], {"off_loss", "hp_offset_loss"}),
-        (["--wh_weight", "0"], {"wh_loss"}),
-        (["--not_hm_hp"], {"hm_hp_loss", "hp_offset_loss"}),
-        (["--hm_hp_weight", "0"], {"hm_hp_loss"}),
-        (["--not_reg_hp_offset"], {"hp_offset_loss"}),
-    ],
-)
-def test_skipped_terms_are_zero_tensors(args, skipped):
-    """The reference leaves integers there, which its training cannot take the mean of."""
-    batch, opt = random_batch(args=args)
-    outputs = random_outputs(batch, opt)
-    loss, parts = MultiPoseLoss(opt)(outputs, batch)
-    loss.mean().backward()
-    assert all(isinstance(value, torch.Tensor) and value.shape == () for value in parts.values())
-    assert {name for name, value in parts.items() if value == 0} == skipped
-    assert outputs[0]["hm"].grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("args", [[], ["--dense_hp"], ["--mse_loss"], ["--not_hm_hp", "--reg_loss", "sl1"]])
-def test_training_lowers_the_loss(args):
-    batch, opt = random_batch(args=args)
-    outputs = random_outputs(batch, opt)
-    criterion, values = MultiPoseLoss(opt), []
-    optimizer = torch.optim.Adam(outputs[0].values(), 0.1)
-    for _ in range(30):
-        loss, _ = criterion(outputs, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < 0.6 * values[0]
 
 
 # Ground truth in place of heads
