@@ -26,6 +26,7 @@ COMMANDS = {
     "centernet-export": "src/export.py",
     "centernet-loss": "loss.py",
     "centernet-report": "src/tools/make_report.py",
+    "centernet-coco-overlap": "src/tools/calc_coco_overlap.py",
     "centernet-check-data": "src/tools/check_data.py",
     "centernet-convert-kitti": "src/tools/convert_kitti_to_coco.py",
     "centernet-convert-voc": "src/tools/convert_voc.py",
@@ -65,7 +66,7 @@ def test_a_command_runs_its_script(command, monkeypatch):
         return SimpleNamespace(main=lambda *_: 7)
 
     monkeypatch.setattr(cli, "load", load)
-    monkeypatch.setattr(cli, "options_of", lambda script: None)
+    monkeypatch.setattr(cli, "options_of", lambda script: SimpleNamespace(gpus=[0]))
     monkeypatch.setattr(cli, "run_main", lambda main, opt: main(opt))
     module, function = PROJECT["project"]["scripts"][command].split(":")
     assert module == "centernet.cli"

@@ -36,7 +36,7 @@ class Task(TaskSpec, ABC):
         opt: finished options.
     """
 
-    target_inputs: ClassVar[tuple[str, ...]]
+    target_inputs: tuple[str, ...]
     criterion: type[Criterion]
     can_augment: ClassVar[bool] = False
     row_length: int = 5

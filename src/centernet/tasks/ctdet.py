@@ -96,7 +96,7 @@ class CtdetBoxLoss(CtdetLoss):
 class Ctdet(CtdetSpec, Task):
     """Object detection. Result rows are [x1, y1, x2, y2, score] in image pixels."""
 
-    target_inputs = ("cls", "radius", "box_reach", "num_target_pixels")
+    target_inputs: tuple[str, ...] = ("cls", "radius", "num_target_pixels")
     criterion = CtdetLoss
     can_augment = True
     unflip = {"hm": flip_maps, "wh": flip_maps}
@@ -105,6 +105,8 @@ class Ctdet(CtdetSpec, Task):
         super().__init__(opt)
         if opt.box_loss != "l1":
             self.criterion = CtdetBoxLoss
+        if opt.box_samples == "gaussian":
+            self.target_inputs = (*self.target_inputs, "box_reach")
 
     @property
     def max_per_image(self) -> int:
