@@ -56,7 +56,7 @@ class Certificate:
         band: check of the curve.
         end_loss: comparison of the mean loss over the last eighth of the iterations.
         score: comparison of the main score; None if the runs or the library have none.
-        reasons: what forbids a certificate, whatever the checks found.
+        reasons: what forbids a certificate, regardless of the checks.
         notes: what else the reader should know.
     """
 
