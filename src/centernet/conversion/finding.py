@@ -79,7 +79,9 @@ def _has_other_split(root: Path, layouts: list[type[Layout]]) -> bool:
 
 
 def named_path(root: Path, text: str, option: str) -> Path | None:
-    """Return the path that an option names, as it is or below ``root``; None without one.
+    """Return the path that an option names, below ``root`` or as it is; None without one.
+
+    What exists below ``root`` comes first: the current directory may have a folder of the same name.
 
     Raises:
         UserError: it does not exist.
@@ -87,6 +89,8 @@ def named_path(root: Path, text: str, option: str) -> Path | None:
     if not text:
         return None
     path = Path(text).expanduser()
+    if (root / path).exists():  # root / path is path itself if it is absolute
+        return root / path
     found = path if path.exists() else PathFinder([root]).find(text)
     if found is None:
         raise UserError(f"{option} {text}: there is no such file or folder, nor below {root}")
