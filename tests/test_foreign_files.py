@@ -37,6 +37,8 @@ def dangers(source: str) -> list[str]:
             continue
         name = ast.unparse(node.func)
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if name == "os.execv" and ast.unparse(node.args[0]) == "sys.executable":
+            continue  # the launcher restarts this interpreter with the launcher's own file
         if (
             name in ("eval", "exec", "compile", "__import__")
             or re.fullmatch(r"os\.(system|popen|exec\w*|spawn\w*)", name)
