@@ -65,9 +65,8 @@ fi
 
 case $dataset in
     sample)
-        # Small images and a network with skip connections, which learns from scratch in a few hundred iterations.
-        recipe=(--exp_id sample --arch dlav0_34 --head_conv 64 --batch_size 16 --lr 1e-3 --num_epochs 16 --lr_step 13)
-        recipe+=(--not_rand_crop --shift 0.05 --scale 0.2 --val_intervals 4)
+        # A small network and a recipe that learns from scratch in a thousand iterations.
+        recipe=(--exp_id sample --preset fast --arch lite --num_epochs 60 --val_intervals 15)
         ;;
     *)
         recipe=(--exp_id "${dataset}_resdcn18_384" --arch resdcn_18 --input_res 384 --batch_size 32)

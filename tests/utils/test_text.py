@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from centernet.datasets import get_dataset
 from centernet.errors import UserError
 from centernet.options import OptionParser
+from centernet.tasks import get_task
 from centernet.utils.text import print_line, print_lines, printable
 from centernet.utils.tool import tool
 
@@ -143,7 +144,7 @@ def test_names_of_classes_and_files_forge_no_lines(tmp_path, capsys):
         (tmp_path / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
     opt = OptionParser().parse(["ctdet", "--dataset", "custom", "--data_path", str(tmp_path), "--arch", "res_18"])
     assert opt.class_names == [printable(FORGED)]
-    dataset = get_dataset("custom")(opt, "val")
+    dataset = get_dataset("custom")(get_task("ctdet")(opt), "val")
     scores = dataset.evaluate({k: {1: np.float32([[3, 3, 23, 23, 0.9]])} for k in range(2)})
     assert scores[f"AP/{printable(FORGED)}"] == pytest.approx(1)
     (tmp_path / "images" / name).write_bytes(b"broken")

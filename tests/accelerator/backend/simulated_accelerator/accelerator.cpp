@@ -199,6 +199,7 @@ struct SimHooks final : at::PrivateUse1HooksInterface {
   }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex index) const override { return default_generator(index); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
+    c10::DeviceGuard guard(storage.device());
     auto memory = allocator.allocate(bytes);
     if (storage.nbytes() > 0) std::memcpy(memory.get(), storage.data(), std::min(bytes, storage.nbytes()));
     auto* implementation = storage.unsafeGetStorageImpl();
