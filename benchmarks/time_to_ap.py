@@ -158,7 +158,7 @@ def train(name: str, data: Data, epochs: int, seed: int) -> dict:
         options += ["--shift", "0.05", "--scale", "0.2", "--lr_step", str(round(epochs * 13 / 16))]
         options += ["--pretrained", "none"]
     else:
-        options += ["--preset", name]
+        options += ["--arch", "lite", "--preset", name]
     seconds, _ = run(["main.py", *options])
     return {"seconds": seconds, **detect(data, folder / "ctdet" / "default" / "model_last.pth")}
 

@@ -59,8 +59,7 @@ def main(opt: Options) -> None:
     optimizer = build_optimizer(opt, freeze(opt, model), env.device)
     state = load(opt, model, optimizer, env, log=env.print)
     loader = setup.build_train_loader(opt, train_set, env)
-    plan = [len(train_set), opt.batch_size, opt.seed, opt.num_iters]
-    check_plan(state, plan, len(loader), task.criterion.names, log=env.print)
+    check_plan(state, setup.sampling_plan(opt, len(train_set)), len(loader), task.criterion.names, log=env.print)
     check_recipe(state, opt, log=env.print)
     env.check_equal({"options": state.recipe, "training data": train_set.summary()})
     run = RunDirectory(opt, env, task.criterion.names, state) if env.is_main else None

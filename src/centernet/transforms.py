@@ -169,7 +169,6 @@ def full_view(height: int, width: int, opt, square: bool = False) -> View:
         flipped=False,
         input_size=(input_w, input_h),
         output_size=(input_w // opt.down_ratio, input_h // opt.down_ratio),
-        exact=opt.exact_boxes,
     )
 
 

@@ -37,7 +37,7 @@ def make_reference(folder: Path, name: str, exp_dir: Path, force: bool = False) 
     made = datetime.fromtimestamp((folder / "train_log.csv").stat().st_mtime, timezone.utc)
     about = {
         "date": made.isoformat(timespec="seconds"),
-        "command": info.get("command"),
+        "command": without_paths(info.get("command")),
         "commit": info.get("git"),
         "versions": info.get("versions"),
         "device": info.get("device"),
@@ -52,6 +52,13 @@ def make_reference(folder: Path, name: str, exp_dir: Path, force: bool = False) 
     write_text(csv_path, text.getvalue())
     write_text(json_path, json.dumps(about, indent=2) + "\n")
     return csv_path, json_path
+
+
+def without_paths(command: str | None) -> str | None:
+    """Return a command line without the options that name directories of the machine it ran on."""
+    if not isinstance(command, str):
+        return None
+    return re.sub(r" --(exp_dir|data_path)(=| +)('[^']*'|\S+)", "", command)
 
 
 def main(argv: list[str] | None = None) -> int:

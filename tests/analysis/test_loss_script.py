@@ -527,3 +527,10 @@ def test_a_page_of_several_runs(call, exp, tmp_path):
     assert status == 2 and "--plot and --html exclude each other" in error
     status, _, error = call(runs[0], "--reference", reference, "--html", tmp_path / "nowhere" / "page.html")
     assert status == 2 and "page.html: cannot be written" in error
+
+
+@pytest.mark.parametrize("path", ["/home/me/runs", "'/home/me/my runs'"])
+def test_a_reference_names_no_directories_of_its_machine(path):
+    command = f"src/main.py ctdet --exp_dir {path} --lr 1e-3 --data_path={path} --seed 1"
+    assert make_reference.without_paths(command) == "src/main.py ctdet --lr 1e-3 --seed 1"
+    assert make_reference.without_paths(None) is None

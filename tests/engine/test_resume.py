@@ -318,6 +318,7 @@ def test_a_partial_epoch_is_continued_only_if_it_fits():
     for plan, iterations, names, left in (
         ([6, 2, 317, -1], 9, ["loss"], 4),
         ([7, 2, 317, -1], 9, ["loss"], 0),  # another number of images
+        ([6, 2, 317, -1, 50000], 9, ["loss"], 0),  # another --repeat_threshold
         ([6, 2, 317, -1], 4, ["loss"], 0),  # not so many iterations
         ([6, 2, 317, -1], 9, ["loss", "hm_loss"], 0),  # another loss
     ):

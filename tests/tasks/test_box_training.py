@@ -6,10 +6,11 @@ import torch
 
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, collate, finish_batch
+from centernet.engine.setup import sampling_plan
 from centernet.options import recipe
 from centernet.opts import opts
 from centernet.tasks import build_task
-from centernet.transforms import full_view, random_view, sample_rng
+from centernet.transforms import full_view, sample_rng
 
 IOU = ("--box_loss", "giou", "--box_samples", "gaussian")
 BOXES = np.array([[4, 6, 40, 30], [50, 20, 90, 90], [60, 30, 96, 60], [0, 80, 33, 96]], np.float32)
@@ -106,14 +107,27 @@ def test_exact_boxes_reach_the_edge_and_survive_a_flip():
     image_width = 96
     boxes = np.array([[0, 0, 96, 96], [80, 10, 96, 20]], np.float32)
     for exact, expected in ((True, [0, 0, 24, 24]), (False, [0, 0, 23, 23])):
-        opt = options(*(["--exact_boxes"] if exact else []))
-        view = full_view(96, 96, opt)
+        view = full_view(96, 96, options())
+        view.exact = exact
         np.testing.assert_allclose(view.boxes_to_output(boxes, image_width)[0], expected)
         view.flipped = True
         flipped = view.boxes_to_output(boxes, image_width)[1]
         np.testing.assert_allclose(flipped[[0, 2]], [0, 4] if exact else [0, 3.75])
-    rng = sample_rng(1, 1, 1)
-    assert random_view(96, 96, options("--exact_boxes"), rng).exact
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_exact_boxes_is_used_by_ctdet(train):
+    more = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0"]
+    sides = [batch_of(options(*more, *exact), train)[1]["wh"][0, :4, 0] for exact in ([], ["--exact_boxes"])]
+    assert sides[1][2] - sides[0][2] == 1  # the third box ends at x = 96
+    assert torch.equal(sides[0][[0, 1]], sides[1][[0, 1]])
+
+
+@pytest.mark.parametrize("option", [["--exact_boxes"], ["--augment", "light"], ["--plain_epochs", "3"]])
+def test_options_of_ctdet_are_noted_elsewhere(option):
+    parser = opts()
+    opt = parser.parse(["multi_pose", "--dataset", "sample_hp", *option])
+    assert parser.notes(opt) == [f"note: {option[0]} has no effect on task multi_pose"]
 
 
 @pytest.mark.parametrize(
@@ -186,3 +200,8 @@ def test_rare_classes_are_repeated():
         assert ((once == np.floor(factors)) | (once == np.ceil(factors))).all()
         counts += once
     np.testing.assert_allclose(counts / 200, factors, atol=0.15)
+
+
+def test_a_changed_repeat_threshold_changes_the_sampling_plan():
+    plans = [sampling_plan(options("--repeat_threshold", value), 6) for value in ("0", "0.1", "0.2")]
+    assert len(set(map(tuple, plans))) == 3 and plans[0] == [6, 32, 317, -1]

@@ -206,7 +206,13 @@ class TrainBatches(Sampler):
 
 
 def class_repeat_factors(dataset: CocoStyleDataset, threshold: float) -> np.ndarray:
-    """Return how often each image of a dataset occurs per epoch (``repeat_factors`` of its classes)."""
+    """Return how often each image of a dataset occurs per epoch (``repeat_factors`` of its classes).
+
+    Raises:
+        UserError: the objects of the task have no classes.
+    """
+    if "cls" not in dataset.objects:
+        raise UserError(f"--repeat_threshold: the objects of task {dataset.opt.task} have no classes")
     classes = dataset.objects["cls"]
     return repeat_factors([classes[a:b] for a, b in zip(dataset.start, dataset.start[1:], strict=False)], threshold)
 

@@ -181,7 +181,7 @@ def check_plan(
     if not state.plan:  # a file without a state
         state.iteration = state.epoch * iterations
     elif state.plan != plan:
-        changed.append("data, --batch_size, --seed or --num_iters")
+        changed.append("data, --batch_size, --seed, --num_iters or --repeat_threshold")
     if loss_names is not None and len(state.sums) not in (0, len(loss_names)):
         changed.append("the terms of the loss")
     if state.done and (changed or state.done >= iterations):

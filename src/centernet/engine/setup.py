@@ -87,6 +87,12 @@ def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) 
     return TrainLoader(Samples(dataset, train=True), batches, opt.num_workers, env.device.type != "cpu")
 
 
+def sampling_plan(opt: Options, images: int) -> list[int]:
+    """Return what determines the images of an iteration, for ``TrainingState.plan``."""
+    plan = [images, opt.batch_size, opt.seed, opt.num_iters]
+    return plan if not opt.repeat_threshold else [*plan, round(opt.repeat_threshold * 1e6)]
+
+
 class Metric:
     """The value that selects ``model_best.pth``: the loss, one of its terms, or a score.
 

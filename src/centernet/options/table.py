@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..datasets import DATASETS
-from ..datasets.policies import POLICIES
 from ..tasks.option import ALL, CHECK, DEMO, EXPORT, INFERENCE, TEST, TRAIN, OptionGroup, option
 
 NEVER = 100_000_000  # value of val_intervals with --trainval
@@ -305,31 +304,6 @@ class AugmentationOptions(OptionGroup, title="augmentation", scripts=(TRAIN, CHE
     scale: float = option(0.4, "standard deviation of the scale jitter", low=0, high=1, recipe=True)
     flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1, recipe=True)
     no_color_aug: bool = option(False, "disable color jitter", recipe=True)
-    augment: str = option(
-        "reference",
-        "ctdet, before the crop: reference (nothing) | light (mosaic) | strong (also mix-up, rotation, HSV, blur, "
-        "noise, JPEG, cut-out)",
-        choices=("reference", *POLICIES),
-        recipe=True,
-        implied=True,
-        new=True,
-    )
-    plain_epochs: int = option(
-        -1,
-        "last epochs without mosaic and mix-up; -1: 15 % of --num_epochs",
-        low=-1,
-        recipe=True,
-        implied=True,
-        new=True,
-    )
-    exact_boxes: bool = option(
-        False,
-        "ctdet: clip boxes at the edge of the output map and mirror them exactly; the reference is off by one pixel",
-        recipe=True,
-        implied=True,
-        new=True,
-        scripts=(TRAIN, TEST, CHECK),
-    )
     repeat_threshold: float = option(
         0,
         "repeat images whose classes occur in less than this share of the images (repeat factor sampling); 0: off",

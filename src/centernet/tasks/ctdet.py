@@ -132,6 +132,7 @@ class Ctdet(CtdetSpec, Task):
         """
         opt, (height, width) = self.opt, image.shape[:2]
         view = random_view(height, width, opt, rng) if train else full_view(height, width, opt)
+        view.exact = opt.exact_boxes
         sample = warped_image(image, view, opt, rng if train else None)
         boxes = view.boxes_to_output(objects["boxes"][: opt.max_objs], width)
         slots = Slots.from_boxes(boxes, objects["cls"], view, opt)

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from ..datasets.policies import POLICIES
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
 from ..ops.keypoints import NUM_JOINTS
@@ -79,6 +80,37 @@ class CtdetSpec(TaskSpec):
             scripts=(TRAIN, CHECK),
         ),
         Option("box_weight", "weight of the IoU loss", 5, low=0, recipe=True, implied=True, new=True, scripts=(TRAIN,)),
+        Option(
+            "exact_boxes",
+            "clip boxes at the edge of the output map and mirror them exactly; the reference is off by one pixel",
+            recipe=True,
+            implied=True,
+            new=True,
+            scripts=(TRAIN, CHECK),
+        ),
+        Option(
+            "augment",
+            "before the crop: reference (nothing) | light (mosaic) | strong (also mix-up, rotation, HSV, blur, noise, "
+            "JPEG, cut-out)",
+            "reference",
+            str,
+            choices=("reference", *POLICIES),
+            recipe=True,
+            implied=True,
+            new=True,
+            scripts=(TRAIN, CHECK),
+        ),
+        Option(
+            "plain_epochs",
+            "last epochs without mosaic and mix-up; -1: 15 % of --num_epochs",
+            -1,
+            int,
+            low=-1,
+            recipe=True,
+            implied=True,
+            new=True,
+            scripts=(TRAIN, CHECK),
+        ),
         oracle("wh"),
         oracle("offset"),
     )
