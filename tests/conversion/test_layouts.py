@@ -117,6 +117,13 @@ def test_a_file_of_another_split_does_not_take_the_place_of_a_missing_one(tmp_pa
         dataset.check_images_exist()
 
 
+def test_a_yaml_whose_folders_do_not_exist(tmp_path, capsys):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    put(tmp_path / "data.yaml", "train: one\nval: two\nnames: [hen house, fox]\n")
+    assert "data.yaml: names the images one for train, which do not exist below" in refused(capsys, tmp_path)
+
+
 def test_two_splits_of_a_yaml_that_would_be_one_folder(tmp_path, capsys):
     """The folders of the yaml do not exist; what is left of their paths is the same."""
     pytest.importorskip("yaml")

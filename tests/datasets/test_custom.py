@@ -580,11 +580,13 @@ def test_the_resolution_follows_from_the_images(tmp_path, sides, expected):
     assert parse(tmp_path, "--arch", "hourglass").input_h == -(-expected // 128) * 128
 
 
-def test_the_resolution_of_images_whose_size_is_not_stated(tmp_path):
+@pytest.mark.parametrize("size", [{}, {"width": None, "height": "x"}, {"width": float("inf"), "height": [1]}])
+def test_the_resolution_of_images_whose_size_is_not_stated(tmp_path, size):
     coco_at_the_root(tmp_path)
     content = coco("train")
     for image in content["images"]:
         del image["width"], image["height"]
+        image.update(size)
     put(tmp_path / "train.json", content)
     assert parse(tmp_path).input_h == 64
 

@@ -395,7 +395,13 @@ def _described_places(root: Path, split: str, path: Path | None = None) -> tuple
     name = next((name for name in SPLIT_NAMES[split] if places.get(name)), None)
     if name is None:
         return [], None
-    taken = {found: (other, text) for other, texts in places.items() if other != name for text, found in texts.items()}
+    taken = {
+        found: (other, text)
+        for other, texts in places.items()
+        if other != name
+        for text, found in texts.items()
+        if found
+    }
     for text, found in places[name].items():
         if found in taken and taken[found][1] != text and os.path.basename(text) != found.name:
             found = None

@@ -187,7 +187,7 @@ def _resolution(layout: Layout, images: list[dict]) -> tuple[int, int]:
     for image in images[:: max(1, len(images) // MAX_MEASURED)]:
         try:
             sides.append(max(int(image["width"]), int(image["height"])))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             try:
                 if name_problem(image.get("file_name")) is None:
                     sides.append(max(image_size(layout.images / image["file_name"])))
