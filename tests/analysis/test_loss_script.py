@@ -61,7 +61,7 @@ def write_run(exp, name, values, recipe=RECIPE, mtime=None, **info):
             "device": "H",
             "git": "4c50fd3",
         }
-        opt |= {"versions": {"torch": "2.9"}, "command": ["src/main.py", "ctdet"]} | info
+        opt |= {"versions": {"torch": "2.9"}, "command": "src/main.py ctdet"} | info
         (folder / "opt.json").write_text(json.dumps(opt))
     if mtime:
         os.utime(log, (mtime, mtime))
@@ -431,7 +431,7 @@ def test_make_reference_writes_the_curve_and_what_made_it(exp, capsys):
     assert csv_path.read_bytes() == (folder / "train_log.csv").read_bytes()
     assert json.loads(json_path.read_text()) == {
         "date": "2023-11-14T22:13:20+00:00",
-        "command": ["src/main.py", "ctdet"],
+        "command": "src/main.py ctdet",
         "commit": "4c50fd3",
         "versions": {"torch": "2.9"},
         "device": "H",

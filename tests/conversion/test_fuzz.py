@@ -19,6 +19,7 @@ from tests.datasets.test_custom import (
 
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
+from centernet.tasks import build_task
 
 
 def yolo_with_a_yaml(root):
@@ -105,7 +106,7 @@ def test_corrupted_files(tmp_path, capsys, layout, count):
             try:
                 opt = parse(root, "--val_intervals", "0", *more)
                 for split in ("train", "val"):
-                    dataset = Custom(opt, split)
+                    dataset = Custom(build_task(opt), split)
                     dataset.check_images_exist()
                     dataset.evaluate({image_id: {} for image_id in dataset.image_ids})
             except SystemExit as ended:

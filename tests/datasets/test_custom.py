@@ -853,6 +853,16 @@ def test_other_errors_in_yolo_folders(tmp_path, capsys):
     assert "the class fox is listed more than once" in refused(capsys, tmp_path)
 
 
+@pytest.mark.parametrize("line", ["/", ".", "..", "images"])
+def test_a_list_that_names_a_directory(tmp_path, line):
+    yolo_lists(tmp_path)
+    with open(tmp_path / "train.txt", "a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match="cannot read image"):
+        Custom(build_task(parse(tmp_path)), "train")
+    assert len(Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")) == len(IMAGES["train"])
+
+
 def test_a_list_that_names_a_missing_image(tmp_path):
     yolo_lists(tmp_path)
     with open(tmp_path / "train.txt", "a") as file:

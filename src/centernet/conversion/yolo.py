@@ -174,7 +174,7 @@ class YoloLayout(Layout):
             folder = self._label_folder(image.parent)
         path = folder / f"{image.stem}.txt"
         if not path.is_file():
-            others = [path.with_suffix(".TXT"), *([image.with_suffix(".txt")] if self.labels is None else [])]
+            others = [path.with_suffix(".TXT"), *([image.parent / path.name] if self.labels is None else [])]
             path = next((other for other in others if other.is_file()), path)
         return path
 
