@@ -28,6 +28,7 @@ from pathlib import Path
 import cv2
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
 SCRATCH = {"sample": ("annotations/pascal_trainval0712.json", "annotations/pascal_test2007.json", "images", "images")}
 
 
