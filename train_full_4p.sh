@@ -56,7 +56,7 @@ done
 [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a number of processes"
 if [ -n "$data_path" ]; then
     data_path=${data_path/#\~/$HOME}
-    [ -d "$data_path" ] || fail "--data_path $data_path: there is no such folder"
+    [ -d "$data_path" ] || fail "--data_path $data_path: no such folder"
     dataset=${dataset:-pascal}
 elif [ -z "$dataset" ]; then
     echo "no --data_path: training on the generated sample"

@@ -93,7 +93,7 @@ def work(args) -> None:
         else:
             for unused in getattr(network, "unused_parameters", ()):
                 network.get_parameter(unused).requires_grad_(False)
-            model = network if processes.count == 1 else DistributedDataParallel(network)
+            model = network if processes.world_size == 1 else DistributedDataParallel(network)
         optimizer = torch.optim.Adam(network.parameters(), opt.lr, fused=name == OURS or None)
 
         def step(model=model, optimizer=optimizer, ours=name == OURS) -> None:
@@ -101,7 +101,7 @@ def work(args) -> None:
             x = batch["input"] if ours else batch["input"].contiguous()
             loss, _ = criterion(model(x), batch, processes.sum(criterion.normalizers(batch)))
             optimizer.zero_grad(set_to_none=True)
-            (loss * processes.count).backward()
+            (loss * processes.world_size).backward()
             optimizer.step()
 
         step()

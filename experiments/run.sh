@@ -57,7 +57,7 @@ done
 [[ -z $processes || $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a number of processes"
 if [ -n "$data_path" ]; then
     data_path=${data_path/#\~/$HOME}
-    [ -d "$data_path" ] || fail "--data_path $data_path: there is no such folder"
+    [ -d "$data_path" ] || fail "--data_path $data_path: no such folder"
     data_path=$(cd "$data_path" && pwd) || exit 2
 fi
 python=${PYTHON:-$(command -v python || command -v python3)} || fail "there is no python"

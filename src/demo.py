@@ -67,7 +67,7 @@ def main(opt: Options) -> None:
     sources = find_sources(opt.demo)
     first = open_video(opt.demo, opt.max_image_pixels) if len(sources) == 1 and sources[0].is_video else None
     env = processes.start(opt)
-    if env.count > 1:
+    if env.world_size > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
     demo = Demo(create_detector(opt, env.device), output_folder(opt), show=not opt.output_dir and opt.debug < 4)
     processes.tune_malloc(env.device)
@@ -97,7 +97,7 @@ def find_sources(demo: str) -> list[Source]:
         return [Source(demo, name_of(demo), True)]
     path = Path(demo)
     if not path.exists():
-        raise UserError(f"--demo {demo}: there is no such file or folder")
+        raise UserError(f"--demo {demo}: no such file or folder")
     if not path.is_dir():
         return [Source(demo, path.stem, is_video_file(path))]
     known = SUFFIXES | set(IMAGE_SUFFIXES)

@@ -72,13 +72,13 @@ def main(opt: Options) -> None:
 
     # Epochs
     shutdown, train_log, val_log = ShutdownHandler(), None, None
-    with shutdown.listening():
+    with shutdown.installed():
         for epoch in range(state.logged + 1, opt.num_epochs + 1):
             if setup.out_of_patience(opt, state):
                 env.print(f"stopping early: {state.stale} validations without a better {metric.name}")
                 break
             due = setup.validation_due(opt, epoch)
-            with shutdown.waiting():
+            with shutdown.deferred():
                 if epoch > state.epoch:  # otherwise the run was interrupted in the validation of this epoch
                     state.end_epoch(train_one_epoch(trainer, epoch, loader, run, shutdown, checkpoints.save))
                     if due:

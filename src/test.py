@@ -32,7 +32,7 @@ def main(opt: Options) -> None:
     set_precision(opt.precision)
     detector = create_detector(opt, env.device, log=env.print)
     opt = detector.opt
-    batch_size = batch_size_of(opt, env.count)
+    batch_size = batch_size_of(opt, env.world_size)
     setup.prepare_dataset(opt, env)
     dataset = setup.open_split(detector.task, "val" if not opt.trainval else "test", env)
     if opt.trainval and dataset.annotation_file == dataset.find_annotations(dataset.folder, "val"):
@@ -43,9 +43,9 @@ def main(opt: Options) -> None:
         f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(dataset)} images at "
         f"{'their own size' if opt.keep_res else f'{opt.input_w} x {opt.input_h}'}, scales "
         f"{', '.join(f'{scale:g}' for scale in opt.test_scales)}{', flip test' if opt.flip_test else ''}, "
-        f"{env.count} process(es) on {env.device.type}"
+        f"{env.world_size} process(es) on {env.device.type}"
     )
-    indices = list(range(len(dataset)))[env.rank :: env.count]
+    indices = list(range(len(dataset)))[env.rank :: env.world_size]
     results, sums, skipped = detect(detector, dataset, indices, batch_size, env.is_main)
     parts = env.gather((results, sums, skipped.indices))
     if run is None or parts is None:

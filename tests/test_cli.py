@@ -38,7 +38,7 @@ def test_help_needs_no_pytorch(script):
     [
         (["ctdet", "--no_such_option"], "unrecognized arguments: --no_such_option"),
         (["ctdet", "--lr", "0"], "argument --lr: invalid number above 0 value: '0'"),
-        (["ctdet", "--arch", "dla_35"], "--arch dla_35: there is no such network"),
+        (["ctdet", "--arch", "dla_35"], "--arch dla_35: unknown network"),
         (["ctdet", "--dataset", "kitti"], "its annotations do not fit the task ctdet"),
         (["multi_pose", "--eval_oracle_hmhp", "--not_hm_hp"], "exclude each other"),
     ],

@@ -360,7 +360,7 @@ def test_a_checkpoint_is_enough(checkpoint, tmp_path):
     assert sum(len(rows) for rows in found["results"].values()) == 100
     for same in (str(tmp_path / "image.png"), tmp_path / "image.png", prepare(image, build_task(opt))):
         np.testing.assert_array_equal(rows_of(detector.run(same)["results"]), rows_of(found["results"]))
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="no such file"):
         detector.run(tmp_path / "other.png")
 
 

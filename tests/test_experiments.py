@@ -128,7 +128,7 @@ def test_a_training_that_goes_on(tmp_path):
     [
         (["--nproc", "none"], "--nproc none: not a number of processes"),
         (["--nproc"], "--nproc needs a value"),
-        (["--data_path", "/nowhere/at/all"], "--data_path /nowhere/at/all: there is no such folder"),
+        (["--data_path", "/nowhere/at/all"], "--data_path /nowhere/at/all: no such folder"),
     ],
 )
 def test_mistakes(tmp_path, args, text):

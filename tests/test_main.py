@@ -120,7 +120,7 @@ def test_workers_do_not_change_the_curve(main, tmp_path, tiny_voc):
     ("more", "message"),
     [
         (["--data_path", "no/such"], "--data_path no/such: this folder does not exist"),
-        (["--load_model", "no.pth"], "no.pth: there is no such checkpoint file"),
+        (["--load_model", "no.pth"], "no.pth: no such checkpoint file"),
         (["--batch_size", "64"], "--batch_size 64: there are only 6 images to train on"),
         (["--metric", "AP"], "--metric AP: choose from loss, hm_loss, wh_loss, off_loss, time, mAP"),
         (["--keep_res"], "--keep_res: "),
@@ -164,7 +164,7 @@ def test_train_full_4p_on_the_sample(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data_path=no/such"], "--data_path no/such: there is no such folder"),
+        (["--data_path=no/such"], "--data_path no/such: no such folder"),
         (["--data_path"], "--data_path needs a value"),
         (["--nproc=0"], "--nproc 0: not a number of processes"),
         (["--no_such_option"], "unrecognized arguments: --no_such_option"),

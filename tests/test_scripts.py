@@ -173,8 +173,8 @@ def test_images_of_a_test(score, tmp_path):
     ("arguments", "message"),
     [
         (["--load_model", ""], "error: --load_model: needs the checkpoint"),
-        (["--load_model", "no.pth"], "error: no.pth: there is no such checkpoint file"),
-        (["--load_model", "", "--resume"], "model_last.pth: there is no such checkpoint file"),
+        (["--load_model", "no.pth"], "error: no.pth: no such checkpoint file"),
+        (["--load_model", "", "--resume"], "model_last.pth: no such checkpoint file"),
         (["--data_path", "no/such"], "error: --data_path no/such: this folder does not exist"),
         (["--trainval"], "error: --trainval: the dataset pascal has no test split"),
         (["--arch", "dla_34"], "error: --arch dla_34: the network in "),
@@ -408,8 +408,8 @@ def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
     ("arguments", "message"),
     [
         ([], "error: --demo: needs an image, a folder, a video, a camera (webcam or a number), or an address"),
-        (["--demo", "no.jpg"], "error: --demo no.jpg: there is no such file or folder"),
-        (["--demo", "no.avi"], "error: --demo no.avi: there is no such file or folder"),
+        (["--demo", "no.jpg"], "error: --demo no.jpg: no such file or folder"),
+        (["--demo", "no.avi"], "error: --demo no.avi: no such file or folder"),
         (["--demo", "731"], "error: --demo 731: no camera was found"),
         (
             ["--demo", "rtsp://me:secret@127.0.0.1:9/x"],

@@ -51,9 +51,7 @@ def test_a_source_that_knows_no_rate():
     assert frame_rate(Silent()) == RATE
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("no.avi", "there is no such file"), ("text.avi", "this video cannot be read")]
-)
+@pytest.mark.parametrize(("name", "message"), [("no.avi", "no such file"), ("text.avi", "this video cannot be read")])
 def test_no_video(tmp_path, name, message):
     (tmp_path / "text.avi").write_text("no video")
     with pytest.raises(UserError, match=f"^--demo .*{name}: {message}$"):

@@ -64,7 +64,7 @@ def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:
     shown = re.sub(r"//[^/]*@", "//", source)  # without user name and password
     kind = "stream" if STREAM.match(source) else "camera" if is_stream(source) else "video"
     if kind == "video" and not Path(source).is_file():
-        raise UserError(f"--demo {shown}: there is no such file")
+        raise UserError(f"--demo {shown}: no such file")
     _silence_opencv()
     capture = cv2.VideoCapture((int(source) if source != "webcam" else 0) if kind == "camera" else source)
     if not capture.isOpened():

@@ -235,7 +235,7 @@ def test_detection_needs_no_points(coco_folder):
 
 def test_neither_file_is_there(coco_folder):
     (coco_folder / "instances_val2017.json").unlink()
-    with pytest.raises(UserError, match="instances_extreme_val2017.json: there is no such annotation file"):
+    with pytest.raises(UserError, match="instances_extreme_val2017.json: no such annotation file"):
         get_dataset("coco")(build_task(options(coco_folder)), "val")
 
 

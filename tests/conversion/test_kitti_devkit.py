@@ -152,13 +152,13 @@ def test_arrange_names_what_is_missing(root):
     with pytest.raises(UserError, match=r"ImageSets_3dop/train.txt: images .*image_2: 000000.png, 1 in all"):
         kitti_devkit.arrange(root, log=silent)
     shutil.rmtree(root / "training" / "image_2")
-    with pytest.raises(UserError, match="image_2: there is no such folder"):
+    with pytest.raises(UserError, match="image_2: no such folder"):
         kitti_devkit.arrange(root, log=silent)
 
 
 def test_arrange_names_a_missing_label(root):
     (root / "training" / "label_2" / "000002.txt").unlink()
-    with pytest.raises(UserError, match="label_2/000002.txt: there is no such label file"):
+    with pytest.raises(UserError, match="label_2/000002.txt: no such label file"):
         kitti_devkit.arrange(root, log=silent)
 
 
@@ -173,10 +173,10 @@ def test_arrange_repairs_a_dangling_link(root, tmp_path):
     ("file", "text", "reason"),
     [
         ("training/label_2/000001.txt", f"{CAR}\nCar 0.25 1\n", "line 2 is not a line of a KITTI label file: it has 3"),
-        ("training/label_2/000001.txt", None, "there is no such label file"),
+        ("training/label_2/000001.txt", None, "no such label file"),
         ("training/calib/000000.txt", "P0: 1\n", "it has no line P2"),
-        ("training/calib/000000.txt", None, "there is no such camera file"),
-        ("testing/calib/000005.txt", None, "there is no such camera file"),
+        ("training/calib/000000.txt", None, "no such camera file"),
+        ("testing/calib/000005.txt", None, "no such camera file"),
         ("ImageSets_3dop/val.txt", "000002\n7.png\n", "line 2: '7.png' is not the name of a KITTI image"),
         ("ImageSets_subcnn/val.txt", "000002\n000002\n", "line 2: the image 000002 is named twice"),
     ],

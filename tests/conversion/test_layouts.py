@@ -309,7 +309,7 @@ def test_exports_that_are_not_divided(tmp_path, layout):
     layout(tmp_path)
     notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
     assert any("nothing divides these images into training and validation" in note for note in notes)
-    with pytest.raises(UserError, match="no annotations to test on; name them with --val_annotations"):
+    with pytest.raises(UserError, match="no annotations to test on; specify them with --val_annotations"):
         Custom(build_task(parse(tmp_path)), "val")
 
 
@@ -326,7 +326,7 @@ def test_data_with_a_validation_part_is_not_all_trained_on(tmp_path):
     voc_devkit_form(tmp_path)
     (tmp_path / "ImageSets/Main/train.txt").unlink()
     opt = parse(tmp_path)
-    with pytest.raises(UserError, match="no annotations to train on; name them with --train_annotations"):
+    with pytest.raises(UserError, match="no annotations to train on; specify them with --train_annotations"):
         Custom(build_task(opt), "train")
 
 

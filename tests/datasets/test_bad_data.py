@@ -135,7 +135,7 @@ def test_what_is_no_file(tmp_path):
     for path, reason in [
         (tmp_path, "it is not a file"),
         (tmp_path / "pipe", "it is not a file"),
-        (tmp_path / "none.jpg", "there is no such file"),
+        (tmp_path / "none.jpg", "no such file"),
         (tmp_path / ("x" * 9999), "too long"),
         (f"{tmp_path}/a\0b", "null"),
     ]:

@@ -659,7 +659,7 @@ def test_a_checkpoint_is_tested_on_other_data_of_the_same_classes(tmp_path):
 
 
 def test_nothing_is_there(tmp_path, capsys):
-    assert f"--data_path {tmp_path}: no annotations were found there" in refused(capsys, tmp_path)
+    assert f"--data_path {tmp_path}: no annotations found" in refused(capsys, tmp_path)
     assert "does not exist" in refused(capsys, tmp_path / "none")
 
 
@@ -668,7 +668,7 @@ def test_no_validation_part(tmp_path):
     (tmp_path / "val.json").unlink()
     opt = parse(tmp_path)
     assert len(Custom(build_task(opt), "train")) == 3
-    with pytest.raises(UserError, match="no annotations to test on; name them with --val_annotations, or use --val_in"):
+    with pytest.raises(UserError, match="no annotations to test on; specify them with --val_annotations, or use"):
         Custom(build_task(opt), "val")
 
 
@@ -684,7 +684,7 @@ def test_a_named_path_that_is_not_there(tmp_path, option):
     coco_at_the_root(tmp_path)
     split = option.split("_")[0]
     opt = parse(tmp_path, f"--{option}", "nowhere")
-    with pytest.raises(UserError, match=f"^--{option} nowhere: there is no such file or folder"):
+    with pytest.raises(UserError, match=f"^--{option} nowhere: no such file or folder"):
         Custom(build_task(opt), split)
 
 
@@ -724,7 +724,7 @@ COCO_ERRORS = [
     (lambda c: c["annotations"][0].update(category_id=77), "has the unknown category_id 77"),
     (lambda c: c.update(images=[]), "it lists no images"),
     (lambda c: c.pop("categories"), "it has no list 'categories'"),
-    (lambda c: c.update(categories=[], annotations=[]), "there are no classes"),
+    (lambda c: c.update(categories=[], annotations=[]), "no classes found"),
     (lambda c: c["images"].__setitem__(slice(None), [{"id": 1, "file_name": "q" * 9000}]), "were not found in"),
 ]
 
@@ -867,7 +867,7 @@ def test_a_list_that_names_a_missing_image(tmp_path):
     yolo_lists(tmp_path)
     with open(tmp_path / "train.txt", "a") as file:
         file.write("images/t9.jpg\n")
-    with pytest.raises(UserError, match=r"images/t9\.jpg: cannot read image: there is no such file"):
+    with pytest.raises(UserError, match=r"images/t9\.jpg: cannot read image: no such file"):
         Custom(build_task(parse(tmp_path)), "train")
 
 

@@ -125,7 +125,7 @@ def test_trainval(kitti_folder):
     prepared(kitti_folder)
     images = dataset(kitti_folder, "train", "--trainval")
     assert images.annotation_file.name == "kitti_trainval.json" and images.image_ids == [1, 2, 3, 4, 5]
-    with pytest.raises(UserError, match="kitti_test.json: there is no such annotation file"):
+    with pytest.raises(UserError, match="kitti_test.json: no such annotation file"):
         dataset(kitti_folder, "test", "--trainval")
 
 

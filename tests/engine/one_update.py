@@ -25,7 +25,7 @@ def main(opt: Options) -> None:
     trainer = Trainer(opt, task, model, torch.optim.SGD(model.parameters(), opt.lr), processes)
     trainer.model.eval()  # batch statistics belong to a process, so they are left out of the comparison
     samples = Samples(dataset(task, "train"), train=True)
-    batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
+    batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.world_size), processes.rank, opt.seed)
     batch = finish_batch(collate([samples[key] for key in next(iter(batches))]), task)
     # In float64, so that nothing but the arithmetic itself could differ.
     floats = {name: v.double() for name, v in batch.items() if torch.is_tensor(v) and v.is_floating_point()}

@@ -26,7 +26,7 @@ def main(opt: Options) -> None:
     torch.set_num_threads(1)
     task, dataset = build_task(opt), get_dataset(opt.dataset)
     samples = Samples(dataset(task, "train"), train=True)
-    batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.count), processes.rank, opt.seed)
+    batches = TrainBatches(len(samples.dataset), process_shares(opt, processes.world_size), processes.rank, opt.seed)
 
     def new_trainer() -> Trainer:
         torch.manual_seed(opt.seed)

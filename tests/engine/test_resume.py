@@ -223,7 +223,7 @@ def test_the_second_signal_ends_at_once():
 import os, signal, sys
 from centernet.engine.signals import ShutdownHandler
 requests = ShutdownHandler()
-with requests.listening(), requests.waiting():
+with requests.installed(), requests.deferred():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)  # a launcher may send another kind
     print("still here", flush=True)
@@ -238,7 +238,7 @@ with requests.listening(), requests.waiting():
 
 def test_nobody_waits_for_a_wish_that_nobody_looks_for():
     requests = ShutdownHandler()
-    with pytest.raises(ShutdownRequested, match="stopped by SIGTERM") as stopped, requests.listening():
+    with pytest.raises(ShutdownRequested, match="stopped by SIGTERM") as stopped, requests.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
     assert stopped.value.status == 143

@@ -82,9 +82,9 @@ def test_folder(tmp_path):
     assert kitti.names_in(tmp_path) == ["000002", "000010"]
     assert [len(one) for one in kitti.read_folder(tmp_path)] == [0, 1]
     assert [len(one) for one in kitti.read_folder(tmp_path, [10, "000002", 10])] == [1, 0, 1]
-    with pytest.raises(UserError, match=re.escape(f"{tmp_path / '000003.txt'}: there is no such label file")):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / '000003.txt'}: no such label file")):
         kitti.read_folder(tmp_path, [3])
-    with pytest.raises(UserError, match="absent: there is no such folder"):
+    with pytest.raises(UserError, match="absent: no such folder"):
         kitti.read_folder(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: holds no files 000000.txt"):
@@ -148,7 +148,7 @@ def test_unreadable_files(tmp_path):
     for read in (kitti.read_labels, kitti_text.read_calib, kitti_text.read_camera, kitti_text.read_image_names):
         with pytest.raises(UserError, match="000001.txt: this .* is not a text file"):
             read(path)
-        with pytest.raises(UserError, match="000002.txt: there is no such"):
+        with pytest.raises(UserError, match="000002.txt: no such"):
             read(tmp_path / "000002.txt")
         with pytest.raises(UserError, match="cannot be read"):
             read(tmp_path)

@@ -119,7 +119,7 @@ def test_a_file_of_something_else(tmp_path):
     torch.save({"state_dict": [1, 2]}, path)
     with pytest.raises(UserError, match="other.pth: its state_dict is a list"):
         create_model("dla_34", HEADS, 64, str(path))
-    with pytest.raises(UserError, match="missing.safetensors: there is no such"):
+    with pytest.raises(UserError, match="missing.safetensors: no such"):
         create_model("dla_34", HEADS, 64, str(tmp_path / "missing.safetensors"))
 
 

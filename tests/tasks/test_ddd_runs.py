@@ -221,7 +221,7 @@ def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
         "note: --calib has no effect in test.py"
     ]
     camera.write_text("90 0 128\n0 90\n")
-    for path, reason in ((camera, "neither a camera file"), (tmp_path / "none.txt", "there is no such camera file")):
+    for path, reason in ((camera, "neither a camera file"), (tmp_path / "none.txt", "no such camera file")):
         with pytest.raises(SystemExit):
             opts().parse(["ddd", "--calib", str(path)])
         error = capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, files):
         ((unknown, "--annotations", annotations), "results have category 'd'"),
         *(((tmp_path / name, "--annotations", annotations), f"{name}: detection number 2 has") for name in odd),
         ((short, "--annotations", annotations), "short.json: detection number 1 has no bbox of 4 numbers: [1, 2]"),
-        ((path, "--annotations", tmp_path / "none.json"), "there is no such annotation file"),
+        ((path, "--annotations", tmp_path / "none.json"), "no such annotation file"),
         ((path, "--annotations", path), "not a COCO-style annotation file"),
     ):
         status, _, errors = run(capsys, *arguments)

@@ -91,10 +91,10 @@ def test_mistakes(folders):
     (folders / "bad").mkdir()
     (folders / "bad" / "000001.txt").write_text(line("Car", 10, 0.9) + line("Car", 10))
     for arguments, text in (
-        (["labels", "absent"], "absent: there is no such folder"),
-        (["labels", "results", "--split", "val.txt"], "results/000003.txt: there is no such result file"),
+        (["labels", "absent"], "absent: no such folder"),
+        (["labels", "results", "--split", "val.txt"], "results/000003.txt: no such result file"),
         (["labels", "results", "--split", "none.txt"], "none.txt: it names no images"),
-        (["labels", "results"], "labels/000009.txt: there is no such label file"),
+        (["labels", "results"], "labels/000009.txt: no such label file"),
         (
             ["labels", "bad"],
             "bad/000001.txt: line 2 is not a line of a KITTI result file: it has 15 fields instead of 16",

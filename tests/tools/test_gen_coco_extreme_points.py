@@ -55,7 +55,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     tool = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(tool)
     for splits, text in (
-        ("train2017", f"{tmp_path / 'instances_train2017.json'}: there is no such annotation file; see docs/DATA.md"),
+        ("train2017", f"{tmp_path / 'instances_train2017.json'}: no such annotation file; see docs/DATA.md"),
         ("box", "none of the annotations has a segmentation"),
         ("text", "not a JSON file"),
         (",", "--splits: names no split"),

@@ -147,7 +147,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, small):
         ((one, "--devkit", devkit), "one.json: results of 1 images, "),
         ((results, "--devkit", tmp_path / "none"), "the image set cannot be read"),
         ((results, "--devkit", devkit, "--imdb", "coco"), "--imdb coco: needs the form voc_<year>_<image set>"),
-        ((results, "--annotations", tmp_path / "none"), "there is no such annotation file"),
+        ((results, "--annotations", tmp_path / "none"), "no such annotation file"),
         ((results, "--annotations", text), "text.json: not a JSON file"),
         ((results, "--devkit", devkit, "--comp", "--output_dir", text), "text.json: cannot be written"),
     ):

@@ -82,11 +82,11 @@ def test_a_tool_ends_with_one_line_and_status_2(capsys):
     def main(argv):
         """Fail if asked to."""
         if argv:
-            raise UserError(f"{argv[0]}: there is no such file")
+            raise UserError(f"{argv[0]}: no such file")
 
     assert main([]) == 0 and main.__doc__ == "Fail if asked to."
     assert main(["方\n.json"]) == 2
-    assert capsys.readouterr().err == "error: 方\\n.json: there is no such file\n"
+    assert capsys.readouterr().err == "error: 方\\n.json: no such file\n"
 
 
 def test_names_that_the_locale_lacks_do_not_end_a_script():

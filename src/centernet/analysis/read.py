@@ -455,7 +455,7 @@ def read_curve(path: Path) -> Curve:
     if path.is_dir():
         path = _log_in(path)
     if not path.exists():
-        raise UserError(f"{path}: there is no such file; expected a run folder or a csv or log file")
+        raise UserError(f"{path}: no such file; expected a run folder or a csv or log file")
     curve = read_events(path) if path.match(EVENT_FILES) else read_loss(path)
     info_path = path.with_name("opt.json") if path.name == "train_log.csv" else path.with_suffix(".json")
     if info_path.is_file() and info_path != path:

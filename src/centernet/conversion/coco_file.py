@@ -46,7 +46,7 @@ def read_annotation_file(path: Path, report: Report = raise_error, annotated: bo
         UserError: the file is missing, is not JSON, or lacks a part.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such annotation file; see docs/DATA.md")
+        raise UserError(f"{path}: no such annotation file; see docs/DATA.md")
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

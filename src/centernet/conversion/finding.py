@@ -93,7 +93,7 @@ def named_path(root: Path, text: str, option: str) -> Path | None:
         return root / path
     found = path if path.exists() else PathFinder([root]).find(text)
     if found is None:
-        raise UserError(f"{option} {text}: there is no such file or folder, nor below {root}")
+        raise UserError(f"{option} {text}: no such file or folder, neither as given nor below {root}")
     return found
 
 

@@ -208,7 +208,7 @@ def arrange(root: str | Path, log: Callable[[str], None] = print) -> None:
         if source.is_dir():
             _show_folder(source, root / "images" / part, log)
         elif part == "trainval":
-            raise UserError(f"{source}: there is no such folder with KITTI's images")
+            raise UserError(f"{source}: no such folder with KITTI's images")
     names = set()
     for split, part in image_sets(root):
         path = image_set_file(root, split, part)
@@ -235,7 +235,7 @@ def _copy_label(source: Path, target: Path) -> bool:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
-        raise UserError(f"{source}: there is no such label file") from None
+        raise UserError(f"{source}: no such label file") from None
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     write_bytes(target, content)

@@ -28,7 +28,7 @@ DATASETS: "Registry[type[CocoStyleDataset]]" = Registry(
 def get_dataset(name: str) -> "type[CocoStyleDataset]":
     """Return the class of a dataset; raise UserError for an unknown name."""
     if name not in DATASETS:
-        raise UserError(f"--dataset {name}: there is no such dataset; choose from {', '.join(DATASETS)}")
+        raise UserError(f"--dataset {name}: unknown dataset; choose from {', '.join(DATASETS)}")
     return DATASETS[name]
 
 

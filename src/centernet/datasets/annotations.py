@@ -40,7 +40,7 @@ class Annotations:
     """The images and annotations of a file that can be used.
 
     Attributes:
-        images: entries with an id of their own and a file name inside the image folder.
+        images: entries with a unique id and a file name inside the image folder.
         annotations: entries of these images, of known categories, with a box that a task can read.
         boxes: (n, 4) float64, the ``bbox`` of each annotation.
         objects: the arrays of the task's ``read_objects``, n rows each.
@@ -86,7 +86,7 @@ def validate(
 
 
 def _usable_images(path: Path, images: Sequence[dict], report: Report) -> list[dict]:
-    """Return the images with an id of their own and a name inside the image folder."""
+    """Return the images with a unique id and a name inside the image folder."""
     usable, ids = [], set()
     for k, image in enumerate(images, start=1):
         kind, problem = _image_problem(image)

@@ -1,7 +1,7 @@
 """Augmentation for small datasets (``--augment light|strong``), beyond the reference's crops, flips and colors.
 
 It makes one image with its boxes out of one or several images of the dataset, before the task crops, flips and colors
-it as always. All random numbers come from (seed, epoch, index), so a sample is the same whichever worker makes it.
+it as usual. All random numbers come from (seed, epoch, index), so a sample is the same whichever worker makes it.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import numpy as np
 
 from .policies import Policy
 
-GRAY = 124  # of empty places, near the mean of ImageNet
-MIN_VISIBLE = 0.3  # least part of a box that has to be left of it, or the object is dropped
+GRAY = 124  # of empty regions, near the mean of ImageNet
+MIN_VISIBLE = 0.3  # smallest visible fraction of a box below which the object is dropped
 MIN_SIDE = 3  # pixels
 STREAM = 1  # keeps these random numbers apart from those of the crop, which come from (seed, epoch, index) alone
 
@@ -88,7 +88,7 @@ def _mosaic(rng, read: Read, count: int, image: np.ndarray, objects: Objects) ->
     parts: list[Objects] = []
     for quarter in range(4):
         part, own = (image, objects) if quarter == 0 else read(int(rng.integers(count)))
-        # Every image is about as large as the first, whatever its own size.
+        # Every image is scaled to about the size of the first.
         factor = rng.uniform(0.7, 1.3) * max(height, width) / max(part.shape[:2])
         size = [max(1, round(side * factor)) for side in part.shape[1::-1]]
         boxes = own["boxes"] * np.tile([size[0] / part.shape[1], size[1] / part.shape[0]], 2)
@@ -158,7 +158,7 @@ def _shift_hsv(rng, image: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _degrade(rng, image: np.ndarray) -> np.ndarray:
-    """Blur, add noise, or compress as JPEG."""
+    """Apply blur, noise, or JPEG compression."""
     kind = rng.integers(3)
     if kind == 0:
         return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2)))

@@ -1,4 +1,4 @@
-"""What a dataset is, and the reading of images."""
+"""The base class of datasets."""
 
 import hashlib
 import os
@@ -29,24 +29,24 @@ class CocoStyleDataset:
     overrides ``describe``. The rest of the code never asks for a dataset's name.
 
     Attributes:
-        name: what ``--dataset`` calls it.
-        folder_names: how its folder may be called below ``--data_path``; the first is the usual one.
-        tasks: what can be learned from its annotations.
+        name: value of ``--dataset``.
+        folder_names: possible names of its folder below ``--data_path``, the usual one first.
+        tasks: names of the tasks that can be trained on its annotations.
         class_names: in the order of the network's classes; empty when they come from the data.
-        category_ids: category id of the annotation file of each class.
+        category_ids: category id of each class in the annotation file.
         mean, std: of pixels in [0, 1], in the order in which they are applied to B, G, R.
         default_resolution: (height, width) of the network's input.
-        max_objs: annotations of an image that are used.
-        score_names: the keys of ``evaluate`` that say how good a detector is, the usual one first.
+        max_objs: number of annotations used per image.
+        score_names: keys of ``evaluate`` by which ``--metric`` can select the best model, the default first.
         rounded_results: write and score results with two decimals, where the reference does so.
-        ignored_categories: category ids that belong to no class and are no mistake.
-        scored_fields: of annotations, what must be a number to score them.
+        ignored_categories: valid category ids that do not belong to a class.
+        scored_fields: fields of annotations that must be numbers, because scoring needs them.
         pretrained: default of ``--pretrained`` for a training from scratch.
 
     An instance has ``task``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids``,
-    ``file_names``, ``sizes`` (n, 2) int32, width and height as the annotations state them or 0, and ``notes``, lines
-    to be printed at the start; its ``class_names`` are those of the options. ``tables`` is what the original evaluator
-    prints of the last ``evaluate``, lines that programs read; empty if it has none.
+    ``file_names``, ``sizes`` (n, 2) int32, annotated width and height, or 0, and ``notes``, lines to print at the
+    start; its ``class_names`` are those of the options. ``tables`` holds the tables that the original evaluator prints
+    for the last ``evaluate``, which programs parse; empty if it prints none.
     """
 
     name: str
@@ -67,14 +67,14 @@ class CocoStyleDataset:
 
     @classmethod
     def is_root(cls, folder: Path) -> bool:
-        """Whether ``folder`` is one of this dataset (complete or to be prepared)."""
+        """Return whether ``folder`` contains this dataset, complete or to be prepared."""
         return (folder / "annotations").is_dir()
 
     @classmethod
     def locate(cls, data_path: Path) -> Path:
-        """The dataset's folder: ``data_path`` itself or the one of the usual name in it.
+        """Return the dataset's folder: a subfolder of ``data_path`` with one of its names, or ``data_path`` itself.
 
-        Raises UserError when there is none.
+        Raises UserError if neither contains the dataset.
         """
         candidates = [data_path / name for name in cls.folder_names] + [data_path]
         for folder in candidates:
@@ -88,13 +88,13 @@ class CocoStyleDataset:
 
     @classmethod
     def describe(cls, opt) -> dict:
-        """What the options take from the dataset: these attributes, and ``main_score``, the first of the scores."""
+        """Return the attributes that become options, and ``main_score``, the first of ``score_names``."""
         names = ("class_names", "category_ids", "mean", "std", "default_resolution", "max_objs")
         return {**{name: getattr(cls, name) for name in names}, "main_score": cls.score_names[0]}
 
     @classmethod
     def prepare(cls, folder: Path, log=print) -> None:
-        """Make what is missing and can be made from what is there. Nothing by default."""
+        """Convert or generate missing files. The default does nothing."""
 
     @gc_disabled()
     def __init__(self, task: "Task", split: str) -> None:
@@ -133,10 +133,10 @@ class CocoStyleDataset:
 
     @gc_disabled()
     def filtered_annotations(self) -> dict:
-        """The annotations as they are scored: read once more, without what is left out, with ids that tell them apart.
+        """Read the annotations again for scoring, without invalid entries and with unique ids.
 
-        Annotations whose ids are there twice are numbered anew, because pycocotools would take one for all; so are
-        those with the id 0, which it takes for none.
+        If ids are duplicated or one is 0, all annotations are renumbered, because pycocotools keeps only one of each id
+        and treats 0 as unmatched.
         """
         content = self.read_content(ignore_issue)
         usable = self.validate(content, ignore_issue)
@@ -147,10 +147,10 @@ class CocoStyleDataset:
         return content
 
     def check_images_exist(self) -> None:
-        """Look for the files of the images; their contents are seen when they are needed.
+        """Check that the image files exist, without reading them.
 
-        Raises UserError when some are missing, unless the options say that they are to be skipped. A training that is
-        resumed goes on without them.
+        Raises UserError if some are missing, unless ``--on_bad_image skip`` is set or the training is resumed, which
+        add a note instead.
         """
         present: dict[str, set[str]] = {}
         missing = []
@@ -167,19 +167,19 @@ class CocoStyleDataset:
         if missing:
             text = f"{self.image_folder}: {len(missing)} of {len(self)} images are missing, the first is {missing[0]}"
             if self.opt.on_bad_image != "skip" and not self.opt.resume:
-                raise UserError(f"{text} (--on_bad_image skip goes on without them)")
+                raise UserError(f"{text} (--on_bad_image skip continues without them)")
             self.notes.append(f"note: {text}")
 
     @classmethod
-    def unread(cls, task: "Task", split: str) -> "CocoStyleDataset":
-        """The dataset before anything of it is read: with the names of its files, without ids and objects."""
+    def uninitialized(cls, task: "Task", split: str) -> "CocoStyleDataset":
+        """Return the dataset with the paths of its files, but without reading annotations."""
         dataset = cls.__new__(cls)
         dataset._find_files(task, split)
         return dataset
 
     @property
     def opt(self):
-        """The options of the task."""
+        """Return the options of the task."""
         return self.task.opt
 
     def _find_files(self, task: "Task", split: str) -> None:
@@ -190,33 +190,33 @@ class CocoStyleDataset:
         self.image_folder = self.find_images(self.folder, split)
 
     def find_annotations(self, folder: Path, split: str) -> Path:
-        """The annotation file of ``train`` or ``val``."""
+        """Return the annotation file of ``train`` or ``val``."""
         raise NotImplementedError
 
     def find_images(self, folder: Path, split: str) -> Path:
-        """The folder of the images of ``train`` or ``val``."""
+        """Return the image folder of ``train`` or ``val``."""
         raise NotImplementedError
 
     def read_content(self, report: Report = raise_error) -> dict:
-        """Read the annotations of the split in COCO's form: ``images``, ``annotations``, ``categories``.
+        """Read the annotations of the split in COCO format: ``images``, ``annotations``, ``categories``.
 
-        What ``report`` returns from is left out.
+        Entries with issues from which ``report`` returns are left out.
         """
         return read_annotation_file(self.annotation_file, report)
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
-        """Category id of ``content`` to class from 0."""
+        """Return the class, from 0, of each category id of ``content``."""
         return {category: k for k, category in enumerate(self.category_ids)}
 
     def order(self, images: list[dict]) -> list[dict]:
-        """The order in which the images are numbered; the file's by default."""
+        """Return the images in the order in which they are indexed; by default that of the file."""
         return images
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def summary(self) -> str:
-        """What tells these images and objects from others, in a few words."""
+        """Return the number of images and objects and a digest that identifies them."""
         digest = hashlib.sha256()
         for names in (self.image_ids, self.file_names):
             digest.update("\n".join(map(str, names)).encode(errors="replace"))
@@ -225,41 +225,41 @@ class CocoStyleDataset:
         return f"{len(self)} images with {self.start[-1]} objects (digest {digest.hexdigest()[:12]})"
 
     def read_image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8, B, G, R.
+        """Read an image as (H, W, 3) uint8, BGR.
 
-        Raises UserError with the file's name when it cannot be read or has another size than the annotations say.
+        Raises UserError with the file name if it cannot be read or does not have its annotated size.
         """
         path = os.path.join(self.image_folder, self.file_names[index])
         image = read_image(path, self.opt.max_image_pixels)
         stated, size = tuple(self.sizes[index].tolist()), (image.shape[1], image.shape[0])
         if stated not in (size, (0, 0)):
-            turned = ", perhaps because its EXIF data turn it" if stated == size[::-1] else ""
+            rotated = ", perhaps because of its EXIF orientation" if stated == size[::-1] else ""
             raise UserError(
-                f"{path}: this image is {size[0]} x {size[1]}{turned}, but {self.annotation_file} says {stated[0]} x "
-                f"{stated[1]}, so its boxes would be wrong"
+                f"{path}: this image is {size[0]} x {size[1]}{rotated}, but {self.annotation_file} states {stated[0]} "
+                f"x {stated[1]}, so its boxes would be wrong"
             )
         return image
 
     def read_objects(self, index: int) -> dict[str, np.ndarray]:
-        """The arrays of the task's ``read_objects`` for one image."""
+        """Return the arrays of the task's ``read_objects`` for one image."""
         part = slice(self.start[index], self.start[index + 1])
         return {name: values[part] for name, values in self.objects.items()}
 
     def picture_info(self, index: int) -> dict:
-        """What a detector needs to know of an image besides its pixels, such as the camera. Nothing by default."""
+        """Return metadata of an image that detection needs, such as the camera calibration; empty by default."""
         return {}
 
     def default_image_info(self) -> dict:
-        """The same of most of the images, in plain values: the checkpoint keeps it for images that come alone."""
+        """Return the most common metadata as plain values, which checkpoints store for images outside of datasets."""
         return {}
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
-        """Write ``{image id: {class from 1: rows}}`` in the reference's format to ``path``, or where it has its place.
+        """Write ``{image id: {class from 1: rows}}`` in the reference's format, by default to ``path``.
 
-        Returns the file or folder.
+        Returns the file or folder that was written.
         """
         raise NotImplementedError
 
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
-        """Scores in [0, 1] by name, ``score_names`` first, then one entry ``AP/<class>`` a class."""
+        """Score detections, and return scores in [0, 1] by name: ``score_names``, then ``AP/<class>`` per class."""
         raise NotImplementedError

@@ -99,7 +99,7 @@ def check_split(
     Raises:
         UserError: there is nothing to check.
     """
-    dataset = get_dataset(task.opt.dataset).unread(task, split)
+    dataset = get_dataset(task.opt.dataset).uninitialized(task, split)
     report = Report(split, dataset.annotation_file)
     content = dataset.read_content(report.log)
     try:

@@ -35,7 +35,7 @@ class COCOHP(COCO):
         if self.split == "train":
             ids = (annotation.get("image_id") for annotation in content["annotations"])
             occupied = {image_id for image_id in ids if is_id(image_id)}
-            # An image without a usable id stays, to be complained about.
+            # An image without a valid id is kept, so that it is reported.
             content["images"] = [i for i in content["images"] if not is_id(i.get("id")) or i["id"] in occupied]
             if not content["images"]:
                 raise UserError(f"{self.annotation_file}: none of its images has a person to learn from")

@@ -62,7 +62,7 @@ class Custom(CocoStyleDataset):
             raise problems[0]
         if not layouts:
             raise UserError(
-                f"--data_path {root}: no annotations were found there: no JSON file with train or val in its name, no "
+                f"--data_path {root}: no annotations found: no JSON file with train or val in its name, no "
                 f"Annotations/ folder, no images/train/ or train/; see docs/DATA.md, or use --train_annotations"
             )
         layout, content = layouts[0], contents[0]
@@ -71,7 +71,7 @@ class Custom(CocoStyleDataset):
             # A class may happen to occur in one split only.
             names = list(dict.fromkeys([*names, *sorted(map(printable, layouts[1].class_names(contents[1])))]))
         if not names:
-            raise UserError(f"{layout.annotations}: there are no classes")
+            raise UserError(f"{layout.annotations}: no classes found")
         category_of = {printable(category["name"]): category["id"] for category in content["categories"]}
         counts = Counter(annotation["image_id"] for annotation in content["annotations"])
         # VOC-style data has only VOC's scores, all others have both.
@@ -88,13 +88,13 @@ class Custom(CocoStyleDataset):
 
     @cached_property
     def layout(self) -> Layout:
-        """Where this split is, and how it is read."""
+        """Return the layout that locates and reads this split."""
         layout = _find(self.opt, self.folder, self.split)
         if layout is None:
             option = option_of(self.split)
             purpose, otherwise = ("train", "") if option == "train" else ("test", ", or use --val_intervals 0")
             raise UserError(
-                f"--data_path {self.folder}: it has no annotations to {purpose} on; name them with "
+                f"--data_path {self.folder}: it has no annotations to {purpose} on; specify them with "
                 f"--{option}_annotations{otherwise}"
             )
         return layout
@@ -170,7 +170,7 @@ class Custom(CocoStyleDataset):
 
 
 def _find(opt, root: Path, split: str) -> Layout | None:
-    """Return where a split is, by the options or by looking; one that nobody named has the style of the training."""
+    """Return the layout of a split, given by options or detected (in the training split's style)."""
     option = option_of(split)
     annotations, images = getattr(opt, f"{option}_annotations"), getattr(opt, f"{option}_images")
     style = None

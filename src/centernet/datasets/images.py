@@ -69,7 +69,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
             width, height = image.size
             sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
     except FileNotFoundError:
-        raise UserError(f"{path}: cannot read image: there is no such file") from None
+        raise UserError(f"{path}: cannot read image: no such file") from None
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: cannot read image ({' '.join(str(error).split())[:100]})") from None
     return (height, width) if sideways else (width, height)
@@ -85,7 +85,7 @@ def is_truncated_jpeg(content: bytes) -> bool:
     end = 2
     for _, at, length in _jpeg_segments(content):
         end = at + 2 + length
-    return content.rfind(b"\xff\xd9", end) < 0  # a thumbnail among the segments has an end of its own
+    return content.rfind(b"\xff\xd9", end) < 0  # a thumbnail among the segments has its own end
 
 
 def _read_bytes(path: str) -> bytes:
@@ -96,7 +96,7 @@ def _read_bytes(path: str) -> bytes:
         with open(place, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: cannot read image: there is no such file") from error
+        raise UserError(f"{path}: cannot read image: no such file") from error
     except (OSError, ValueError) as error:  # a ValueError is a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path[:200]}: cannot read image ({reason})") from error
@@ -127,7 +127,7 @@ def _stated_size(content: bytes) -> tuple[int, int] | None:
     try:
         with _header(io.BytesIO(content)) as image:
             return image.size
-    except Exception:  # OpenCV decides, and has a limit of its own
+    except Exception:  # OpenCV decides, with its own limit
         return None
 
 

@@ -20,7 +20,7 @@ from ..evaluation.kitti_text import CLASS_NAMES, image_name, write_results
 from ..ops.arrays import numbers
 from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
 
-RESULTS = "results"  # the folder of the result files in a run folder
+RESULTS = "results"  # folder of the result files in a run directory
 
 
 class KITTI(CocoStyleDataset):
@@ -64,12 +64,12 @@ class KITTI(CocoStyleDataset):
         return path
 
     def find_images(self, folder: Path, split: str) -> Path:
-        part, home = ("test", "testing") if split == "test" else ("trainval", "training")
+        part, subfolder = ("test", "testing") if split == "test" else ("trainval", "training")
         arranged = folder / "images" / part
-        return arranged if arranged.is_dir() else folder / home / "image_2"
+        return arranged if arranged.is_dir() else folder / subfolder / "image_2"
 
     def read_content(self, report: Report = raise_error) -> dict:
-        """As for any dataset; the camera of each image is put aside."""
+        """Read the annotations, and store the camera matrix of each image in ``calib``."""
         content = super().read_content(report)
         images, self.calib = [], {}
         for image in content["images"]:
@@ -91,16 +91,16 @@ class KITTI(CocoStyleDataset):
         return {**super().read_objects(index), **self.picture_info(index)}
 
     def picture_info(self, index: int) -> dict:
-        """``calib`` (3, 4) float32, what takes meters in front of the camera to pixels."""
+        """Return ``calib`` (3, 4) float32, the projection matrix from camera coordinates in meters to pixels."""
         return {"calib": self.calib[self.image_ids[index]]}
 
     def default_image_info(self) -> dict:
-        """``calib``, the camera that took more of the images than any other."""
+        """Return the most common ``calib`` of the images."""
         cameras = Counter(tuple(self.calib[image_id].flatten().tolist()) for image_id in self.image_ids)
         return {"calib": np.reshape(cameras.most_common(1)[0][0], (3, 4)).tolist()}
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
-        """Write ``results/000000.txt`` and so on beside ``path``, in KITTI's form; those of other images go."""
+        """Write ``results/000000.txt`` and so on next to ``path``, in KITTI's format; remove those of other images."""
         folder = path.parent / RESULTS
         current = {image_name(image_id) for image_id in results}
         for old in folder.glob("[0-9]*.txt"):
@@ -111,11 +111,12 @@ class KITTI(CocoStyleDataset):
         return folder
 
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
-        """KITTI's scores of the images in ``results``, with the two decimals that their files have.
+        """Return KITTI's scores for the images in ``results``, rounded to two decimals as in the result files.
 
-        First those of cars at the moderate level as the reference's program gives them: overlaps of 0.5 on the ground
-        and in 3D, mean over 11 recalls. Then of every class and level, and ``official/...``: the benchmark's overlaps
-        of 0.7 and 40 recalls. Images without labels, those of the test split, have no scores.
+        The first are those of cars at the moderate level by the rules of the reference's program: overlaps of 0.5 in
+        bird's eye view and 3D, mean over 11 recalls. They are followed by those of every class and level, and
+        ``official/...``: the benchmark's overlap of 0.7 and 40 recalls. The test split has no labels and therefore no
+        scores.
         """
         if self.split == "test":
             return {}
@@ -133,7 +134,7 @@ class KITTI(CocoStyleDataset):
         return {**main, **scores, **others}
 
     def ground_truth(self, ids: list[int]) -> list[kitti_evaluation.Labels]:
-        """The objects of the images ``ids``: of their label files if they are there, else of the annotation file."""
+        """Return the objects of the images ``ids``, from their label files if all exist, else the annotation file."""
         labels = self.folder / "training" / "label_2"
         if all((labels / f"{image_name(image_id)}.txt").is_file() for image_id in ids):
             return kitti_evaluation.read_folder(labels, ids)
@@ -147,5 +148,5 @@ class KITTI(CocoStyleDataset):
         except KeyError as error:
             raise UserError(
                 f"{self.annotation_file}: an annotation lacks {error} and cannot be scored against; "
-                f"{labels} would do instead"
+                f"alternatively provide {labels}"
             ) from error

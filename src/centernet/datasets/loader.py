@@ -33,7 +33,7 @@ class Samples(Dataset):
         self.policy = POLICIES.get(self.opt.augment) if train and self.task.can_augment else None
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        """Return a sample; ``skipped`` is the index of the first image that could not be read for it, or -1.
+        """Return a sample; its entry ``skipped`` is the index of an unreadable image that was replaced, or -1.
 
         In training the next readable image of the dataset replaces it, with its own random numbers, so that batches
         keep their size and do not depend on workers or processes. Otherwise the sample is a black image.
@@ -43,7 +43,7 @@ class Samples(Dataset):
         try:
             image = self.dataset.read_image(index)
         except UserError as error:
-            if not self.skips or explain(error) == OPEN_FILES:  # not the fault of the image
+            if not self.skips or explain(error) == OPEN_FILES:  # not caused by the image
                 raise
             skipped = index
             if self.train:
@@ -136,7 +136,7 @@ class SkippedImages:
             try:
                 self.dataset.read_image(index)
                 path = os.path.join(self.dataset.image_folder, self.dataset.file_names[index])
-                reasons.append(f"{path}: it could not be used before, now it can")
+                reasons.append(f"{path}: was unusable before, but can be read now")
             except UserError as error:
                 reasons.append(str(error))
         if named is not None:
@@ -167,7 +167,7 @@ class TrainBatches(Sampler):
         num_iters: int = -1,
         factors: np.ndarray | None = None,
     ) -> None:
-        """``factors`` (number of images,) float: how often each image occurs per epoch, on average; None: once."""
+        """Plan the batches; ``factors`` (number of images,) float are average occurrences per epoch, None means 1."""
         self.factors = factors
         if factors is not None:
             length = int(factors.sum())

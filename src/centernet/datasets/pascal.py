@@ -62,6 +62,6 @@ class PascalVOC(CocoStyleDataset):
         return {"mAP": scores["mean_ap"], **{f"AP/{name}": value for name, value in scores["ap"].items()}}
 
     def ground_truth(self) -> list[list[dict]]:
-        """The objects of each image as the official evaluation wants them, with the 1-based corners of the XML."""
+        """Return the objects of each image for the official evaluation, with the 1-based corners of the XML files."""
         names = dict(zip(self.category_ids, self.class_names, strict=True))
         return voc.ground_truth(self.filtered_annotations()["annotations"], self.image_ids, names)

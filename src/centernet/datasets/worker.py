@@ -30,7 +30,7 @@ def check_worker_resources(num_workers: int) -> None:
         torch.UntypedStorage._new_shared(1, device="cpu")
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"--num_workers {num_workers}: loader processes need shared memory, which cannot be had "
+            f"--num_workers {num_workers}: loader processes need shared memory, which is not available "
             f"({str(error).splitlines()[0]}); mount /dev/shm (for a container: --shm-size), or use --num_workers 0"
         ) from error
 

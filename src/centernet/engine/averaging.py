@@ -14,8 +14,8 @@ class ModelEma:
 
     Attributes:
         state: averages by name, as in the model's ``state_dict``.
-        updates: number of updates so far. The first ones weigh more than ``decay`` says, since the initial weights are
-            far from good.
+        updates: number of updates so far. Early updates weigh more than ``decay`` implies, since the initial
+            weights are poor.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

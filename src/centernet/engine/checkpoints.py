@@ -25,7 +25,7 @@ def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Pro
     found = None
     if processes.is_main:
         found = read_last(opt.load_model, log) if opt.resume else (read_checkpoint(opt.load_model), opt.load_model)
-    checkpoint, path = processes.share(found)
+    checkpoint, path = processes.broadcast(found)
     _, _, epoch = restore(model, checkpoint, path, optimizer, opt.resume, opt.lr, opt.lr_step, log)
     return resumed_state(checkpoint, epoch, path) if opt.resume and "optimizer" in checkpoint else TrainingState()
 

@@ -1,4 +1,4 @@
-"""Data parallel training of one model by several processes."""
+"""Distributed data parallel training."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from .processes import Processes
 
 def distribute(model: nn.Module, opt: Options, env: Processes) -> nn.Module:
     """Wrap a model in ``DistributedDataParallel`` if several processes train it."""
-    if env.count == 1 or opt.test:
+    if env.world_size == 1 or opt.test:
         return model
     for name in getattr(model, "unused_parameters", ()):
         model.get_parameter(name).requires_grad_(False)  # it never gets a gradient, and DDP would wait for one
@@ -44,8 +44,8 @@ def without_effect(outputs: list[dict[str, Tensor]]) -> Tensor:
 def _rebuild_buckets(wrapped: DistributedDataParallel, side: int) -> None:
     """Run one backward pass whose gradients are discarded, so that every update uses the same gradient buckets.
 
-    DDP assigns parameters to buckets anew after its first iteration, in the order of their gradients. The
-    buckets decide the order in which the gradients of the processes are added, so if the first iteration were one of
+    DDP reassigns parameters to buckets after its first iteration, in the order of their gradients. The buckets
+    decide the order in which the gradients of the processes are added, so if the first iteration were one of
     the training, a resumed run would differ in the last bits.
     """
     buffers = [(buffer, buffer.clone()) for buffer in wrapped.buffers()]

@@ -60,7 +60,7 @@ def evaluate(
             env.print(dataset.tables)
         run.validated = (dataset, results)
     env.barrier()  # scoring may take long
-    return env.share({**losses, **scores})
+    return env.broadcast({**losses, **scores})
 
 
 @torch.no_grad()
@@ -81,11 +81,11 @@ def predict(
     """
     precision, criterion = Precision(opt.amp, env.device), task.criterion(opt)
     # Images of one size are batched; with --keep_res each image has its own size.
-    batch_size = 1 if opt.keep_res else max(process_shares(opt, env.count))
+    batch_size = 1 if opt.keep_res else max(process_shares(opt, env.world_size))
     loader = _eval_loader(opt, dataset, env, batch_size)
     env.broadcast_buffers(model)
     model.eval()
-    progress = Progress(opt, "val", epoch, len(loader), batch_size * env.count, env.is_main)
+    progress = Progress(opt, "val", epoch, len(loader), batch_size * env.world_size, env.is_main)
     sums, count = torch.zeros(len(criterion.names), dtype=torch.float64), 0
     results: Results = {}
     skipped = SkippedImages(dataset)
@@ -128,13 +128,13 @@ def show_maps(opt: Options, task: Task, batch: dict, output: dict[str, Tensor], 
 
 
 def _eval_loader(opt: Options, dataset: CocoStyleDataset, env: Processes, batch_size: int):
-    batches = EvalBatches(len(dataset), batch_size, env.rank, env.count, opt.num_iters)
+    batches = EvalBatches(len(dataset), batch_size, env.rank, env.world_size, opt.num_iters)
     workers = min(opt.num_workers, len(batches))
     return make_loader(Samples(dataset, train=False), batches, workers, env.device.type != "cpu")
 
 
 def _image_losses(criterion, outputs: list[dict[str, Tensor]], batch: dict, k: int) -> Tensor:
-    """Return the losses of image ``k`` of a batch, as if it were a batch of its own."""
+    """Return the losses of image ``k`` of a batch, as if it were a batch by itself."""
     one = [{name: value[k : k + 1] for name, value in output.items()} for output in outputs]
     alone = {name: value[k : k + 1] for name, value in batch.items()}
     _, terms = criterion(one, alone)

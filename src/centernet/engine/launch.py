@@ -23,7 +23,7 @@ def main(args: list[str] | None = None) -> int:
     """Run ``torchrun`` with ``args`` and return the exit status: that of the process that failed first, or 0."""
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, _pass_on)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the lines below say the same
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # replaced by the messages below
     parsed = parse_args(args)
     if parsed.nproc_per_node.isdigit():
         # Otherwise torchrun gives each process one thread, and warns about it.
@@ -76,11 +76,11 @@ def cores() -> int:
 def _hint(name: str) -> str:
     if name != "SIGKILL":
         return ""
-    return " (by somebody, or by the system because memory ran out: use a smaller --batch_size or fewer --num_workers)"
+    return " (by a user, or by the system when out of memory: use a smaller --batch_size or fewer --num_workers)"
 
 
 def _report(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more
+    with contextlib.suppress(OSError):  # standard error was closed
         print(f"error: {text}", file=sys.stderr, flush=True)
 
 

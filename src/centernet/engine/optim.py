@@ -43,7 +43,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def frozen_modules(opt: Options) -> list[str]:
     """Return the names of the modules that ``--freeze`` keeps as they are: the backbone, or its first stages.
 
-    Raises UserError if the network has no such part.
+    Raises UserError if the network lacks that part.
     """
     if opt.freeze in ("", "none"):
         return []

@@ -42,14 +42,14 @@ class Processes:
 
     Attributes:
         rank: number of this process; rank 0 writes and prints.
-        count: world size, the number of all processes.
+        world_size: number of processes.
         local_rank: number among the processes of this machine.
         device: where this process computes.
         group: the process group for tensors of the device, None for one process.
     """
 
     rank: int
-    count: int
+    world_size: int
     local_rank: int
     device: torch.device
     group: dist.ProcessGroup | None = field(default=None, repr=False)
@@ -68,11 +68,11 @@ class Processes:
 
         A process that does not come to it within ``--dist_timeout`` ends the run, and is named.
         """
-        return _watchdog.collective() if self.count > 1 else contextlib.nullcontext()
+        return _watchdog.collective() if self.world_size > 1 else contextlib.nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes; the tensor itself for one process. Not differentiable."""
-        if self.count > 1:
+        if self.world_size > 1:
             tensor = tensor.detach().clone()
             with self.collective():
                 dist.all_reduce(tensor, group=self._group_of(tensor))
@@ -80,13 +80,13 @@ class Processes:
 
     def barrier(self) -> None:
         """Wait for all processes, however long one of them works, as long as it is alive."""
-        if self.count > 1:
+        if self.world_size > 1:
             _watchdog.barrier()
 
     def local_main_process_first(self, prepare: Callable[[], Any]) -> Any:
         """Run ``prepare`` on the local main process first, then on the others, and return its result.
 
-        For what is downloaded, converted or generated once and then found by all.
+        For files that one process downloads, converts or generates and all processes then find.
         """
         for first in (True, False):
             if first == (self.local_rank == 0):
@@ -97,14 +97,14 @@ class Processes:
     def load_once_per_node(self, read: Callable[[], Any]) -> Any:
         """Run ``read`` on one process of each machine, and return a copy of its result on all.
 
-        For what takes long or much memory to read and is small when it has been read. Any picklable object.
+        For results, any picklable object, that take much time or memory to read but are small themselves.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return read()
         value = [read() if self.local_rank == 0 else None]
         self.barrier()
         leader = self.rank - self.local_rank  # the launcher numbers the processes of a machine in a row
-        leaders = [None] * self.count
+        leaders = [None] * self.world_size
         with self.collective():
             dist.all_gather_object(leaders, leader)
             for first in sorted(set(leaders)):
@@ -117,24 +117,24 @@ class Processes:
 
     def gather(self, value: Any) -> list[Any] | None:
         """Return the values of all processes on rank 0, None on the others. Any picklable object."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.count if self.is_main else None
+        values = [None] * self.world_size if self.is_main else None
         with self.collective():
             dist.gather_object(value, values)
         return values
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return rank 0's value on all processes. Any picklable object."""
         values = [value]
-        if self.count > 1:
+        if self.world_size > 1:
             with self.collective():
                 dist.broadcast_object_list(values)
         return values[0]
 
     def check_equal(self, facts: dict[str, Any]) -> None:
-        """Raise UserError on all processes if one of them has other ``facts``, plain values by their names."""
-        gathered = self.share(self.gather(facts))
+        """Raise UserError on all processes if their ``facts``, plain values by name, differ."""
+        gathered = self.broadcast(self.gather(facts))
         for name, value in gathered[0].items():
             others = [rank for rank, theirs in enumerate(gathered) if theirs.get(name) != value]
             if others:
@@ -146,7 +146,7 @@ class Processes:
 
     def broadcast_buffers(self, model: torch.nn.Module) -> None:
         """Give all processes rank 0's buffers (batch statistics, which each computes from its own images)."""
-        if self.count > 1:
+        if self.world_size > 1:
             with self.collective():
                 for buffer in model.buffers():
                     dist.broadcast(buffer, group_src=0, group=self._group_of(buffer))
@@ -158,27 +158,27 @@ class Processes:
 def start(opt: Options) -> Processes:
     """Join the other processes, if a launcher started several, and choose the device.
 
-    Processes with an accelerator of their own communicate through its library (NCCL on CUDA). Those that share one,
-    those on an accelerator whose PyTorch package has no such library, and those on the CPU use gloo; tensors of an
-    accelerator go through the host then.
+    Processes with exclusive use of an accelerator communicate through its library (NCCL on CUDA). Processes that share
+    an accelerator, whose PyTorch package lacks such a library, or that run on the CPU use gloo; tensors of an
+    accelerator are then staged through host memory.
 
     Raises:
         UserError: the device does not exist, the options are impossible for the processes or differ between them, or
             not all processes join within ``--dist_timeout``.
     """
-    rank, count, local_rank = environment.place()
-    if min(process_shares(opt, count)) < 1:
-        raise UserError(f"--batch_size {opt.batch_size}: less than one image for one of {count} processes")
+    rank, world_size, local_rank = environment.place()
+    if min(process_shares(opt, world_size)) < 1:
+        raise UserError(f"--batch_size {opt.batch_size}: less than one image for one of {world_size} processes")
     device, exclusive = _choose_device(opt, local_rank)
     library = _collective_library(device) if exclusive else None
-    synchronizes = device.type != "cpu" and (library is not None if count > 1 else opt.prepare_only)
+    synchronizes = device.type != "cpu" and (library is not None if world_size > 1 else opt.prepare_only)
     if opt.sync_bn and not synchronizes:
-        raise UserError("--sync_bn: needs several processes, each with an accelerator of its own")
-    if count == 1:
-        return Processes(rank, count, local_rank, device)
+        raise UserError("--sync_bn: needs several processes, each with its own accelerator")
+    if world_size == 1:
+        return Processes(rank, world_size, local_rank, device)
     _die_with_parent()
-    group = _join(rank, count, local_rank, opt.dist_timeout, device, library)
-    env = Processes(rank, count, local_rank, device, group)
+    group = _join(rank, world_size, local_rank, opt.dist_timeout, device, library)
+    env = Processes(rank, world_size, local_rank, device, group)
     env.check_equal(_shared_options(opt))
     return env
 
@@ -205,7 +205,7 @@ def _collective_library(device: torch.device) -> str | None:
 
 
 def _join(
-    rank: int, count: int, local_rank: int, timeout: float, device: torch.device, library: str | None
+    rank: int, world_size: int, local_rank: int, timeout: float, device: torch.device, library: str | None
 ) -> dist.ProcessGroup:
     """Join the process group, and return the group for tensors of the device.
 
@@ -219,16 +219,16 @@ def _join(
         store.set_timeout(limit)
         # The launcher may keep one store for all its attempts.
         attempt = f"attempt_{environment.restarts()}"
-        # The watchdog has a connection of its own: PyTorch may be waiting on the other one.
+        # The watchdog has its own connection: PyTorch may be blocked on the other one.
         own = dist.PrefixStore(f"{attempt}/watchdog", store.clone())
-        _watchdog = Watchdog(own, rank, count, timeout, local_rank, address)
+        _watchdog = Watchdog(own, rank, world_size, timeout, local_rank, address)
         libraries = _watchdog.join(library)
         library = library if len(set(libraries)) == 1 else None  # gloo for all, where one of them needs it
         backend = f"cpu:gloo,{device.type}:{library}" if library else "cpu:gloo"
         with _watchdog.collective():
             # The watchdog keeps the time: that of PyTorch continues to run while all processes are suspended.
             dist.init_process_group(
-                backend, store=dist.PrefixStore(attempt, store), rank=rank, world_size=count, timeout=UNLIMITED
+                backend, store=dist.PrefixStore(attempt, store), rank=rank, world_size=world_size, timeout=UNLIMITED
             )
     except UserError:
         raise
@@ -238,16 +238,16 @@ def _join(
             raise UserError(f"{address}: this port is in use already; choose another MASTER_PORT") from error
         if "imed out" in text or "imeout" in text or "joined" in text:
             raise UserError(
-                f"rank {rank} did not meet the others at {address} within {timeout:g} s (--dist_timeout): were "
-                f"WORLD_SIZE = {count} processes started, and can they reach this address?"
+                f"rank {rank} did not join the others at {address} within {timeout:g} s (--dist_timeout): were "
+                f"WORLD_SIZE = {world_size} processes started, and can they reach this address?"
             ) from error
-        raise UserError(f"the {count} processes could not meet at {address} ({text})") from error
+        raise UserError(f"the {world_size} processes could not connect to {address} ({text})") from error
     world = dist.group.WORLD
     return world if library or device.type == "cpu" else HostStaged(world)
 
 
 def _choose_device(opt: Options, local_rank: int) -> tuple[torch.device, bool]:
-    """Return the device of a process, and whether each process of this machine has one of its own."""
+    """Return the device of a process, and whether no other process of this machine uses it."""
     available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if opt.device == "cpu" or opt.gpus == [-1] or (opt.device == "auto" and available is None):
         return torch.device("cpu"), False
@@ -352,7 +352,7 @@ def _may_report(status: int) -> bool:
 
 
 def _is_lost_peer(error: Exception) -> bool:
-    """Return whether an error says that another process cannot be reached any more."""
+    """Return whether an error indicates that another process is unreachable."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "Socket")
     library = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     return library or isinstance(error, dist.DistError)

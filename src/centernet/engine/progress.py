@@ -1,4 +1,4 @@
-"""What a run shows of its progress: one line that fits the terminal, or plain lines now and then without one."""
+"""Progress display: one line that fits the terminal, or periodic plain lines without a terminal."""
 
 import os
 import time
@@ -18,7 +18,7 @@ class StatusLine(TerminalProgress):
     Attributes:
         title: the beginning of the line.
         done: number of steps that were done before this start.
-        after: steps of the run that follow after these ``max`` steps; None: there is no run to be timed.
+        after: steps of the run that follow after these ``max`` steps; None: do not show a remaining time of the run.
     """
 
     def __init__(self, title: str, length: int, done: int = 0, after: int | None = None) -> None:

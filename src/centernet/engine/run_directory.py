@@ -203,7 +203,7 @@ def _kept_name(path: Path) -> str:
 
 
 def _write_rows(path: Path, rows: list[list[str]]) -> None:
-    """Write a table, unless the file holds it already: its time says whether the report is older."""
+    """Write a table, unless the file holds it already: its modification time shows whether the report is outdated."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     if not path.is_file() or path.read_bytes() != text.getvalue().encode():
@@ -230,7 +230,7 @@ def _description(opt, processes, state: TrainingState) -> dict[str, Any]:
         "recipe": _plain(state.recipe),
         "run": state.name,
         "launch": launch_name(),
-        "processes": processes.count,
+        "processes": processes.world_size,
         "device": device_name(processes.device),
         "versions": {"centernet": __version__, "torch": torch.__version__, "numpy": np.__version__},
         "command": shlex.join([_script(opt.root_dir), *sys.argv[1:]]),

@@ -25,7 +25,7 @@ LIMIT = 1 << 53  # larger counts are not those of a training
 
 @dataclass
 class TrainingState:
-    """What resuming needs to know besides weights and optimizer. Attribute names are keys of checkpoints.
+    """State needed for resuming in addition to weights and optimizer. Attribute names are keys of checkpoints.
 
     Attributes:
         epoch: number of epochs whose training is complete.
@@ -68,7 +68,7 @@ class TrainingState:
 
     @property
     def logged(self) -> int:
-        """The last epoch that has its lines in ``log.txt`` and ``val_log.csv``."""
+        """Return the last epoch that has its lines in ``log.txt`` and ``val_log.csv``."""
         return self.epoch if self.unlogged is None else self.epoch - 1
 
     def begin_epoch(self, losses: int) -> None:
@@ -224,7 +224,7 @@ def follow_restart(opt: Options, processes: Processes, log=print) -> Options:
         description = None
     launched = description.get("launch") if isinstance(description, dict) else None
     exists = launched == launch_name() and (last.is_file() or last.with_name(f"{last.name}.bak").is_file())
-    if processes.share(exists):
+    if processes.broadcast(exists):
         log(f"the processes were restarted: resuming from {last}")
         return opt.replace(resume=True, load_model=str(last))
     return opt

@@ -75,13 +75,13 @@ def to_device(model: nn.Module, env: Processes) -> nn.Module:
 def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
     """Load the weights of ``--load_model``, if it is given; one process reads the file."""
     if opt.load_model:
-        checkpoint = env.share(read_checkpoint(opt.load_model) if env.is_main else None)
+        checkpoint = env.broadcast(read_checkpoint(opt.load_model) if env.is_main else None)
         restore(model, checkpoint, opt.load_model, log=env.print)
 
 
 def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:
     """Return the loader of this process's share of the training batches."""
-    shares = process_shares(opt, env.count)
+    shares = process_shares(opt, env.world_size)
     factors = class_repeat_factors(dataset, opt.repeat_threshold) if opt.repeat_threshold else None
     batches = TrainBatches(len(dataset), shares, env.rank, opt.seed, opt.num_iters, factors)
     return TrainLoader(Samples(dataset, train=True), batches, opt.num_workers, env.device.type != "cpu")
@@ -100,7 +100,7 @@ class Metric:
     """
 
     def __init__(self, opt: Options, losses: Sequence[str], val_set: CocoStyleDataset | None) -> None:
-        """``losses``: names of the loss and its terms. Raises UserError for a value that a validation does not have."""
+        """Choose the metric; ``losses`` names the loss and its terms. Raises UserError for an unknown metric."""
         self.name = opt.metric if "metric" in opt.given else opt.main_score
         self.lower_is_better = self.name in (*losses, "time")
         scores = () if val_set is None else val_set.score_names
@@ -145,7 +145,7 @@ def describe_run(opt: Options, images: int, iterations: int, env: Processes) -> 
     return (
         f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {images} images, input {opt.input_w} x {opt.input_h}, "
         f"{opt.num_epochs} epochs of {iterations} iterations of {opt.batch_size} images, "
-        f"{env.count} process(es) on {env.device.type}"
+        f"{env.world_size} process(es) on {env.device.type}"
     )
 
 

@@ -25,7 +25,7 @@ class ShutdownRequested(BaseException):
 
 
 class ShutdownHandler:
-    """What signals have requested.
+    """Records what signals have requested.
 
     Attributes:
         stop: number of the signal that requests the end of the run after a checkpoint, 0 for none.
@@ -38,7 +38,7 @@ class ShutdownHandler:
         self.stop, self.save, self.deferring = 0, False, False
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Receive signals until the block exits. A signal that is ignored, as by ``nohup``, stays ignored."""
         wanted = {number: self._on_stop for number in STOP if number.name != "SIGPIPE"} | (
             {SAVE: self._on_save} if SAVE else {}
@@ -58,7 +58,7 @@ class ShutdownHandler:
                     signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Defer the first signal until the block exits, then raise ShutdownRequested if it has not been handled."""
         self.deferring = True
         try:

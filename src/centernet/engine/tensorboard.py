@@ -9,7 +9,7 @@ IMAGES = 4  # of each validation
 
 
 def open_board(folder: Path):
-    """A writer of event files in ``folder``; None where TensorBoard is not installed."""
+    """Return a writer of event files in ``folder``, or None if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
@@ -18,10 +18,10 @@ def open_board(folder: Path):
 
 
 def write_epoch(board, epoch: int, train: dict[str, float], val: dict[str, float] | None, dataset, results) -> None:
-    """The averages of an epoch as ``train_<name>`` and ``val_<name>``, as the reference does, and a few images.
+    """Write the averages of an epoch as ``train_<name>`` and ``val_<name>``, as the reference does, and a few images.
 
-    ``results`` of the validation, ``{image id: {class from 1: rows}}``, are drawn beside the truth for the first
-    images of the dataset, the same at each epoch.
+    ``results`` of the validation, ``{image id: {class from 1: rows}}``, and the ground truth are drawn for the first
+    images of the dataset, the same in each epoch.
     """
     for phase, values in (("train", train), ("val", val or {})):
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Training: one update, and the epoch. The same for every task."""
+"""Training: a single update and the loop over an epoch, the same for every task."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ from .signals import STOP, ShutdownHandler, ShutdownRequested
 
 FLUSH = 10  # read losses back at most every FLUSH iterations, to avoid a device sync on every step
 PATIENCE = 1.0  # seconds between two reads where iterations are slower than that
-CONTINUE, SAVE = 0, -1  # what a read of the losses requests, besides the number of a signal
+CONTINUE, SAVE = 0, -1  # what a read of the losses requests, if it is not the number of a signal
 
 
 class Trainer:
@@ -82,15 +82,15 @@ class Trainer:
         with self.precision.keeping(self.network):
             for k, micro_batch in enumerate(micro_batches):
                 # The processes exchange gradients once, with those of the last micro-batch.
-                local = k + 1 < len(micro_batches) and self.env.count > 1
+                local = k + 1 < len(micro_batches) and self.env.world_size > 1
                 with self.model.no_sync() if local else contextlib.nullcontext():  # type: ignore[operator]
                     outputs = self.precision.forward(self.model, micro_batch["input"])
                     loss, terms = self.loss(outputs, micro_batch, counts)
-                    if self.env.count > 1:
+                    if self.env.world_size > 1:
                         loss = loss + without_effect(outputs)
                     # The wrapper averages the gradients over the processes; the shares have to be summed instead.
                     with contextlib.nullcontext() if local else self.env.collective():
-                        self.precision.backward(loss * self.env.count)
+                        self.precision.backward(loss * self.env.world_size)
                 first = first or outputs
                 sums = {name: value.detach() + sums.get(name, 0) for name, value in terms.items()}
             self.precision.update(self.optimizer)
@@ -100,7 +100,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluation_model(self) -> Iterator[nn.Module]:
-        """Give the model that is validated: with ``--ema`` that of the averaged weights."""
+        """Yield the model to validate, with ``--ema`` using the averaged weights."""
         with self.averaged.in_place() if self.averaged is not None else contextlib.nullcontext():
             yield self.network
 
@@ -119,7 +119,7 @@ class Trainer:
     def resume(self) -> None:
         """Restore random generators, loss scale and averages from a resumed state; log what cannot be used."""
         state, log = self.state, self.env.print
-        if len(state.random) == self.env.count:  # with another number of processes there is no exact continuation
+        if len(state.random) == self.env.world_size:  # with a different world size the continuation is not exact
             if problem := set_random_state(state.random[self.env.rank], self.env.device):
                 log(f"warning: the random state of the checkpoint {problem}; seeded from --seed instead")
         if state.scaler and self.precision.scaler.is_enabled():
@@ -131,7 +131,7 @@ class Trainer:
             if problems := self.averaged.load(state.ema):
                 shown = ", ".join(problems[:4]) + (f" ... {len(problems)} in all" if len(problems) > 4 else "")
                 log(f"warning: running averages of the checkpoint reinitialized from the weights: {shown}")
-        state.ema = {}  # the next checkpoint stores the averages of its own time
+        state.ema = {}  # the next checkpoint stores the current averages
 
 
 def train_one_epoch(
@@ -258,7 +258,8 @@ class LossReader:
             total = env.sum(torch.cat([losses.flatten(), losses.new_tensor(flags)])).cpu()
         seconds, save, *stops = total[losses.numel() :].tolist()
         stop = next((int(number) for number, count in zip(STOP, stops, strict=True) if count), CONTINUE)
-        return total[: losses.numel()].view(losses.shape), seconds / env.count, stop or (SAVE if save else CONTINUE)
+        request = stop or (SAVE if save else CONTINUE)
+        return total[: losses.numel()].view(losses.shape), seconds / env.world_size, request
 
     def record(self, values: Tensor, speed: float) -> None:
         """Log and add up losses (iterations, terms), and look for one that is not finite."""

@@ -30,7 +30,7 @@ class Watchdog:
     store of the launcher and reads those of its peers.
 
     Two threads do this: one talks to the store, the other judges what the first has read. Over a network that has been
-    cut a call of the store may block without limit, whatever its timeout; the second thread never makes one. Delays are
+    cut a call of the store may block indefinitely despite its timeout; the second thread never makes one. Delays are
     counted in own heartbeats, not in seconds: processes that were all suspended and continued do not accuse each other.
 
     Attributes:
@@ -63,7 +63,7 @@ class Watchdog:
         threading.Thread(target=self._exchange, name="heartbeat", daemon=True).start()
         threading.Thread(target=self._monitor, name="watchdog", daemon=True).start()
         if self._call("add", f"rank/{self.rank}", 1) > 1:
-            raise UserError(f"two processes say that they are rank {self.rank} (environment variable RANK)")
+            raise UserError(f"two processes have rank {self.rank} (environment variable RANK)")
         place = f"pid {os.getpid()} on {platform.node()}"
         self._call("set", f"joined/{self.rank}", json.dumps([place, facts]))
         missing = list(range(self.world_size))
@@ -155,7 +155,7 @@ class Watchdog:
         peers: dict[int, Stall] = {}
         while not self.stopped.wait(pause):
             if self.store_lost:
-                self._end(f"error: the store{where} cannot be reached any more: its process or its machine is gone")
+                self._end(f"error: the store{where} is unreachable: its process or machine was lost")
             elif store.count(self.exchanges) >= MISSED:
                 self._end(
                     f"error: the store{where} has not responded for {MISSED * pause:g} s (--dist_timeout "

@@ -124,7 +124,7 @@ def names_in(folder: str | Path) -> list[str]:
     """Return the names of the images that have a text file in ``folder``, ascending. Raises UserError if none has."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
+        raise UserError(f"{folder}: no such folder")
     names = sorted(path.stem for path in folder.glob("*.txt") if path.stem.isascii() and path.stem.isdigit())
     if not names:
         raise UserError(f"{folder}: holds no files 000000.txt, 000001.txt, ...")

@@ -39,7 +39,7 @@ def read_text(path: str | Path, what: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such {what}") from None
+        raise UserError(f"{path}: no such {what}") from None
     except OSError as error:
         raise UserError(f"{path}: this {what} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -106,7 +106,7 @@ def describe(arch: str) -> tuple[Architecture, int]:
         return architecture, int(depth or 0)
     names = [f"{name}_{d}" if d else name for name, a in ARCHITECTURES.items() for d in a.depths or (0,)]
     names.append(f"{TIMM}NAME")
-    raise UserError(f"--arch {arch}: there is no such network; choose from {', '.join(names)}")
+    raise UserError(f"--arch {arch}: unknown network; choose from {', '.join(names)}")
 
 
 def _build_timm(name: str, depth: int, heads: dict[str, int], head_conv: int) -> "nn.Module":

@@ -28,7 +28,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UserError: the file is missing, corrupt, or holds anything but tensors and plain data.
     """
     if not os.path.isfile(path):
-        raise UserError(f"{path}: there is no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file")
     if os.fspath(path).endswith(".safetensors"):
         return _read_safetensors(path)
     try:

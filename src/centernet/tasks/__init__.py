@@ -22,7 +22,7 @@ TASKS: "Registry[type[Task]]" = Registry(
 def get_task(name: str) -> "type[Task]":
     """Return the class of a task; raise UserError for an unknown name."""
     if name not in TASKS:
-        raise UserError(f"task {name}: there is no such task; choose from {', '.join(TASKS)}")
+        raise UserError(f"task {name}: no such task; choose from {', '.join(TASKS)}")
     return TASKS[name]
 
 

@@ -32,11 +32,11 @@ class Visualizer:
         return {name: values[0].float().sigmoid() for name, values in output.items() if name.startswith("hm")}
 
     def draw_dets(self, image: np.ndarray, dets: np.ndarray) -> np.ndarray | None:
-        """Draw detections (n, columns) of ``Task.decode`` on the network's input; None: there is no such drawing."""
+        """Draw detections (n, columns) of ``Task.decode`` on the network's input; None: no such drawing."""
         return None
 
     def draw_meta(self, image: np.ndarray, meta: dict) -> np.ndarray | None:
-        """Draw the ground truth of a sample on the network's input; None: there is no such drawing."""
+        """Draw the ground truth of a sample on the network's input; None: no such drawing."""
         return self.draw_dets(image, meta["gt_det"]) if "gt_det" in meta else None
 
     def draw_results(self, image: np.ndarray, results: Detections) -> np.ndarray:
