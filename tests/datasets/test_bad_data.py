@@ -504,7 +504,7 @@ def test_an_image_of_another_size_than_stated(tiny_voc, stated):
     content["images"][0].update(width=stated[0], height=stated[1])
     path.write_text(json.dumps(content))
     assert samples(tiny_voc, True)[1, 0]["skipped"] == 0
-    text = f"000001.jpg: this image is 64 x 48.*pascal_trainval0712.json says {stated[0]} x {stated[1]}"
+    text = f"000001.jpg: this image is 64 x 48.*pascal_trainval0712.json states {stated[0]} x {stated[1]}"
     with pytest.raises(UserError, match=text) as caught:
         samples(tiny_voc, True, "--on_bad_image", "error")[1, 0]
     assert ("EXIF" in str(caught.value)) == (stated == (48, 64))
