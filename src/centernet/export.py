@@ -19,6 +19,7 @@ from .models.deform_conv import DCN
 from .models.fuse import fuse
 from .ops import onnx as onnx_ops
 from .tasks import build_task
+from .tasks.specs import get_spec
 from .utils.files import write_bytes
 
 # Suffixes of --output by --format; the first is the usual one.
@@ -152,6 +153,8 @@ def metadata(opt, names: tuple[str, ...]) -> dict:
         "heads": opt.heads,
         "made_by": f"centernet {__version__}, torch {torch.__version__}",
     }
+    if get_spec(opt.task).has_keypoints:
+        values["keypoints"] = opt.keypoints.as_dict()
     if opt.with_decode:
         values["columns"] = build_task(opt).columns
     return values

@@ -21,7 +21,8 @@ class Detection:
         name: name of the class.
         score: in [0, 1].
         box: x1, y1, x2, y2 in image pixels.
-        more: further values by name: keypoints, or a 3D box.
+        more: further values by name: keypoints with their names, or a 3D box.
+        missing_joints: how many more keypoints the class with the most of them has.
     """
 
     cls: int
@@ -29,6 +30,7 @@ class Detection:
     score: float
     box: tuple[float, float, float, float]
     more: dict[str, Any] = field(default_factory=dict)
+    missing_joints: int = 0
 
 
 def detections_above(results: dict[int, np.ndarray], task, opt) -> list[Detection]:
@@ -42,21 +44,29 @@ def detections_above(results: dict[int, np.ndarray], task, opt) -> list[Detectio
         if not len(rows):
             continue
         name = opt.class_names[cls - 1] if cls <= len(opt.class_names) else str(cls)
+        missing = _missing_joints(opt, cls - 1) if opt.task in KEYPOINTS else 0
         for row, (x1, y1, x2, y2, score) in zip(rows.tolist(), task.detected_boxes(rows).tolist(), strict=True):
             if score > opt.vis_thresh:
-                found.append(Detection(cls, name, score, (x1, y1, x2, y2), _more(opt.task, row)))
+                found.append(Detection(cls, name, score, (x1, y1, x2, y2), _more(opt, cls - 1, row), missing))
     return sorted(found, key=lambda one: -one.score)
 
 
-def _more(task: str, row: list[float]) -> dict[str, Any]:
-    if task in KEYPOINTS:
-        numbers = row[KEYPOINTS[task] :]
-        return {"keypoints": [list(pair) for pair in zip(numbers[::2], numbers[1::2], strict=False)]}
-    if task == "ddd":
+def _more(opt, cls: int, row: list[float]) -> dict[str, Any]:
+    if opt.task in KEYPOINTS:
+        numbers, joints = row[KEYPOINTS[opt.task] :], opt.keypoints.joints_of(cls)
+        points = [list(pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+        names = [opt.keypoints.names[joint] for joint in joints]
+        return {"keypoints": [points[joint] for joint in joints], "keypoint_names": names}
+    if opt.task == "ddd":
         return {
             name: [row[k] for k in columns] if len(columns) > 1 else row[columns[0]] for name, columns in BOX_3D.items()
         }
     return {}
+
+
+def _missing_joints(opt, cls: int) -> int:
+    counts = [len(opt.keypoints.joints_of(k)) for k in range(opt.num_classes)]
+    return max(counts) - counts[cls]
 
 
 def summary(names: Sequence[str] | Counter) -> str:
@@ -90,7 +100,9 @@ def _xywh(detection: Detection) -> list[float]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else _rounded(value, 4)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str) else _rounded(value, 4)
 
 
 def _rounded(value: float, digits: int) -> float:
@@ -101,7 +113,8 @@ def yolo_lines(size: tuple[int, int], detections: Sequence[Detection]) -> str:
     """Return an image's label file for ``--save_txt``.
 
     A line is the class from 0, center, width and height in shares of the image's ``size`` (width, height), and for
-    keypoints x and y of each, as in YOLO's labels. Boxes are clipped to the image.
+    keypoints x and y of each, as in YOLO's labels. Boxes are clipped to the image. Lines have the same number of
+    keypoints, as many as the class with the most of them has: others are filled with zeros.
     """
     scale = np.array([*size, *size], dtype=np.float64)
     lines = []
@@ -110,6 +123,7 @@ def yolo_lines(size: tuple[int, int], detections: Sequence[Detection]) -> str:
         numbers = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
         for x, y in one.more.get("keypoints", []):
             numbers += [x / size[0], y / size[1]]
+        numbers += [0.0] * (2 * one.missing_joints)
         lines.append(" ".join([str(one.cls - 1), *(f"{number:.6f}" for number in numbers)]) + "\n")
     return "".join(lines)
 

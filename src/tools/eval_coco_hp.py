@@ -1,4 +1,7 @@
-"""Score poses in COCO's form: python src/tools/eval_coco_hp.py exp/multi_pose/RUN/results.json"""
+"""Score poses in COCO's form: python src/tools/eval_coco_hp.py exp/multi_pose/RUN/results.json
+
+Objects may be persons or anything else whose joints the categories of the annotation file list.
+"""
 
 import argparse
 import sys
@@ -7,9 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
+from centernet.conversion.keypoints import DEFAULT_SIGMA, read_joints
 from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.results import read_results
+from centernet.ops.keypoints import COCO_PERSON
 from centernet.options import ROOT
 from centernet.utils.text import print_lines
 from centernet.utils.tool import tool
@@ -26,13 +31,31 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     path = args.results / "results.json" if args.results.is_dir() else args.results
     results = read_results(path)
-    if not all(len(result.get("keypoints", ())) == 51 for result in results):
-        raise UserError(f"{path}: a detection lacks 'keypoints', 17 times x, y, visibility; use eval_coco.py")
     content = read_annotation_file(args.annotations)
     try:
-        print_lines(score_keypoints(content, results)[1])
+        sigmas = sigmas_of(args.annotations, content)
+        for result in results:
+            points, count = result.get("keypoints"), len(sigmas.get(result["category_id"], ()))
+            if not isinstance(points, list) or (count and len(points) != 3 * count):
+                raise UserError(
+                    f"{path}: a detection lacks 'keypoints', {count} times x, y, visibility; use eval_coco.py"
+                )
+        with_joints = {category: values for category, values in sigmas.items() if values}
+        if not with_joints:
+            raise UserError(f"{args.annotations}: its categories list no keypoints; use eval_coco.py")
+        print_lines(score_keypoints(content, results, with_joints)[1])
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(f"{args.annotations}: an image or an object is malformed ({error!r})") from None
+
+
+def sigmas_of(path: Path, content: dict) -> dict[int | str, tuple[float, ...]]:
+    """Return the sigmas of the joints by category id; categories that list no joints are COCO's persons if named so."""
+    joints = {}
+    for category in content["categories"]:
+        if not category.get("keypoints") and category["name"] == "person":
+            category = {**category, "keypoints": list(COCO_PERSON.names)}
+        joints[category["id"]] = read_joints(path, category)
+    return {one: own.sigmas or (DEFAULT_SIGMA,) * len(own.names) for one, own in joints.items()}
 
 
 if __name__ == "__main__":

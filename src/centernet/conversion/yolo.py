@@ -1,4 +1,7 @@
-"""YOLO-style labels of your own dataset: data.yaml, folders and lists of images, and a text file per image."""
+"""YOLO-style labels of your own dataset: data.yaml, folders and lists of images, and a text file per image.
+
+Labels of poses are boxes followed by keypoints, as ``kpt_shape`` in data.yaml says.
+"""
 
 import math
 import os
@@ -6,10 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from ..datasets.images import image_size
 from ..errors import UserError
+from ..ops.keypoints import MAX_JOINTS
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
+from .keypoints import JOINT_FIELDS, numbered_names
 from .layout import (
     NAMES_FILES,
     SPLIT_NAMES,
@@ -129,14 +135,18 @@ class YoloLayout(Layout):
             width, height = sizes[image]
             images.append({"id": file_name, "file_name": file_name, "width": width, "height": height})
             label = labels_of[image]
-            for cls, x, y, w, h in self._read_label(label, len(names), kpt_shape, report) if label in present else ():
-                box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-                annotations.append(make_annotation(len(annotations) + 1, file_name, cls, box))
+            for one in self._read_label(label, len(names), kpt_shape, report) if label in present else ():
+                left, top = (one.x - one.w / 2) * width, (one.y - one.h / 2) * height
+                box = [left, top, one.w * width, one.h * height]
+                annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box)
+                if one.keypoints:
+                    annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
+                annotations.append(annotation)
         if images and not present:
             label = labels_of[readable[-1]]
             raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
         self._report_unused_labels(present, report)
-        categories = [{"id": k, "name": name} for k, name in enumerate(names)]
+        categories = [{"id": k, "name": name, **self._joints(k, name, kpt_shape)} for k, name in enumerate(names)]
         self._report_names(report)
         return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -184,9 +194,9 @@ class YoloLayout(Layout):
             known[folder] = counterpart(folder, IMAGE_FOLDERS, LABEL_FOLDERS) or folder
         return known[folder]
 
-    def _read_label(self, path: Path, classes: int, kpt_shape: tuple[int, int] | None, report: Report) -> list[tuple]:
-        """Return (class, center x, center y, width, height) of each line, in fractions of the image."""
-        rows: list[tuple] = []
+    def _read_label(self, path: Path, classes: int, kpt_shape: tuple[int, int] | None, report: Report) -> "list[Label]":
+        """Return the objects of the lines of a label file."""
+        rows: list[Label] = []
         try:
             lines = read_lines(path)
         except UserError as error:
@@ -196,18 +206,18 @@ class YoloLayout(Layout):
             if not line:
                 continue
             try:
-                *row, has_confidence = read_box(line, kpt_shape)
+                label = read_label(line, kpt_shape)
             except ValueError as error:
                 text = f"line {number} is not a label ({error}): {line[:60]!r}"
                 report(Issue(ERROR, "label lines that cannot be read", path, text))
                 continue
-            if not 0 <= row[0] < classes:
-                text = f"line {number} has the class {row[0]}, there are {classes} names"
+            if not 0 <= label.cls < classes:
+                text = f"line {number} has the class {label.cls}, there are {classes} names"
                 report(Issue(ERROR, "labels of unknown classes", path, text))
                 continue
-            if has_confidence:
+            if label.has_confidence:
                 report(Issue(NOTE, CONFIDENCE, path, f"line {number} has six columns"))
-            rows.append(tuple(row))
+            rows.append(label)
         return rows
 
     def _report_unused_labels(self, present: set[Path], report: Report) -> None:
@@ -308,18 +318,51 @@ class YoloLayout(Layout):
             return None
         if not isinstance(shape, list) or len(shape) != 2 or not all(str(n).isdigit() for n in shape):
             raise UserError(f"{self.annotations}: kpt_shape is {short(shape)}, not [number, 2 or 3]")
-        return int(shape[0]), int(shape[1])
+        count, dimensions = int(shape[0]), int(shape[1])
+        if count > MAX_JOINTS or (count and dimensions not in (2, 3)):
+            raise UserError(f"{self.annotations}: kpt_shape is {short(shape)}, not [number, 2 or 3]")
+        return (count, dimensions) if count else None
+
+    def _joints(self, cls: int, name: str, kpt_shape: tuple[int, int] | None) -> dict:
+        """Return the fields of a class's category that data.yaml states about its joints; they are checked when used.
+
+        ``kpt_names`` may be one list, or a list by number of the class.
+        """
+        if kpt_shape is None:
+            return {}
+        names = self.content.get("kpt_names")
+        if isinstance(names, dict):
+            names = names.get(str(cls), names.get(name))
+        stated = {field: self.content[field] for field in JOINT_FIELDS if self.content.get(field)}
+        return {"keypoints": names or list(numbered_names(kpt_shape[0])), "kpt_shape": kpt_shape, **stated}
 
 
-def read_box(line: str, kpt_shape: tuple[int, int] | None = None) -> tuple[int, float, float, float, float, bool]:
+class Label(NamedTuple):
+    """An object of a label file, in fractions of the image.
+
+    Attributes:
+        cls: class from 0.
+        x, y: center of the box.
+        w, h: size of the box.
+        has_confidence: whether a confidence followed the box.
+        keypoints: x, y and visibility (0: not labeled, 1: hidden, 2: visible) of each joint.
+    """
+
+    cls: int
+    x: float
+    y: float
+    w: float
+    h: float
+    has_confidence: bool = False
+    keypoints: tuple[tuple[float, float, float], ...] = ()
+
+
+def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
     """Read a label line: a box, a box with a confidence, a box with keypoints, or the corners of an outline.
 
     Args:
         line: ``class x y width height``, then nothing, a confidence, or the keypoints; or ``class x1 y1 x2 y2 x3 ...``.
         kpt_shape: number and dimensions of the keypoints, as in data.yaml.
-
-    Returns:
-        Class, center x, center y, width and height in fractions of the image, and whether there is a confidence.
 
     Raises:
         ValueError: the line has another form; the message names it.
@@ -331,10 +374,12 @@ def read_box(line: str, kpt_shape: tuple[int, int] | None = None) -> tuple[int, 
     if not all(map(math.isfinite, values)):
         raise ValueError("not finite")
     has_confidence = len(values) == 5
+    keypoints: tuple[tuple[float, float, float], ...] = ()
     if kpt_shape is not None and len(values) > 5:
         if len(values) != 4 + kpt_shape[0] * kpt_shape[1]:
             wanted = 5 + kpt_shape[0] * kpt_shape[1]
             raise ValueError(f"kpt_shape {list(kpt_shape)} asks for {wanted} columns, there are {len(parts)}")
+        keypoints = read_keypoints(values[4:], kpt_shape[1])
         values = values[:4]
     if any(abs(value) > MAX_FRACTION for value in values):
         raise ValueError("coordinates are fractions of the image, from 0 to 1")
@@ -347,7 +392,28 @@ def read_box(line: str, kpt_shape: tuple[int, int] | None = None) -> tuple[int, 
         raise ValueError("needs a class and x, y, width, height")
     if w < 0 or h < 0:
         raise ValueError("a negative size")
-    return int(cls), x, y, w, h, has_confidence
+    return Label(int(cls), x, y, w, h, has_confidence, keypoints)
+
+
+def read_keypoints(values: Sequence[float], dimensions: int) -> tuple[tuple[float, float, float], ...]:
+    """Return (x, y, visibility) of joints that are written with 2 or 3 dimensions.
+
+    Where the visibility is not written, joints at (0, 0) or with a negative coordinate are not labeled, others visible.
+
+    Raises:
+        ValueError: a visibility other than 0, 1 and 2, or coordinates that are no fractions of the image.
+    """
+    if dimensions == 3:
+        keypoints = tuple(zip(values[0::3], values[1::3], values[2::3], strict=True))
+    else:
+        points = zip(values[0::2], values[1::2], strict=True)
+        keypoints = tuple((x, y, 0.0 if min(x, y) < 0 or (x, y) == (0, 0) else 2.0) for x, y in points)
+    for x, y, visibility in keypoints:
+        if visibility not in (0, 1, 2):
+            raise ValueError(f"the visibility of a keypoint is {visibility:g}, not 0, 1 or 2")
+        if visibility and max(abs(x), abs(y)) > MAX_FRACTION:
+            raise ValueError("coordinates of keypoints are fractions of the image, from 0 to 1")
+    return keypoints
 
 
 def _names_files(folder: Path) -> Iterable[Path]:

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..conversion.coco_file import is_id
 from ..conversion.issues import ERROR, LEFT_OUT, NOTE, Issue, IssueLog
+from ..conversion.keypoints import describe_schema
 from ..errors import UserError
+from ..ops.keypoints import COCO_PERSON
 from ..tasks.base import Task
 from ..utils.text import printable
 from . import get_dataset
@@ -41,6 +43,7 @@ class Report:
         images, objects: how many can be used.
         classes: class name to number of objects.
         sizes: number of objects in each interval of ``SIZES``.
+        joints: name of a joint to number of objects in which it is labeled.
     """
 
     split: str
@@ -50,6 +53,7 @@ class Report:
     objects: int = 0
     classes: Counter = field(default_factory=Counter)
     sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) - 1))
+    joints: dict[str, int] = field(default_factory=dict)
 
     @property
     def problems(self) -> int:
@@ -79,6 +83,11 @@ class Report:
         for low, high, count in zip(SIZES, SIZES[1:], self.sizes, strict=False):
             interval = f"{low:g} to {high:g}" if math.isfinite(high) else f"from {low:g}"
             yield f"    {interval:>10}  {count:7d} {_bar(count, max(self.sizes))}"
+        if self.joints:
+            yield "  objects in which each keypoint is labeled:"
+        width = max((len(name) for name in self.joints), default=0)
+        for name, count in self.joints.items():
+            yield f"    {name:{width}}  {count:7d} {_bar(count, max(self.joints.values()))}"
 
     def _place(self, issue: Issue) -> str:
         text = printable(issue.text if issue.path == self.annotation_file else issue.line)
@@ -109,6 +118,11 @@ def check_split(
         report.add(ERROR, "datasets that cannot be used", str(error).removeprefix(f"{dataset.annotation_file}: "))
         return report
     report.images, report.objects = len(usable.images), len(usable.annotations)
+    if task.has_keypoints:
+        labeled = (usable.objects["joints"][:, :, 2] > 0).sum(0).tolist()
+        report.joints = dict(zip(task.opt.keypoints.names, labeled, strict=True))
+        if task.opt.keypoints is not COCO_PERSON:
+            report.add(NOTE, "keypoints of the data", describe_schema(task.opt.keypoints))
     sizes = _image_sizes(dataset, usable.images, progress, report)
     _check_objects(dataset, usable, class_of, sizes, report)
     try:

@@ -1,6 +1,6 @@
 """COCO 2017 keypoints: ``coco/annotations/person_keypoints_{train,val}2017.json``, ``coco/{train,val}2017/``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,10 @@ class COCOHP(COCO):
     max_objs = 32
     scored_fields = ("area", "iscrowd", "num_keypoints")
     # AP and AR of the joints' similarity (OKS), then the scores of the boxes.
-    score_names = (*coco_evaluation.KEYPOINT_SCORES, *(f"box_{name}" for name in coco_evaluation.BOX_SCORES))
+    score_names: tuple[str, ...] = (
+        *coco_evaluation.KEYPOINT_SCORES,
+        *(f"box_{name}" for name in coco_evaluation.BOX_SCORES),
+    )
 
     def find_annotations(self, folder: Path, split: str) -> Path:
         return folder / "annotations" / (TEST_FILE if split == "test" else f"person_keypoints_{split}2017.json")
@@ -51,14 +54,19 @@ class COCOHP(COCO):
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)
 
 
-def score_keypoints(content: dict, results: list[dict]) -> tuple[dict[str, float], str]:
+def score_keypoints(
+    content: dict, results: list[dict], sigmas: Mapping[int | str, Sequence[float]] | None = None
+) -> tuple[dict[str, float], str]:
     """Score poses, entries as in ``results.json``, as joints and as boxes.
+
+    ``sigmas``: of the joints by category id, see ``evaluation.coco.evaluate``; None: those of COCO's persons.
 
     Returns the scores in [0, 1] by name, and the two tables that pycocotools prints. Raises UserError when the
     annotations lack what the scores need.
     """
     try:
-        joints, boxes = (coco_evaluation.evaluate_content(content, results, kind) for kind in ("keypoints", "bbox"))
+        joints = coco_evaluation.evaluate_content(content, results, "keypoints", sigmas)
+        boxes = coco_evaluation.evaluate_content(content, results, "bbox")
     except KeyError as error:
         raise UserError(f"an annotation lacks {error}, which scoring needs") from error
     scores = {name: joints[name] for name in coco_evaluation.KEYPOINT_SCORES}

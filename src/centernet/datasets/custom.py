@@ -9,15 +9,26 @@ import numpy as np
 
 from ..conversion.coco_file import name_problem
 from ..conversion.finding import find_layout
-from ..conversion.issues import Report, ignore_issue, raise_error
+from ..conversion.issues import Report, ignore_issue, raise_error, short
+from ..conversion.keypoints import (
+    Joints,
+    complete_keypoints,
+    describe_schema,
+    merge_joints,
+    read_joints,
+    with_numbered_joints,
+)
 from ..conversion.layout import Layout, option_of
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
+from ..ops.keypoints import KeypointSchema
+from ..tasks.specs import get_spec
 from ..utils import files
 from ..utils.text import printable
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
+from .coco_hp import COCOHP, score_keypoints
 from .images import image_size
 
 VOC_SCORES = ("mAP", "mAP_area")
@@ -29,11 +40,12 @@ class Custom(CocoStyleDataset):
     """Classes, their ids and the resolution come from the data.
 
     Categories are matched by name, so that the files of two splits may number them differently. Ids of images and
-    categories may be numbers or texts.
+    categories may be numbers or texts. Joints of objects (``multi_pose``) are matched by name, too.
     """
 
     name = "custom"
     folder_names = ("custom",)
+    tasks = ("ctdet", "multi_pose")
     mean: tuple[float, ...] = COCO_MEAN
     std: tuple[float, ...] = COCO_STD
     score_names: tuple[str, ...] = (*coco_evaluation.BOX_SCORES, *VOC_SCORES)
@@ -76,15 +88,24 @@ class Custom(CocoStyleDataset):
         counts = Counter(annotation["image_id"] for annotation in content["annotations"])
         # VOC-style data has only VOC's scores, all others have both.
         by_voc = any(layout.style == "voc" for layout in layouts)
+        has_keypoints = get_spec(opt.task).has_keypoints
         return {
+            **({"keypoints": read_schema(layout, content, names)} if has_keypoints else {}),
             "class_names": names,
             "category_ids": [category_of.get(name, name) for name in names],
             "mean": cls.mean,
             "std": cls.std,
             "default_resolution": _resolution(layout, content["images"]),
             "max_objs": max(counts.values(), default=1),
-            "main_score": VOC_SCORES[0] if by_voc else coco_evaluation.BOX_SCORES[0],
+            "main_score": VOC_SCORES[0] if by_voc and not has_keypoints else coco_evaluation.BOX_SCORES[0],
         }
+
+    def __init__(self, task, split: str) -> None:
+        super().__init__(task, split)
+        if task.has_keypoints and split == "train":
+            if not (self.objects["joints"][:, :, 2] > 0).any():
+                raise UserError(f"{self.annotation_file}: no keypoint is labeled, so there is nothing to learn")
+            self.notes.append(f"note: {self.annotation_file}: {describe_schema(self.opt.keypoints)}")
 
     @cached_property
     def layout(self) -> Layout:
@@ -101,7 +122,9 @@ class Custom(CocoStyleDataset):
 
     def _find_files(self, task, split: str) -> None:
         super()._find_files(task, split)
-        if self.layout.style == "voc":
+        if task.has_keypoints:
+            self.score_names, self.scored_fields = COCOHP.score_names, COCOHP.scored_fields
+        elif self.layout.style == "voc":
             self.score_names = VOC_SCORES
 
     def find_annotations(self, folder: Path, split: str) -> Path:
@@ -114,7 +137,8 @@ class Custom(CocoStyleDataset):
         content = self.layout.read_checked(report)
         self.image_folder = self.layout.images  # images of several folders need a common one
         # Names are printed, logged and drawn, so control characters in them are escaped.
-        return {**content, "categories": [{**one, "name": printable(one["name"])} for one in content["categories"]]}
+        content = {**content, "categories": [{**one, "name": printable(one["name"])} for one in content["categories"]]}
+        return complete_keypoints(self.annotation_file, content, report) if self.task.has_keypoints else content
 
     def classes_of(self, content: dict) -> dict[int | str, int]:
         known = {name: k for k, name in enumerate(self.class_names)}
@@ -132,6 +156,63 @@ class Custom(CocoStyleDataset):
                 )
         return class_of
 
+    def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
+        if self.task.has_keypoints:
+            annotations = self._with_all_joints(annotations, content)
+        return super()._read(annotations, content)
+
+    def _with_all_joints(self, annotations: list[dict], content: dict) -> list[dict]:
+        """Return annotations with the joints of the network; joints that a class does not have are not labeled.
+
+        Raises:
+            ValueError: an annotation with another number of values than its category has joints.
+        """
+        joints_of, count = self.joints_of_categories(content), len(self.opt.keypoints)
+        completed = []
+        for annotation in annotations:
+            joints, points = joints_of[annotation["category_id"]], annotation["keypoints"]
+            if not isinstance(points, list) or len(points) != 3 * len(joints):
+                raise ValueError(
+                    f"its keypoints are not {3 * len(joints)} numbers, x, y, visibility of {len(joints)} joints: "
+                    f"{short(points)}"
+                )
+            if joints != tuple(range(count)):
+                every = [0] * (3 * count)
+                for k, joint in enumerate(joints):
+                    every[3 * joint : 3 * joint + 3] = points[3 * k : 3 * k + 3]
+                annotation = {**annotation, "keypoints": every}
+            completed.append(annotation)
+        return completed
+
+    def joints_of_categories(self, content: dict) -> dict[int | str, tuple[int, ...]]:
+        """Return the network's joints of each category of ``content``, in the order of its annotations.
+
+        Joints are matched by name, those without names by position.
+
+        Raises:
+            UserError: a category has a joint that the network does not have.
+        """
+        keypoints, joints_of = self.opt.keypoints, {}
+        self.joints_of_classes = [keypoints.joints_of(cls) for cls in range(len(self.class_names))]
+        place = {name: k for k, name in enumerate(keypoints.names)}
+        for category in content["categories"]:
+            if category["name"] not in self.class_names:
+                continue
+            cls = self.class_names.index(category["name"])
+            known = self.joints_of_classes[cls]
+            own = read_joints(self.annotation_file, category)
+            if own.are_numbered and len(own.names) == len(known):
+                joints_of[category["id"]] = known
+                continue
+            unknown = [name for name in own.names if place.get(name) not in known]
+            if unknown:
+                raise UserError(
+                    f"{self.annotation_file}: the category {category['name']} has the joint {unknown[0]}, which is not "
+                    f"one of the {len(known)} joints of this class ({', '.join(keypoints.names[k] for k in known)})"
+                )
+            joints_of[category["id"]] = self.joints_of_classes[cls] = tuple(place[name] for name in own.names)
+        return joints_of
+
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
         """Write COCO's list of detections, with the ids of the data: VOC's are names of images and of classes."""
         files.write_json(path, self._to_results(results), allow_nan=False)
@@ -140,9 +221,11 @@ class Custom(CocoStyleDataset):
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         """Return the scores of COCO and of VOC; their means are over the classes that have objects.
 
-        VOC-style data has only VOC's, since COCO's rules know no difficult objects.
+        VOC-style data has only VOC's, since COCO's rules know no difficult objects. Poses have those of ``coco_hp``.
         """
         content = self.filtered_annotations()
+        if self.task.has_keypoints:
+            return self._evaluate_poses(content, results)
         names = {category: self.class_names[cls] for category, cls in self.classes_of(content).items()}
         truth = voc.ground_truth(content["annotations"], self.image_ids, names)
         occurring = {item["name"] for objects in truth for item in objects if not item["difficult"]}
@@ -155,18 +238,56 @@ class Custom(CocoStyleDataset):
         scores = dict(zip(VOC_SCORES, (score["mean_ap"] for score in by_voc), strict=True))
         per_class = by_voc[0]["ap"]
         if self.layout.style != "voc":
-            # Classes that this part of the data does not have can be detected, too.
-            known = {category["id"] for category in content["categories"]}
-            absent = [{"id": one, "name": one} for one in self.category_ids if one not in known]
-            content = {**content, "categories": [*content["categories"], *absent]}
+            content = self._with_absent_classes(content)
             by_coco = coco_evaluation.evaluate_content(content, self._to_results(results))
             self.tables = by_coco["summary"]
             scores = {**{name: by_coco[name] for name in coco_evaluation.BOX_SCORES}, **scores}
             per_class = {name: by_coco["per_class"][name] for name in names}
         return {**scores, **{f"AP/{name}": value for name, value in per_class.items()}}
 
+    def _with_absent_classes(self, content: dict) -> dict:
+        """Return ``content`` with the classes that this part of the data does not have: they can be detected, too."""
+        known = {category["id"] for category in content["categories"]}
+        absent = [{"id": one, "name": one} for one in self.category_ids if one not in known]
+        return {**content, "categories": [*content["categories"], *absent]}
+
+    def _evaluate_poses(self, content: dict, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
+        """Return the scores of joints and boxes; classes without joints have scores of boxes only."""
+        sigmas = {
+            category: [self.opt.keypoints.sigmas[joint] for joint in joints]
+            for category, joints in self.joints_of_categories(content).items()
+            if joints
+        }
+        occurring = {annotation["category_id"] for annotation in content["annotations"]}
+        names = {f"AP/{one['name']}" for one in content["categories"] if one["id"] in occurring & sigmas.keys()}
+        content = self._with_absent_classes(content)
+        scores, self.tables = score_keypoints(content, self._to_results(results), sigmas)
+        return {name: value for name, value in scores.items() if "/" not in name or name in names}
+
     def _to_results(self, results: dict[int | str, dict[int, np.ndarray]]) -> list[dict]:
+        if self.task.has_keypoints:
+            return coco_evaluation.to_keypoint_results(
+                results, self.rounded_results, self.category_ids, self.joints_of_classes
+            )
         return coco_evaluation.to_results(results, self.category_ids, self.rounded_results)
+
+
+def read_schema(layout: Layout, content: dict, class_names: list[str]) -> KeypointSchema:
+    """Return the joints of a dataset.
+
+    Raises:
+        UserError: no class has joints, or what is stated about them contradicts itself.
+    """
+    joints = dict.fromkeys(class_names, Joints((), (), (), None))
+    for category in with_numbered_joints(content):
+        joints[printable(category["name"])] = read_joints(layout.annotations, category)
+    schema = merge_joints(layout.annotations, list(joints.values()), class_names)
+    if not len(schema):
+        raise UserError(
+            f"{layout.annotations}: no keypoints, which multi_pose learns from: needs COCO-style categories with "
+            f"'keypoints', or YOLO-style labels with kpt_shape in data.yaml; see docs/DATA.md, or use the task ctdet"
+        )
+    return schema
 
 
 def _find(opt, root: Path, split: str) -> Layout | None:

@@ -18,6 +18,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
+from ..ops.keypoints import KeypointSchema
 from ..utils.files import file_lock, link_or_copy, reason, write_errors, write_json, write_text
 from ..utils.text import print_line
 from . import tensorboard
@@ -243,7 +244,7 @@ def _plain(value: Any) -> Any:
         return value.reshape(-1).tolist()
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return value.as_dict() if isinstance(value, KeypointSchema) else value
 
 
 def device_name(device: torch.device) -> str:

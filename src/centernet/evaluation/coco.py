@@ -50,30 +50,50 @@ def to_results(detections: Mapping, category_ids: Sequence[int | str], rounded: 
     return results
 
 
-def to_keypoint_results(detections: Mapping, rounded: bool = False) -> list[dict]:
-    """Return pose detections as the list that COCO's keypoint ``results.json`` holds; the category is 1, person.
+def to_keypoint_results(
+    detections: Mapping,
+    rounded: bool = False,
+    category_ids: Sequence[int | str] = (1,),
+    joints: Sequence[Sequence[int]] | None = None,
+) -> list[dict]:
+    """Return pose detections as the list that COCO's keypoint ``results.json`` holds.
 
-    Like :func:`to_results`, with rows of 39 columns [x1, y1, x2, y2, score, 17 joints (x, y)]. ``keypoints`` are 17
+    Like :func:`to_results`, with rows of 5 + 2J columns [x1, y1, x2, y2, score, J joints (x, y)]. ``keypoints`` are J
     times (x, y, visibility 1).
+
+    Args:
+        detections: ``{image id: {class from 1: rows}}``; not modified.
+        rounded: see :func:`to_results`.
+        category_ids: COCO id of each class; of persons 1.
+        joints: which joints each class has, in the order of its category; None: all of a row.
     """
     results = []
     for image_id, classes in detections.items():
-        for rows in classes.values():
+        for category, rows in classes.items():
+            cls = int(category) - 1
             for numbers in _convert(rows, rounded):
-                entry = _entry(image_id, 1, numbers)
-                joints = numbers[5:39]
-                entry["keypoints"] = [v for x, y in zip(joints[::2], joints[1::2], strict=True) for v in (x, y, 1.0)]
+                entry = _entry(image_id, category_ids[cls], numbers)
+                points = list(zip(numbers[5::2], numbers[6::2], strict=True))
+                own = points if joints is None else [points[joint] for joint in joints[cls]]
+                entry["keypoints"] = [value for x, y in own for value in (x, y, 1.0)]
                 results.append(entry)
     return results
 
 
-def evaluate(coco_gt: COCO, results: Sequence[Mapping], iou_type: str = "bbox") -> dict:
+def evaluate(
+    coco_gt: COCO,
+    results: Sequence[Mapping],
+    iou_type: str = "bbox",
+    sigmas: Mapping[int, Sequence[float]] | None = None,
+) -> dict:
     """Score ``results`` on all images of ``coco_gt``. Prints nothing.
 
     Args:
         coco_gt: the annotations.
         results: entries as from :func:`to_results`; not modified.
         iou_type: ``bbox`` or ``keypoints``.
+        sigmas: of the joints of each category, for OKS; None: those of COCO's persons for all. Categories that are not
+            listed are not scored as keypoints.
 
     Returns:
         The summary metrics of pycocotools by name, ``BOX_SCORES`` (12) or ``KEYPOINT_SCORES`` (10), as fractions of 1,
@@ -86,9 +106,14 @@ def evaluate(coco_gt: COCO, results: Sequence[Mapping], iou_type: str = "bbox") 
     check_ids(results, set(coco_gt.getImgIds()), set(coco_gt.getCatIds()))
     if not _are_finite(results):
         check_entries(results, joints=iou_type == "keypoints")
+    if iou_type == "keypoints" and sigmas is not None:
+        results = [result for result in results if result["category_id"] in sigmas]
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         coco_eval = CrowdedCOCOeval(coco_gt, _as_coco(coco_gt, results), iou_type)
+        if iou_type == "keypoints" and sigmas is not None:
+            coco_eval.sigmas = {category: np.array(values, dtype=np.float64) for category, values in sigmas.items()}
+            coco_eval.params.catIds = sorted(coco_eval.sigmas)
         coco_eval.evaluate()
         coco_eval.accumulate()
         output.truncate(0)
@@ -107,11 +132,16 @@ def evaluate(coco_gt: COCO, results: Sequence[Mapping], iou_type: str = "bbox") 
     return scores
 
 
-def evaluate_content(content: Mapping, results: Sequence[Mapping], iou_type: str = "bbox") -> dict:
+def evaluate_content(
+    content: Mapping,
+    results: Sequence[Mapping],
+    iou_type: str = "bbox",
+    sigmas: Mapping[int | str, Sequence[float]] | None = None,
+) -> dict:
     """Score ``results`` on annotations with any ids, strings included; returns what :func:`evaluate` returns.
 
     ``content`` has the lists ``images``, ``annotations`` and ``categories`` of a COCO file. Annotations of images that
-    it does not list are left out.
+    it does not list are left out. ``sigmas`` by category id of ``content``, see :func:`evaluate`.
 
     Raises:
         UserError: an annotation or a result has a category that ``content`` does not list, a result an image that it
@@ -119,7 +149,8 @@ def evaluate_content(content: Mapping, results: Sequence[Mapping], iou_type: str
     """
     coco_gt, renumber = numbered_annotations(content)
     check_ids(results, renumber.images.keys(), renumber.categories.keys())
-    return evaluate(coco_gt, renumber.entries(results), iou_type)
+    numbered = None if sigmas is None else {renumber.categories[one]: values for one, values in sigmas.items()}
+    return evaluate(coco_gt, renumber.entries(results), iou_type, numbered)
 
 
 class Renumbering:
@@ -180,7 +211,12 @@ class CrowdedCOCOeval(COCOeval):
 
     The loops of pycocotools over detections and objects take minutes for an image with 100,000 objects. The results are
     the same (joint similarities to rounding).
+
+    Attributes:
+        sigmas: of the joints by category id, where categories have different joints; empty: the same for all.
     """
+
+    sigmas: Mapping[int, np.ndarray] = {}
 
     def evaluateImg(self, imgId, catId, aRng, maxDet):
         """Match the detections of one image and category, as the method of the base class does."""
@@ -228,6 +264,8 @@ class CrowdedCOCOeval(COCOeval):
     def computeOks(self, imgId, catId):
         """Return the joint similarity (detections, persons) of one image, as the method of the base class does."""
         gts, dts = self._gts[imgId, catId], self._dts[imgId, catId]
+        if catId in self.sigmas:
+            self.params.kpt_oks_sigmas = self.sigmas[catId]
         if len(gts) * min(len(dts), self.params.maxDets[-1]) < MANY_PAIRS:
             return super().computeOks(imgId, catId)
         order = np.argsort([-d["score"] for d in dts], kind="stable")[: self.params.maxDets[-1]]

@@ -74,7 +74,7 @@ def check_entries(entries: Sequence[Mapping], where: str = "results", joints: bo
     Args:
         entries: mappings with ``FIELDS``, and perhaps ``keypoints`` and ``extreme_points``.
         where: starts the message.
-        joints: each must have ``keypoints``, 17 times (x, y, visibility).
+        joints: each must have ``keypoints``.
 
     Raises:
         UserError: naming the first entry that is wrong, and what is wrong with it.
@@ -107,12 +107,13 @@ def _problem(entry: Mapping, joints: bool) -> str | None:
         value = entry[field]
         if not isinstance(value, (int, str, float, np.integer)) or isinstance(value, bool):
             return f"has the {field} {_short(value)}, which is neither a number nor a text"
-    for field, length in (("bbox", 4), ("keypoints", 51 if joints else None), ("extreme_points", None)):
+    for field, length in (("bbox", 4), ("keypoints", None), ("extreme_points", None)):
         values = entry.get(field)
         if values is None and not (field == "bbox" or (field == "keypoints" and joints)):
             continue
         if not isinstance(values, (list, tuple, np.ndarray)) or (length is not None and len(values) != length):
-            return f"has no {field} of {length} numbers: {_short(values)}"
+            numbers = "numbers" if length is None else f"{length} numbers"
+            return f"has no {field} of {numbers}: {_short(values)}"
         if not all(map(_is_finite, values)):
             return f"has the {field} {_short(list(values))}, which is not finite numbers"
     if not _is_finite(entry["score"]):

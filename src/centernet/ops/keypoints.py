@@ -1,31 +1,82 @@
 """Keypoint schemas: the joints of an object, their symmetry and their skeleton."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_JOINTS = 1000  # of files from anywhere
 
 
 @dataclass(frozen=True)
 class KeypointSchema:
     """The joints that the objects of a dataset have.
 
+    Classes may have different joints. The network then predicts the joints of all classes, those of the same name
+    once, and every class uses its own.
+
     Attributes:
-        names: joint names in the order of the annotations.
+        names: joint names in the order of the network's channels.
         flip_index: joint that takes the place of each joint in a flipped image.
         skeleton: pairs of joints to connect in drawings.
         sigmas: standard deviation of each joint relative to the object's size (object keypoint similarity, OKS).
+        of_class: joints of each class, in the order of its annotations; empty: every class has all joints.
+        flips_known: whether the data define ``flip_index``; otherwise it leaves every joint in place.
     """
 
     names: tuple[str, ...]
     flip_index: tuple[int, ...]
     skeleton: tuple[tuple[int, int], ...]
     sigmas: tuple[float, ...]
+    of_class: tuple[tuple[int, ...], ...] = ()
+    flips_known: bool = True
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def joints_of(self, cls: int) -> tuple[int, ...]:
+        """Return the joints of a class (from 0)."""
+        return self.of_class[cls] if self.of_class else tuple(range(len(self)))
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs of joints that a flip exchanges, the lower index first."""
         return tuple((joint, other) for joint, other in enumerate(self.flip_index) if joint < other)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the schema as plain values, for checkpoints and exported models."""
+        return {name: _as_list(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "KeypointSchema":
+        """Return the schema of ``as_dict``. Raises ValueError for values that are not one."""
+        try:
+            schema = cls(
+                tuple(values["names"]),
+                tuple(values["flip_index"]),
+                tuple((a, b) for a, b in values["skeleton"]),
+                tuple(float(sigma) for sigma in values["sigmas"]),
+                tuple(tuple(joints) for joints in values.get("of_class", ())),
+                bool(values.get("flips_known", True)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError("not a keypoint schema") from error
+        joints = [*schema.flip_index, *(joint for pair in (*schema.skeleton, *schema.of_class) for joint in pair)]
+        count = len(schema)
+        valid = (
+            0 < count <= MAX_JOINTS
+            and all(isinstance(name, str) for name in schema.names)
+            and len(schema.flip_index) == len(schema.sigmas) == count
+            and all(type(joint) is int and 0 <= joint < count for joint in joints)
+            and all(schema.flip_index[other] == joint for joint, other in enumerate(schema.flip_index))
+            and all(math.isfinite(sigma) and sigma > 0 for sigma in schema.sigmas)
+        )
+        if not valid:
+            raise ValueError("not a keypoint schema")
+        return schema
+
+
+def _as_list(value: Any) -> Any:
+    return [_as_list(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 # The 17 joints of a person in the order of COCO.

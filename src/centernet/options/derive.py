@@ -8,6 +8,7 @@ import numpy as np
 from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
+from ..ops.keypoints import COCO_PERSON
 from ..tasks.specs import all_specs, get_spec
 from ..utils.schedule import cosine_decay, step_decay, warmup
 from .table import CUSTOM_OPTIONS, NEVER, Draft
@@ -166,6 +167,8 @@ def _take_from_dataset(opt: Draft) -> None:
         raise UserError(f"{', '.join(own)}: only for --dataset custom; {opt.dataset} has a fixed layout")
     data = dataset.describe(opt)
     set_data(opt, data)
+    if spec.has_keypoints and not opt.keypoints.flips_known and "flip" not in opt.given:
+        opt.flip = 0.0  # it would teach the wrong joints
     if not opt.pretrained:
         # A resumed training keeps what it started with, which is part of the recipe.
         from_scratch = (opt.resume or not opt.load_model) and not opt.test and describe(opt.arch)[0].has_imagenet
@@ -189,6 +192,7 @@ def set_data(opt: Draft, data: dict) -> None:
     opt.category_ids = list(data["category_ids"])
     opt.num_classes = len(opt.class_names)
     opt.max_objs = data["max_objs"]
+    opt.keypoints = data.get("keypoints", COCO_PERSON)
 
 
 def as_pixel(values) -> np.ndarray:

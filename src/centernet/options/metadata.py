@@ -7,6 +7,7 @@ from typing import Any
 from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
+from ..ops.keypoints import COCO_PERSON, KeypointSchema
 from ..tasks.specs import all_specs, get_spec
 from ..utils.text import printable
 from .derive import as_pixel, data_dir, derive_heads, derive_sizes
@@ -37,6 +38,8 @@ def model_metadata(opt: Options, image_info: dict[str, Any] | None = None) -> di
     """
     names = [name for name in ENTRIES if name not in ("mean", "std")]
     metadata = {name: getattr(opt, name) for name in (*names, *data_options(), "mse_loss")}
+    if get_spec(opt.task).has_keypoints:
+        metadata["keypoints"] = opt.keypoints.as_dict()
     if opt.data_path:
         metadata["data_path"] = os.path.abspath(opt.data_dir)  # valid from any directory
     metadata.update(mean=opt.mean.reshape(-1).tolist(), std=opt.std.reshape(-1).tolist())
@@ -112,6 +115,12 @@ def _take_data(opt: Draft, metadata: dict[str, Any], given: set[str], path: str)
                 setattr(opt, name, metadata.get(name, getattr(opt, name)))
             opt.data_dir = data_dir(opt)
     opt.class_names, opt.num_classes = known, len(known)
+    try:  # checkpoints without keypoints are of COCO's persons
+        opt.keypoints = KeypointSchema.from_dict(metadata["keypoints"]) if "keypoints" in metadata else COCO_PERSON
+    except ValueError:
+        raise UserError(f"{path}: its model metadata has an invalid keypoints") from None
+    if len(opt.keypoints.of_class) not in (0, len(known)):
+        raise UserError(f"{path}: its model metadata has an invalid keypoints")
     opt.mean, opt.std = as_pixel(metadata["mean"]), as_pixel(metadata["std"])
     opt.picture_info = {**metadata.get("picture_info", {}), **opt.picture_info}
 

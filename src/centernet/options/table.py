@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..datasets import DATASETS
+from ..ops.keypoints import KeypointSchema
 from ..tasks.option import ALL, CHECK, DEMO, EXPORT, INFERENCE, TEST, TRAIN, OptionGroup, option
 
 NEVER = 100_000_000  # value of val_intervals with --trainval
@@ -381,6 +382,7 @@ class Options(
         annotations: task whose annotations are read.
         class_names, category_ids, num_classes, mean, std, max_objs, main_score: of the dataset; ``mean`` and ``std``
             are (1, 1, 3) float32.
+        keypoints: joints of the dataset's objects, of tasks that predict any.
         output_h, output_w, output_res: size of the network's output.
         picture_info: metadata (such as the calibration) for images that do not come from a dataset.
     """
@@ -405,6 +407,7 @@ class Options(
     std: np.ndarray
     max_objs: int
     main_score: str
+    keypoints: KeypointSchema
     output_h: int
     output_w: int
     output_res: int

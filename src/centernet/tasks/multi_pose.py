@@ -1,4 +1,7 @@
-"""Human pose: a person is a center point and displacements from it to the joints (section 5.2 of the paper).
+"""Poses: an object is a center point and displacements from it to its joints (section 5.2 of the paper).
+
+The objects are persons with the 17 joints of COCO, or anything else with the joints of ``opt.keypoints``; the reference
+knows persons only, so objects are called persons here.
 
 Every joint is predicted twice: as a displacement from the center, which assigns it to a person, and as a peak of its
 own heat map, which localizes it precisely. Decoding combines the two.
@@ -10,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..ops.arrays import numbers
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, draw_dense_reg, draw_msra_gaussian, draw_umich_gaussian
-from ..ops.keypoints import COCO_PERSON, FLIP_INDEX
+from ..ops.keypoints import FLIP_INDEX
 from ..ops.losses import RegL1Loss, RegLoss, RegWeightedL1Loss, dense_l1_loss, focal_loss, gather_feat
 from ..ops.oracle import oracle_map
 from ..ops.peaks import is_exporting, peak_filter, topk
@@ -99,7 +103,9 @@ class MultiPoseLoss(Criterion):
 
 
 class MultiPose(MultiPoseSpec, Task):
-    """Human pose. Result rows are [x1, y1, x2, y2, score, J joints (x, y)] in image pixels.
+    """Poses. Result rows are [x1, y1, x2, y2, score, J joints (x, y)] in image pixels.
+
+    Of a class that has only some of the J joints the others are meaningless.
 
     Attributes:
         keypoints: the J joints of the data.
@@ -110,7 +116,11 @@ class MultiPose(MultiPoseSpec, Task):
 
     def __init__(self, opt) -> None:
         super().__init__(opt)
-        self.keypoints = COCO_PERSON
+        self.keypoints = opt.keypoints
+        if opt.flip_test and not self.keypoints.flips_known:
+            raise UserError("--flip_test: the data do not state which joints a flip exchanges; add flip_idx to them")
+        # Of classes without joints the boxes are learned all the same.
+        self.jointless = np.array([not self.keypoints.joints_of(cls) for cls in range(opt.num_classes)], dtype=bool)
         self.row_length = 5 + 2 * len(self.keypoints)
         index = self.keypoints.flip_index
         unflip_joints = {"hps": partial(flip_lr_off, flip_index=index), "hm_hp": partial(flip_lr, flip_index=index)}
@@ -158,7 +168,7 @@ class MultiPose(MultiPoseSpec, Task):
         points, labeled = joints[:, :, :2], joints[:, :, 2] > 0
         visible = labeled & (points >= 0).all(2) & (points < view.output_size).all(2)
         joint_cells = np.where(visible[:, :, None], points, 0).astype(np.int64)
-        learned = (joints[:, :, 2].sum(1) != 0) & (not rotated)
+        learned = ((joints[:, :, 2].sum(1) != 0) | self.jointless[slots.cls]) & (not rotated)
         radius = box_radius(slots.sizes)
         extent = np.full_like(radius, 3 * opt.hm_gauss) if opt.mse_loss else radius
 
@@ -264,8 +274,12 @@ class MultiPose(MultiPoseSpec, Task):
         return ["x1", "y1", "x2", "y2", "score", *joints, "class"]
 
     def to_image_coords(self, dets: Tensor, metas) -> list[dict[int, np.ndarray]]:
-        """Transform persons (B, K, 6 + 2J) to image pixels: ``{1: (K, 5 + 2J) float32}`` per image."""
-        return [{1: _image_rows(rows, meta)} for rows, meta in zip(dets.cpu().numpy(), metas, strict=True)]
+        """Transform persons (B, K, 6 + 2J) to image pixels: rows (n, 5 + 2J) float32 by class from 1 per image."""
+        images = []
+        for dets_of_one, meta in zip(dets.cpu().numpy(), metas, strict=True):
+            rows, cls = _image_rows(dets_of_one, meta), dets_of_one[:, -1]
+            images.append({k + 1: rows[cls == k] for k in range(self.opt.num_classes)})
+        return images
 
 
 def multi_pose_decode(

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 from ..datasets.policies import POLICIES
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
-from ..ops.keypoints import NUM_JOINTS
 from . import TASKS, get_task
 from .option import CHECK, DEMO, TRAIN, Option, loss_weight, oracle
 
@@ -20,6 +19,7 @@ class TaskSpec:
         conflicts: pairs of options that exclude each other.
         ignored_options: general options (``options/table.py``) that have no effect on this task.
         annotations: task whose annotations it reads; empty: its own.
+        has_keypoints: whether the objects have joints, ``keypoints`` of the options.
     """
 
     name: ClassVar[str]
@@ -28,6 +28,7 @@ class TaskSpec:
     conflicts: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignored_options: ClassVar[tuple[str, ...]] = ()
     annotations: ClassVar[str] = ""
+    has_keypoints: ClassVar[bool] = False
 
     @staticmethod
     def check(opt: Any) -> None:
@@ -148,10 +149,11 @@ class CtdetSpec(TaskSpec):
 
 
 class MultiPoseSpec(TaskSpec):
-    """Human poses: ``hm``, ``wh``, ``reg`` as in ctdet; ``hps`` joint displacements from the center; ``hm_hp`` one
-    heatmap per joint; ``hp_offset`` sub-pixel offset of the joints."""
+    """Poses of persons or other objects: ``hm``, ``wh``, ``reg`` as in ctdet; ``hps`` joint displacements from the
+    center; ``hm_hp`` one heatmap per joint; ``hp_offset`` sub-pixel offset of the joints."""
 
     name = "multi_pose"
+    has_keypoints = True
     default_dataset = "coco_hp"
     options = (
         Option("rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True),
@@ -178,11 +180,11 @@ class MultiPoseSpec(TaskSpec):
 
     @staticmethod
     def head_channels(opt: Any) -> dict[str, int]:
-        channels = {"hm": opt.num_classes, "wh": 2, "hps": 2 * NUM_JOINTS}
+        channels = {"hm": opt.num_classes, "wh": 2, "hps": 2 * len(opt.keypoints)}
         if opt.reg_offset:
             channels["reg"] = 2
         if opt.hm_hp:
-            channels["hm_hp"] = NUM_JOINTS
+            channels["hm_hp"] = len(opt.keypoints)
         if opt.reg_hp_offset:
             channels["hp_offset"] = 2
         return channels
