@@ -18,6 +18,7 @@ from .optimizer_state import named_optimizer_state, optimizer_for_reference, res
 from .tensors import tensor_problem
 
 METADATA_KEY = "centernet"  # of the model metadata in a safetensors file
+SHOWN = 8  # names of a kind: all of the heads that depend on the number of classes or joints
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -239,13 +240,13 @@ def fit_state_dict(model: nn.Module, state_dict: dict[str, Tensor], source: str,
 
 
 def log_table(title: str, rows: dict[str, list[str]], log=print) -> None:
-    """Log names by what happened to them, the first four of each row; nothing if there are none."""
+    """Log names by what happened to them, the first ones of each row; nothing if there are none."""
     if any(rows.values()):
         log(title)
     for text, names in rows.items():
         if names:
-            more = f" ... {len(names)} in all" if len(names) > 4 else ""
-            log(f"  {text}: {', '.join(names[:4])}{more}")
+            more = f" ... {len(names)} in all" if len(names) > SHOWN else ""
+            log(f"  {text}: {', '.join(names[:SHOWN])}{more}")
 
 
 def load_model(
