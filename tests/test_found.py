@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from centernet import found
+from centernet.ops.keypoints import KeypointSchema
 from centernet.video import is_stream, name_of
 
 BOXES = SimpleNamespace(detected_boxes=lambda rows: rows[:, :5])
 BOXES_3D = SimpleNamespace(detected_boxes=lambda rows: rows[:, [1, 2, 3, 4, -1]])
 
 
+# A cat has both joints, a dog the second one.
+KEYPOINTS = KeypointSchema(("nose", "tail"), (0, 1), (), (0.05, 0.05), ((0, 1), (1,)))
+
+
 def options(task="ctdet", threshold=0.3):
-    return SimpleNamespace(task=task, vis_thresh=threshold, class_names=["cat", "dog"])
+    return SimpleNamespace(task=task, vis_thresh=threshold, class_names=["cat", "dog"], keypoints=KEYPOINTS)
 
 
 def test_detections_above_the_threshold_best_first():
@@ -34,19 +39,21 @@ def test_detections_above_the_threshold_best_first():
 
 def test_keypoints_and_3d_boxes():
     (pose,) = found.detections_above({1: np.array([[0, 0, 4, 8, 0.5, 1, 2, 3, 4]])}, BOXES, options("multi_pose"))
-    assert pose.more == {"keypoints": [[1, 2], [3, 4]]}
+    assert pose.more == {"keypoints": [[1, 2], [3, 4]], "keypoint_names": ["nose", "tail"]}
     entry = found.json_entry("a.jpg", (8, 16), [pose], 7)
     assert entry == {
         "image": "a.jpg",
         "width": 8,
         "height": 16,
         "frame": 7,
-        "detections": [
-            {"class": "cat", "class_id": 1, "score": 0.5, "bbox": [0, 0, 4, 8], "keypoints": [[1, 2], [3, 4]]}
-        ],
+        "detections": [{"class": "cat", "class_id": 1, "score": 0.5, "bbox": [0, 0, 4, 8], **pose.more}],
     }
     numbers = [float(number) for number in found.yolo_lines((8, 16), [pose]).split()]
     assert numbers == pytest.approx([0, 0.25, 0.25, 0.5, 0.5, 0.125, 0.125, 0.375, 0.25])
+    (dog,) = found.detections_above({2: np.array([[0, 0, 4, 8, 0.5, 1, 2, 3, 4]])}, BOXES, options("multi_pose"))
+    assert dog.more == {"keypoints": [[3, 4]], "keypoint_names": ["tail"]}
+    numbers = [float(number) for number in found.yolo_lines((8, 16), [dog]).split()]
+    assert numbers == pytest.approx([1, 0.25, 0.25, 0.5, 0.5, 0.375, 0.25, 0, 0])  # as many joints as a cat
     row = [0.1, 1, 2, 3, 4, 1.5, 1.6, 3.9, -2, 1.7, 20, 0.2, 0.8]
     (car,) = found.detections_above({1: np.array([row])}, BOXES_3D, options("ddd"))
     assert car.box == (1, 2, 3, 4) and car.score == 0.8

@@ -65,7 +65,7 @@ def _more(opt, cls: int, row: list[float]) -> dict[str, Any]:
 
 
 def _missing_joints(opt, cls: int) -> int:
-    counts = [len(opt.keypoints.joints_of(k)) for k in range(opt.num_classes)]
+    counts = [len(opt.keypoints.joints_of(k)) for k in range(len(opt.class_names))]
     return max(counts) - counts[cls]
 
 
