@@ -75,14 +75,15 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder for what the documents call DIR: two images in YOLO style."""
+    """A folder for what the documents call DIR: two images in YOLO style, whose objects may have keypoints."""
     folder = tmp_path_factory.mktemp("documents") / "DIR"
     for split in ("train", "val"):
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
         cv2.imwrite(str(folder / "images" / split / "a.jpg"), np.zeros((64, 64, 3), np.uint8))
         (folder / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
-    (folder / "classes.txt").write_text("cat\n")
+    text = "train: images/train\nval: images/val\nnames: [cat]\nkpt_shape: [2, 3]\nflip_idx: [1, 0]\n"
+    (folder / "data.yaml").write_text(text)
     return folder
 
 

@@ -110,7 +110,7 @@ def test_options_run_through(trained, tmp_path, arguments):
 def test_two_classes_are_learned(tmp_path, flip):
     """The loss falls, and objects of both classes are found with their joints."""
     write_coco(tmp_path / "data", {"train": 160, "val": 40})
-    recipe = ["--arch", "res_18", "--head_conv", "64", "--batch_size", "8", "--lr", "1e-3", "--lr_step", "12"]
+    recipe = ["--arch", "lite", "--batch_size", "8", "--lr", "2e-3", "--lr_step", "12"]
     recipe += ["--num_epochs", "15", "--val_intervals", "15", "--num_workers", "1", "--pretrained", "none"]
     data = ["--dataset", "custom", "--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
     augmentation = ["--not_rand_crop", "--scale", "0.1", "--shift", "0.05", "--flip", flip]
