@@ -3,8 +3,8 @@
     python benchmarks/annotations.py [--images 118287] [--objects 860001]
 
 Times are processor time. The file is made first, with outlines, so that it is as large as COCO's. The plain way keeps
-what the JSON file says as Python objects, as the reference's annotation library does. A worker is a forked process that
-asks for every image once; counted is the memory that it then has for itself (Linux only).
+the content of the JSON file as Python objects, as the reference's annotation library does. A worker is a forked process
+that asks for every image once; counted is the memory that it then has for itself (Linux only).
 """
 
 import json
@@ -98,7 +98,7 @@ def measure(load: Callable) -> list[float]:
 
 
 def in_a_fork(function: Callable) -> list:
-    """Return the result of a function run in a process of its own."""
+    """Return the result of a function run in a separate process."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -116,7 +116,7 @@ def in_a_fork(function: Callable) -> list:
 
 
 def write(path: Path, num_images: int, objects: int) -> None:
-    """Write a file with the statistics of COCO's."""
+    """Write an annotation file with the statistics of COCO."""
     rng = np.random.default_rng(0)
     path.parent.mkdir(parents=True)
     ids = np.array(get_dataset("coco").category_ids)

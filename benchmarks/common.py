@@ -118,7 +118,7 @@ def resident() -> float:
 
 
 def private() -> float:
-    """Return the memory in MiB that the process shares with no other (Linux)."""
+    """Return the private memory of the process in MiB (Linux)."""
     return _rollup("self", "Private_")
 
 

@@ -128,7 +128,7 @@ def measure(make: Callable, key: tuple, threads: int, repeats: int) -> dict[tupl
 
 
 def peak_memory(make: Callable, key: tuple, name: str, threads: int) -> float:
-    """Return the MiB that a forward and backward pass add to a process of their own."""
+    """Return the MiB that a forward and backward pass add to a separate process."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_peak_memory, (make, key, name, threads))
 

@@ -1,7 +1,7 @@
 """Draw a harder sample than the quick start's: twelve shapes of any color, small and thin ones, overlaps, clutter.
 
 ``python benchmarks/hard_sample.py DIR`` writes a dataset for ``--dataset custom --data_path DIR`` in COCO's layout:
-1,600 training and 400 validation images of 256 x 256 (``--images`` scales both). Color says nothing about the class,
+1,600 training and 400 validation images of 256 x 256 (``--images`` scales both). Color does not indicate the class,
 so a detector has to learn shapes. The drawing depends on nothing but the constants below.
 """
 
@@ -74,7 +74,7 @@ def write(folder: Path, images: int) -> None:
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, list[int]]]]:
     """Draw one image (SIZE, SIZE, 3) uint8; return it and its objects (class from 0, [x, y, w, h])."""
     image = _ground(rng)
-    visible: list[np.ndarray] = []  # what is still seen of each object
+    visible: list[np.ndarray] = []  # visible pixels of each object
     areas: list[float] = []
     objects: list[tuple[int, list[int]]] = []
     for _ in range(int(rng.integers(2, MAX_OBJECTS + 1))):
@@ -94,7 +94,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, list[int
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    """Textured ground with clutter that belongs to no class: lines, specks, soft blobs."""
+    """Draw a textured background with clutter that belongs to no class: lines, specks, soft blobs."""
     image = rng.uniform(40, 215, 3) + 25 * _noise(rng, 40)[:, :, None] + 12 * _noise(rng, 8)[:, :, None]
     image = np.ascontiguousarray(np.broadcast_to(image, (SIZE, SIZE, 3)), dtype=np.float32)
     for _ in range(int(rng.integers(0, 10))):
@@ -113,13 +113,13 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, cell: int) -> np.ndarray:
-    """Smooth noise (SIZE, SIZE) with features of about ``cell`` pixels and standard deviation 1."""
+    """Return smooth noise (SIZE, SIZE) with features of about ``cell`` pixels and standard deviation 1."""
     side = SIZE // cell + 2
     return cv2.resize(rng.standard_normal((side, side)).astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
 
 
 def _shape(rng: np.random.Generator, cls: int) -> np.ndarray:
-    """Return the coverage (SIZE, SIZE) float32 in [0, 1] of one object, turned and placed at random."""
+    """Return the coverage (SIZE, SIZE) float32 in [0, 1] of one object, rotated and placed at random."""
     side = float(np.exp(rng.uniform(np.log(MIN_SIDE), np.log(MAX_SIDE)))) * FINE
     center = rng.uniform(0, SIZE, 2) * FINE
     turn = rng.uniform(0, 2 * np.pi)

@@ -3,7 +3,7 @@
     python benchmarks/networks.py [--net res_18|dla_34|...] [--batch N] [--side PIXELS]
 
 Three tables for every network: its heads alone, forward and backward, as separate convolutions and as one
-(``models/heads.py: BatchedHeads`` with the weights joined in every step); the network in evaluation mode as it is and
+(``models/heads.py: BatchedHeads`` with the weights joined in every step); the network in evaluation mode unfused and
 fused, the heads apart and joined, in float32 and in bf16; a training pass in float32 and in bf16. Runs on the CPU.
 """
 
@@ -74,7 +74,7 @@ def heads_alone(model: nn.Module, batch: int, side: int) -> tuple[dict[str, Call
 
 def evaluations(model: nn.Module, x: Tensor) -> dict[str, Callable]:
     """Return passes of a network in evaluation mode."""
-    networks = {"as it is": model.eval(), "fused": fuse(model, False), "fused, heads joined": fuse(model, True)}
+    networks = {"unfused": model.eval(), "fused": fuse(model, False), "fused, heads joined": fuse(model, True)}
 
     def run(network: nn.Module, bf16: bool) -> Callable[[], Tensor]:
         def step() -> Tensor:
@@ -84,10 +84,10 @@ def evaluations(model: nn.Module, x: Tensor) -> dict[str, Callable]:
         return step
 
     for name, network in networks.items():
-        common.check(name, run(network, False)(), run(networks["as it is"], False)(), 1e-3)
+        common.check(name, run(network, False)(), run(networks["unfused"], False)(), 1e-3)
 
     steps = {name: run(network, False) for name, network in networks.items()}
-    return steps | {"as it is, bf16": run(model, True), "fused, bf16": run(networks["fused"], True)}
+    return steps | {"unfused, bf16": run(model, True), "fused, bf16": run(networks["fused"], True)}
 
 
 def trainings(model: nn.Module, x: Tensor) -> dict[str, Callable]:

@@ -17,7 +17,7 @@ from centernet.transforms import EIG_VAL, EIG_VEC, GRAY, View, random_view, samp
 
 
 def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Return a finished training sample: a float image, colored step by step, and heat maps, all in numpy."""
+    """Return a finished training sample: a float image, colored step by step, and heatmaps, all in numpy."""
     draws = sample_rng(opt.seed, *key)
     height, width = image.shape[:2]
     view = random_view(height, width, opt, draws)
@@ -52,7 +52,7 @@ def sample(image: np.ndarray, objects: dict[str, np.ndarray], opt, key: tuple[in
 
 
 def warp(image: np.ndarray, view: View) -> np.ndarray:
-    """Return the part of an image that a view shows."""
+    """Return the part of an image inside a view."""
     if view.flipped:
         image = image[:, ::-1, :]
     matrix = get_affine_transform(view.center, view.scale, 0, view.input_size)
@@ -73,7 +73,7 @@ def _jitter(image: np.ndarray, color: dict) -> None:
 
 
 def heat_maps(size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, radius: Tensor) -> np.ndarray:
-    """Draw the heat maps of a batch one object at a time; ``radius`` -1: no object."""
+    """Draw the heatmaps of a batch one object at a time; ``radius`` -1: no object."""
     hm = np.zeros(size, dtype=np.float32)
     for b, k in np.argwhere(radius.numpy() >= 0):
         place = int(ind[b, k])
@@ -82,7 +82,7 @@ def heat_maps(size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, radius:
 
 
 def loss(output: dict[str, Tensor], batch: dict[str, Tensor], opt) -> Tensor:
-    """Return the detection loss, with a pass over the whole heat map for every step."""
+    """Return the detection loss, with a pass over the whole heatmap for every step."""
     pred = torch.clamp(output["hm"].sigmoid(), min=1e-4, max=1 - 1e-4)
     positive, negative = batch["hm"].eq(1).float(), batch["hm"].lt(1).float()
     weights = torch.pow(1 - batch["hm"], 4)

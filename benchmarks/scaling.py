@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--processes 1 2] [--arch resdcn_18] [--size 384] [--batch 4]
 
 Starts ``torchrun`` once for every number of processes, each with its own accelerator, or with its share of the CPU's
-cores and gloo. Every process works on ``--batch`` images, so ideally the rate grows with their number. Two ways take
-turns: the trainer's wrapper, and the network as it is in ``DistributedDataParallel`` with its defaults, channels first.
-The gradients of both are checked to be equal.
+cores and gloo. Every process works on ``--batch`` images, so ideally throughput grows with their number. Two
+alternatives are compared: the trainer's wrapper, and the unmodified network in ``DistributedDataParallel`` with its
+defaults, channels first. The gradients of both are checked to be equal.
 """
 
 import argparse

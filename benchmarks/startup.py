@@ -1,10 +1,10 @@
-"""Measure how long the programs take to answer: --help, a wrong option, and --dry_run.
+"""Measure the time until the programs exit: --help, a wrong option, and --dry_run.
 
     python benchmarks/startup.py                        this code
-    python benchmarks/startup.py --code DIR             another checkout in turn with this one, such as an older commit
+    python benchmarks/startup.py --code DIR             also another checkout, such as an older commit
 
-Prints the median wall-clock and CPU seconds of each command. PyTorch takes seconds to import, so these commands must
-finish without it; ``tests/test_cli.py`` checks that they do.
+Prints the median wall-clock and CPU seconds of each command; the repeats of a checkout run one after the other. PyTorch
+takes seconds to import, so these commands must finish without it; ``tests/test_cli.py`` checks that they do.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Time heat maps of a batch drawn at once on the device against object by object on the CPU.
+"""Time heatmaps of a batch drawn at once on the device against object by object on the CPU.
 
 python benchmarks/targets.py [--batch 32] [--classes 80] [--size 128] [--objects 8]
 """
@@ -39,7 +39,7 @@ def main() -> None:
     def in_turn() -> torch.Tensor:
         return torch.from_numpy(plain.heat_maps(maps, cls, ind, radius)).to(device)
 
-    common.check("heat maps", at_once(), in_turn(), 1e-6)
+    common.check("heatmaps", at_once(), in_turn(), 1e-6)
     if not torch.equal(at_once() == 1, in_turn() == 1):
         raise SystemExit("the peaks differ")
     ways = {"one after the other, CPU": in_turn, f"at once, {device.type}": at_once}

@@ -1,13 +1,13 @@
 """AP against processor time: this project's presets, and Ultralytics' smallest network if it is installed.
 
-Every contestant trains from random weights on the same images, one thread, in a process of its own, in turns. For each
-budget the length of the schedule is chosen so that the training ends near it; what counts is the processor time that
-was really used, validation included. One script (pycocotools) scores all detections.
+Every contestant trains from random weights on the same images, one thread, in a separate process, alternately. For each
+budget the schedule length is chosen so that training ends near it; the processor time actually used, including
+validation, is reported. One script (pycocotools) scores all detections.
 
     python benchmarks/time_to_ap.py --data sample --budgets 90,320 --seeds 1,2,3 --output time_to_ap.json
     python benchmarks/time_to_ap.py --data DIR --size 256 --budgets 900        # of benchmarks/hard_sample.py
 
-Ultralytics is not a dependency of this project (its license is AGPL-3.0): it takes part only where it can be imported.
+Ultralytics is not a dependency of this project (its license is AGPL-3.0): it is included only if it can be imported.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 class Data:
-    """The images and annotations of a contest, in the layouts of both programs.
+    """Images and annotations of a comparison, in the layouts of both programs.
 
     Attributes:
         options: options of main.py for these data.

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--arch resdcn_18] [--size 384] [--batch 4] [--amp bf16] [--tf32] [--compile]
 
 The baseline: float32, channels first, torchvision's deformable convolution, every step of the loss a pass over
-the heat maps, an Adam that goes from parameter to parameter; its inputs and heat maps exist before the clock
+the heatmaps, an Adam that goes from parameter to parameter; its inputs and heatmaps exist before the clock
 starts. Ours starts from what a worker sends and makes both on the device. Losses and gradients of the first
 step are checked to be equal. ``--amp``, ``--tf32`` and ``--compile`` add rows to the table.
 """
