@@ -7,13 +7,14 @@ usage() {
     cat <<'TEXT'
 bash train_full_4p.sh [--data_path=PATH] [--dataset=NAME] [--nproc=N] [--dry_run] [any option of src/main.py]
 
-  --data_path PATH   folder that holds voc/ (or is it); without it, the generated sample is trained
+  --data_path PATH   directory that contains voc/, or voc/ itself; default: train on the generated sample
   --dataset NAME     pascal (default with a data path), coco, or sample
   --nproc N          number of processes, default 4
   --dry_run          print the command and stop
 
-PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, the rate falling after epochs 45 and 60. Every
-option may be given as --name=value or as --name value, and those of src/main.py overrule this recipe.
+PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, with the
+learning rate reduced after epochs 45 and 60. Options may be given as --name=value or as --name value; options of
+src/main.py override this recipe.
 TEXT
 }
 
@@ -23,7 +24,7 @@ fail() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
-data_path='' dataset='' processes=4 dry_run='' handed=()
+data_path='' dataset='' processes=4 dry_run='' extra=()
 while [ $# -gt 0 ]; do
     name=${1%%=*}
     case $name in
@@ -48,12 +49,12 @@ while [ $# -gt 0 ]; do
             usage
             exit 0
             ;;
-        *) handed+=("$1") ;;
+        *) extra+=("$1") ;;
     esac
     shift
 done
 
-[[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a number of processes"
+[[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a valid number of processes"
 if [ -n "$data_path" ]; then
     data_path=${data_path/#\~/$HOME}
     [ -d "$data_path" ] || fail "--data_path $data_path: no such folder"
@@ -74,7 +75,7 @@ case $dataset in
         ;;
 esac
 
-python=${PYTHON:-$(command -v python || command -v python3)} || fail "there is no python"
+python=${PYTHON:-$(command -v python || command -v python3)} || fail "python not found"
 cores=$("$python" - <<'TEXT'
 import importlib.util, os, sys
 missing = [name for name in ("torch", "torchvision", "numpy", "cv2", "pycocotools", "progress", "matplotlib")
@@ -84,9 +85,9 @@ if missing:
 print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 TEXT
 ) || exit 2
-share=$((cores / processes > 0 ? cores / processes : 1))
+cores_per_process=$((cores / processes > 0 ? cores / processes : 1))
 options=(ctdet --dataset "$dataset" ${data_path:+--data_path "$data_path"} "${recipe[@]}")
-options+=(--num_workers $((share < 4 ? share : 4)) ${handed[@]+"${handed[@]}"})
+options+=(--num_workers $((cores_per_process < 4 ? cores_per_process : 4)) ${extra[@]+"${extra[@]}"})
 launch=("$python" "$here/src/centernet/engine/launch.py" --standalone "--nproc_per_node=$processes" "$here/src/main.py")
 
 if [ -n "$dry_run" ]; then
@@ -94,10 +95,10 @@ if [ -n "$dry_run" ]; then
     echo
     exit 0
 fi
-# The backward pass of convolutions in float32 on the accelerators that know this variable: what the reference curves need.
+# The backward pass of convolutions in float32 on accelerators that support this variable, as the reference curves need.
 export TORCH_SDAA_CONV2D_BACKWARD_USE_FP32=${TORCH_SDAA_CONV2D_BACKWARD_USE_FP32:-1}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$share}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores_per_process}
 
-# Options, data and weights are checked by one process first, so that a mistake ends here and not four times over.
+# One process checks options, data and weights first, so that an error is reported once.
 "$python" "$here/src/main.py" "${options[@]}" --prepare_only || exit
 exec "${launch[@]}" "${options[@]}"

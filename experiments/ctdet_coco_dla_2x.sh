@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # COCO detection, DLA-34, longer. Published AP on val2017: 37.4, with flip test 39.2, with flip and scales 41.7
-# (8 devices). To go on from ctdet_coco_dla_1x instead: --load_model exp/ctdet/coco_dla_1x/model_90.pth --resume
+# (8 devices). To continue from ctdet_coco_dla_1x instead: --load_model exp/ctdet/coco_dla_1x/model_90.pth --resume
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 

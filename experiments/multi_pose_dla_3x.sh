@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # COCO poses, DLA-34, longer. Published keypoint AP on val2017 with flip test: 58.9 (8 devices).
-# It starts from a detector, models/ctdet_coco_dla_2x.pth. To go on from multi_pose_dla_1x instead:
+# It starts from a detector, models/ctdet_coco_dla_2x.pth. To continue from multi_pose_dla_1x instead:
 # --load_model exp/multi_pose/dla_1x/model_90.pth --resume
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"

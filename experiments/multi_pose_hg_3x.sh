@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # COCO poses, hourglass, longer. Published keypoint AP on val2017 with flip test: 64.0 (5 devices).
-# It starts from a detector, models/ctdet_coco_hg.pth. To go on from multi_pose_hg_1x instead:
+# It starts from a detector, models/ctdet_coco_hg.pth. To continue from multi_pose_hg_1x instead:
 # --load_model exp/multi_pose/hg_1x/model_40.pth --resume
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"

@@ -1,20 +1,20 @@
-# What the scripts in this folder share; each sources this file with its own arguments and then says
-#     devices N [--master_batch_size M]   how many processes it is meant for, and the first one's share of a batch
-#     train TASK OPTIONS...               a training
-#     evaluate TASK OPTIONS...            a test of what it left in its run folder
-# Everything runs in the repository's root, whatever the current folder is.
+# Shared by the scripts in this directory. Each sources this file with its own arguments and then calls
+#     devices N [--master_batch_size M]   set the published number of processes, and the first one's share of a batch
+#     train TASK OPTIONS...               train
+#     evaluate TASK OPTIONS...            test the checkpoint in the run directory
+# All commands run in the repository's root, independent of the current directory.
 set -u
 
 usage() {
     cat <<TEXT
 bash experiments/$script [--data_path=PATH] [--nproc=N] [--dry_run] [any option of src/main.py and src/test.py]
 
-  --data_path PATH   folder that holds coco/, voc/ or kitti/; default: data/
-  --nproc N          number of processes, one a device; default: as published
+  --data_path PATH   directory that contains coco/, voc/ or kitti/; default: data/
+  --nproc N          number of processes, one per device; default: as published
   --dry_run          print the commands and stop
 
-Other options are handed to all commands and overrule the recipe, --load_model to the training alone; paths in them are
-relative to the repository.
+Other options are passed to all commands and override the recipe, except --load_model, which is passed only to the
+training; their paths are relative to the repository.
 TEXT
 }
 
@@ -25,7 +25,7 @@ fail() {
 
 script=$(basename "$0")
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || exit 2
-data_path='' processes='' dry_run='' handed=() start=()
+data_path='' processes='' dry_run='' extra=() start=()
 while [ $# -gt 0 ]; do
     name=${1%%=*}
     case $name in
@@ -50,22 +50,22 @@ while [ $# -gt 0 ]; do
             usage
             exit 0
             ;;
-        *) handed+=("$1") ;;
+        *) extra+=("$1") ;;
     esac
     shift
 done
-[[ -z $processes || $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a number of processes"
+[[ -z $processes || $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: not a valid number of processes"
 if [ -n "$data_path" ]; then
     data_path=${data_path/#\~/$HOME}
     [ -d "$data_path" ] || fail "--data_path $data_path: no such folder"
     data_path=$(cd "$data_path" && pwd) || exit 2
 fi
-python=${PYTHON:-$(command -v python || command -v python3)} || fail "there is no python"
+python=${PYTHON:-$(command -v python || command -v python3)} || fail "python not found"
 cd "$root" || exit 2
 
 shares=()
 devices() {
-    # The first device's smaller share is meant for the published number of devices; others take equal shares.
+    # The smaller share of the first device applies to the published number of devices; otherwise shares are equal.
     if [ -z "$processes" ] || [ "$processes" = "$1" ]; then
         processes=$1
         shares=("${@:2}")
@@ -79,9 +79,9 @@ if missing:
 print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 TEXT
     ) || exit 2
-    share=$((cores / processes > 0 ? cores / processes : 1))
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$share}
-    # The backward pass of convolutions in float32 on the accelerators that know this variable.
+    cores_per_process=$((cores / processes > 0 ? cores / processes : 1))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores_per_process}
+    # The backward pass of convolutions in float32 on accelerators that support this variable.
     export TORCH_SDAA_CONV2D_BACKWARD_USE_FP32=${TORCH_SDAA_CONV2D_BACKWARD_USE_FP32:-1}
 }
 
@@ -100,12 +100,12 @@ launch() {
 
 train() {
     local options=("$@" ${shares[@]+"${shares[@]}"} ${data_path:+--data_path "$data_path"})
-    options+=(--num_workers $((share < 4 ? share : 4)) ${start[@]+"${start[@]}"} ${handed[@]+"${handed[@]}"})
-    # One process checks options, data and weights first, so that a mistake is told once.
+    options+=(--num_workers $((cores_per_process < 4 ? cores_per_process : 4)) ${start[@]+"${start[@]}"} ${extra[@]+"${extra[@]}"})
+    # One process checks options, data and weights first, so that an error is reported once.
     run "$python" src/main.py "${options[@]}" --prepare_only
     launch src/main.py "${options[@]}"
 }
 
 evaluate() {
-    launch src/test.py "$@" --resume ${data_path:+--data_path "$data_path"} ${handed[@]+"${handed[@]}"}
+    launch src/test.py "$@" --resume ${data_path:+--data_path "$data_path"} ${extra[@]+"${extra[@]}"}
 }

@@ -126,7 +126,7 @@ def test_a_training_that_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["--nproc", "none"], "--nproc none: not a number of processes"),
+        (["--nproc", "none"], "--nproc none: not a valid number of processes"),
         (["--nproc"], "--nproc needs a value"),
         (["--data_path", "/nowhere/at/all"], "--data_path /nowhere/at/all: no such folder"),
     ],

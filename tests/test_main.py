@@ -166,7 +166,7 @@ def test_train_full_4p_on_the_sample(tmp_path):
     [
         (["--data_path=no/such"], "--data_path no/such: no such folder"),
         (["--data_path"], "--data_path needs a value"),
-        (["--nproc=0"], "--nproc 0: not a number of processes"),
+        (["--nproc=0"], "--nproc 0: not a valid number of processes"),
         (["--no_such_option"], "unrecognized arguments: --no_such_option"),
     ],
 )

@@ -1,8 +1,8 @@
 # Shared by get_pascal_voc.sh and get_kitti.sh, which source it: options, resumable downloads, checksums.
 #
-# Such a script sets, one entry per file: SUB_PATHS, where a mirror has it (or directly under its address), ADDRESSES, the
-# official ones, SUMS, empty where none is known, and BYTES; also SUM_FORM (md5 or sha256) and SUM_LENGTH, PYTHON,
-# REPOSITORY and usage(), and before the first download ARCHIVES, the folder of the files, and DATA, what is filled.
+# The sourcing script sets, with one entry per file: SUB_PATHS, the paths on a mirror (or directly below its URL),
+# ADDRESSES, the official URLs, SUMS, empty if unknown, and BYTES; also SUM_FORM (md5 or sha256) and SUM_LENGTH, PYTHON,
+# REPOSITORY and usage(), and before the first download ARCHIVES, the directory of the files, and DATA, the target.
 
 log() { printf '%s\n' "$*"; }
 die() {
@@ -58,7 +58,7 @@ add_mirrors() {
     for url in "${urls[@]}"; do
         case $url in
             http://?* | https://?* | ftp://?*) MIRRORS+=("${url%/}") ;;
-            *) usage_error "--mirror '$url' is not an address that starts with http://, https:// or ftp://" ;;
+            *) usage_error "--mirror '$url' is not a URL that starts with http://, https:// or ftp://" ;;
         esac
     done
 }
@@ -97,7 +97,7 @@ find_downloader() {
 
 size_of() { if [ -f "$1" ]; then wc -c <"$1" | tr -d ' '; else echo 0; fi; }
 
-check_disk_space() { # numbers of the archives that are still to be unpacked
+check_disk_space() { # numbers of the archives to unpack
     local number archive size present needed=0 largest=0 free
     for number in "$@"; do
         archive=$ARCHIVES/$(name_of "$number")
@@ -114,10 +114,10 @@ check_disk_space() { # numbers of the archives that are still to be unpacked
     needed=$(((needed + largest) / 1024))
     free=$("$PYTHON" -c 'import shutil, sys; print(shutil.disk_usage(sys.argv[1]).free // 1024)' "$DATA")
     [ "$free" -ge "$needed" ] ||
-        die "not enough space in $DATA: $((needed / 1024)) MB needed, $((free / 1024)) MB free; --out names another"
+        die "not enough space in $DATA: $((needed / 1024)) MB needed, $((free / 1024)) MB free; --out sets another directory"
 }
 
-# Sets REASON. Returns 0 when the file should be whole, 1 when the transfer broke off, 2 when the server has it not.
+# Sets REASON. Returns 0 if the file should be complete, 1 if the transfer was interrupted, 2 if the server lacks it.
 transfer() { # address, file
     local status=0 http=''
     local -a options
@@ -126,8 +126,8 @@ transfer() { # address, file
         if [ -t 2 ]; then options+=(--progress-bar); else options+=(--silent); fi
         http=$(curl "${options[@]}" --write-out '%{http_code}' -- "$1") || status=$?
         case $status:$http in
-            0:* | 22:416) return 0 ;; # 416: the server has nothing after what is here already
-            33:*)                     # the server cannot continue a file
+            0:* | 22:416) return 0 ;; # 416: nothing is left to download
+            33:*)                     # the server cannot resume
                 rm -f "$2"
                 status=0
                 http=$(curl "${options[@]}" --write-out '%{http_code}' -- "$1") || status=$?
@@ -137,7 +137,7 @@ transfer() { # address, file
         case $status in
             5 | 6) REASON="no such host" ;;
             7) REASON="no connection" ;;
-            18 | 56) REASON="the transfer broke off" ;;
+            18 | 56) REASON="the transfer was interrupted" ;;
             22) REASON="HTTP status $http" ;;
             23) die "cannot write $2" ;;
             28) REASON="no answer in time" ;;
@@ -152,15 +152,15 @@ transfer() { # address, file
     case $status in
         0) return 0 ;;
         3) die "cannot write $2" ;;
-        4) REASON="no connection, or the transfer broke off" ;;
-        8) REASON="the server does not give it" ;;
+        4) REASON="no connection, or the transfer was interrupted" ;;
+        8) REASON="not available on the server" ;;
         *) REASON="wget status $status" ;;
     esac
     [ $status -eq 8 ] && return 2
     return 1
 }
 
-# Holds the lock of a folder until the script and everything that it has started end. Others wait.
+# Locks a directory until the script and its child processes exit. Others wait.
 lock() { # folder
     exec 9>>"$1/.download.lock" || die "cannot write $1/.download.lock"
     "$PYTHON" - "$1" <<'PY' || die "cannot lock $1/.download.lock"
@@ -173,14 +173,14 @@ except ImportError:  # Windows
 try:
     fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    print(f"Another process is filling {sys.argv[1]}: waiting for it", flush=True)
+    print(f"Another process is writing to {sys.argv[1]}: waiting for it", flush=True)
     fcntl.flock(9, fcntl.LOCK_EX)
 except OSError:
-    print(f"note: the file system of {sys.argv[1]} has no locks; fill it from one machine at a time")
+    print(f"note: the file system of {sys.argv[1]} has no locks; run this on one machine at a time")
 PY
 }
 
-# Transfers until the file is whole, as long as each try brings something. Returns as transfer does.
+# Retries until the file is complete, as long as each attempt makes progress. Returns like transfer.
 transfer_all() { # address, file
     local before status
     while :; do
@@ -193,7 +193,7 @@ transfer_all() { # address, file
     done
 }
 
-# Prints what is wrong with a file: another sum, or without a sum contents that cannot be read to the end.
+# Prints the fault of a file: a wrong checksum, or without a known checksum, content that cannot be read completely.
 fault_of() { # file, name, sum
     "$PYTHON" - "$@" <<'PY'
 import hashlib, sys, tarfile, zipfile, zlib
@@ -220,11 +220,11 @@ try:
     else:
         [int(line) for line in open(path, encoding="ascii")]
 except (zipfile.BadZipFile, tarfile.TarError, zlib.error, OSError, ValueError, EOFError, RuntimeError) as error:
-    print(f"not a whole {name} ({' '.join(str(error).split())})")
+    print(f"not a complete {name} ({' '.join(str(error).split())})")
 PY
 }
 
-# Renames the finished file when it is right, else removes it and sets REASON.
+# Renames the finished file if it is valid, else removes it and sets REASON.
 accept() { # file, final name, file number
     local fault
     fault=$(fault_of "$1" "$(name_of "$3")" "${SUMS[$3]}") || die "cannot read $1"
@@ -237,7 +237,7 @@ accept() { # file, final name, file number
     return 1
 }
 
-# Puts the file into ARCHIVES. Returns 1 with TRIED set when no place gives it.
+# Puts the file into ARCHIVES. Returns 1 with TRIED set if no URL provides it.
 fetch() { # file number
     local name base url status begun
     name=$(name_of "$1")
@@ -259,13 +259,13 @@ fetch() { # file number
                 transfer_all "$url" "$archive.part" || status=$?
                 [ $status -eq 0 ] || break
                 accept "$archive.part" "$archive" "$1" && return 0
-                # The fault may lie in the earlier part, perhaps from another mirror: try again from the start.
+                # The earlier part may be corrupt, perhaps from another mirror: retry from the start.
                 [ "$begun" -gt 0 ] || break
                 log "  $REASON"
             done
             log "  $REASON"
             TRIED="$TRIED${TRIED:+; }$url: $REASON"
-            # Only a mirror that answers may have the file in another place.
+            # Only a mirror that responds may have the file under another path.
             [ $status -eq 2 ] && [ -n "$base" ] && [ "$name" != "${SUB_PATHS[$1]}" ] || break
         done
     done

@@ -21,7 +21,7 @@ from centernet.utils.tool import tool
 
 @tool
 def main(argv: list[str] | None = None) -> None:
-    """Score, print the tables, and write the curves."""
+    """Compute the scores, print the tables, and write the curves."""
     parser = argparse.ArgumentParser(description="KITTI object detection scores of a folder of result files.")
     parser.add_argument("label_dir", type=Path, help="folder of label files 000000.txt, ... (training/label_2)")
     parser.add_argument("result_dir", type=Path, help="folder of result files 000000.txt, ...")

@@ -1,4 +1,4 @@
-"""Find the extreme points of COCO's segmentations: what the task exdet learns from.
+"""Compute the extreme points of COCO's segmentations, the annotations of the task exdet.
 
     python src/tools/gen_coco_extreme_points.py [--annotations data/coco/annotations] [--splits train2017,val2017]
 

@@ -9,9 +9,9 @@ REPOSITORY=$(cd "$HERE/../.." && pwd)
 DEFAULT_HOST=https://s3.eu-central-1.amazonaws.com/avg-kitti
 PYTHON=${PYTHON:-python3}
 
-# One row per file, in parallel arrays because the shell of macOS (3.2) has no others. The first ZIPS of them are the
-# archives; the others log which images are for training. SHA-256 sums; a file without one is checked by its contents.
-# The last three sizes are rough.
+# One row per file, in parallel arrays because the Bash of macOS (3.2) has no associative arrays. The first ZIPS are
+# archives; the others list the training images. SHA-256 checksums; a file without one is verified by reading it. The
+# last three sizes are approximate.
 SUB_PATHS=(data_object_image_2.zip data_object_label_2.zip data_object_calib.zip imagesets.tar.gz kitti_ids_val.txt)
 ADDRESSES=(
     "$DEFAULT_HOST/data_object_image_2.zip"
@@ -36,27 +36,26 @@ usage() {
 Usage: get_kitti.sh [--out DIR] [--mirror URL]... [--keep] [--checksums FILE]
 
 Fills DIR/kitti with training/, testing/, ImageSets_3dop/, ImageSets_subcnn/, images/ and annotations/ from KITTI's
-object benchmark: left color images, labels and cameras (12.6 GB; 26 GB on the disk while it works). After an
-interruption, run it again: it continues where it stopped, and does nothing when all is done.
+object benchmark: left color images, labels and cameras (12.6 GB; 26 GB of disk space while it runs). After an
+interruption, run it again: it continues where it stopped, and does nothing if everything is complete.
 
-  --out DIR         data folder; without it the repository's: $REPOSITORY/data
-  --mirror URL      a place to try before the official ones; several times, or several with commas. It has the files
-                    directly under URL:
+  --out DIR         data directory; default: $REPOSITORY/data
+  --mirror URL      a URL to try before the official ones; repeatable, or comma-separated. It has the files
+                    directly below URL:
                       ${SUB_PATHS[0]} ${SUB_PATHS[1]} ${SUB_PATHS[2]}
                       ${SUB_PATHS[3]} ${SUB_PATHS[4]}
-  --keep            keep the archives in DIR/kitti/archives instead of removing each once it is unpacked
-  --checksums FILE  other SHA-256 sums than the known ones, for a mirror with repacked archives: lines
-                    "sha256  name" or "sha256  name  bytes", for one file or more (bytes: for the disk space check)
-  --help            this text
+  --keep            keep the archives in DIR/kitti/archives instead of removing each after unpacking
+  --checksums FILE  SHA-256 checksums of a mirror with repacked archives: lines
+                    "sha256  name" or "sha256  name  bytes", for one or more files (bytes: for the disk space check)
+  --help            print this text
 
-The images come from $DEFAULT_HOST, as KITTI's own page
-http://www.cvlibs.net/datasets/kitti/eval_object.php names them after a registration; their license is CC BY-NC-SA 3.0.
+The images come from $DEFAULT_HOST, the URL that
+http://www.cvlibs.net/datasets/kitti/eval_object.php provides after registration; their license is CC BY-NC-SA 3.0.
 The two splits into training and validation are those of 3DOP (${ADDRESSES[3]})
 and of SubCNN (${ADDRESSES[4]}).
-A split for which DIR/kitti/ImageSets_{3dop,subcnn} already has train.txt and val.txt is taken from there.
+If DIR/kitti/ImageSets_{3dop,subcnn} already contains train.txt and val.txt, these are used.
 
-A file that already lies in DIR/kitti/archives is used instead of a download if it is right, and removed if it is
-not. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
+A file that exists in DIR/kitti/archives is used instead of a download if it is valid, and removed otherwise. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
 END
 }
 
@@ -80,9 +79,9 @@ has_image_sets() { # split
 
 check_tools() {
     command -v "$PYTHON" >/dev/null 2>&1 ||
-        die "'$PYTHON' was not found; install Python 3.10 or later, or name it with the environment variable PYTHON"
+        die "'$PYTHON' was not found; install Python 3.10 or later, or set the environment variable PYTHON"
     "$PYTHON" -c 'import sys, zlib; sys.exit(sys.version_info < (3, 10))' ||
-        die "'$PYTHON' is too old; it takes Python 3.10 or later"
+        die "'$PYTHON' is too old; Python 3.10 or later"
 }
 
 unpack() { # file number
@@ -103,7 +102,7 @@ def fail(text):
 try:
     with zipfile.ZipFile(archive) as file:
         members = [member for member in file.infolist() if not member.is_dir()]
-        # All members before the first is written: an archive that is not what it should be leaves nothing behind.
+        # All members before the first is written: an invalid archive leaves no files behind.
         for member in members:
             parts = tuple(member.filename.split("/"))
             plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
@@ -111,14 +110,14 @@ try:
                 places = " or ".join("/".join(folder) for folder in folders)
                 fail(f"refused to unpack {member.filename!r}, which is not directly inside {places}")
             if not plain:
-                fail(f"refused to unpack {member.filename!r}, which is not a plain file")
+                fail(f"refused to unpack {member.filename!r}, which is not a regular file")
         found = {tuple(member.filename.split("/")[:2]) for member in members}
         for folder in folders:
             if folder not in found:
-                fail(f"did not hold {'/'.join(folder)}")
+                fail(f"does not contain {'/'.join(folder)}")
         size, free = sum(member.file_size for member in members), shutil.disk_usage(home).free
         if size > free:
-            fail(f"needs {size >> 20} MB in {home}, {free >> 20} MB are free; --out names another place")
+            fail(f"needs {size >> 20} MB in {home}, {free >> 20} MB are free; --out sets another directory")
         for folder in folders:
             Path(home, *folder).mkdir(parents=True, exist_ok=True)
         for member in members:
@@ -132,7 +131,7 @@ PY
     [ $KEEP = yes ] || rm -f "$archive"
 }
 
-# Writes ImageSets_<split>/{train,val,trainval,test}.txt from the file that describes the split.
+# Writes ImageSets_<split>/{train,val,trainval,test}.txt from the file that defines the split.
 write_image_sets() { # file number
     local archive=$ARCHIVES/${SUB_PATHS[$1]}
     "$PYTHON" - "$archive" "$DATA" "${SPLITS[$1]}" <<'PY' || exit 1
@@ -153,7 +152,7 @@ def stems(folder, suffix):
 sets = {}
 try:
     if split == "3dop":
-        # Nothing is unpacked: the lists are read and written again.
+        # The lists are read without unpacking the archive.
         with tarfile.open(archive) as tar:
             for member in tar:
                 part, suffix = os.path.splitext(os.path.basename(member.name))
@@ -174,11 +173,11 @@ for part in ("train", "val"):
         fail(f"names no images for {part}")
 absent = sorted({*sets["train"], *sets["val"]} - set(stems("training/label_2", "txt")))
 if absent:
-    fail(f"names images that {home / 'training' / 'label_2'} does not have: {absent[0]}, {len(absent)} in all")
+    fail(f"lists images missing from {home / 'training' / 'label_2'}: {absent[0]}, {len(absent)} in all")
 folder = home / f"ImageSets_{split}"
 try:
     folder.mkdir(exist_ok=True)
-    # train and val last: with them it counts as done.
+    # train and val last: they mark the split as complete.
     for part in sorted(sets, key=("test", "trainval", "train", "val").index):
         temporary = folder / f"{part}.txt.tmp"
         temporary.write_text("".join(f"{name}\n" for name in sets[part]))
@@ -207,7 +206,7 @@ get_image_sets() {
         die "no list of the training images; put train.txt and val.txt into $DATA/ImageSets_3dop"
 }
 
-# What the annotations are made from: if it has changed, they are made again.
+# Prints a digest of the sources of the annotations; if it changes, the annotations are regenerated.
 state() {
     "$PYTHON" - "$DATA" "${SUMS[@]}" <<'PY'
 import hashlib, sys
@@ -277,7 +276,7 @@ main() {
         done
     fi
     get_image_sets
-    rmdir "$ARCHIVES" 2>/dev/null || true # stays when something is kept in it
+    rmdir "$ARCHIVES" 2>/dev/null || true # kept if it is not empty
     convert
     report
 }

@@ -9,7 +9,7 @@ REPOSITORY=$(cd "$HERE/../.." && pwd)
 DEFAULT_HOST=http://host.robots.ox.ac.uk/pascal/VOC
 PYTHON=${PYTHON:-python3}
 
-# One row per archive, in parallel arrays because the shell of macOS (3.2) has no others.
+# One row per archive, in parallel arrays because the Bash of macOS (3.2) has no associative arrays.
 SUB_PATHS=(voc2007/VOCtrainval_06-Nov-2007.tar voc2007/VOCtest_06-Nov-2007.tar voc2012/VOCtrainval_11-May-2012.tar)
 SUMS=(c52e279531787c972589f7e41ab4ae64 b6e924de25625d8de591ea690078ad9f 6cd6e144f989b92b3379bac3b3de84fd)
 BYTES=(460032000 451020800 1999639040)
@@ -24,19 +24,19 @@ usage() {
 Usage: get_pascal_voc.sh [--out DIR] [--mirror URL]... [--keep] [--checksums FILE]
 
 Fills DIR/voc with annotations/, images/ and VOCdevkit/ from the three archives of PASCAL VOC: 2007 trainval, 2007 test
-and 2012 trainval (2.9 GB; 5 GB on the disk while it works, 6 GB with --keep). After an interruption, run it again: it
-continues where it stopped, and does nothing when all is done.
+and 2012 trainval (2.9 GB; 5 GB of disk space while it runs, 6 GB with --keep). After an interruption, run it again: it
+continues where it stopped, and does nothing if everything is complete.
 
-  --out DIR         data folder; without it the repository's: $REPOSITORY/data
-  --mirror URL      a place to try before $DEFAULT_HOST; several times, or several
-                    with commas. It has the archives under voc2007/ and voc2012/, or all directly under URL
-  --keep            keep the archives in DIR/voc/archives instead of removing each once it is unpacked
-  --checksums FILE  other MD5 sums than the official ones, for a mirror with repacked archives: lines
-                    "md5  name" or "md5  name  bytes", for one archive or more (bytes: for the disk space check)
-  --help            this text
+  --out DIR         data directory; default: $REPOSITORY/data
+  --mirror URL      a URL to try before $DEFAULT_HOST; repeatable, or comma-
+                    separated. It has the archives in voc2007/ and voc2012/, or all directly below URL
+  --keep            keep the archives in DIR/voc/archives instead of removing each after unpacking
+  --checksums FILE  MD5 checksums of a mirror with repacked archives: lines
+                    "md5  name" or "md5  name  bytes", for one or more archives (bytes: for the disk space check)
+  --help            print this text
 
-An archive that already lies in DIR/voc/archives is used instead of a download if its MD5 sum is right, and removed
-if it is not. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
+An archive that exists in DIR/voc/archives is used instead of a download if its MD5 checksum is correct, and removed
+otherwise. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
 END
 }
 
@@ -56,9 +56,9 @@ is_unpacked() { # archive number
 
 check_tools() {
     command -v "$PYTHON" >/dev/null 2>&1 ||
-        die "'$PYTHON' was not found; install Python 3.10 or later, or name it with the environment variable PYTHON"
+        die "'$PYTHON' was not found; install Python 3.10 or later, or set the environment variable PYTHON"
     "$PYTHON" -c 'import sys, tarfile; sys.exit(sys.version_info < (3, 10) or not hasattr(tarfile, "data_filter"))' ||
-        die "'$PYTHON' cannot unpack archives safely; it takes Python 3.12, or a current release of 3.10 or 3.11"
+        die "'$PYTHON' cannot unpack archives safely; Python 3.12, or a current release of 3.10 or 3.11"
 }
 
 unpack() { # archive number
@@ -70,7 +70,7 @@ import os, sys, tarfile
 archive, folder = sys.argv[1:]
 try:
     with tarfile.open(archive) as tar:
-        # All members before the first is written: an archive that is not what it should be leaves nothing behind.
+        # All members before the first is written: an invalid archive leaves no files behind.
         for member in tar:
             tarfile.data_filter(member, folder)
             if os.path.normpath(member.name).split(os.sep)[0] not in ("VOCdevkit", "."):
@@ -83,7 +83,7 @@ except (tarfile.TarError, OSError, EOFError) as error:
 PY
     for set in ${IMAGE_SETS[$1]}; do
         [ -f "$DATA/VOCdevkit/${FOLDERS[$1]}/ImageSets/Main/$set.txt" ] ||
-            die "$archive: did not hold VOCdevkit/${FOLDERS[$1]}/ImageSets/Main/$set.txt"
+            die "$archive: does not contain VOCdevkit/${FOLDERS[$1]}/ImageSets/Main/$set.txt"
     done
     marker=$(marker_of "$1")
     printf '%s\n' "${SUMS[$1]}" >"$marker" || die "cannot write $marker"
@@ -135,10 +135,10 @@ main() {
         check_disk_space "${pending[@]}"
         for number in "${pending[@]}"; do
             fetch "$number" ||
-                die "could not download $(name_of "$number") ($TRIED); run again to continue, or name another place with --mirror"
+                die "could not download $(name_of "$number") ($TRIED); run again to continue, or give another URL with --mirror"
             unpack "$number"
         done
-        rmdir "$ARCHIVES" 2>/dev/null || true # stays when something is kept in it
+        rmdir "$ARCHIVES" 2>/dev/null || true # kept if it is not empty
     fi
     convert
     report

@@ -1,4 +1,4 @@
-"""Score the results of a PASCAL VOC test again: python src/tools/reval.py exp/ctdet/RUN/results.json
+"""Score existing PASCAL VOC results: python src/tools/reval.py exp/ctdet/RUN/results.json
 
 Prints the AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files
 of the devkit if it exists, otherwise from the annotation file of the dataset.
@@ -30,7 +30,7 @@ NMS_OVERLAP = 0.3
 
 @tool
 def main(argv: list[str] | None = None) -> int:
-    """Read, score, print. Returns the exit status: 0, or 1 without arguments."""
+    """Read and score results, print the scores, and return the exit status: 0, or 1 without arguments."""
     parser = argparse.ArgumentParser(description="Score results.json of a PASCAL VOC test.")
     parser.add_argument("results", type=Path, help="results.json, or the run directory that holds it")
     parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit if it exists)")
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def score(args: argparse.Namespace) -> None:
-    """Score as the arguments say, and print the result. Raises UserError."""
+    """Score results as given by the arguments, and print the scores. Raises UserError."""
     path = args.results / "results.json" if args.results.is_dir() else args.results
     names = PascalVOC.class_names
     found = re.fullmatch(r"voc_(\d{4})_(\w+)", args.imdb)

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Show or save as the arguments say. Raises UserError."""
+    """Show or save images as given by the arguments. Raises UserError."""
     content = read_annotation_file(args.annotations)
     folder = args.images or args.annotations.parent.parent / "val2017"
     output_dir = args.output_dir or Path("vis_pred")

@@ -205,7 +205,7 @@ def test_folder_that_cannot_be_written(root, tmp_path):
         ("label_empty", 0, None),
         ("label_crlf", 6, None),
         ("label_no_final_newline", 6, None),
-        ("label_behind_camera", 6, "line 1: this Car lies behind the camera (z = -25.01 m); kept as it is"),
+        ("label_behind_camera", 6, "line 1: this Car lies behind the camera (z = -25.01 m); kept unchanged"),
         ("label_short_line", None, "line 1 is not a line of a KITTI label file: it has 9 fields instead of 15"),
         ("label_unknown_class", None, "line 1 is not a line of a KITTI label file: 'Spaceship' is none of the classes"),
         ("label_nan", None, "line 1 is not a line of a KITTI label file: 'nan' (field 14) is not a finite number"),

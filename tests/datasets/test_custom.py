@@ -759,12 +759,12 @@ def test_several_files_that_could_be_meant(tmp_path, capsys):
     coco_at_the_root(tmp_path)
     shutil.copy(tmp_path / "train.json", tmp_path / "old_train.json")
     opt = parse(tmp_path)
-    with pytest.raises(UserError, match="^--train_annotations: several files could be meant: .*old_train.json, .*nam"):
+    with pytest.raises(UserError, match="^--train_annotations: several files match: .*old_train.json, .*choose"):
         Custom(build_task(opt), "train")
     check_objects(Custom(build_task(parse(tmp_path, "--train_annotations", "train.json")), "train"), "train")
     for k in range(100):
         shutil.copy(tmp_path / "train.json", tmp_path / f"train_{k}.json")
-    with pytest.raises(UserError, match="102 in all; name one") as caught:
+    with pytest.raises(UserError, match="102 in all; choose one") as caught:
         Custom(build_task(opt), "train")
     assert len(str(caught.value)) < 1000
 
@@ -772,11 +772,11 @@ def test_several_files_that_could_be_meant(tmp_path, capsys):
 def test_images_that_are_not_there(tmp_path, capsys):
     coco_at_the_root(tmp_path)
     shutil.rmtree(tmp_path / "images")
-    message = r"train.json: its images (t1.jpg) were not found in .* name their folder with --train_images"
+    message = r"train.json: its images (t1.jpg) were not found in .* specify their folder with --train_images"
     assert message.split(" in ")[0] in refused(capsys, tmp_path)
     voc_devkit_form(tmp_path / "voc")
     shutil.rmtree(tmp_path / "voc/JPEGImages")
-    assert "the images of its XML files were not found; name their folder with" in refused(capsys, tmp_path / "voc")
+    assert "the images of its XML files were not found; specify their folder with" in refused(capsys, tmp_path / "voc")
 
 
 VOC_ERRORS = [
@@ -789,7 +789,7 @@ VOC_ERRORS = [
         "objects of the class hen house, which is not one of the 1 known",
     ),
     (lambda root: put(root / "classes.txt", "fox\nhen house\nfox\n"), "the class fox is listed more than once"),
-    (lambda root: shutil.copytree(root / "Annotations", root / "b/Annotations"), "holds several VOC folders"),
+    (lambda root: shutil.copytree(root / "Annotations", root / "b/Annotations"), "contains several VOC folders"),
 ]
 
 
@@ -879,7 +879,7 @@ def test_annotations_of_no_known_form(tmp_path):
     for name, message in (
         ("empty", "this folder holds neither XML files nor labels"),
         ("bytes.bin", r"bytes\.bin: cannot be read as text"),
-        ("words.txt", "there is no folder .*Annotations with the XML files of its images"),
+        ("words.txt", "the folder of its XML files, .*Annotations, does not exist"),
     ):
         opt = parse(tmp_path, "--train_annotations", name)
         with pytest.raises(UserError, match=message):

@@ -34,7 +34,7 @@ def test_lite_is_small_and_starts_like_a_detector():
 
 def test_lite_has_no_published_weights():
     assert opts().parse(["ctdet", "--arch", "lite"]).pretrained == "none"
-    with pytest.raises(UserError, match="no ImageNet weights for lite"):
+    with pytest.raises(UserError, match="lite has no ImageNet weights"):
         create_model("lite", HEADS, 0, "imagenet")
 
 

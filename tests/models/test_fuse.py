@@ -92,7 +92,7 @@ def test_batched_heads_of_any_width(arch, head_conv):
 
 def test_a_batch_norm_without_convolution_is_an_error():
     model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))
-    with pytest.raises(ValueError, match="no convolution before 1"):
+    with pytest.raises(ValueError, match="no convolution found before 1"):
         fuse(model)
 
 

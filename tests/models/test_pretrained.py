@@ -229,7 +229,7 @@ def test_other_content_is_refused(server, two, tmp_path):
 
 
 def test_no_weights_of_that_network():
-    with pytest.raises(UserError, match="there are no ImageNet weights for hourglass"):
+    with pytest.raises(UserError, match="hourglass has no ImageNet weights"):
         load_pretrained(nn.Identity(), "hourglass", "imagenet", ARCHITECTURES["hourglass"].imagenet.get(0, []))
 
 

@@ -201,7 +201,7 @@ def test_damaged_files(tmp_path, server, tiny_kitti, checksums):
     for name, data, reason in (
         (LABELS, tiny_kitti[LABELS][:-1] + b"x", "SHA-256 sum "),
         (CALIB, tiny_kitti[CALIB][:middle] + b"X" + tiny_kitti[CALIB][middle + 1 :], "damaged at 'training/calib/"),
-        (CALIB, b"not a zip file", f"not a whole {CALIB}"),
+        (CALIB, b"not a zip file", f"not a complete {CALIB}"),
     ):
         server.files = {**tiny_kitti, name: data}
         arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
@@ -232,10 +232,10 @@ def test_without_a_list(tmp_path, server, checksums):
     ("name", "data", "reason"),
     [
         (SUBCNN, b"2\n0\n", "states 2 numbers, and has 1"),
-        (SUBCNN, b"2\n0\n9\n", "label_2 does not have: 000009, 1 in all"),
+        (SUBCNN, b"2\n0\n9\n", "label_2: 000009, 1 in all"),
         (DOP, pack_image_sets({"train": "000000\n"}), "names no images for val"),
         (DOP, pack_image_sets({"train": "000000\n", "val": "../../evil\n"}), "cannot be read"),
-        (DOP, pack_image_sets({"train": "000000\n", "val": "000007\n"}), "label_2 does not have: 000007, 1 in all"),
+        (DOP, pack_image_sets({"train": "000000\n", "val": "000007\n"}), "label_2: 000007, 1 in all"),
     ],
 )
 def test_bad_list(tmp_path, server, checksums, name, data, reason):
@@ -280,7 +280,7 @@ def test_member_outside_its_folder_is_refused(tmp_path, server, tiny_kitti, chec
 def test_archive_of_something_else(tmp_path, server, tiny_kitti, checksums):
     server.files[CALIB] = pack_zip(tmp_path, "calib")
     line = error_line(run(tmp_path, "--out", tmp_path, "--mirror", server.url, "--checksums", checksums))
-    assert f"{CALIB}: did not hold training/calib" in line
+    assert f"{CALIB}: does not contain training/calib" in line
     server.files = {**tiny_kitti, LABELS: b"no zip file"}
     write_checksums(checksums, server.files)
     line = error_line(run(tmp_path, "--out", tmp_path / "b", "--mirror", server.url, "--checksums", checksums))
@@ -347,7 +347,7 @@ def test_disk_space(tmp_path, server, checksums):
         (["out"], "unknown option 'out'"),
         (["--out"], "--out needs a value"),
         (["--mirror="], "--mirror needs a value"),
-        (["--mirror", "somewhere"], "--mirror 'somewhere' is not an address"),
+        (["--mirror", "somewhere"], "--mirror 'somewhere' is not a URL"),
         (["--checksums", "absent.txt"], "cannot read 'absent.txt'"),
     ],
 )

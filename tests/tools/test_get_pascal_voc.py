@@ -389,7 +389,7 @@ def test_member_outside_the_folder_is_refused(tmp_path, server, checksums, evil)
 def test_archive_without_its_image_sets(tmp_path, server, checksums):
     replace_archive(server, checksums, FIRST, {"VOCdevkit/VOC2007/readme": None})
     line = error_line(run(tmp_path, "--out", tmp_path, "--mirror", server.url, "--checksums", checksums))
-    assert "did not hold VOCdevkit/VOC2007/ImageSets/Main/train.txt" in line
+    assert "does not contain VOCdevkit/VOC2007/ImageSets/Main/train.txt" in line
 
 
 def test_archive_that_is_none(tmp_path, server, checksums):
@@ -457,7 +457,7 @@ def test_disk_space(tmp_path, server, checksums, tiny_voc):
         (["out"], "unknown option 'out'"),
         (["--out"], "--out needs a value"),
         (["--out="], "--out needs a value"),
-        (["--mirror", "somewhere"], "--mirror 'somewhere' is not an address"),
+        (["--mirror", "somewhere"], "--mirror 'somewhere' is not a URL"),
         (["--checksums", "absent.txt"], "cannot read 'absent.txt'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""COCO-style JSON of your own dataset: find it and its images, and complete what tools leave out."""
+"""COCO-style JSON of your own dataset: find it and its images, and complete fields that tools omit."""
 
 import math
 import mmap
@@ -63,14 +63,14 @@ class CocoLayout(Layout):
         elif not any(layout.find_file(name) for name in names):
             first = str(names[0])[:80] if names else "it names none"
             raise UserError(
-                f"{path}: its images ({first}) were not found in {root} and its folders; name their folder with "
-                f"--{option_of(split)}_images"
+                f"{path}: its images ({first}) were not found in {root} and its folders; specify their folder "
+                f"with --{option_of(split)}_images"
             )
         return layout
 
     @cached_property
     def candidates(self) -> list[Path]:
-        """Folders that the images may be in, those of the split's name first, without those of other splits."""
+        """Return folders that may contain the images, those named like the split first; omit those of other splits."""
         subfolders = [*folders(self.root), *folders(self.root / "images")]
         subfolders = [folder for folder in subfolders if not is_other_split(self.split, folder.name)]
         subfolders.sort(key=lambda folder: split_rank(self.split, folder.name) is None)
@@ -82,7 +82,7 @@ class CocoLayout(Layout):
 
     @cached_property
     def by_name(self) -> dict[str, list[Path]]:
-        """The images anywhere below the images' folder by their names without folders."""
+        """Return all images below the image folder, by base name."""
         found = defaultdict(list)
         for path in walk(self.images):
             parts = path.relative_to(self.images).parts[:-1]

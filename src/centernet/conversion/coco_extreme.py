@@ -92,7 +92,7 @@ def extreme_points(annotation: dict, height: int, width: int) -> np.ndarray | No
 
 
 def middle_of_sides(bbox: list[float]) -> np.ndarray:
-    """Return the middles of the sides (4, 2) of a box [x, y, w, h], for objects without an outline."""
+    """Return the midpoints of the sides (4, 2) of a box [x, y, w, h], for objects without an outline."""
     x, y, w, h = bbox
     return np.array([[x + w / 2, y], [x, y + h / 2], [x + w / 2, y + h], [x + w, y + h / 2]], dtype=np.float64)
 
@@ -139,19 +139,19 @@ def convert(source: Path, target: Path, log: Callable[[str], None] = print) -> N
         raise UserError(f"{source}: {error}") from error
     count = len(content["annotations"])
     if count and without == count:
-        raise UserError(f"{source}: none of the annotations has a segmentation, so there are no extreme points to find")
+        raise UserError(f"{source}: none of the annotations has a segmentation, so extreme points cannot be determined")
     write_json(target, content)
     missing = f", {without} of them without an outline: the middles of their box's sides" if without else ""
     log(f"{target}: extreme points of {count} objects{missing}")
 
 
 def extreme_file(instances: Path) -> Path:
-    """Return the path that the extreme points of an ``instances_*.json`` are kept at."""
+    """Return the path of the extreme points file of an ``instances_*.json``."""
     return instances.with_name(instances.name.replace("instances_", "instances_extreme_", 1))
 
 
 def prepare(instances: Path, log: Callable[[str], None] = print) -> None:
-    """Make the file of ``extreme_file`` if it is missing and ``instances`` exists."""
+    """Create the extreme points file if it is missing and ``instances`` exists."""
     target = extreme_file(instances)
     if not instances.is_file():
         return

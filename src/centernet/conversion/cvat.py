@@ -53,7 +53,7 @@ class CvatLayout(Layout):
 
     @cached_property
     def tree(self) -> ElementTree.Element:
-        """The root element of the file."""
+        """Return the root element of the file."""
         return _read_tree(self.annotations, _version(self.annotations))
 
     def class_names(self, content: dict) -> list[str]:

@@ -11,11 +11,11 @@ from .paths import PathFinder, counterpart, folders, has_images, is_image_name, 
 from .voc import VocLayout, has_xml, is_cvat
 from .yolo import YoloLayout
 
-# In the order in which they are looked for. YOLO comes last: a folder of images is all that it asks for.
+# In the order in which they are looked for. YOLO comes last, because it requires only a folder of images.
 LAYOUTS: dict[str, type[Layout]] = {
     layout.style: layout for layout in (CocoLayout, VocLayout, LabelMeLayout, CvatLayout, YoloLayout)
 }
-MAX_WRAPPERS = 3  # folders around the dataset, such as archives that were unpacked into a folder of their own name
+MAX_WRAPPERS = 3  # folders around the dataset, such as archives unpacked into a folder of the same name
 
 DATA_SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".yml", ".names", ".data")
 
@@ -71,7 +71,7 @@ def _is_readme(path: Path) -> bool:
 
 
 def _has_other_split(root: Path, layouts: list[type[Layout]]) -> bool:
-    """Return whether there is data to test on: then data of no split is not all to be trained on."""
+    """Return whether test data exists, in which case data without splits is not used entirely for training."""
     try:
         return any(layout.find(root, "val", None) is not None for layout in layouts)
     except UserError:
@@ -79,7 +79,7 @@ def _has_other_split(root: Path, layouts: list[type[Layout]]) -> bool:
 
 
 def named_path(root: Path, text: str, option: str) -> Path | None:
-    """Return the path that an option names, below ``root`` or as it is; None without one.
+    """Return the path that an option gives, below ``root`` or as given; None if it is empty.
 
     What exists below ``root`` comes first: the current directory may have a folder of the same name.
 
@@ -98,7 +98,7 @@ def named_path(root: Path, text: str, option: str) -> Path | None:
 
 
 def open_layout(root: Path, split: str, path: Path, images: Path | None) -> Layout:
-    """Return the layout of annotations that the user named."""
+    """Return the layout of annotations given by the user."""
     option = option_of(split)
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -110,7 +110,7 @@ def open_layout(root: Path, split: str, path: Path, images: Path | None) -> Layo
     if suffix in (".yaml", ".yml"):
         return YoloLayout.describe(root, split, path)
     first = next(filter(None, read_lines(path)), "")
-    # A list of images has folders or lies next to them; an image set of VOC may have the extensions, too.
+    # Lines of an image list are paths; those of a VOC image set may have extensions, too.
     if is_image_name(first) and not (path.parent.name == "Main" and (path.parents[2] / "Annotations").is_dir()):
         return YoloLayout.open(root, split, [path], images)
     if not first:
@@ -129,6 +129,6 @@ def _open_folder(root: Path, split: str, path: Path, images: Path | None) -> Lay
     if any(file.suffix.lower() == ".txt" for file in walk(path)):
         folder = images or counterpart(path, ("labels",), ("images",))
         if folder is None:
-            raise UserError(f"--{option}_annotations {path}: name the images' folder with --{option}_images")
+            raise UserError(f"--{option}_annotations {path}: specify the image directory with --{option}_images")
         return YoloLayout.open(root, split, [folder], labels=path)
     raise UserError(f"--{option}_annotations {path}: this folder holds neither XML files nor labels")

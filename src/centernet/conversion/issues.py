@@ -35,7 +35,7 @@ class Issue:
 
     @property
     def line(self) -> str:
-        """The issue in one line."""
+        """Return the issue as one line."""
         return f"{self.path}: {self.text}"
 
 

@@ -41,7 +41,7 @@ class Joints:
 
     @property
     def are_numbered(self) -> bool:
-        """Whether the data state no names, so that joints are known by their position only."""
+        """Return whether the joints are unnamed, so that they are identified by their position only."""
         return self.names == numbered_names(len(self.names))
 
 

@@ -85,7 +85,7 @@ def convert_images(
         for line in read_label_lines(path) if labeled else ():
             alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y = line.numbers
             if z <= 0 and line.name != NO_OBJECT:
-                log(f"{path}: line {line.line}: this {line.name} lies behind the camera (z = {z:g} m); kept as it is")
+                log(f"{path}: line {line.line}: this {line.name} lies behind the camera (z = {z:g} m); kept unchanged")
             annotations.append(
                 {
                     "image_id": image_id,

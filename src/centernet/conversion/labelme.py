@@ -1,4 +1,4 @@
-"""LabelMe's JSON of your own dataset: one file per image, with shapes (X-AnyLabeling's too)."""
+"""LabelMe's JSON of your own dataset: one file per image, with shapes, also written by X-AnyLabeling."""
 
 import json
 import math

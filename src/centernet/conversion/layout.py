@@ -1,6 +1,6 @@
-"""The base of the layouts that your own datasets come in, and what they share.
+"""Base class and helpers of the layouts of custom datasets.
 
-A layout is one split of a dataset in one style: where its parts are, and how to read them into COCO's form:
+A layout is one split of a dataset in one style: it locates its files, and reads them into COCO's format:
 ``{"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id", "category_id", "bbox",
 "area", "iscrowd", "ignore"}], "categories": [{"id", "name"}]}``, boxes [x, y, width, height] in pixels from 0.
 """
@@ -17,7 +17,7 @@ from ..errors import UserError
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report
 from .paths import IMAGE_SUFFIXES, PathFinder, is_hidden, is_image_name
 
-# Names of the splits in names of files and folders; the first that is found counts.
+# Names of the splits in names of files and folders; the first match is used.
 SPLIT_NAMES = {
     "train": ("train", "trainval", "training"),
     "val": ("val", "valid", "validation", "dev", "test"),
@@ -51,20 +51,20 @@ class Layout(ABC):
     @classmethod
     @abstractmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "Layout | None":
-        """Find a split in ``root``; None when nothing there looks like this style. ``images`` was named by the user.
+        """Find a split in ``root``; return None if nothing matches this style. ``images`` is given by the user.
 
         Raises:
-            UserError: several files could be meant, or the images are missing.
+            UserError: several files match, or the images are missing.
         """
 
     @classmethod
     def find_undivided(cls, root: Path, images: Path | None) -> "Layout | None":
-        """Find annotations that are not divided into splits; None when there are none of this style."""
+        """Find annotations without splits; return None if there are none of this style."""
         return None
 
     @abstractmethod
     def read(self, report: Report) -> dict:
-        """Read the annotations of the split into the form above. What ``report`` returns from is left out."""
+        """Read the annotations of the split into the form above, without entries from which ``report`` returns."""
 
     def class_names(self, content: dict) -> list[str]:
         """Return the names of the classes in order; ``content`` is what ``read`` has returned.
@@ -95,12 +95,12 @@ class Layout(ABC):
 
     @property
     def option(self) -> str:
-        """The beginning of the options that name the parts of this split: ``--train_images``."""
+        """Return the prefix of the options of this split, as in ``--train_images``."""
         return option_of(self.split)
 
     @cached_property
     def names_file(self) -> tuple[Path | None, list[str]]:
-        """The file of class names in the dataset's folder, and the names in it."""
+        """Return the file of class names in the dataset's folder, and its names."""
         for path in (*(self.root / name for name in NAMES_FILES), *sorted(self.root.glob("*.names"))):
             if path.is_file() and not is_hidden(path.name):
                 return path, read_names(path)
@@ -108,11 +108,11 @@ class Layout(ABC):
 
     @cached_property
     def finder(self) -> PathFinder:
-        """Finds images by what annotations call them."""
+        """Return the finder of images by their names in annotations."""
         return PathFinder([self.images, self.root, self.root / "images"])
 
     def find_image(self, name: str) -> Path | None:
-        """Return the image that ``name`` means: as it is, or with another extension in lower or upper case."""
+        """Return the image ``name``, as given or with another extension in lower or upper case."""
         found = self.finder.find(name) if is_image_name(name) else None
         if found is not None and found.is_file():
             return found
@@ -125,7 +125,7 @@ class Layout(ABC):
         return None
 
     def place(self, images: Sequence[Path]) -> list[str]:
-        """Return the paths of existing images relative to ``images``, which becomes a folder that holds all of them."""
+        """Return the paths of existing images relative to ``images``, which becomes a folder that contains all."""
         outside = [image for image in images if not image.is_relative_to(self.images)]
         if outside:
             self.images = common_folder([self.images, *(image.parent for image in outside)])
@@ -141,7 +141,7 @@ def report_left_out(report: Report, kind: str, paths: Iterable[Path]) -> None:
 
 
 def option_of(split: str) -> str:
-    """Return the beginning of the options of a split: train or val."""
+    """Return the prefix of the options of a split: train or val."""
     return "train" if split == "train" else "val"
 
 
@@ -149,7 +149,7 @@ def choose_only(paths: Sequence[Path], split: str) -> Path | None:
     """Return the only path, or None without any. Raises UserError when there are several."""
     if len(paths) > 1:
         some = ", ".join(map(str, paths[:5])) + (f", ... {len(paths)} in all" if len(paths) > 5 else "")
-        raise UserError(f"--{option_of(split)}_annotations: several files could be meant: {some}; name one")
+        raise UserError(f"--{option_of(split)}_annotations: several files match: {some}; choose one")
     return paths[0] if paths else None
 
 
@@ -159,7 +159,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
 
 
 def make_annotation(number: int, image_id, category_id, box: Sequence[float], difficult: int = 0) -> dict:
-    """Return an annotation in COCO's form of a box [x, y, width, height]."""
+    """Return an annotation in COCO's format for a box [x, y, width, height]."""
     return {
         "id": number,
         "image_id": image_id,
@@ -200,7 +200,7 @@ def read_names(path: Path) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     if "" in lines:
-        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the numbers of the classes are not certain")
+        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the class numbers are ambiguous")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Find files by what annotations call them, wherever the annotations were made."""
+"""Find files by their names in annotations, which may have been made on another machine."""
 
 import os
 import posixpath
@@ -81,7 +81,7 @@ def plain_parts(text: str) -> list[str]:
 class PathFinder:
     """Finds the files of one dataset by paths that may come from another machine.
 
-    A path is looked for as it is written, then without ever more of its first folders, below each of ``bases``.
+    A path is resolved as written, then with leading folders removed one by one, below each of ``bases``.
     """
 
     def __init__(self, bases: Sequence[Path]) -> None:
@@ -123,7 +123,7 @@ class PathFinder:
 
 
 def is_outside(text: str) -> bool:
-    """Return whether a relative path leads out of its folder, or is an absolute one of any system."""
+    """Return whether a path points outside of its folder, or is absolute on any system."""
     return ".." in re.split(r"[/\\]", text) or re.match(r"[/\\~]|[A-Za-z]:[/\\]", text) is not None
 
 

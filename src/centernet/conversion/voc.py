@@ -30,7 +30,7 @@ class VocLayout(Layout):
         whole = [base for base in bases if base not in of_split]
         if len(whole) > 1:
             names = ", ".join(folder.name for folder in whole)
-            raise UserError(f"--data_path {root}: holds several VOC folders ({names}); name one")
+            raise UserError(f"--data_path {root}: contains several VOC folders ({names}); choose one")
         for base in whole:
             labels = base / "Annotations"
             for name in SPLIT_NAMES[split]:
@@ -66,7 +66,7 @@ class VocLayout(Layout):
         labels = base / "Annotations"
         if not labels.is_dir():
             raise UserError(
-                f"--{option_of(split)}_annotations {path}: there is no folder {labels} with the XML files of its images"
+                f"--{option_of(split)}_annotations {path}: the folder of its XML files, {labels}, does not exist"
             )
         return cls(root, split, path, images or find_images(labels), labels)
 
@@ -186,5 +186,6 @@ def find_images(labels: Path) -> Path:
         if folder.is_dir() and not is_hidden(folder.name) and has_images(folder):
             return folder
     raise UserError(
-        f"{labels}: the images of its XML files were not found; name their folder with --train_images or --val_images"
+        f"{labels}: the images of its XML files were not found; specify their folder with --train_images "
+        "or --val_images"
     )

@@ -220,11 +220,11 @@ def merge(parts: list[dict]) -> dict:
     it; ``type`` and ``categories`` are the first part's.
 
     Raises:
-        UserError: there is no part, a part lacks a key, its categories differ from the first part's, or two parts have
+        UserError: no part is given, a part lacks a key, its categories differ from the first part's, or two parts have
             the same image id.
     """
     if not parts:
-        raise UserError("there is no annotation file to merge")
+        raise UserError("no annotation files to merge")
     images: list[dict] = []
     annotations: list[dict] = []
     seen = set()

@@ -1,6 +1,6 @@
 """YOLO-style labels of your own dataset: data.yaml, folders and lists of images, and a text file per image.
 
-Labels of poses are boxes followed by keypoints, as ``kpt_shape`` in data.yaml says.
+Labels of poses are boxes followed by keypoints, as defined by ``kpt_shape`` in data.yaml.
 """
 
 import math
@@ -235,7 +235,7 @@ class YoloLayout(Layout):
 
     @cached_property
     def content(self) -> dict:
-        """The data.yaml; empty when there is none, or no reader for it."""
+        """Return the content of data.yaml; empty if it does not exist or cannot be read without PyYAML."""
         path = self.description or find_yaml(self.root)
         if path is None:
             return {}
@@ -251,7 +251,7 @@ class YoloLayout(Layout):
 
     @cached_property
     def names_files(self) -> list[Path]:
-        """Files of class names: in the dataset's folder, else where labeling tools leave them, next to the labels."""
+        """Return the files of class names: in the dataset's folder, else next to the labels."""
         found = list(_names_files(self.root))
         if found:
             return found[:1]

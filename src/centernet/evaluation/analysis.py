@@ -295,12 +295,12 @@ class Matches:
 
     @property
     def true(self) -> np.ndarray:
-        """(n,) bool: true positives."""
+        """Return (n,) bool: true positives."""
         return (self.object >= 0) & ~self.ignored
 
     @property
     def false(self) -> np.ndarray:
-        """(n,) bool: false positives."""
+        """Return (n,) bool: false positives."""
         return (self.object < 0) & ~self.ignored
 
 
@@ -672,7 +672,7 @@ def distance_errors(
     codes = {name: k for k, name in enumerate(classes)}
 
     def columns(labels: Sequence[Labels]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image, class (-1 for others) and row (13,) of the labels of all images."""
+        """Return image, class (-1 for others) and row (13,) of the labels of all images."""
         image = np.repeat(np.arange(len(labels)), [len(one) for one in labels])
         cls = _joined([[codes.get(str(name), -1) for name in one.names] for one in labels], (), np.int64)
         return image, cls, _joined([one.rows for one in labels], (13,), np.float64)

@@ -26,7 +26,7 @@ PAIRS_AT_ONCE = 200_000  # of persons and detections whose joints are compared a
 
 
 def to_results(detections: Mapping, category_ids: Sequence[int | str], rounded: bool = False) -> list[dict]:
-    """Return box detections as the list that COCO's ``results.json`` holds.
+    """Return box detections as the list of COCO's ``results.json``.
 
     Args:
         detections: ``{image id: {class from 1: rows}}`` with rows [x1, y1, x2, y2, score] in pixels; not modified.
@@ -56,7 +56,7 @@ def to_keypoint_results(
     category_ids: Sequence[int | str] = (1,),
     joints: Sequence[Sequence[int]] | None = None,
 ) -> list[dict]:
-    """Return pose detections as the list that COCO's keypoint ``results.json`` holds.
+    """Return pose detections as the list of COCO's keypoint ``results.json``.
 
     Like :func:`to_results`, with rows of 5 + 2J columns [x1, y1, x2, y2, score, J joints (x, y)]. ``keypoints`` are J
     times (x, y, visibility 1).
@@ -97,7 +97,7 @@ def evaluate(
 
     Returns:
         The summary metrics of pycocotools by name, ``BOX_SCORES`` (12) or ``KEYPOINT_SCORES`` (10), as fractions of 1,
-        -1 where there is no object to find; ``per_class``, AP by category name (-1 likewise); and ``summary``, the
+        -1 where no object exists; ``per_class``, AP by category name (-1 likewise); and ``summary``, the
         table that pycocotools prints.
 
     Raises:
@@ -326,7 +326,7 @@ def _entry(image_id, category_id: int | str, numbers: list[float]) -> dict:
 
 
 def _plain(value):
-    """Return an id as JSON can have it."""
+    """Return an id as a JSON value."""
     return value if isinstance(value, str) else int(value)
 
 
@@ -339,7 +339,7 @@ def _are_finite(results: Sequence[Mapping]) -> bool:
 
 
 def _all_finite(rows: Sequence[Sequence[float]]) -> bool:
-    """Return whether rows hold nothing but finite numbers; they may differ in length."""
+    """Return whether rows contain only finite numbers; they may differ in length."""
     try:
         values = np.array([value for row in rows for value in row])
         return not values.size or (values.dtype.kind in "iuf" and bool(np.isfinite(values).all()))

@@ -76,7 +76,7 @@ class Labels:
 
     @property
     def rows(self) -> np.ndarray:
-        """(n, 13) float64 [alpha, x1, y1, x2, y2, h, w, l, x, y, z, rotation_y, score], as a detector returns them."""
+        """Return (n, 13) float64 [alpha, x1, y1, x2, y2, h, w, l, x, y, z, rotation_y, score]."""
         columns = (self.alpha, self.bbox, self.dimensions, self.location, self.rotation_y, self.score)
         return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
@@ -121,7 +121,7 @@ def read_folder(folder: str | Path, ids: Sequence[int | str] | None = None, with
 
 
 def names_in(folder: str | Path) -> list[str]:
-    """Return the names of the images that have a text file in ``folder``, ascending. Raises UserError if none has."""
+    """Return the names of the images with a text file in ``folder``, ascending. Raises UserError if there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -389,13 +389,13 @@ class _Flat:
         return self.rows[:, 12]
 
     def placed(self, metric: str) -> np.ndarray:
-        """(n,) bool: which detections make the program evaluate their class. -1000 stands for an unknown position."""
+        """Return (n,) bool: detections that make the program evaluate their class; -1000 is an unknown position."""
         if metric == "AP2D":
             return self.rows[:, 1] >= 0
         return self.rows[:, 8 if metric == "APBEV" else 9] != -1000
 
     def truth_of(self, name: str, level: int) -> np.ndarray:
-        """(n,) int8: 0 for the objects that count, 1 for ignored ones, -1 for all others."""
+        """Return (n,) int8: 0 for the objects that count, 1 for ignored ones, -1 for all others."""
         height = self.rows[:, 4] - self.rows[:, 2]
         too_hard = self.occluded > MAX_OCCLUSION[level]
         too_hard |= self.truncated > MAX_TRUNCATION[level]
@@ -408,7 +408,7 @@ class _Flat:
         return state
 
     def detections_of(self, name: str, level: int) -> np.ndarray:
-        """(n,) int8: 0 for the class's detections, 1 for those of any class that are too low, -1 for all others."""
+        """Return (n,) int8: 0 for detections of the class, 1 for those of any class that are too low, -1 for others."""
         # The program truncates this height to whole pixels; the minima are whole, so it makes no difference.
         height = np.abs(self.rows[:, 4] - self.rows[:, 2])
         state = np.where(self.code == _CODE[name], 0, -1).astype(np.int8)

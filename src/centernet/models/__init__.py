@@ -1,4 +1,4 @@
-"""Model registry: ``create_model``, and what is known about an architecture before it is built.
+"""Model registry: ``create_model``, and the properties of an architecture that are known before it is built.
 
 Importing this package does not import PyTorch, so that the command line can look up architectures quickly.
 """
@@ -58,7 +58,7 @@ class Architecture:
 
     @property
     def has_imagenet(self) -> bool:
-        """Whether ``--pretrained imagenet`` is possible."""
+        """Return whether ``--pretrained imagenet`` is possible."""
         return bool(self.imagenet or self.timm)
 
 

@@ -10,7 +10,7 @@ from .heads import zero_bias
 
 
 class DCN(nn.Module):
-    """Deformable convolution that predicts its own offsets and masks; arguments and parameter names as the reference's.
+    """Deformable convolution that predicts its offsets and masks; arguments and parameter names are the reference's.
 
     A new layer has offsets 0 and masks 0.5, so it starts as half an ordinary convolution. With T = kh * kw taps and G
     deformable groups, ``conv_offset_mask`` outputs 3GT channels: 2GT offsets (dy and dx interleaved by tap, group after
@@ -21,7 +21,7 @@ class DCN(nn.Module):
         kernel_size, stride, padding, dilation: as in ``nn.Conv2d``, a number or (height, width). ``conv_offset_mask``
             has the same geometry, so that its output has the size of the layer's; the reference leaves out the
             dilation there and works with dilation 1 only.
-        deformable_groups: groups of input channels with offsets and masks of their own.
+        deformable_groups: number of groups of input channels with separate offsets and masks.
 
     Raises:
         ValueError: ``in_channels`` is not divisible by ``deformable_groups``.

@@ -151,7 +151,7 @@ class IDAUp(nn.Module):
             setattr(self, f"node_{i}", DeformConv(out_channels, out_channels))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (N, C_i, H/f_i, W/f_i) to as many maps (N, C_out, H, W), the first of them unchanged."""
+        """Return a map (N, C_out, H, W) for each map (N, C_i, H/f_i, W/f_i), the first of them unchanged."""
         out = maps[:1]
         for i, x in enumerate(maps[1:], start=1):
             proj, up, node = (getattr(self, f"{name}_{i}") for name in ("proj", "up", "node"))
@@ -169,7 +169,7 @@ class DLAUp(nn.Module):
         self.ida_2 = IDAUp(64, (64, 128, 128, 128), (1, 2, 2, 2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's four maps to four maps of the same shapes, finest first; the last one is unchanged."""
+        """Return four maps of the shapes of the backbone's four maps, finest first; the last one is unchanged."""
         maps = list(maps)
         out = maps[-1:]
         for first, ida in zip((2, 1, 0), (self.ida_0, self.ida_1, self.ida_2), strict=True):
@@ -190,7 +190,7 @@ class PlainIDAUp(nn.Module):
             setattr(self, f"node_{i}", _conv_bn_relu(2 * out_channels, out_channels))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (N, C_i, H_i, W_i), all but the first at half its size, to as many (N, C_out, H, W), the first as is."""
+        """Return (N, C_out, H, W) for each map (N, C_i, H_i, W_i), all but the first at half size."""
         out = maps[:1]
         for i, x in enumerate(maps[1:], start=1):
             proj, up, node = (getattr(self, f"{name}_{i}") for name in ("proj", "up", "node"))
@@ -208,7 +208,7 @@ class PlainDLAUp(nn.Module):
         self.ida_2 = PlainIDAUp(64, (64, 128, 128, 128))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """The backbone's four maps to one (N, 64, H/4, W/4)."""
+        """Map the backbone's four maps to one (N, 64, H/4, W/4)."""
         maps = list(maps)
         for first, ida in zip((2, 1, 0), (self.ida_0, self.ida_1, self.ida_2), strict=True):
             maps[first:] = ida(maps[first:])

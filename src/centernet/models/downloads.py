@@ -1,4 +1,4 @@
-"""Where the ImageNet weights of the backbones are published."""
+"""Locations of the published ImageNet weights of the backbones."""
 
 import os
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class Download:
 
     @property
     def cached(self) -> Path:
-        """Path of the file in PyTorch's download cache (``torch.hub``)."""
+        """Return the path of the file in PyTorch's download cache (``torch.hub``)."""
         import torch  # here, so that the rest of this file needs no PyTorch
 
         return Path(torch.hub.get_dir(), "checkpoints", self.name or self.named)
 
     @property
     def named(self) -> str:
-        """Last part of the address."""
+        """Return the last part of the URL."""
         return os.path.basename(urlparse(self.url).path)
 
     @classmethod

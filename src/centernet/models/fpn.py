@@ -1,6 +1,6 @@
 """Small networks: a backbone under a light feature pyramid (Lin et al., arXiv 1612.03144) that ends at stride 4.
 
-``lite`` has a narrow residual backbone of its own and about 1.2 million parameters. ``timm:NAME`` takes any backbone of
+``lite`` has a narrow residual backbone and about 1.2 million parameters. ``timm:NAME`` takes any backbone of
 the ``timm`` package that provides feature maps at several strides. Neither uses deformable convolution, so both export
 to every format and quantize well.
 """
@@ -136,7 +136,7 @@ def timm_detector(name: str, depth: int, heads: dict[str, int], head_conv: int) 
     """Build ``--arch timm:NAME`` with random weights.
 
     Raises:
-        UserError: timm is not installed, has no such backbone, or the backbone has no maps at strides 4, 8, ...
+        UserError: timm is not installed or lacks the backbone, or the backbone has no maps at strides 4, 8, ...
     """
     backbone = _timm_backbone(name)
     model = FPNDetector(backbone, backbone.feature_info.channels(), heads, head_conv)
@@ -151,7 +151,7 @@ def load_timm_weights(model: nn.Module, name: str, log=print) -> None:
     """
     try:
         model.get_submodule("backbone").load_state_dict(_timm_backbone(name, pretrained=True).state_dict())
-    except (OSError, RuntimeError, ValueError) as error:  # no network, no such weights, damaged files
+    except (OSError, RuntimeError, ValueError) as error:  # no connection, no weights, or corrupt files
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"--pretrained imagenet: timm could not load the weights of {name} ({reason}); "
@@ -161,7 +161,7 @@ def load_timm_weights(model: nn.Module, name: str, log=print) -> None:
 
 
 def _timm_backbone(name: str, pretrained: bool = False) -> Any:
-    """Return the backbone that gives its maps at strides 4, 8, 16 and 32, as far as it has them."""
+    """Return the backbone, which returns its maps at those of the strides 4, 8, 16 and 32 that it has."""
     try:
         import timm  # an optional package
     except ImportError:

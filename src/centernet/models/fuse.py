@@ -24,7 +24,7 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
     Args:
         model: any network of ``create_model``, on any device and of any floating-point dtype; not modified. Modules
             below the names in its attribute ``not_fused`` are left as they are: code that is not this project's, whose
-            order of modules says nothing about what feeds what.
+            order of modules does not determine the data flow.
         batch_heads: merge the 3x3 convolutions of the heads of a stack. None: everywhere but on a CPU, where it is not
             faster (``benchmarks/README.md``).
 
@@ -44,7 +44,7 @@ def fuse(model: nn.Module, batch_heads: bool | None = None) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith(kept)
     ]
     if left:
-        raise ValueError(f"fuse: there is no convolution before {', '.join(left)}")
+        raise ValueError(f"fuse: no convolution found before {', '.join(left)}")
     if batch_heads is None:
         batch_heads = next(fused.parameters()).device.type != "cpu"
     if batch_heads:

@@ -1,4 +1,4 @@
-"""The prediction heads that every network ends in: one small branch per map."""
+"""Prediction heads: one small branch per output map."""
 
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +85,7 @@ class BatchedHeads(nn.Module):
 
 
 def _concatenated(convs: list[nn.Conv2d]) -> nn.Conv2d:
-    """Return one convolution with the output channels of all; they differ in nothing but their weights."""
+    """Return one convolution with the output channels of all; they differ only in their weights."""
     one = convs[0]
     width = sum(conv.out_channels for conv in convs)
     # On the device "meta" first: its initial values are not needed.

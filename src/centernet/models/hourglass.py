@@ -71,7 +71,7 @@ class Hourglass(nn.Module):
 class StackedHourglass(nn.Module):
     """``hourglass``: every stack has its own heads, and all of them are trained. Depth and head_conv have no effect.
 
-    Uses PyTorch's default initialization; there are no ImageNet weights.
+    Uses PyTorch's default initialization; ImageNet weights do not exist.
     """
 
     def __init__(self, depth: int, heads: dict[str, int], head_conv: int) -> None:

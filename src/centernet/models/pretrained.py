@@ -1,4 +1,4 @@
-"""Backbone weights to start from: ImageNet's, through PyTorch's download cache, or a local file."""
+"""Pretrained backbone weights: ImageNet weights from PyTorch's download cache, or a local file."""
 
 import hashlib
 import os
@@ -39,12 +39,12 @@ def load_pretrained(
         backbone: starts of the names of the entries that the file must have.
 
     Raises:
-        UserError: no network and no cached file (the text says which file to put where), another check sum, entries of
-            the backbone that are missing, have another shape or are not finite, or nothing fits.
+        UserError: no connection and no cached file (the message names the file and where to put it), a checksum
+            mismatch, entries of the backbone that are missing, have another shape or are not finite, or nothing fits.
     """
     if pretrained == "imagenet":
         if not downloads:
-            raise UserError(f"--pretrained imagenet: there are no ImageNet weights for {arch}; use --pretrained none")
+            raise UserError(f"--pretrained imagenet: {arch} has no ImageNet weights; use --pretrained none")
         origin, path = _fetch(arch, downloads, log)
     else:
         origin, path = pretrained, Path(pretrained)
@@ -63,7 +63,7 @@ def load_pretrained(
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The entries of a file of weights, by name, on the CPU, read as data only. Raises UserError if that fails."""
+    """Return the entries of a weight file by name, on the CPU, read as data only. Raises UserError if that fails."""
     checkpoint = read_checkpoint(path)
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict):
@@ -113,7 +113,7 @@ def _check_backbone(
 
 
 def _fetch(arch: str, downloads: Sequence[Download], log) -> tuple[str, Path]:
-    """Address and path of the first file that is in the cache, or else that its address gives."""
+    """Return URL and path of the first file that is cached or can be downloaded."""
     for download in downloads:
         if download.cached.is_file():
             digest = _sha256(download.cached)
@@ -140,7 +140,7 @@ def _fetch(arch: str, downloads: Sequence[Download], log) -> tuple[str, Path]:
         d.named if d.cached.name == d.named else f"{d.named} under the name {d.cached.name}" for d in downloads
     )
     raise UserError(
-        f"--pretrained imagenet: the weights of {arch} could not be had from {'; '.join(reasons)}; "
+        f"--pretrained imagenet: could not download the weights of {arch} from {'; '.join(reasons)}; "
         f"put {names} into {downloads[0].cached.parent}, or name a file with --pretrained FILE, or start with "
         "--pretrained none"
     )

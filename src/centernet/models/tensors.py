@@ -32,7 +32,7 @@ def tensor_problem(value: object, shape: torch.Size | None = None) -> str | None
 
 
 def fresh_copy(value: Tensor, like: Tensor) -> Tensor:
-    """Return a copy with memory of its own, in the type, device and memory layout of ``like``.
+    """Return a copy with separate memory, in the dtype, device and memory layout of ``like``.
 
     Tensors of a file may overlap in memory, or repeat one value, which operations in place must not see.
     """

@@ -90,7 +90,7 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         moved = type(value)((key, _on_cpu(item)) for key, item in value.items())
         if hasattr(value, "_metadata"):  # of a state_dict: versions of the layers
-            setattr(moved, "_metadata", value._metadata)  # noqa: B010 (a dict has no such attribute, a state_dict does)
+            setattr(moved, "_metadata", value._metadata)  # noqa: B010 (only a state_dict has this attribute)
         return moved
     return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value
 
@@ -282,7 +282,7 @@ def restore(
     lr_step: list[int] | None = None,
     log=print,
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
-    """Do what ``load_model`` does with a checkpoint that has been read from ``path`` already."""
+    """Load a checkpoint that has already been read from ``path``; see ``load_model``."""
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: this checkpoint has no state_dict")
     averages = None if resume else averaged_state_dict(checkpoint)
@@ -311,7 +311,7 @@ def restore(
 
 
 def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
-    """Return the running averages (``--ema``) in a checkpoint of a training, None if it has none."""
+    """Return the running averages (``--ema``) in a training checkpoint, or None."""
     run = checkpoint.get("run")
     averages = run.get("ema") if isinstance(run, dict) else None
     state_dict = averages.get("state_dict") if isinstance(averages, dict) else None

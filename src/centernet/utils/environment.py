@@ -1,4 +1,4 @@
-"""What a process inherits: the variables of its launcher, and the limits of its system."""
+"""Environment of a process: variables set by its launcher, and limits of the system."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from ..errors import UserError
 
 try:
     import resource
-except ImportError:  # Windows has no such limits
+except ImportError:  # Windows lacks these limits
     resource = None  # type: ignore[assignment]
 
 
@@ -22,7 +22,7 @@ def number(name: str, default: int) -> int:
 
 
 def place() -> tuple[int, int, int]:
-    """Return rank, world size and local rank as the launcher gives them. Raises UserError for impossible ones."""
+    """Return rank, world size and local rank set by the launcher. Raises UserError for invalid values."""
     for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         number(name, 0)
     rank, world_size, local_rank = number("RANK", 0), max(number("WORLD_SIZE", 1), 1), number("LOCAL_RANK", 0)
@@ -35,7 +35,7 @@ def place() -> tuple[int, int, int]:
 
 
 def reports() -> bool:
-    """Return whether this process reports what all processes of its machine find: the first one does.
+    """Return whether this process reports errors that occur on all processes: the first one of a machine does.
 
     A value that no launcher sets, or one that was left behind in the environment of a single process, does not silence
     it.
@@ -47,7 +47,7 @@ def reports() -> bool:
 
 
 def restarts() -> int:
-    """Return how many times the launcher has started all processes again."""
+    """Return how many times the launcher has restarted all processes."""
     return number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
@@ -68,7 +68,7 @@ def open_file_limit() -> int:
 
 
 def open_files() -> int:
-    """Return how many files this process has open, as far as the system says; otherwise a usual number."""
+    """Return how many files this process has open, if the system reports it; otherwise a typical number."""
     try:
         return len(os.listdir("/proc/self/fd"))
     except OSError:

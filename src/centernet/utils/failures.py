@@ -1,4 +1,4 @@
-"""Errors whose cause is outside of the program: a process that was killed, or memory, files or space that ran out."""
+"""Errors with an external cause: a killed process, or a lack of memory, file handles or disk space."""
 
 import errno
 import re
@@ -8,7 +8,7 @@ import torch
 
 from ..errors import UserError
 
-# How PyTorch reports DataLoader workers that are gone, and shared memory that cannot be had.
+# How PyTorch reports DataLoader workers that are gone, and unavailable shared memory.
 LOST_WORKER = re.compile(
     r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: [\w ]+)|unable to \w+ .*(shared memory|file <).*"
 )
@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str | None:
         if isinstance(link, RuntimeError) and (lost := LOST_WORKER.search(text)):
             return _lost_worker(text, lost[0])
         if isinstance(error, UserError):
-            continue  # it says what it is about, unless its cause arrived from elsewhere
+            continue  # its message is sufficient, unless it wraps an external cause
         system = link if isinstance(link, OSError) else OSError()
         code = system.errno
         if code in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
@@ -61,7 +61,7 @@ def _is_library_error(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that it followed.
+    """Yield an error and its causes.
 
     PyTorch raises the end of a loader process wherever the reading process happens to be, for instance while it writes
     a checkpoint, whose writer takes the error for its own.

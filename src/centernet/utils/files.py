@@ -85,7 +85,7 @@ def atomic_file(path: str | os.PathLike, sync: bool = True, backup: bool = False
         except Exception as error:
             if file.error is None or file.error is error:
                 raise
-            raise file.error from error  # native writers (torch.save) hide it behind an error of their own
+            raise file.error from error  # native writers (torch.save) replace it by another error
 
 
 class _RecordingWriter(io.BufferedWriter):
@@ -216,7 +216,7 @@ def _is_file(file: BinaryIO, path: Path) -> bool:
 
 
 def link_or_copy(source: str | os.PathLike, target: str | os.PathLike, symbolic: bool = True) -> str | None:
-    """Make ``target`` show the file ``source``; an earlier target is replaced atomically.
+    """Make ``target`` a link to or a copy of the file ``source``; an existing target is replaced atomically.
 
     Returns:
         ``hard link``, ``symbolic link`` or ``copy``: the first that the file system can do; None if the target is
@@ -260,7 +260,7 @@ def _link(source: Path, target: Path, symbolic: bool) -> str:
 
 @contextlib.contextmanager
 def write_errors(path: str | os.PathLike, atomic: bool = False) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError that names ``path``, and any error on a full disk.
+    """Convert an OSError of the block, and any error on a full disk, into a UserError that names ``path``.
 
     ``atomic``: the message adds that an earlier file is unchanged.
     """
@@ -285,7 +285,7 @@ def reason(error: Exception) -> str:
 
 
 def is_disk_full(folder: str | os.PathLike) -> bool:
-    """Return whether next to nothing can be written to the file system of a folder."""
+    """Return whether the file system of a folder is practically full."""
     try:
         return shutil.disk_usage(folder).free < 1 << 16
     except OSError:
@@ -298,7 +298,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _keep_backup(path: Path) -> None:
-    """Give the file a second name, ``<path>.bak``, so that ``path`` exists at every moment."""
+    """Give the file a second name, ``<path>.bak``, so that ``path`` exists at all times."""
     backup = path.with_name(f"{path.name}.bak")
     temporary = _temporary(backup)
     try:
@@ -367,5 +367,5 @@ def _is_zombie(pid: int) -> bool:
         return (
             Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "Z"
         )
-    except (OSError, IndexError):  # no such file system
+    except (OSError, IndexError):  # not available
         return False

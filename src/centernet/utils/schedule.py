@@ -1,4 +1,4 @@
-"""The learning rate schedule: pure functions, so that a resumed training continues at the very same rate."""
+"""Learning rate schedules: pure functions, so that a resumed training continues at exactly the same rate."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Standard output and error that survive the end of whoever reads them (``... | head``)."""
+"""Standard output and error that tolerate a closed pipe (``... | head``)."""
 
 import atexit
 import contextlib
@@ -11,7 +11,7 @@ STATUS = 128 + 13  # as of a process that was ended by SIGPIPE
 
 
 class OutputClosed(SystemExit):
-    """Raised by a print when nobody reads standard output any more. Not handled, it ends the process quietly."""
+    """Raised by a print when standard output is closed. If not handled, it ends the process quietly."""
 
     def __init__(self) -> None:
         super().__init__(STATUS)
@@ -26,7 +26,7 @@ on_closed: Callable[[], None] = _raise
 
 
 class _Guarded:
-    """A text stream whose output is discarded once its reader is gone."""
+    """A text stream whose output is discarded once its pipe is closed."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
@@ -48,7 +48,7 @@ class _Guarded:
             self._discard()
 
     def _discard(self) -> None:
-        """Send what is buffered and what comes to nowhere. Also below Python, where libraries print."""
+        """Discard buffered and later output, also at the file descriptor level, where libraries print."""
         number = self._stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
@@ -73,7 +73,7 @@ def guard() -> None:
 
 @atexit.register
 def _finish() -> None:
-    """Let the last flush of the process not complain."""
+    """Suppress errors of the final flush."""
     global on_closed
     on_closed = lambda: None  # noqa: E731
     for stream in (sys.stdout, sys.stderr):

@@ -47,7 +47,7 @@ def print_lines(text: str, file: TextIO | None = None) -> None:
 
 
 def make_streams_tolerant() -> None:
-    """Let standard output and error write characters that their encoding lacks as escapes instead of failing.
+    """Make standard output and error escape characters that their encoding lacks, instead of failing.
 
     Output whose reader is gone (``... | head``) ends the process quietly, or as a training has set it.
     """

@@ -1,4 +1,4 @@
-"""The frame of a command-line tool."""
+"""Error handling of command-line tools."""
 
 import functools
 import sys
