@@ -16,6 +16,7 @@ from tests.datasets.test_custom import (
     yolo_images_first,
     yolo_lists,
 )
+from tests.helpers.keypoints import KITE, write_coco, write_yolo
 
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
@@ -31,7 +32,18 @@ def yolo_with_a_yaml(root):
     put(root / "data.yaml", text)
 
 
+def keypoints_of_coco(root):
+    write_coco(root, {"train": 2, "val": 2}, sigmas=[0.1, 0.1, 0.1, 0.1, 0.1], kinds=(KITE,), flip_idx=[0, 2, 1, 3, 4])
+
+
+def keypoints_of_yolo(root):
+    names = f"kpt_names:\n  0: [{', '.join(KITE.joints)}]\nskeleton: [[0, 1]]\nsigmas: [0.1, 0.1, 0.1, 0.1, 0.1]\n"
+    write_yolo(root, {"train": 2, "val": 2}, more=f"flip_idx: {KITE.flip_index}\n{names}")
+
+
+KEYPOINT_LAYOUTS = (keypoints_of_coco, keypoints_of_yolo)
 LAYOUTS = (
+    *KEYPOINT_LAYOUTS,
     *(coco_at_the_root, coco_of_roboflow, label_studio_coco, voc_devkit_form, labelme_flat, cvat_xml),
     *(yolo_images_first, yolo_lists, yolo_with_a_yaml, labelimg_yolo),
 )
@@ -93,6 +105,7 @@ def test_corrupted_files(tmp_path, capsys, layout, count):
     rng = random.Random(f"{layout.__name__} {count}")
     source, root = tmp_path / "source", tmp_path / "data"
     layout(source)
+    task = "multi_pose" if layout in KEYPOINT_LAYOUTS else "ctdet"
     for _ in range(count):
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(source, root)
@@ -104,7 +117,7 @@ def test_corrupted_files(tmp_path, capsys, layout, count):
                 path.write_bytes(corrupt_bytes(rng, path.read_bytes()))
         for more in ((), ("--on_bad_image", "skip")):
             try:
-                opt = parse(root, "--val_intervals", "0", *more)
+                opt = parse(root, "--val_intervals", "0", *more, task=task)
                 for split in ("train", "val"):
                     dataset = Custom(build_task(opt), split)
                     dataset.check_images_exist()

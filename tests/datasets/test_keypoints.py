@@ -41,6 +41,11 @@ def change(path, edit):
     path.write_text(json.dumps(content))
 
 
+def without_keypoints(content):
+    content["categories"] = [{"id": one["id"], "name": one["name"]} for one in content["categories"]]
+    content["annotations"] = [{**one, "keypoints": []} for one in content["annotations"]]
+
+
 def perfect(dataset, shift=0.0):
     """Return all objects with their joints moved by ``shift`` pixels; joints of other classes are far away."""
     results = {}
@@ -153,6 +158,32 @@ def test_joints_of_yolo_that_are_not_labeled(tmp_path):
     joints = open_split(tmp_path).read_objects(0)["joints"]
     assert joints.shape == (1, 5, 3) and joints[0, :, 2].tolist() == [2, 0, 0, 2, 2]
     assert joints[0, 0, :2] == pytest.approx([48, 28.8])
+
+
+def test_files_of_keypoints_next_to_others(tmp_path):
+    """As in COCO itself: poses are read from ``person_keypoints_*``, boxes from ``instances_*``."""
+    write_coco(tmp_path, COUNTS)
+    (tmp_path / "annotations").mkdir()
+    for split in COUNTS:
+        for name in ("person_keypoints", "instances"):
+            (tmp_path / f"annotations/{name}_{split}2017.json").write_bytes((tmp_path / f"{split}.json").read_bytes())
+        (tmp_path / f"{split}.json").unlink()
+        change(tmp_path / f"annotations/instances_{split}2017.json", without_keypoints)
+    for split, count in COUNTS.items():
+        dataset = open_split(tmp_path, split)
+        assert dataset.annotation_file.name == f"person_keypoints_{split}2017.json" and len(dataset) == count
+    boxes = Custom(build_task(parse(tmp_path, task="ctdet")), "train")
+    assert boxes.annotation_file.name == "instances_train2017.json"
+
+
+def test_keypoints_of_cvat(tmp_path):
+    """Its export is not divided; all of it is for training."""
+    write_coco(tmp_path, {"train": 4})
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train.json").rename(tmp_path / "annotations/person_keypoints_default.json")
+    (tmp_path / "train").rename(tmp_path / "images")
+    dataset = open_split(tmp_path)
+    assert len(dataset) == 4 and any("nothing divides these images" in note for note in dataset.notes)
 
 
 def test_joints_of_the_validation_may_be_in_another_order(tmp_path):
@@ -390,6 +421,8 @@ def with_annotation(**fields):
         (with_category(skeleton=[[1, 6]]), r"skeleton of the category kite has \[1, 6\], .* from 1 to 5"),
         (with_category(sigmas=[0.1]), "sigmas of the category kite are not 5 numbers above 0"),
         (with_category(sigmas=[0.1, 0.1, 0, 0.1, 0.1]), "sigmas of the category kite are not 5 numbers above 0"),
+        (with_category(kpt_shape=5, skeleton=[[0, 1]]), r"skeleton of the category kite has \[0, 1\], .* from 1 to 5"),
+        (with_category(keypoints=[f"joint {k}" for k in range(2000)]), "more than the 1000 that a network can have"),
         (with_category(keypoints="head"), "keypoints of the category kite are not a list of names"),
         (with_category(keypoints=["a", "b", "a", "c", "d"]), "keypoints of the category kite list a more than once"),
         (lambda content: [one.update(sigmas=[1 / one["id"]] * len(one["keypoints"])) for one in content["categories"]],
@@ -434,11 +467,7 @@ def test_a_joint_that_the_training_does_not_have(tmp_path):
 def test_data_without_keypoints(tmp_path, capsys):
     write_coco(tmp_path, COUNTS)
 
-    def edit(content):
-        content["categories"] = [{"id": one["id"], "name": one["name"]} for one in content["categories"]]
-        content["annotations"] = [{**one, "keypoints": []} for one in content["annotations"]]
-
-    change(tmp_path / "train.json", edit)
+    change(tmp_path / "train.json", without_keypoints)
     with pytest.raises(SystemExit):
         parse(tmp_path)
     message = capsys.readouterr().err

@@ -1,10 +1,12 @@
 """Batches: who gets which image, in which epoch, and how much travels from the workers."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tests.helpers import tasks as helpers
 
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import (
@@ -12,11 +14,13 @@ from centernet.datasets.loader import (
     Samples,
     TrainBatches,
     apply_color,
+    class_repeat_factors,
     collate,
     finish_batch,
     make_loader,
     start_worker,
 )
+from centernet.errors import UserError
 from centernet.options import chunk_sizes
 from centernet.opts import opts
 from centernet.tasks import build_task
@@ -255,3 +259,23 @@ def test_a_loader_process_says_nothing_of_a_reader_that_was_killed(monkeypatch, 
     assert capsys.readouterr().err == ""
     sys.excepthook(ValueError, ValueError("a defect"), None)
     assert "a defect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["ctdet", "multi_pose", "exdet", "ddd"])
+def test_rare_classes_are_repeated_in_every_task(task):
+    """An image with a class that occurs in one of 16 images is repeated; regions that are ignored do not count."""
+    opt, rng = helpers.options(task), np.random.default_rng(0)
+    built, ids = build_task(opt), list(opt.category_ids)
+    of_images = [[ids[-1], ids[0]], *[[ids[0]]] * 14, []]
+    if task == "ddd":
+        of_images[3] = [ids[0], 9]
+    annotations = [helpers.annotation(rng, (128, 128), [category]) for image in of_images for category in image]
+    objects = built.read_objects(annotations, {category: cls for cls, category in enumerate(ids)})
+    start = np.cumsum([0, *map(len, of_images)])
+    factors = class_repeat_factors(SimpleNamespace(opt=opt, objects=objects, start=start), 0.25)
+    assert factors.tolist() == [1 if task == "multi_pose" else 2, *[1] * 15]
+
+
+def test_objects_without_classes_are_not_repeated():
+    with pytest.raises(UserError, match="--repeat_threshold: the objects of task ctdet have no classes"):
+        class_repeat_factors(SimpleNamespace(opt=options(), objects={}, start=[0]), 0.5)

@@ -106,16 +106,19 @@ def test_options_run_through(trained, tmp_path, arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flip", ["0.5", "0"])
-def test_two_classes_are_learned(tmp_path, flip):
-    """The loss falls, and objects of both classes are found with their joints."""
+def test_two_classes_are_learned(tmp_path):
+    """The loss falls, and objects of both classes are found with their joints, also in flipped images."""
     write_coco(tmp_path / "data", {"train": 160, "val": 40})
-    recipe = ["--arch", "lite", "--batch_size", "8", "--lr", "2e-3", "--lr_step", "12"]
-    recipe += ["--num_epochs", "15", "--val_intervals", "15", "--num_workers", "1", "--pretrained", "none"]
-    data = ["--dataset", "custom", "--data_path", str(tmp_path / "data"), "--exp_dir", str(tmp_path / "exp")]
-    augmentation = ["--not_rand_crop", "--scale", "0.1", "--shift", "0.05", "--flip", flip]
-    output = output_of("main", "multi_pose", *data, *recipe, *augmentation)
+    recipe = ["--arch", "lite", "--batch_size", "8", "--lr", "2e-3", "--lr_step", "7", "--num_epochs", "9"]
+    recipe += ["--val_intervals", "9", "--num_workers", "1", "--pretrained", "none"]
+    recipe += ["--not_rand_crop", "--scale", "0.1", "--shift", "0.05"]
+    exp = ["--exp_dir", str(tmp_path / "exp")]
+    output = output_of(
+        "main", "multi_pose", "--dataset", "custom", "--data_path", str(tmp_path / "data"), *recipe, *exp
+    )
     losses = [float(loss) for loss in re.findall(r"^epoch \d+: loss (\d+\.\d+)", output, re.M)]
-    assert len(losses) == 15 and losses[-1] < 0.3 * losses[0]
-    assert score(output, "AP50") > 0.8 and score(output, "AP") > 0.4
-    assert score(output, "AP/kite") > 0.3 and score(output, "AP/fish") > 0.3
+    assert len(losses) == 9 and losses[-1] < 0.3 * losses[0]
+    model = ["--load_model", str(tmp_path / "exp/multi_pose/default/model_last.pth"), "--exp_id", "test"]
+    output = output_of("test", "multi_pose", *model, *exp, "--flip_test")
+    assert score(output, "AP") > 0.6 and score(output, "box_AP50") > 0.8
+    assert score(output, "AP/kite") > 0.5 and score(output, "AP/fish") > 0.5

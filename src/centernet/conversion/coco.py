@@ -12,11 +12,22 @@ from pathlib import Path
 from ..errors import UserError
 from .coco_file import is_id, match_ids, read_annotation_file
 from .issues import ERROR, NOTE, Issue, Report, ignore_issue, short
-from .layout import Layout, choose_only, hull, is_other_split, is_split_name, option_of, refuse_duplicates, split_rank
+from .layout import (
+    SPLIT_NAMES,
+    Layout,
+    choose_only,
+    hull,
+    is_other_split,
+    is_split_name,
+    option_of,
+    refuse_duplicates,
+    split_rank,
+)
 from .paths import PathFinder, folders, is_image_name, is_outside, plain_parts, walk
 
 # Files of COCO in the same folder that hold other things than boxes.
-OTHER_JSON = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
+KEYPOINTS_JSON = "person_keypoints"
+OTHER_JSON = ("captions", KEYPOINTS_JSON, "stuff", "panoptic", "image_info")
 LABELME_KEYS = (b'"shapes"', b'"imageData"', b'"imagePath"')
 HEAD = 4096  # bytes
 
@@ -29,16 +40,20 @@ class CocoLayout(Layout):
 
     @classmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "CocoLayout | None":
-        ranks: dict[Path, int] = {}
-        for path in _json_files(root):
-            rank = split_rank(split, path.stem)
-            if rank is None and path.parent not in (root, root / "annotations"):
-                rank = split_rank(split, path.parent.name)
-            if rank is not None:
-                ranks.setdefault(path, rank)
-        best = [path for path, rank in ranks.items() if rank == min(ranks.values())]
-        path = choose(best, split)
+        path = choose(_of_split(root, split, _json_files(root)), split)
         return None if path is None else cls.open(root, split, path, images)
+
+    @classmethod
+    def find_keypoints(cls, root: Path, split: str, images: Path | None) -> "CocoLayout | None":
+        """Find the files ``person_keypoints_*.json`` of COCO and CVAT, which ``find`` leaves out."""
+        files = _json_files(root, keypoints=True)
+        path = choose(_of_split(root, split, files), split)
+        if path is not None:
+            return cls.open(root, split, path, images)
+        if split != "train" or any(_of_split(root, other, files) for other in SPLIT_NAMES):
+            return None
+        path = choose(files, split)
+        return None if path is None else cls.open(root, split, path, images, undivided=True)
 
     @classmethod
     def find_undivided(cls, root: Path, images: Path | None) -> "CocoLayout | None":
@@ -227,12 +242,25 @@ def choose(paths: Sequence[Path], split: str) -> Path | None:
     return choose_only(paths, split)
 
 
-def _json_files(root: Path) -> list[Path]:
-    """Return the JSON files that may be COCO's, in the usual folders."""
+def _of_split(root: Path, split: str, files: Sequence[Path]) -> list[Path]:
+    """Return the files whose name, or that of their folder, fits a split best."""
+    ranks: dict[Path, int] = {}
+    for path in files:
+        rank = split_rank(split, path.stem)
+        if rank is None and path.parent not in (root, root / "annotations"):
+            rank = split_rank(split, path.parent.name)
+        if rank is not None:
+            ranks.setdefault(path, rank)
+    return [path for path, rank in ranks.items() if rank == min(ranks.values())]
+
+
+def _json_files(root: Path, keypoints: bool = False) -> list[Path]:
+    """Return the JSON files that may be COCO's, in the usual folders; with ``keypoints`` those named after them."""
     files = []
     for folder in (root / "annotations", root, *folders(root)):
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            if not path.stem.startswith((".", *OTHER_JSON)) and path not in files and not is_labelme(path):
+            named = path.stem.startswith(KEYPOINTS_JSON) if keypoints else not path.stem.startswith((".", *OTHER_JSON))
+            if named and path not in files and not is_labelme(path):
                 files.append(path)
     return files
 

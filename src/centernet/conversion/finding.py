@@ -21,7 +21,12 @@ DATA_SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".yml", ".names", ".data")
 
 
 def find_layout(
-    root: Path, split: str, annotations: str = "", images: str = "", style: str | None = None
+    root: Path,
+    split: str,
+    annotations: str = "",
+    images: str = "",
+    style: str | None = None,
+    keypoints: bool = False,
 ) -> Layout | None:
     """Find ``split`` of the dataset in ``root``; return None when nothing there looks like it.
 
@@ -30,6 +35,7 @@ def find_layout(
         split: train, val or test.
         annotations, images: what the user named, as a path or one below ``root``; empty: to be found.
         style: the only one to look for; None: all of ``LAYOUTS``.
+        keypoints: prefer files of keypoints (``person_keypoints_*.json``), which are left out otherwise.
 
     Raises:
         UserError: a named path that does not exist, several files that could be meant, or no images.
@@ -42,6 +48,9 @@ def find_layout(
         return open_layout(root, split, path, image_folder)
     layouts = list(LAYOUTS.values()) if style is None else [LAYOUTS[style]]
     for folder in _wrapped(root):
+        found: Layout | None = CocoLayout.find_keypoints(folder, split, image_folder) if keypoints else None
+        if found is not None:
+            return found
         for layout in layouts:
             found = layout.find(folder, split, image_folder)
             if found is not None:

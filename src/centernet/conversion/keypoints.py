@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..ops.keypoints import COCO_PERSON, FLIP_INDEX, JOINT_NAMES, SKELETON, KeypointSchema
+from ..ops.keypoints import COCO_PERSON, FLIP_INDEX, JOINT_NAMES, MAX_JOINTS, SKELETON, KeypointSchema
 from ..utils.text import printable
 from .issues import NOTE, Issue, Report, short
 
@@ -107,6 +107,7 @@ def read_joints(path: Path, category: Mapping[str, Any]) -> Joints:
     if twice:
         raise refuse("keypoints", f"list {twice[0]} more than once")
     count, shape = len(names), category.get("kpt_shape")
+    shape = shape if isinstance(shape, tuple) else None  # of data.yaml; what JSON holds under this name is no tuple
     if shape is not None and count != shape[0]:
         raise refuse("kpt_names", f"are {count} names, but kpt_shape is {list(shape)}")
     first, skeleton = 1 if shape is None else 0, []
@@ -215,6 +216,8 @@ def merge_joints(path: Path, joints: Sequence[Joints], class_names: Sequence[str
             it does not have.
     """
     names = tuple(dict.fromkeys(name for one in joints for name in one.names))
+    if len(names) > MAX_JOINTS:
+        raise UserError(f"{path}: {len(names)} joints, more than the {MAX_JOINTS} that a network can have")
     place = {name: k for k, name in enumerate(names)}
     of_class = tuple(tuple(place[name] for name in one.names) for one in joints)
     flips: dict[int, tuple[int, str]] = {}

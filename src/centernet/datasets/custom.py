@@ -299,7 +299,7 @@ def _find(opt, root: Path, split: str) -> Layout | None:
         with contextlib.suppress(UserError):
             training = _find(opt, root, "train")
             style = training.style if training else None
-    return find_layout(root, split, annotations, images, style)
+    return find_layout(root, split, annotations, images, style, get_spec(opt.task).has_keypoints)
 
 
 def _resolution(layout: Layout, images: list[dict]) -> tuple[int, int]:

@@ -208,13 +208,16 @@ class TrainBatches(Sampler):
 def class_repeat_factors(dataset: CocoStyleDataset, threshold: float) -> np.ndarray:
     """Return how often each image of a dataset occurs per epoch (``repeat_factors`` of its classes).
 
+    Objects that only mark regions to be ignored (negative classes) do not count.
+
     Raises:
         UserError: the objects of the task have no classes.
     """
     if "cls" not in dataset.objects:
         raise UserError(f"--repeat_threshold: the objects of task {dataset.opt.task} have no classes")
     classes = dataset.objects["cls"]
-    return repeat_factors([classes[a:b] for a, b in zip(dataset.start, dataset.start[1:], strict=False)], threshold)
+    of_images = [classes[a:b] for a, b in zip(dataset.start, dataset.start[1:], strict=False)]
+    return repeat_factors([cls[cls >= 0] for cls in of_images], threshold)
 
 
 class EvalBatches(Sampler):
