@@ -18,8 +18,7 @@ from .errors import UserError
 from .models.deform_conv import DCN
 from .models.fuse import fuse
 from .ops import onnx as onnx_ops
-from .tasks import build_task
-from .tasks.specs import get_spec
+from .tasks import build_task, get_spec
 from .utils.files import write_bytes
 
 # Suffixes of --output by --format; the first is the usual one.

@@ -6,8 +6,7 @@ from ..errors import UserError
 from ..registry import Registry, resolve
 
 if TYPE_CHECKING:
-    from ..tasks.base import Task
-    from .base import CocoStyleDataset
+    from .base import CocoStyleDataset, DatasetTask
 
 # One line per dataset: its name and where its class is, which is imported on first use.
 DATASETS: "Registry[type[CocoStyleDataset]]" = Registry(
@@ -32,7 +31,7 @@ def get_dataset(name: str) -> "type[CocoStyleDataset]":
     return DATASETS[name]
 
 
-def read_dataset(task: "Task", split: str, processes) -> "CocoStyleDataset":
+def read_dataset(task: "DatasetTask", split: str, processes) -> "CocoStyleDataset":
     """Read a split of ``--dataset`` for a task, in one process of each node (``engine.processes.Processes``)."""
     dataset = processes.load_once_per_node(lambda: get_dataset(task.opt.dataset)(task, split))
     dataset.task = task  # instead of a copy from another process

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,12 +14,24 @@ from ..errors import UserError
 from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
 from .images import read_image
 
-if TYPE_CHECKING:
-    from ..tasks.base import Task
-
 SHOWN = 5  # problems that are shown of those of one kind
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class DatasetTask(Protocol):
+    """The part of ``tasks.base.Task`` that reading a dataset needs, so that this module does not import tasks."""
+
+    @property
+    def opt(self) -> Any:
+        """Return the options."""
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Return whether the task learns keypoints."""
+
+    def read_objects(self, annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
+        """Return annotations as arrays with one row per object; raise ValueError if they do not fit the task."""
 
 
 class CocoStyleDataset:
@@ -97,7 +109,7 @@ class CocoStyleDataset:
         """Convert or generate missing files. The default does nothing."""
 
     @gc_disabled()
-    def __init__(self, task: "Task", split: str) -> None:
+    def __init__(self, task: DatasetTask, split: str) -> None:
         """Read and check the annotations of ``split`` (train, val, or test) for a task. Raises UserError."""
         self._find_files(task, split)
         log = IssueLog(self.opt.on_bad_image != "skip", " (--on_bad_image skip leaves it out)")
@@ -171,7 +183,7 @@ class CocoStyleDataset:
             self.notes.append(f"note: {text}")
 
     @classmethod
-    def uninitialized(cls, task: "Task", split: str) -> "CocoStyleDataset":
+    def uninitialized(cls, task: DatasetTask, split: str) -> "CocoStyleDataset":
         """Return the dataset with the paths of its files, but without reading annotations."""
         dataset = cls.__new__(cls)
         dataset._find_files(task, split)
@@ -182,7 +194,7 @@ class CocoStyleDataset:
         """Return the options of the task."""
         return self.task.opt
 
-    def _find_files(self, task: "Task", split: str) -> None:
+    def _find_files(self, task: DatasetTask, split: str) -> None:
         self.task, self.split = task, split
         self.folder = self.locate(Path(self.opt.data_dir))
         self.class_names, self.category_ids = list(self.opt.class_names), list(self.opt.category_ids)

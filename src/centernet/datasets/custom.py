@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
 from ..ops.keypoints import KeypointSchema
-from ..tasks.specs import get_spec
+from ..tasks import get_spec
 from ..utils import files
 from ..utils.text import printable
 from .base import CocoStyleDataset

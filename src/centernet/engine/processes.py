@@ -186,7 +186,7 @@ def start(opt: Options) -> Processes:
 def _shared_options(opt: Options) -> dict[str, Any]:
     """Return the options that decide what the processes do together, and the script, by name."""
     from ..options.table import GENERAL
-    from ..tasks.specs import get_spec
+    from ..tasks import get_spec
 
     names = [*GENERAL, *(option.name for option in get_spec(opt.task).options)]
     values = {f"--{name}": getattr(opt, name) for name in names if name not in OWN_OPTIONS}

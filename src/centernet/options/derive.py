@@ -9,7 +9,7 @@ from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
 from ..ops.keypoints import COCO_PERSON
-from ..tasks.specs import all_specs, get_spec
+from ..tasks import all_specs, get_spec
 from ..utils.schedule import cosine_decay, step_decay, warmup
 from .table import CUSTOM_OPTIONS, NEVER, Draft
 

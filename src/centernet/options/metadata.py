@@ -8,7 +8,7 @@ from ..datasets import get_dataset
 from ..errors import UserError
 from ..models import describe
 from ..ops.keypoints import COCO_PERSON, KeypointSchema
-from ..tasks.specs import all_specs, get_spec
+from ..tasks import all_specs, get_spec
 from ..utils.text import printable
 from .derive import as_pixel, data_dir, derive_heads, derive_sizes
 from .table import GENERAL, Draft, Options

@@ -10,9 +10,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..models import describe
-from ..tasks import TASKS
+from ..tasks import TASKS, all_specs, get_spec
 from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
-from ..tasks.specs import all_specs, get_spec
 from ..utils import environment
 from .derive import as_pixel, check, derive, derive_sizes
 from .presets import preset_values

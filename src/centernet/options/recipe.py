@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets import get_dataset
+from ..tasks import get_spec
 from ..tasks.option import Option
-from ..tasks.specs import get_spec
 from .table import GENERAL
 
 # Loss weights that tasks share.

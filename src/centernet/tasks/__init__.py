@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..registry import Registry
+from .specs import SPECS, TaskSpec
 
 if TYPE_CHECKING:
     from .base import Task
@@ -24,6 +25,19 @@ def get_task(name: str) -> "type[Task]":
     if name not in TASKS:
         raise UserError(f"task {name}: no such task; choose from {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def get_spec(name: str) -> type[TaskSpec]:
+    """Return the specification of a task; raise UserError for an unknown name.
+
+    A task that is not listed in ``specs.SPECS`` is its own specification.
+    """
+    return SPECS[name] if name in SPECS else get_task(name)
+
+
+def all_specs() -> dict[str, type[TaskSpec]]:
+    """Return the specifications of all tasks by name."""
+    return {name: get_spec(name) for name in TASKS}
 
 
 def build_task(opt) -> "Task":

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -11,12 +11,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..ops.image import transform_preds
 from ..ops.nms import soft_nms
+from ..options.table import Options
 from ..transforms import AugmentationRng, View
 from .criterion import Criterion
 from .specs import TaskSpec
-
-if TYPE_CHECKING:
-    from ..options import Options
 
 Objects = dict[str, np.ndarray]  # the annotated objects of an image, arrays with one row per object
 Detections = dict[int, np.ndarray]  # rows by class id from 1
@@ -43,7 +41,7 @@ class Task(TaskSpec, ABC):
     unflip: Mapping[str, Callable[[Tensor], Tensor]] = {}
     always_nms = False
 
-    def __init__(self, opt: "Options") -> None:
+    def __init__(self, opt: Options) -> None:
         self.opt = opt
 
     @property
@@ -52,7 +50,7 @@ class Task(TaskSpec, ABC):
         return self.head_channels(self.opt)
 
     @classmethod
-    def detector_options(cls, opt: "Options") -> "Options":
+    def detector_options(cls, opt: Options) -> Options:
         """Return the options of a detector, without the kinds of tests that the task does not support."""
         return opt
 

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 from ..datasets.policies import POLICIES
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
-from . import TASKS, get_task
 from .option import CHECK, DEMO, TRAIN, Option, loss_weight, oracle
 
 
@@ -278,16 +277,3 @@ class DddSpec(TaskSpec):
 
 
 SPECS: dict[str, type[TaskSpec]] = {spec.name: spec for spec in (CtdetSpec, MultiPoseSpec, ExdetSpec, DddSpec)}
-
-
-def get_spec(name: str) -> type[TaskSpec]:
-    """Return the specification of a task; raise UserError for an unknown name.
-
-    A task that is not listed in ``SPECS`` is its own specification.
-    """
-    return SPECS[name] if name in SPECS else get_task(name)
-
-
-def all_specs() -> dict[str, type[TaskSpec]]:
-    """Return the specifications of all tasks by name."""
-    return {name: get_spec(name) for name in TASKS}
