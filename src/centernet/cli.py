@@ -7,6 +7,7 @@ Also the commands of an installed package: ``centernet-train`` is ``src/main.py`
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,8 @@ draw_results = partial(run_tool, FOLDER / "tools" / "vis_pred.py")
 def run(script: str) -> None:
     """Parse the command line and run ``main(opt)`` of a script. Raises SystemExit at the end."""
     make_streams_tolerant()
+    # More loader workers than cores are the user's choice; PyTorch would print two warnings of 400 characters.
+    warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
     opt = options_of(script)
     if script == "main" and len(opt.gpus) > 1:
         from .engine.launch import start_per_device

@@ -5,6 +5,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -18,6 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from centernet.options import Options
 from centernet.utils import environment
 
+# Seconds without a process of its own after which a launcher of several machines ends: more than the 300 that PyTorch's
+# waits at the end for the other machines. If the network is cut, it waits for their answer without limit.
+PATIENCE = 330
+
 
 def main(args: list[str] | None = None) -> int:
     """Run ``torchrun`` with ``args`` and return the exit status: that of the process that failed first, or 0."""
@@ -28,6 +34,8 @@ def main(args: list[str] | None = None) -> int:
     if parsed.nproc_per_node.isdigit():
         # Otherwise torchrun gives each process one thread, and warns about it.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, int(parsed.nproc_per_node)))))
+    if parsed.nnodes != "1" and int(parsed.max_restarts) == 0:
+        threading.Thread(target=_end_without_processes, args=(PATIENCE,), daemon=True).start()
     try:
         run(parsed)
     except ChildFailedError as error:
@@ -84,12 +92,31 @@ def _report(text: str) -> None:
         print(f"error: {text}", file=sys.stderr, flush=True)
 
 
+def _children() -> list[int]:
+    """Return the ids of the processes that this one has started and that still exist; Linux only, elsewhere none."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += map(int, path.read_text(encoding="utf-8").split())
+    return found
+
+
 def _pass_on(number: int, frame) -> None:
     """Pass SIGUSR1, which requests a checkpoint, on to every process."""
-    for path in Path("/proc/self/task").glob("*/children"):
-        for child in path.read_text(encoding="utf-8").split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), number)
+    for child in _children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+
+def _end_without_processes(patience: float) -> None:
+    """End this process when its training processes have been gone for ``patience`` seconds. Runs in a thread."""
+    started, last = False, 0.0
+    while not started or time.monotonic() - last < patience:
+        if _children():
+            started, last = True, time.monotonic()
+        time.sleep(min(1.0, patience / 4))
+    _report(f"all processes of this machine ended {patience:.0f} s ago, and the other machines cannot be reached")
+    os._exit(3)
 
 
 if __name__ == "__main__":
