@@ -94,7 +94,7 @@ def _report(text: str) -> None:
 
 def _children() -> list[int]:
     """Return the ids of the processes that this one has started and that still exist; Linux only, elsewhere none."""
-    found = []
+    found: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has ended
             found += map(int, path.read_text(encoding="utf-8").split())
