@@ -1,8 +1,11 @@
 """Keypoint schemas: the joints of an object, their symmetry and their skeleton."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from ..errors import UserError
 
 MAX_JOINTS = 1000  # of files from anywhere
 
@@ -41,6 +44,21 @@ class KeypointSchema:
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs of joints that a flip exchanges, the lower index first."""
         return tuple((joint, other) for joint, other in enumerate(self.flip_index) if joint < other)
+
+    def with_flip_pairs(self, pairs: Iterable[Sequence[int]]) -> "KeypointSchema":
+        """Return the schema with other pairs of joints that a flip exchanges.
+
+        Raises:
+            UserError: a pair that does not name two joints, or joints in several pairs.
+        """
+        index = list(range(len(self)))
+        listed = [[int(joint) for joint in pair] for pair in pairs]
+        joints = [joint for pair in listed for joint in pair]
+        if any(len(pair) != 2 for pair in listed) or len(set(joints)) != len(joints) or set(joints) - set(index):
+            raise UserError(f"flip_idx {listed}: needs pairs of different joints from 0 to {len(self) - 1}")
+        for joint, other in listed:
+            index[joint], index[other] = other, joint
+        return replace(self, flip_index=tuple(index), flips_known=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the schema as plain values, for checkpoints and exported models."""

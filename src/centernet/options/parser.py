@@ -85,11 +85,11 @@ class OptionParser:
         opt = self.parser.parse_args(None if args == "" else list(args), unset)
         # -1 is how a command line leaves the choice to the program.
         opt.given = sorted(name for name, value in vars(opt).items() if value is not None and value != -1)
-        preset = preset_values(opt.preset or "reference", opt.task)
-        for name, default in {**self._defaults(), **preset}.items():
-            if getattr(opt, name) is None:
-                setattr(opt, name, default)
         try:
+            preset = preset_values(opt.preset or "reference", opt.task)
+            for name, default in {**self._defaults(), **get_spec(opt.task).defaults, **preset}.items():
+                if getattr(opt, name) is None:
+                    setattr(opt, name, default)
             check(opt)
             derive(opt)
         except UserError as error:
@@ -101,7 +101,11 @@ class OptionParser:
     def update_dataset_info_and_set_heads(self, opt: Options, dataset: Any) -> Options:
         """Return options for a dataset object, as the reference's method of this name.
 
-        ``dataset`` has ``default_resolution``, ``mean``, ``std`` and ``num_classes``, and possibly ``class_name``.
+        ``dataset`` has ``default_resolution``, ``mean``, ``std`` and ``num_classes``, and possibly ``class_name`` and
+        ``flip_idx``, pairs of joints that a flip exchanges.
+
+        Raises:
+            UserError: an input size that the network cannot take, or pairs of joints that do not exist.
         """
         draft = Draft.of(opt)
         draft.mean, draft.std = as_pixel(dataset.mean), as_pixel(dataset.std)
@@ -112,6 +116,8 @@ class OptionParser:
             draft.category_ids = list(range(1, draft.num_classes + 1))
         if not {"input_res", "input_h", "input_w"} & set(opt.given):
             draft.input_h, draft.input_w = (int(side) for side in np.ravel(dataset.default_resolution))
+        if hasattr(dataset, "flip_idx"):
+            draft.keypoints = draft.keypoints.with_flip_pairs(dataset.flip_idx)
         draft.pad = describe(draft.arch)[0].pad
         derive_sizes(draft)
         draft.heads = get_spec(draft.task).head_channels(draft)

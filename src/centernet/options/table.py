@@ -417,6 +417,11 @@ class Options(
         # The options of the tasks, see tasks/specs.py.
         def __getattr__(self, name: str) -> Any: ...
 
+    @property
+    def flip_idx(self) -> list[list[int]]:
+        """Return the pairs of joints that a flip exchanges, under the reference's name."""
+        return [list(pair) for pair in self.keypoints.flip_pairs]
+
     def replace(self, **changes: Any) -> "Options":
         """Return a copy with other values."""
         changed = copy.copy(self)

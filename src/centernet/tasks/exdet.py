@@ -23,7 +23,6 @@ from .specs import ExdetSpec
 
 SIDES = "tlbr"  # top, left, bottom, right
 MAPS = tuple(f"hm_{name}" for name in (*SIDES, "c"))
-DEFAULT_K = 40  # points of each kind unless --K is given, as for the published results
 NUM_DETS = 1000  # combinations of points that decoding returns
 CHUNK_SIZE = 1 << 20  # combinations that are examined together
 ROW = 14  # numbers per detection: box, score, four points, class
@@ -161,10 +160,10 @@ class Exdet(ExdetSpec, Task):
         For the flip test (``flipped``) both halves of the batch are decoded, and the result (B, 2000, 14) holds the
         detections of both in the coordinates of the first.
         """
-        opt, K = self.opt, self.opt.K if "K" in self.opt.given else DEFAULT_K
+        opt = self.opt
         heats = [output[name].float().sigmoid() for name in MAPS]
         offsets = [output[f"reg_{side}"].float() for side in SIDES] if opt.reg_offset else [None] * 4
-        decoding: tuple[Any, ...] = (*heats, *offsets, K, opt.scores_thresh, opt.center_thresh, opt.aggr_weight)
+        decoding: tuple[Any, ...] = (*heats, *offsets, opt.K, opt.scores_thresh, opt.center_thresh, opt.aggr_weight)
         dets = (agnex_ct_decode if opt.agnostic_ex else exct_decode)(*decoding)
         if flipped:
             plain, mirrored = dets.chunk(2)

@@ -15,6 +15,7 @@ class TaskSpec:
         name: of the command line.
         default_dataset: ``--dataset`` when it is not given.
         options: the task's own options.
+        defaults: values of general options that differ from the general default when they are not given.
         conflicts: pairs of options that exclude each other.
         ignored_options: general options (``options/table.py``) that have no effect on this task.
         annotations: task whose annotations it reads; empty: its own.
@@ -24,6 +25,7 @@ class TaskSpec:
     name: ClassVar[str]
     default_dataset: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
+    defaults: ClassVar[dict[str, Any]] = {}
     conflicts: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignored_options: ClassVar[tuple[str, ...]] = ()
     annotations: ClassVar[str] = ""
@@ -205,6 +207,7 @@ class ExdetSpec(TaskSpec):
         Option("scores_thresh", "score threshold of the extreme points", 0.1, low=0, high=1),
         Option("aggr_weight", "weight of the edge aggregation", 0.0, low=0),
     )
+    defaults = {"K": 40}  # points of each kind, as for the published results; memory and time grow with it
     ignored_options = ("reg_loss", "wh_weight", "nms", "hm_gauss")
 
     @staticmethod

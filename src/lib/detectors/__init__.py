@@ -1,0 +1,1 @@
+"""The reference's package ``detectors``; see ``detector_factory``."""
