@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
-from centernet.conversion.keypoints import DEFAULT_SIGMA, read_joints
+from centernet.conversion.issues import ignore_issue
+from centernet.conversion.keypoints import DEFAULT_SIGMA, complete_keypoints, read_joints
 from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.results import read_results
@@ -33,7 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     results = read_results(path)
     content = read_annotation_file(args.annotations)
     try:
-        sigmas = sigmas_of(args.annotations, content)
+        content = completed(args.annotations, content)
+        joints = {category["id"]: read_joints(args.annotations, category) for category in content["categories"]}
+        sigmas = {one: own.sigmas or (DEFAULT_SIGMA,) * len(own.names) for one, own in joints.items()}
         for result in results:
             points, count = result.get("keypoints"), len(sigmas.get(result["category_id"], ()))
             if not isinstance(points, list) or (count and len(points) != 3 * count):
@@ -44,18 +47,23 @@ def main(argv: list[str] | None = None) -> None:
         if not with_joints:
             raise UserError(f"{args.annotations}: its categories list no keypoints; use eval_coco.py")
         print_lines(score_keypoints(content, results, with_joints)[1])
-    except (TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{args.annotations}: an image or an object is malformed ({error!r})") from None
 
 
-def sigmas_of(path: Path, content: dict) -> dict[int | str, tuple[float, ...]]:
-    """Return the sigmas of the joints by category id; categories that list no joints are COCO's persons if named so."""
-    joints = {}
-    for category in content["categories"]:
-        if not category.get("keypoints") and category["name"] == "person":
-            category = {**category, "keypoints": list(COCO_PERSON.names)}
-        joints[category["id"]] = read_joints(path, category)
-    return {one: own.sigmas or (DEFAULT_SIGMA,) * len(own.names) for one, own in joints.items()}
+def completed(path: Path, content: dict) -> dict:
+    """Return annotations with what scoring needs and tools leave out.
+
+    A category ``person`` that lists no joints has those of COCO.
+    """
+    persons = {"keypoints": list(COCO_PERSON.names)}
+    categories = [
+        {**one, **persons} if one["name"] == "person" and not one.get("keypoints") else one
+        for one in content["categories"]
+    ]
+    content = complete_keypoints(path, {**content, "categories": categories}, ignore_issue)
+    annotations = [{"area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0, **one} for one in content["annotations"]]
+    return {**content, "annotations": annotations}
 
 
 if __name__ == "__main__":

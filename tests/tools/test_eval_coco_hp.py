@@ -10,6 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.helpers.keypoints import write_coco
+
+from centernet.datasets.custom import Custom
+from centernet.opts import opts
+from centernet.tasks import build_task
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -83,3 +88,29 @@ def test_as_a_command(files):
     assert result.returncode == 0, result.stderr
     text = result.stdout.replace("\n", "").replace(" ", "")
     assert "data/coco/annotations/person_keypoints_val2017.json" in text
+
+
+def test_other_objects_than_persons(tmp_path):
+    """Categories with joints of their own, scored as in the validation of a training."""
+    write_coco(tmp_path, {"train": 2, "val": 6})
+    task = build_task(
+        opts().parse(["multi_pose", "--dataset", "custom", "--data_path", str(tmp_path), "--arch", "res_18"])
+    )
+    dataset = Custom(task, "val")
+    rng, results = np.random.default_rng(2), {}
+    for index, image_id in enumerate(dataset.image_ids):
+        objects = dataset.read_objects(index)
+        points = (objects["joints"][:, :, :2] + rng.normal(0, 2, (len(objects["cls"]), 8, 2))).reshape(-1, 16)
+        rows = np.hstack([objects["boxes"], rng.random((len(points), 1)), points])
+        results[image_id] = {k + 1: rows[objects["cls"] == k] for k in range(2)}
+    dataset.save_results(results, tmp_path / "results.json")
+    scores = dataset.evaluate(results)
+    assert 0.1 < scores["AP"] < 0.99
+    result = run(tmp_path, "results.json", "--annotations", "val.json")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == dataset.tables.strip()
+    entries = json.loads((tmp_path / "results.json").read_text())
+    entries[0]["keypoints"] = [1] * 9
+    (tmp_path / "results.json").write_text(json.dumps(entries))
+    result = run(tmp_path, "results.json", "--annotations", "val.json")
+    assert result.returncode == 2 and "lacks 'keypoints'" in result.stderr and result.stderr.count("\n") == 1

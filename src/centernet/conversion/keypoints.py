@@ -71,7 +71,7 @@ def complete_keypoints(path: Path, content: dict, report: Report) -> dict:
     ``num_keypoints``, which scoring needs, is counted.
     """
     categories = with_numbered_joints(content)
-    counts = {category["id"]: len(category["keypoints"]) for category in categories}
+    counts = {category["id"]: len(_list(category["keypoints"])) for category in categories}
     annotations = []
     for number, annotation in enumerate(content["annotations"], start=1):
         points = annotation.get("keypoints")
