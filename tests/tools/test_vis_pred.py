@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(vis_pred, files, tmp_path, capsys):
         ((str(short), "--annotations", annotations), "has no bbox of 4 numbers"),
         ((good, "--annotations", good), "not a COCO-style annotation file"),
         ((good, "--annotations", annotations, "--images", str(tmp_path)), "no such file"),
-        ((good, "--annotations", annotations, "--output_dir", good), "cannot write image"),
+        ((good, "--annotations", annotations, "--output_dir", good), "cannot be written"),
     ):
         assert vis_pred.main(list(arguments)) == 2
         errors = capsys.readouterr().err

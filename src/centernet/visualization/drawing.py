@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from centernet.errors import UserError
+from centernet.utils import files
 
 THEMES = ("white", "black")
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -135,11 +136,9 @@ def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: s
         _say_once(f"no display: images go to {folder}")
     for name, image in images.items():
         path = Path(folder) / f"{prefix}{name}.png"
-        try:
+        with files.write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-        except OSError as error:
-            raise UserError(f"cannot write image {path}: {error.strerror}") from error
+        files.write_bytes(path, cv2.imencode(".png", image)[1].tobytes(), sync=False)
     return -1
 
 
