@@ -1,4 +1,4 @@
-"""What all tests share: one thread each, and a very small dataset that is drawn by code."""
+"""Shared by all tests: one thread each, and a tiny generated dataset."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ TINY_SPLITS = {"pascal_trainval0712.json": 6, "pascal_test2007.json": 4}
 
 @pytest.fixture
 def tiny_voc(tmp_path):
-    """A data path that holds ``voc/``: 6 + 4 images of colored rectangles, annotated with VOC's 20 classes.
+    """Return a data path with ``voc/``: 6 + 4 images of colored rectangles, annotated with VOC's 20 classes.
 
     Images have ids 1 to 10 and two sizes, and two objects of different classes each. The second object of every
     third image is difficult.

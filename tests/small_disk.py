@@ -1,4 +1,4 @@
-"""Run code on a file system that is soon full."""
+"""Run code on a small file system that fills up."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""The benchmarks run, at toy sizes; each ends with an error if its fast way is not equal to the plain one."""
+"""The benchmarks run at toy sizes; each fails if its fast implementation does not equal the plain one."""
 
 import re
 import runpy
@@ -51,6 +51,6 @@ def test_scaling(monkeypatch, capfd):
 
 @pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
-def test_memory_stays_as_it_is(monkeypatch, capsys):
+def test_memory_stays_constant(monkeypatch, capsys):
     run("long_run", "--iterations 400", monkeypatch)
     assert float(re.search(r"growth (-?[\d.]+) %", capsys.readouterr().out)[1]) < 5

@@ -1,4 +1,4 @@
-"""Own data from end to end: train, test with nothing but the checkpoint, and look, in each of the three styles."""
+"""Custom data end to end: train, test with only the checkpoint, and visualize, in three styles."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The detector: pre-processing, flip test, scales, merging, and what a checkpoint says about its network."""
+"""The detector: pre-processing, flip test, scales, merging, and the network metadata of checkpoints."""
 
 import copy
 
@@ -75,7 +75,7 @@ def test_pre_processing(k):
         (["--test_scales", "1.25", "--keep_res", "--arch", "hourglass"], (121, 75), (46, 75), (128, 256), (32, 64)),
     ],
 )
-def test_carried_views(args, size, center, extent, output_size):
+def test_golden_views(args, size, center, extent, output_size):
     opt = options("--input_res", "128", *args)
     prepared = prepare(np.zeros((*size, 3), np.uint8), build_task(opt))
     (scale,) = opt.test_scales
@@ -167,7 +167,7 @@ def test_merging(k):
         np.testing.assert_allclose(default, case["out"], rtol=0, atol=1e-5)
 
 
-def test_carried_merging():
+def test_golden_merging():
     """The second box is discarded: the reference has a copy of the fourth in its place, with the score of before."""
     rows = [[0, 0, 100, 100, 0.9], [2, 2, 100, 100, 0.004], [200, 200, 300, 300, 0.6], [205, 205, 300, 300, 0.5]]
     scales = [{cls: rows if cls == 3 else [] for cls in range(1, 21)}]
@@ -396,7 +396,7 @@ def test_heads_of_the_checkpoint():
         assert (opt.reg_offset, opt.cat_spec_wh) == (trained.reg_offset, trained.cat_spec_wh)
 
 
-def test_cards_that_cannot_be_used():
+def test_metadata_that_cannot_be_used():
     opt, card = opts().parse(["ctdet", "--load_model", "x.pth", "--input_res", "96"]), model_metadata(options())
     with pytest.raises(UserError, match="x.pth: its model metadata lacks heads, mean"):
         apply_model_metadata(opt, {name: value for name, value in card.items() if name not in ("heads", "mean")})

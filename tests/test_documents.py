@@ -1,4 +1,4 @@
-"""The documents: their commands can be run, their links lead somewhere, and both languages say the same."""
+"""Documentation: commands run, links are valid, and both languages agree."""
 
 import json
 import os
@@ -167,7 +167,7 @@ def anchor(title: str) -> str:
 
 
 def test_both_languages_have_the_same_commands():
-    """README.zh-CN.md says what README.md says: the same blocks, tables and sections."""
+    """README.zh-CN.md matches README.md: the same code blocks, tables and sections."""
     paths = [ROOT / name for name in ("README.md", "README.zh-CN.md")]
     texts = [path.read_text(encoding="utf-8") for path in paths]
     code = [[line.partition("  #")[0].rstrip() for _, lines in blocks(path) for line in lines] for path in paths]

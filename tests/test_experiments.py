@@ -103,7 +103,7 @@ def test_recipe(name, tmp_path):
 
 
 def test_own_options(tmp_path):
-    """--nproc takes equal shares, the data path may be relative, and the rest is handed through."""
+    """--nproc takes equal shares, the data path may be relative, and other options are passed on."""
     (tmp_path / "my data").mkdir()
     args = ["--nproc=2", "--data_path", "my data", "--num_workers", "7", "--print_iter", "5"]
     check, training, *evaluations = (parse(words) for words in commands("ctdet_coco_dla_1x", tmp_path, *args))
@@ -114,7 +114,7 @@ def test_own_options(tmp_path):
     assert training[2].num_workers == 7
 
 
-def test_a_training_that_goes_on(tmp_path):
+def test_a_training_that_continues(tmp_path):
     """The checkpoint to start from is one for the training alone; the tests take what it leaves."""
     args = ["--load_model", "exp/ctdet/coco_dla_1x/model_90.pth", "--resume"]
     check, training, *evaluations = (parse(words)[2] for words in commands("ctdet_coco_dla_2x", tmp_path, *args))
@@ -131,7 +131,7 @@ def test_a_training_that_goes_on(tmp_path):
         (["--data_path", "/nowhere/at/all"], "--data_path /nowhere/at/all: no such folder"),
     ],
 )
-def test_mistakes(tmp_path, args, text):
+def test_errors(tmp_path, args, text):
     script = ["bash", str(FOLDER / "ddd_sub.sh"), *args]
     result = subprocess.run(script, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"ddd_sub.sh: error: {text}\n")

@@ -1,4 +1,4 @@
-"""Files from strangers: nothing in them is run, and nothing leads out of its folder."""
+"""Untrusted files: nothing in them is executed, and no path leaves its folder."""
 
 import ast
 import os
@@ -30,7 +30,7 @@ needs_hard_cases = pytest.mark.skipif(not HARD_CASES.is_dir(), reason="../shared
 
 
 def dangers(source: str) -> list[str]:
-    """Calls in Python code that run what a file or a string says."""
+    """Return the calls in Python code that execute the content of a file or string."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -75,7 +75,7 @@ def test_the_search_finds_what_it_looks_for(code):
     assert dangers(code)
 
 
-def test_no_code_runs_what_a_file_says():
+def test_no_code_executes_file_contents():
     scripts = [ROOT / "loss.py", *(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     assert len(scripts) > 50
     found = {path: dangers(path.read_text(encoding="utf-8")) for path in scripts}
@@ -144,13 +144,13 @@ def spoiled(change):
         ([1, 2], "holds a list, not a checkpoint"),
     ],
 )
-def test_contents_that_are_no_weights(tmp_path, content, message):
+def test_contents_that_are_not_weights(tmp_path, content, message):
     path = write(tmp_path / "odd.pth", content)
     with pytest.raises(UserError, match=f"odd.pth: .*{message}"):
         load_model(network(), path, log=lambda _: None)
 
 
-def test_a_description_of_the_network_from_a_stranger(tmp_path):
+def test_untrusted_model_metadata(tmp_path):
     opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64"])
     card = model_metadata(opt)
     assert all(is_right(card[name]) for name, is_right in ENTRIES.items())
@@ -173,7 +173,7 @@ HARD_CHECKPOINTS = {
     "empty": "damaged or of another kind",
     "text": "refused, because it holds more|damaged or of another kind",
     "wrong_keys": "none of its 2 entries fits",
-    "wrong_shape": None,  # what fits is loaded, and a table tells of the rest
+    "wrong_shape": None,  # what fits is loaded, and a table lists the rest
     "nan_weights": "holds values that are not finite",
     "no_state_dict": "has no state_dict",
     "not_a_dict": "holds a list",
@@ -184,21 +184,21 @@ HARD_CHECKPOINTS = {
 @pytest.mark.parametrize("name", HARD_CHECKPOINTS)
 def test_hard_checkpoints(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    said = []
+    logged = []
     message = HARD_CHECKPOINTS[name]
     if message is None:
-        load_model(network(), HARD_CASES / f"checkpoints/{name}.pth", log=said.append)
-        assert ("other shape, own values kept: hm.weight" in "\n".join(said)) == (name == "wrong_shape")
+        load_model(network(), HARD_CASES / f"checkpoints/{name}.pth", log=logged.append)
+        assert ("other shape, own values kept: hm.weight" in "\n".join(logged)) == (name == "wrong_shape")
     else:
         with pytest.raises(UserError, match=rf"{name}\.pth: .*({message})"):
-            load_model(network(), HARD_CASES / f"checkpoints/{name}.pth", log=said.append)
+            load_model(network(), HARD_CASES / f"checkpoints/{name}.pth", log=logged.append)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "header", [b"[" * 100_000, b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', b"[1]", b'{"a": 1}']
 )
-def test_safetensors_of_strangers(tmp_path, header):
+def test_untrusted_safetensors(tmp_path, header):
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
     with pytest.raises(UserError, match="a.safetensors: this file cannot be read"):

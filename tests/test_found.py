@@ -1,4 +1,4 @@
-"""What was found, as text, JSON, labels and crops, for each kind of task."""
+"""Detections as text, JSON, labels and crops, for each kind of task."""
 
 from types import SimpleNamespace
 

@@ -34,7 +34,7 @@ def imported_files(path: Path) -> set[Path]:
     return found
 
 
-def test_there_is_no_circle():
+def test_imports_form_no_circle():
     graph = {path: imported_files(path) for path in sorted((ROOT / "centernet").rglob("*.py"))}
     assert ROOT / "centernet/options/table.py" in graph[ROOT / "centernet/tasks/base.py"]
     list(TopologicalSorter(graph).static_order())  # raises CycleError

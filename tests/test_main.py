@@ -1,4 +1,4 @@
-"""The main job from end to end: main.py and train_full_4p.sh on small data, and what they leave behind."""
+"""Training end to end: main.py and train_full_4p.sh on small data, and what they leave behind."""
 
 import csv
 import importlib.util
@@ -129,7 +129,7 @@ def test_workers_do_not_change_the_curve(main, tmp_path, tiny_voc):
         (["--dataset", "coco"], "holds no dataset coco"),
     ],
 )
-def test_a_mistake_ends_with_one_line(main, tmp_path, tiny_voc, more, message):
+def test_an_error_ends_with_one_line(main, tmp_path, tiny_voc, more, message):
     done = main(*small(tmp_path, tiny_voc), *more)
     assert done.returncode == 2
     assert message in done.stderr
@@ -150,7 +150,7 @@ def test_debug_images_are_saved(main, tmp_path, tiny_voc):
 
 
 def test_train_full_4p_on_the_sample(tmp_path):
-    # From another folder, with both ways to write an option, and with options that are handed through.
+    # From another folder, with both ways to write an option, and with options that are passed on.
     arguments = ["--exp_dir", str(tmp_path), "--num_epochs=1", "--num_iters", "3", "--exp_id=short"]
     done = train_full_4p(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -170,7 +170,7 @@ def test_train_full_4p_on_the_sample(tmp_path):
         (["--no_such_option"], "unrecognized arguments: --no_such_option"),
     ],
 )
-def test_train_full_4p_refuses_mistakes_before_anything_starts(tmp_path, arguments, message):
+def test_train_full_4p_refuses_errors_before_anything_starts(tmp_path, arguments, message):
     done = train_full_4p(*arguments, "--exp_dir", str(tmp_path)) if "=" in arguments[0] else train_full_4p(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -201,7 +201,7 @@ def test_train_full_4p_on_real_images(tmp_path, dataset, folder, score):
 
 
 @pytest.mark.accelerator
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
 @pytest.mark.parametrize("processes", [1, 4])
 def test_an_accelerator_gives_the_losses_of_the_cpu(tmp_path, tiny_voc, processes):
     """Alone, and with four processes that share it or have one each."""

@@ -1,4 +1,4 @@
-"""The command line: every option of the reference, what follows from it, and how mistakes end."""
+"""The command line: every option of the reference, derived values, and errors."""
 
 import argparse
 from pathlib import Path
@@ -374,11 +374,11 @@ def test_heads_of_ctdet(args, heads):
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
-def test_mistakes_end_with_one_line(args, word, capsys, monkeypatch):
+def test_errors_end_with_one_line(args, word, capsys, monkeypatch):
     assert word in fails(capsys, monkeypatch, *args)
 
 
-def test_only_the_first_process_reports_a_mistake(capsys, monkeypatch):
+def test_only_the_first_process_reports_an_error(capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     for world_size, lines in (("2", 0), ("1", 1)):  # in a single process the variable was left behind
         monkeypatch.setenv("WORLD_SIZE", world_size)

@@ -1,4 +1,4 @@
-"""Training and testing work together: what was learned is found, in real images and in the generated sample."""
+"""Training and testing together: learned objects are detected, in real images and in the generated sample."""
 
 import json
 import re
@@ -109,7 +109,7 @@ def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[st
 @pytest.mark.soak
 @needs_shared
 @pytest.mark.parametrize("name", ["voc128", "coco128"])
-def test_sixteen_images_are_learned_by_heart(tmp_path, name):
+def test_sixteen_images_are_overfit(tmp_path, name):
     """600 steps of 8 at 5e-4 at 192 pixels without augmentation give a mAP above 0.9, however it is computed."""
     model = train(tmp_path, name, 15, "--shift", "0", "--scale", "0", "--flip", "0")
     output = output_of("test", "ctdet", *model, "--exp_id", "once")

@@ -88,7 +88,7 @@ def run_command(command: str, *arguments: str, path: Path = ROOT / "src") -> sub
 
 
 @pytest.mark.parametrize("command", ["centernet-train", "centernet-test", "centernet-eval-coco", "centernet-loss"])
-def test_mistakes_are_reported_under_the_name_of_the_command(command):
+def test_errors_are_reported_under_the_name_of_the_command(command):
     done = run_command(command, "--no_such_option")
     assert done.returncode == 2
     assert f"{command}: error: " in done.stderr and "Traceback" not in done.stderr
@@ -104,7 +104,7 @@ def test_a_wheel_is_complete(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--wheel-dir", str(tmp_path)]
     done = subprocess.run(build, capture_output=True, text=True, timeout=600)
     if done.returncode and "No matching distribution" in done.stderr:
-        pytest.skip("setuptools cannot be had for the build")
+        pytest.skip("setuptools is not available for the build")
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -1,4 +1,4 @@
-"""What holds for all boxes, sizes, classes, draws and texts: hypothesis looks for a counter-example.
+"""Properties that hold for all boxes, sizes, classes, random numbers and texts, tested with hypothesis.
 
 The fast suite tries a few that are the same each time, ``-m soak`` five hundred new ones.
 """
@@ -137,7 +137,7 @@ for _task in TASKS:
 
 
 def truth_as_output(task, batch):
-    """Raw maps that say what the targets say."""
+    """Return raw maps that equal the targets."""
     height, width = (side // 4 for side in batch["image"].shape[1:3])
     output = {name: torch.zeros(1, channels, height, width) for name, channels in OPTIONS[task].heads.items()}
     for name in ("hm", "hm_hp", "hm_t", "hm_l", "hm_b", "hm_r", "hm_c"):
@@ -176,7 +176,7 @@ def boxes_come_back(_folder, size, things, seed, train):
 
 @holds(size=scene["size"], things=st.lists(thing, min_size=1, max_size=1), seed=scene["seed"], train=st.booleans())
 def a_pose_comes_back(_folder, size, things, seed, train):
-    """Box and joints of one person; joints that the image does not show stay where the displacements say."""
+    """Box and joints of one person; joints outside of the image stay at their displacements."""
     batch = batch_of("multi_pose", size, things, seed, train)
     (mask,) = batch["reg_mask"].bool()
     if not mask.any():
@@ -249,7 +249,7 @@ whole = st.integers(0, 200)
     scale=st.sampled_from([0.6, 1.0, 1.3]),
     place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
-def mirroring_twice_is_the_identity(_folder, size, boxes, scale, place):
+def flipping_twice_is_the_identity(_folder, size, boxes, scale, place):
     """The mirror image with mirrored objects, mirrored by the augmentation, is the sample of the image itself."""
     width, height = size
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)

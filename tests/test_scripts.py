@@ -183,7 +183,7 @@ def test_images_of_a_test(score, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_ends_test_with_one_line(score, arguments, message):
+def test_an_error_ends_test_with_one_line(score, arguments, message):
     done = score(*arguments)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
@@ -241,7 +241,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def found_lines(output: str) -> list[str]:
-    """The lines that say what was found in an image, without it and without the milliseconds."""
+    """Return the lines about the detections of an image, without its name and the milliseconds."""
     pattern = r"((?:image|video) .*?): (?:nothing|\d+ \S.*)  \d+ ms"
     return [match[1] for line in output.splitlines() if (match := re.fullmatch(pattern, line))]
 
@@ -422,7 +422,7 @@ def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_ends_demo_with_one_line(demo, tmp_path, tiny_voc, arguments, message):
+def test_an_error_ends_demo_with_one_line(demo, tmp_path, tiny_voc, arguments, message):
     empty = tmp_path / "empty"
     empty.mkdir()
     arguments = [

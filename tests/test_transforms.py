@@ -1,4 +1,4 @@
-"""Random cuts and colors: where the numbers come from, what they mean, and that they can be replayed."""
+"""Random crops and colors: source, meaning and replay of the random numbers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Moving images: reading ahead, and writing in the background."""
+"""Video: reading ahead, and writing in the background."""
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_ahead_is_not_too_far_ahead():
         while len(made) < k + 2 + AHEAD and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(0.05)
-        # What was handed over, those that wait, and the one that waits for room.
+        # Those that were consumed, those in the queue, and the one waiting for space.
         assert len(made) == k + 2 + AHEAD
     reader.close()
 

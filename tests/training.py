@@ -1,4 +1,4 @@
-"""What tests of trainings share: small runs in this process or in others, and what they leave behind."""
+"""Shared by training tests: small runs in this process or in others, and their files."""
 
 import contextlib
 import csv

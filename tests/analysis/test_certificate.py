@@ -225,7 +225,7 @@ def test_scipy_is_optional(exp, tmp_path, capsys, monkeypatch):
         ([{"seed": 5}, {"seed": 5}, {}, {}], "two runs have the same seed"),
     ],
 )
-def test_runs_that_are_no_library(tmp_path, capsys, changes, problem):
+def test_runs_that_are_not_a_library(tmp_path, capsys, changes, problem):
     runs = [write_run(tmp_path / f"run{k}", **{"seed": k} | change) for k, change in enumerate(changes)]
     argv = ["lib", "--collect", *map(str, runs), "--exp_dir", str(tmp_path)]
     assert make_reference_library.main(argv) == 2

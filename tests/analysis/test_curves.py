@@ -38,7 +38,7 @@ def falling(n, noise=0.0, seed=0):
 
 
 def original_log(losses, every, total, name="ctdet/default"):
-    """What the original implementation prints for per-iteration losses (epochs, total) with ``--print_iter every``."""
+    """Return the output of the original implementation for losses (epochs, total) with ``--print_iter every``."""
     lines = ["Setting up data...", "loaded train 16551 samples"]
     for epoch, values in enumerate(losses, 1):
         for i in range(0, len(values), every):
@@ -124,7 +124,7 @@ def test_one_number_a_line(read, text):
         ('loss,"a\n1,2\n' + "x" * 200_000, "cannot be read as a table"),
     ],
 )
-def test_what_is_no_curve_is_refused_in_one_line(read, text, expected):
+def test_what_is_not_a_curve_is_refused_in_one_line(read, text, expected):
     with pytest.raises(UserError, match=expected) as caught:
         read(text, "bad.csv")
     assert "bad.csv" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Run directories that were edited or damaged: reports and plots are made of what can be read, or end in one line."""
+"""Edited or damaged run directories: reports and plots use what can be read, or fail with one line."""
 
 import contextlib
 import json

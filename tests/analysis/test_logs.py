@@ -62,7 +62,7 @@ def test_read_run(folder):
         assert run.val["mAP"].tolist() == [0.25, 0.125] and np.isnan(run.val[f"AP/{EVIL}"][0])
 
 
-def test_epochs_of_a_run_that_is_going_on(folder):
+def test_epochs_of_a_running_training(folder):
     lines = (folder / "train_log.csv").read_text().splitlines()
     (folder / "train_log.csv").write_text("\n".join(lines[:6]) + "\n")
     assert read_run(folder).epochs.tolist() == [0.25, 0.5, 0.75, 1, 1.25]
@@ -77,7 +77,7 @@ def test_epochs_of_a_run_that_is_going_on(folder):
         (TRAIN + "\n1,1,x,1,1,1,1,1\n", "'x' as loss of iteration 1 is not a number"),
     ],
 )
-def test_mistakes(tmp_path, capsys, content, problem):
+def test_errors(tmp_path, capsys, content, problem):
     if content is not None:
         (tmp_path / "train_log.csv").write_text(content)
     with pytest.raises(UserError, match=problem):

@@ -266,7 +266,7 @@ def test_different_recipe_fails_although_the_numbers_agree(exp, reference, call)
 # Choosing the run and the reference
 
 
-def test_newest_run_is_chosen_and_references_are_no_runs(exp, reference, call):
+def test_newest_run_is_chosen_and_references_are_not_runs(exp, reference, call):
     write_run(exp, "old", losses(seed=3), mtime=2000)
     new = write_run(exp, "a_new", losses(seed=4), mtime=4000)
     write_run(exp, "z_old", losses(seed=5), mtime=3000)
@@ -287,7 +287,7 @@ def test_reference_of_the_same_arch_and_size_is_chosen(exp, reference, call):
     assert f"Reference: {reference}" in lines
 
 
-def test_no_fitting_reference_lists_those_there_are(exp, reference, call):
+def test_without_a_fitting_reference_the_others_are_listed(exp, reference, call):
     write_run(exp, "run", losses(), RECIPE | {"arch": "dla_34"})
     status, lines, err = call()
     assert (status, lines) == (2, []) and err.count("\n") == 1

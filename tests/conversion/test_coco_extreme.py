@@ -233,7 +233,7 @@ def test_detection_needs_no_points(coco_folder):
     assert not list(coco_folder.glob("*extreme*"))
 
 
-def test_neither_file_is_there(coco_folder):
+def test_neither_file_exists(coco_folder):
     (coco_folder / "instances_val2017.json").unlink()
     with pytest.raises(UserError, match="instances_extreme_val2017.json: no such annotation file"):
         get_dataset("coco")(build_task(options(coco_folder)), "val")

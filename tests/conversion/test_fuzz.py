@@ -1,4 +1,4 @@
-"""Corrupted datasets of every layout end in one line, in a strict reading and in one that leaves errors out."""
+"""Corrupted datasets of every layout fail with one line, with and without skipping invalid entries."""
 
 import copy
 import json

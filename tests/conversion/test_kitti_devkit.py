@@ -1,4 +1,4 @@
-"""KITTI's files as COCO-style JSON: form, folders, and what bad files lead to."""
+"""Conversion of KITTI's files to COCO-style JSON: format, folders, and errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What people bring: exports of labeling tools, other machines' paths, odd encodings, and left-over files."""
+"""Custom datasets in practice: exports of labeling tools, paths from other machines, encodings, and stray files."""
 
 import json
 import os
@@ -305,7 +305,7 @@ def labelme_files(folder, split, image_path="{name}.jpg", **more):
 
 @pytest.mark.parametrize("layout", UNDIVIDED, ids=lambda layout: layout.__name__)
 def test_exports_that_are_not_divided(tmp_path, layout):
-    """All of it is for training, with a note; there is no validation split."""
+    """All of it is used for training, with a note, and the validation split is empty."""
     layout(tmp_path)
     notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
     assert any("nothing divides these images into training and validation" in note for note in notes)

@@ -1,4 +1,4 @@
-"""Files are found by what annotations of other machines call them, and only where they may be."""
+"""Files are found by paths from other machines, and only inside the dataset."""
 
 from pathlib import Path
 

@@ -98,7 +98,7 @@ def in_processes(*functions) -> list[int]:
 
 
 def assert_complete(folder: Path, name: str) -> None:
-    """All files exist and are whole, and nothing is left over."""
+    """All files exist and are complete, and no temporary files remain."""
     for file in PREPARATIONS[name][2]:
         path = folder / file
         assert path.is_file(), file

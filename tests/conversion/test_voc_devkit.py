@@ -1,4 +1,4 @@
-"""The VOC devkit as COCO-style JSON: form, merge, placing of the images, and what bad files lead to."""
+"""Conversion of the VOC devkit to COCO-style JSON: format, merging, image links, and errors."""
 
 import json
 import os

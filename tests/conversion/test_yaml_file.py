@@ -1,4 +1,4 @@
-"""Small YAML files are read as they are written; hostile ones end in a line, in bounded time and memory."""
+"""Small YAML files are read verbatim; malicious ones are refused in bounded time and memory."""
 
 import subprocess
 import sys

@@ -130,7 +130,7 @@ def test_images_that_cannot_be_read(tmp_path, name):
         read_image(str(path))
 
 
-def test_what_is_no_file(tmp_path):
+def test_what_is_not_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, reason in [
         (tmp_path, "it is not a file"),
@@ -262,7 +262,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[text for _, text, _ in MISTAKES])
-def test_mistakes_end_the_start_or_are_left_out(tmp_path, number):
+def test_errors_stop_the_start_or_are_left_out(tmp_path, number):
     change, text, left = MISTAKES[number]
     write_coco(tmp_path, change)
     with pytest.raises(UserError, match=f"instances_train2017.json: .*{text}") as caught:
@@ -284,7 +284,7 @@ POSE_MISTAKES = [
 
 
 @pytest.mark.parametrize("number", range(len(POSE_MISTAKES)), ids=[text for _, text in POSE_MISTAKES])
-def test_mistakes_in_joints(tmp_path, number):
+def test_errors_in_joints(tmp_path, number):
     change, text = POSE_MISTAKES[number]
     write_coco(tmp_path, change, poses=True)
     with pytest.raises(UserError, match=text):

@@ -1,4 +1,4 @@
-"""Your own dataset: every layout is found and read into the same objects, is scored, and has its errors reported."""
+"""Your own dataset: every layout is detected and read into the same objects, is scored, and errors are reported."""
 
 import json
 import shutil
@@ -534,7 +534,7 @@ def test_difficult_objects(tmp_path):
     assert dataset.evaluate(results)["mAP"] == 0
 
 
-def test_a_box_beside_is_worth_half(tmp_path):
+def test_a_false_positive_halves_the_score(tmp_path):
     coco_at_the_root(tmp_path)
     dataset = Custom(build_task(parse(tmp_path)), "val")
     results = perfect(dataset)
@@ -658,7 +658,7 @@ def test_a_checkpoint_is_tested_on_other_data_of_the_same_classes(tmp_path):
 # Errors
 
 
-def test_nothing_is_there(tmp_path, capsys):
+def test_empty_folder(tmp_path, capsys):
     assert f"--data_path {tmp_path}: no annotations found" in refused(capsys, tmp_path)
     assert "does not exist" in refused(capsys, tmp_path / "none")
 
@@ -680,7 +680,7 @@ def test_options_of_custom_with_another_data_set(capsys):
 
 
 @pytest.mark.parametrize("option", ["train_annotations", "val_annotations", "train_images", "val_images"])
-def test_a_named_path_that_is_not_there(tmp_path, option):
+def test_a_given_path_that_does_not_exist(tmp_path, option):
     coco_at_the_root(tmp_path)
     split = option.split("_")[0]
     opt = parse(tmp_path, f"--{option}", "nowhere")
@@ -755,7 +755,7 @@ def test_a_class_that_the_training_does_not_have(tmp_path):
         Custom(build_task(opt), "val")
 
 
-def test_several_files_that_could_be_meant(tmp_path, capsys):
+def test_several_matching_files(tmp_path, capsys):
     coco_at_the_root(tmp_path)
     shutil.copy(tmp_path / "train.json", tmp_path / "old_train.json")
     opt = parse(tmp_path)
@@ -769,7 +769,7 @@ def test_several_files_that_could_be_meant(tmp_path, capsys):
     assert len(str(caught.value)) < 1000
 
 
-def test_images_that_are_not_there(tmp_path, capsys):
+def test_missing_images(tmp_path, capsys):
     coco_at_the_root(tmp_path)
     shutil.rmtree(tmp_path / "images")
     message = r"train.json: its images (t1.jpg) were not found in .* specify their folder with --train_images"

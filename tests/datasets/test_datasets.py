@@ -1,4 +1,4 @@
-"""Reading of datasets: what belongs where, results and scores, and what wrong files lead to."""
+"""Datasets: file locations, results and scores, and errors in files."""
 
 import json
 import shutil
@@ -217,7 +217,7 @@ ERRORS = {
     "no annotations": (without("annotations"), "annotations"),
     "no categories": (without("categories"), "categories"),
     "empty images": (lambda content: content["images"].clear(), "no images"),
-    "images are no list": (lambda content: content.update(images={}), "images"),
+    "images are not a list": (lambda content: content.update(images={}), "images"),
     "annotation without bbox": (without("bbox", "annotations"), "bbox"),
     "annotation without category": (without("category_id", "annotations"), "category_id"),
     "annotation without image": (without("image_id", "annotations"), "image_id"),

@@ -110,7 +110,7 @@ def test_errors_of_opencv_are_lines(tmp_path, monkeypatch):
 
 
 def test_a_name_that_the_locale_lacks_is_read(tmp_path, monkeypatch):
-    """Annotation files are UTF-8, and so are file names, whatever the locale says."""
+    """Annotation files and file names are UTF-8, independent of the locale."""
     (tmp_path / "方块.png").write_bytes(encoded("png"))
 
     def ascii_only(path):

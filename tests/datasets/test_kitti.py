@@ -1,4 +1,4 @@
-"""KITTI as a dataset: where its files are, its cameras, its result files and its scores."""
+"""KITTI dataset: file locations, calibration, result files and scores."""
 
 import json
 import shutil

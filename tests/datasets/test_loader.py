@@ -1,4 +1,4 @@
-"""Batches: who gets which image, in which epoch, and how much travels from the workers."""
+"""Batches: distribution of images over ranks and epochs, and the data transferred from workers."""
 
 import sys
 from types import SimpleNamespace
@@ -217,7 +217,7 @@ def test_validation_batches(tiny_voc):
 
 @pytest.mark.parametrize("args", [[], ["--cat_spec_wh"], ["--mse_loss"], ["--not_rand_crop"]])
 def test_workers_send_no_float_images(tiny_voc, args):
-    """A uint8 image and some numbers of the objects: no image of floats and no heat map."""
+    """A uint8 image and some numbers of the objects: no float image and no heatmap."""
     sample = samples_of(tiny_voc, True, *args)[1, 0]
     image = sample.pop("image")
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
@@ -252,7 +252,7 @@ def test_apply_color():
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_loader_process_says_nothing_of_a_reader_that_was_killed(monkeypatch, capsys):
+def test_a_loader_process_is_silent_if_its_reader_was_killed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     start_worker(0)
     sys.excepthook(ConnectionResetError, ConnectionResetError("reset"), None)

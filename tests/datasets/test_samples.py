@@ -108,7 +108,7 @@ def totals(array):
 
 
 @pytest.mark.parametrize("case", FIGURES, ids=[case["name"] for case in FIGURES])
-def test_carried_targets(case):
+def test_golden_targets(case):
     """Targets do not depend on what the image shows, so a black one will do."""
     annotations = [{"bbox": row[:4], "category_id": row[4]} for row in case["annotations"]]
     no_jitter = {"order": [], "alpha": {}, "lighting": [0, 0, 0]}
@@ -142,7 +142,7 @@ def test_carried_targets(case):
         assert "meta" not in sample
 
 
-def test_carried_targets_are_of_every_kind():
+def test_golden_targets_are_of_every_kind():
     assert {case["split"] for case in FIGURES} == {"train", "val"}
     assert {case["dataset"] for case in FIGURES} == {"pascal", "coco"}
     assert any(len(case["slots"]) < len(case["annotations"]) for case in FIGURES)

@@ -1,4 +1,4 @@
-"""Run by test_processes.py in several processes: updates in one go, and the same with a restart in between.
+"""Run by test_processes.py in several processes: uninterrupted updates, and the same with a restart in between.
 
 The first argument is the JSON file that rank 0 writes: which tensors differ. The options are those of main.py.
 """

@@ -133,7 +133,7 @@ def test_steps_that_the_scaler_leaves_out_are_counted(fused):
     assert precision.scaler.get_scale() == 1.0
 
 
-def test_an_epoch_says_how_many_updates_it_left_out(tiny_voc, capsys):
+def test_an_epoch_reports_skipped_updates(tiny_voc, capsys):
     opt = options(tiny_voc, "--dataset", "pascal", "--arch", "res_18", "--batch_size", "2")
     trainer, _ = trainer_of(opt)
     trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # the first one or two overflow

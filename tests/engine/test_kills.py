@@ -1,4 +1,4 @@
-"""Trainings whose processes are killed or stopped at any moment: nothing is lost, nobody waits for ever."""
+"""Processes killed or suspended at any time: nothing is lost, and no process waits forever."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def kill(victim: subprocess.Popen, pids: list[int]) -> None:
 
 
 def resume(folder: Path) -> list[str]:
-    """A run that was killed before its first checkpoint begins anew."""
+    """Resume a run; one that was killed before its first checkpoint starts from scratch."""
     return ["--resume"] if any((folder / f"model_last.pth{end}").is_file() for end in ("", ".bak")) else []
 
 
@@ -308,7 +308,7 @@ def test_a_missing_process_is_named(tmp_path, tiny_voc):
     assert "(--dist_timeout)" in errors and "WORLD_SIZE = 2 processes started" in errors
 
 
-def test_a_port_in_use_is_told(tmp_path, tiny_voc):
+def test_a_port_in_use_is_reported(tmp_path, tiny_voc):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""One process that is given several devices starts itself once per device, as command lines of the reference need."""
+"""A single process with several devices starts one process per device, as command lines of the reference require."""
 
 import sys
 

@@ -186,7 +186,7 @@ def test_killing_the_launcher_leaves_no_orphans(tmp_path, tiny_voc):
     assert wait_until_gone(str(tmp_path), 30) == []
 
 
-def test_a_mistake_that_all_processes_find_is_told_once(tmp_path, tiny_voc):
+def test_an_error_on_all_processes_is_reported_once(tmp_path, tiny_voc):
     started, folder = start_training(tmp_path, tiny_voc, "--batch_size", "3")
     _, errors = started.communicate(timeout=120)
     assert started.returncode == 2, errors

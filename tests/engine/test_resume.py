@@ -184,7 +184,7 @@ def test_another_plan_begins_the_epoch_anew(main, tmp_path, tiny_voc, monkeypatc
     assert numbers == [[e, str(k + 1)] for k, e in enumerate(["1"] * 3 + ["2"] * 2 + ["3"] * 2)]
 
 
-def test_sigusr1_writes_a_checkpoint_and_goes_on(main, tmp_path, tiny_voc, undisturbed, monkeypatch):
+def test_sigusr1_writes_a_checkpoint_and_continues(main, tmp_path, tiny_voc, undisturbed, monkeypatch):
     signal_at(monkeypatch, 4, signal.SIGUSR1)
     done = main(*recipe(tmp_path, tiny_voc))
     assert done.returncode == 0, done.stderr
@@ -270,7 +270,7 @@ NAN, MANY = float("nan"), 1 << 60
         {"iteration": MANY},
         {"epoch": -3},
         {"epoch": True},
-        {"epoch": 2},  # the checkpoint says 3
+        {"epoch": 2},  # the checkpoint has 3
         {"done": -1},
         {"done": 41},
         {"counted": 5},
@@ -282,7 +282,7 @@ NAN, MANY = float("nan"), 1 << 60
         {"seconds": float("inf")},
         {"unusable": [-1]},
         {"unusable": [torch.ones(2)]},
-        {"unlogged": {"loss": 1.0}},  # beside a partial epoch
+        {"unlogged": {"loss": 1.0}},  # together with a partial epoch
         {"unlogged": {"loss": "1"}, "done": 0},
         {"best": {"AP": None}},
         {"best": [1]},
@@ -411,7 +411,7 @@ def test_two_runs_in_one_folder(main, tmp_path, tiny_voc):
     finally:
         owner.kill()
         owner.communicate()
-    # A killed run leaves no lock behind, only a file that says whose it was.
+    # A killed run leaves no lock behind, only a file that names its owner.
     assert main(*recipe(tmp_path, tiny_voc, "--num_epochs", "1", "--num_iters", "1")).returncode == 0
 
 
@@ -505,7 +505,7 @@ def test_a_run_of_nothing_but_bad_updates_ends(main, tmp_path, tiny_voc, monkeyp
     )
 
 
-def test_images_that_were_skipped_before_the_interruption_are_told_at_the_end(main, tmp_path, tiny_voc, monkeypatch):
+def test_images_skipped_before_the_interruption_are_reported_at_the_end(main, tmp_path, tiny_voc, monkeypatch):
     index = TrainBatches(6, [2], 0, opts().parse(["ctdet"]).seed).whole(0)[0][1]  # of the first iteration
     image = tiny_voc / f"voc/images/{index + 1:06}.jpg"
     image.write_bytes(b"no image")

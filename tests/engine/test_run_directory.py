@@ -1,4 +1,4 @@
-"""Run directories that were edited, damaged or made by others: a resumed run continues, and reports what is lost."""
+"""Run directories that were edited, damaged or written by other programs: resuming continues and reports losses."""
 
 import json
 import os

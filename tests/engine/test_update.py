@@ -1,4 +1,4 @@
-"""An update: in pieces, with averages of the weights, compiled. Each is what the plain one is."""
+"""A single update: with gradient accumulation, averaged weights, compilation; each equals the plain one."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_what_changes_the_curve_is_part_of_the_recipe():
     assert {name: changed[name] for name in set(changed) - set(plain)} == {"precision": "tf32", "accumulate": 2}
 
 
-def test_a_network_that_cannot_be_compiled_is_told(main, tmp_path, tiny_voc, monkeypatch):
+def test_a_network_that_cannot_be_compiled_is_reported(main, tmp_path, tiny_voc, monkeypatch):
     monkeypatch.setenv("CXX", "no_such_compiler")
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no_such_compiler",))
     done = main(*small(tmp_path, tiny_voc, "--compile", "--num_epochs", "1", "--val_intervals", "0"))

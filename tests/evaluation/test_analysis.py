@@ -135,7 +135,7 @@ def test_detections_on_ignored_objects_are_not_confused():
     assert sum(errors["count"].values()) - errors["count"]["background"] == 0
 
 
-# One false positive of each type beside two objects, and what fixing it is worth. Without it AP is 1 and 1.
+# One false positive of each type next to two objects, and the gain of fixing it. Without it AP is 1 and 1.
 TYPES = {
     # kind: (detections, AP, gains that are not 0)
     "classification": ([(*ON_DOG, 0.9), (0, 1, CAT[2], 0.8)], 0.5, {"classification": 0.5, "missed": 0}),
@@ -211,7 +211,7 @@ def test_nothing_at_all():
 
 
 def test_joints_by_hand():
-    """One joint is as many pixels aside as give a similarity of exp(-1/2); unlabeled ones do not count."""
+    """One joint is displaced so that its similarity is exp(-1/2); unlabeled ones do not count."""
     joints = np.column_stack([np.linspace(10, 90, 17), np.full(17, 50), np.full(17, 2.0)])
     joints[5, 2] = 0
     person = {"image_id": "a", "bbox": [0, 0, 100, 100], "area": 2500.0, "num_keypoints": 16}

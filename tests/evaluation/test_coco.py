@@ -75,7 +75,7 @@ def test_no_detections(capsys):
     scores = coco.evaluate(make_coco(make_dataset(BOXES[:2], names=("cat", "dog"))), [])
     assert capsys.readouterr() == ("", "")
     assert scores["AP"] == scores["AP50"] == scores["AR100"] == scores["AP_large"] == 0
-    assert scores["AP_small"] == -1  # there is no small object
+    assert scores["AP_small"] == -1  # no small object exists
     assert scores["per_class"] == {"cat": 0, "dog": -1}
     assert coco.evaluate(make_coco(make_dataset([])), [])["AP"] == -1
 

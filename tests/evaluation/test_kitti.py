@@ -389,7 +389,7 @@ def test_levels():
 
 
 def test_height_of_detections():
-    """What is too low is neither right nor wrong, of whatever class it is."""
+    """Detections that are too low are neither true nor false positives, regardless of class."""
     tall, other = (0, 100, 60, 140.0), (100, 100, 160, 139.9)
     truth = [[thing("Car", tall)]]
     for extra, precision in (

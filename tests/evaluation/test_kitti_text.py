@@ -1,4 +1,4 @@
-"""KITTI's text files: result files as the reference writes them, and clear words about bad ones."""
+"""KITTI's text files: result files as the reference writes them, and clear errors for bad ones."""
 
 import json
 import math

@@ -337,7 +337,7 @@ def test_layer_has_the_defaults_of_the_networks():
 
 
 @pytest.mark.parametrize(("scale", "figures"), [(0.3, LAYER), (0, FRESH_LAYER)], ids=["random", "fresh"])
-def test_layer_has_carried_figures(path, scale, figures):
+def test_layer_has_golden_values(path, scale, figures):
     def tensor(entry: int, *shape: int) -> Tensor:
         return torch.from_numpy(noise(int(np.prod(shape)), entry)).view(shape)
 

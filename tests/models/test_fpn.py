@@ -46,7 +46,7 @@ def test_timm_backbones(name):
     assert {name: value.shape for name, value in outputs.items()} == {
         name: (1, channels, 16, 24) for name, channels in HEADS.items()
     }
-    # Fused networks give the same maps; the order of timm's modules says nothing about what feeds what.
+    # Fused networks give the same maps; the order of timm's modules does not determine the data flow.
     for name, value in maps(fuse(model, batch_heads=True)).items():
         torch.testing.assert_close(value, outputs[name], rtol=1e-4, atol=1e-5)
 

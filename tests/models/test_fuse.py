@@ -69,7 +69,7 @@ def test_single_precision_agrees_to_rounding(arch):
     check_same(model, fuse(model), image(arch, torch.float32), 1e-4)
 
 
-def test_a_network_in_training_can_be_fused_and_goes_on():
+def test_a_network_in_training_can_be_fused_and_trains_on():
     model = trained("dlav0_34", torch.float32).train()
     fused = fuse(model)
     assert model.training and not fused.training

@@ -56,7 +56,7 @@ CHECK_SUMS = [
 ]
 
 # Without the heads: entries, and the same sum. Those of depth 152, which no listing has, are of this code;
-# test_depth_152 says why they are right. The classifier base.fc of dla_34 is not among them.
+# test_depth_152 explains why they are correct. The classifier base.fc of dla_34 is not among them.
 BODIES = {
     "res_18": (138, "5070c132ddce9fb5"),
     "res_34": (234, "f50cf4a61c4e6c6e"),

@@ -1,4 +1,4 @@
-"""Backbone weights: files of every published kind, and downloads from a server that is at times dead or wrong."""
+"""Backbone weights: files of every published kind, and downloads from a server that fails or returns wrong files."""
 
 import hashlib
 import json

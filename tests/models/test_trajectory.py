@@ -161,7 +161,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def carried_targets(index: int) -> dict[str, np.ndarray]:
+def golden_targets(index: int) -> dict[str, np.ndarray]:
     """hm, reg_mask, ind, wh and reg of one of the batches above."""
     hm = np.zeros((2, DETECTION_HEADS["hm"], HEIGHT, WIDTH), dtype=np.float32)
     reg_mask, ind = np.zeros((2, 50), dtype=np.uint8), np.zeros((2, 50), dtype=np.int64)
@@ -203,16 +203,16 @@ def train(arch: str, params, targets: list[dict[str, np.ndarray]], steps: int) -
 
 @pytest.mark.parametrize("arch", LOSSES)
 def test_first_steps(arch):
-    losses, _ = train(arch, INPUT_PARAMS, [carried_targets(index) for index in range(5)], steps=5)
+    losses, _ = train(arch, INPUT_PARAMS, [golden_targets(index) for index in range(5)], steps=5)
     np.testing.assert_allclose(losses, LOSSES[arch], rtol=1e-6)
 
 
 @needs_conformance
-def test_carried_batches_are_the_reference_s():
+def test_golden_batches_equal_the_references():
     file = np.load(CONFORMANCE / "trajectory.npz")
     np.testing.assert_array_equal(file["input_params"][:5], INPUT_PARAMS)
     for index in range(5):
-        for name, value in carried_targets(index).items():
+        for name, value in golden_targets(index).items():
             np.testing.assert_array_equal(value, file[f"batch{index}_{name}"], err_msg=f"{index} {name}")
 
 

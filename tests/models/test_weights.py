@@ -43,7 +43,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path, trained):
     for one, two in zip(other.state.values(), optimizer.state.values(), strict=True):
         assert same(one, two)
     assert load_model(fresh, path, log=lambda _: None) is fresh
-    assert load_model(fresh, path, other, log=lambda _: None)[2] == 0  # without resume training starts anew
+    assert load_model(fresh, path, other, log=lambda _: None)[2] == 0  # without resume, training starts from epoch 1
 
 
 def test_files_of_data_parallel_wrappers_and_of_other_classes_fit(tmp_path, trained):
@@ -282,7 +282,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, trained):
         read_checkpoint(path)
 
 
-def test_other_mistakes_are_told(tmp_path, trained):
+def test_other_errors_are_reported(tmp_path, trained):
     model, _ = trained
     for content, message in (({"epoch": 1}, "no state_dict"), ({"state_dict": {"x": torch.ones(1)}}, "none of its 1")):
         torch.save(content, tmp_path / "odd.pth")

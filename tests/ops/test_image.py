@@ -1,4 +1,4 @@
-"""Geometry and drawing on numpy arrays against the reference's figures."""
+"""Geometry and drawing on numpy arrays against golden values of the reference."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "image_ops.json").
 
 
 def totals(array):
-    """Sum and sum of squares, which the carried figures hold in place of maps."""
+    """Sum and sum of squares, which the golden values hold in place of maps."""
     array = np.asarray(array, dtype=np.float64)
     return [array.sum(), (array * array).sum()]
 
@@ -60,7 +60,7 @@ def test_affine_matrices(center, scale, rot, size, matrix):
 
 
 @pytest.mark.parametrize("case", FIGURES["affine"], ids=range(len(FIGURES["affine"])))
-def test_carried_affine_cases(case):
+def test_golden_affine_cases(case):
     scale = case["scale"] if isinstance(case["scale"], float) else np.float32(case["scale"])
     matrix = get_affine_transform(
         np.float32(case["center"]), scale, case["rot"], case["output_size"], np.float32(case["shift"]), case["inv"]
@@ -134,7 +134,7 @@ def test_radius_of_squares(side, radius):
     assert gaussian_radius((side, side)) == pytest.approx(0.27332 * side, rel=1e-4)
 
 
-def test_carried_radii():
+def test_golden_radii():
     for height, width, radius in FIGURES["radius"]:
         assert gaussian_radius((height, width)) == pytest.approx(radius, rel=1e-10)
 
@@ -187,13 +187,13 @@ def test_drawing_example():
     assert not heatmap[4:].any()
 
 
-def test_carried_umich_cases():
+def test_golden_umich_cases():
     for x, y, radius, k, *expected in FIGURES["umich"]:
         heatmap = draw_umich_gaussian(np.zeros((32, 40), np.float32), (x, y), int(radius), k)
         np.testing.assert_allclose(totals(heatmap), expected, rtol=2e-6, atol=1e-7)
 
 
-def test_carried_umich_sequence():
+def test_golden_umich_sequence():
     heatmap = np.zeros((32, 40), np.float32)
     for x, y, radius in FIGURES["umich_sequence"]:
         draw_umich_gaussian(heatmap, np.float32([x, y]), int(radius))
@@ -212,7 +212,7 @@ def test_umich_maps(reference):
     assert np.array_equal(heatmap == 1, reference["umich_seq_map"] == 1)
 
 
-def test_carried_msra_cases():
+def test_golden_msra_cases():
     for x, y, sigma, *expected in FIGURES["msra"]:
         heatmap = draw_msra_gaussian(np.zeros((32, 32), np.float32), (x, y), sigma)
         np.testing.assert_allclose(totals(heatmap), expected, rtol=2e-6, atol=1e-7)
@@ -242,7 +242,7 @@ def test_msra_without_width():
 
 
 def draw_dense(mode, sequence):
-    """A regression map and its heat map: 0 as detection draws them, 1 and 2 as poses with and without offsets."""
+    """A regression map and its heatmap: 0 as detection draws them, 1 and 2 as poses with and without offsets."""
     heatmap, regmap = np.zeros((32, 40), np.float32), np.zeros((2, 32, 40), np.float32)
     for x, y, v0, v1, radius in sequence:
         center, radius = np.float32([x, y]), int(radius)
@@ -255,7 +255,7 @@ def draw_dense(mode, sequence):
 
 
 @pytest.mark.parametrize("mode", range(3))
-def test_carried_dense_regression(mode):
+def test_golden_dense_regression(mode):
     figures = FIGURES["dense"][mode]
     regmap, heatmap = draw_dense(mode, figures["sequence"])
     np.testing.assert_allclose([totals(part) for part in regmap], figures["reg"], rtol=2e-6)

@@ -70,7 +70,7 @@ def test_focal_loss(reference, case):
     torch.testing.assert_close(x.grad, grad, rtol=1e-4, atol=1e-6 * float(grad.abs().max()))
 
 
-def test_carried_focal_loss():
+def test_golden_focal_loss():
     """Logits far beyond the clamp: they have a finite loss and no gradient."""
     figures = FIGURES["focal"]
     x = torch.tensor(figures["x"]).view(1, 1, 1, -1).requires_grad_()

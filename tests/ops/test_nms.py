@@ -109,7 +109,7 @@ def test_methods_by_hand():
             assert keep == [0, 1]
             np.testing.assert_array_equal(result, rows[[1, 2, 2]])
         else:
-            assert keep == [0, 1, 2]  # what overlaps nothing stays, whatever its score
+            assert keep == [0, 1, 2]  # boxes without overlap are kept, regardless of score
             np.testing.assert_allclose(result[:, 4], [0.8, expected, 0.0001], rtol=1e-6)
 
 

@@ -32,7 +32,7 @@ class Discs(Task):
     name, default_dataset, annotations = "discs", "pascal", "ctdet"
     options = (
         loss_weight("disc_weight", "the radius"),
-        Option("disc_reach", "half the side of the heat map's Gaussians, in output pixels", 1, int, low=1, recipe=True),
+        Option("disc_reach", "half the side of the heatmap's Gaussians, in output pixels", 1, int, low=1, recipe=True),
         # --wh still means --wh_weight, as in the reference.
         Option("wh_least", "radius of the smallest disc that is reported, in output pixels", 0.0, low=0, new=True),
     )

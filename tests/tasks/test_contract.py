@@ -1,4 +1,4 @@
-"""What training, inference and drawing expect of every task, including one that is not part of the package."""
+"""Contract of training, inference and visualization for every task, including one outside of the package."""
 
 import numpy as np
 import pytest
@@ -159,7 +159,7 @@ def test_options_follow_from_the_heads_of_a_checkpoint(task, args):
 
 @pytest.mark.parametrize(("task", "args"), variants())
 def test_samples_have_fixed_shapes(task, args):
-    """They are stacked to batches, whatever the number of objects, and have ``meta`` outside training only."""
+    """They are stacked into batches, regardless of the number of objects, and have ``meta`` outside training only."""
     for train in (True, False):
         batch, opt = random_batch(task, *args, train=train)
         assert ("meta" in batch) == (not train) and set(build_task(opt).target_inputs) <= set(batch)

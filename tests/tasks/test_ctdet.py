@@ -1,4 +1,4 @@
-"""Detection: loss, decoding and post-processing against the reference, and what targets and decoding make together."""
+"""Detection: loss, decoding and post-processing against the reference, and the round trip of targets."""
 
 import json
 from collections import deque
@@ -116,7 +116,7 @@ def test_loss(losses, case):
 
 @needs_conformance
 def test_relative_size_loss(losses):
-    """--norm_wh does what it says: the size loss is relative to the size."""
+    """With --norm_wh the size loss is relative to the size."""
     outputs, batch = loss_case(losses, "ctdet_norm_wh")
     _, parts = CtdetLoss(options("--norm_wh"))(outputs, batch)
     total, count = 0.0, 0
@@ -131,7 +131,7 @@ def test_relative_size_loss(losses):
     assert parts["off_loss"].item() == pytest.approx(float(losses["ctdet_norm_wh/stat_off_loss"]), rel=1e-5)
 
 
-def carried_maps(figures, head, size=(16, 20)):
+def golden_maps(figures, head, size=(16, 20)):
     """The maps of a head, of which the figures hold the cells that count."""
     maps = torch.full((2, 2, size[0] * size[1]), 1000.0)
     for b in range(2):
@@ -141,8 +141,8 @@ def carried_maps(figures, head, size=(16, 20)):
 
 
 @pytest.mark.parametrize(("case", "args"), [("ctdet", []), ("ctdet_sl1", ["--reg_loss", "sl1"])])
-def test_carried_loss(case, args):
-    """Size and offset losses of a case of the reference, and the heat map of the focal loss's example."""
+def test_golden_loss(case, args):
+    """Size and offset losses of a case of the reference, and the heatmap of the focal loss's example."""
     figures = LOSS[case]
     batch = {
         "hm": torch.zeros(2, 1, 16, 20),
@@ -154,7 +154,7 @@ def test_carried_loss(case, args):
     batch["hm"][0, 0, 0, :4] = torch.tensor([1, 0.5, 0, 0.2])
     output = {"hm": torch.full((2, 1, 16, 20), -50.0)}
     output["hm"][0, 0, 0, :4] = torch.logit(torch.tensor([0.6, 0.3, 0.1, 0.8]))
-    output |= {head: carried_maps(figures, head) for head in ("wh", "reg")}
+    output |= {head: golden_maps(figures, head) for head in ("wh", "reg")}
     loss, parts = CtdetLoss(options(*args))([output], batch)
     hm_loss = 0.5066965 - 636 * 1e-8 * np.log(1 - 1e-4)  # the example, and what the clamp leaves of the other cells
     assert parts["hm_loss"].item() == pytest.approx(hm_loss, rel=1e-5)
@@ -206,8 +206,8 @@ def test_detector_post_processing():
     np.testing.assert_allclose(rows, out, rtol=1e-5, atol=1e-4)
 
 
-def carried_decoding():
-    """The maps in which the carried peaks stand alone."""
+def golden_decoding():
+    """The maps in which the golden peaks stand alone."""
     classes, height, width = DECODE["size"]
     heat, wh, reg = (torch.zeros(1, channels, height, width) for channels in (classes, 2, 2))
     by_class = torch.zeros(1, 2 * classes, height, width)
@@ -219,8 +219,8 @@ def carried_decoding():
     return heat, wh, reg, by_class
 
 
-def test_carried_decoding():
-    heat, wh, reg, by_class = carried_decoding()
+def test_golden_decoding():
+    heat, wh, reg, by_class = golden_decoding()
     K = len(DECODE["peaks"])
     for dets, name in (
         (ctdet_decode(heat, wh, reg, K=K), "rows"),
@@ -231,8 +231,8 @@ def test_carried_decoding():
         np.testing.assert_allclose(dets[0].numpy(), DECODE[name], rtol=1e-5, atol=1e-5)
 
 
-def test_carried_post_processing():
-    heat, wh, reg, _ = carried_decoding()
+def test_golden_post_processing():
+    heat, wh, reg, _ = golden_decoding()
     classes, height, width = DECODE["size"]
     dets = ctdet_decode(heat, wh, reg, K=len(DECODE["peaks"])).numpy()
     post = DECODE["post"]

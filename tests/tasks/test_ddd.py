@@ -1,4 +1,4 @@
-"""3D boxes: targets, loss, decoding and geometry against the reference, and what they make together."""
+"""3D boxes: targets, loss, decoding and geometry against the reference, and their round trip."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_sample(reference, name):
 
 
 @pytest.mark.parametrize("case", FIGURES["samples"], ids=[case["name"] for case in FIGURES["samples"]])
-def test_carried_targets(case):
+def test_golden_targets(case):
     opt = options(*case["args"])
     image = np.zeros((*case["size"], 3), np.uint8)
     record = {"draws": case["draws"], "color": None}
@@ -167,7 +167,7 @@ def test_jitter():
     assert moved["dep"][0] == still["dep"][0] == 20
 
 
-def test_no_calibration_is_told():
+def test_missing_calibration_is_reported():
     image = np.zeros((94, 310, 3), np.uint8)
     with pytest.raises(UserError, match="calib"):
         build_sample(image, [annotation([50, 20, 60, 40])], options(), None, "val")
@@ -187,7 +187,7 @@ def test_annotations_that_lack_something():
 
 
 def test_orientation_of_all_angles():
-    """Every angle is in a bin, and the angle comes back from the channels that say so."""
+    """Every angle is in a bin, and is recovered from the channels of that bin."""
     alpha = np.linspace(-np.pi, np.pi, 101)
     rotbin, rotres = ddd.orientation_bins(alpha)
     assert rotbin.any(1).all() and rotbin.all(1).any()
@@ -244,7 +244,7 @@ def test_loss(losses, case):
 
 
 @pytest.mark.parametrize("case", FIGURES["loss"])
-def test_carried_loss(case):
+def test_golden_loss(case):
     figures = FIGURES["loss"][case]
     batch = {name: torch.tensor(figures[name]) for name in TARGETS if name in figures}
     output = {"hm": torch.full((2, 3, 16, 20), -50.0)}
@@ -334,8 +334,8 @@ def test_post_processing(decoding):
         np.testing.assert_allclose(rows[cls], decoding[f"ddd_post_cls{cls}"], rtol=1e-5, atol=1e-4)
 
 
-def carried_maps():
-    """The maps in which the carried peaks stand alone."""
+def golden_maps():
+    """The maps in which the golden peaks stand alone."""
     classes, height, width = FIGURES["decode"]["size"]
     heat = torch.zeros(1, classes, height, width)
     maps = [torch.zeros(1, channels, height, width) for channels in (8, 1, 3, 2, 2)]
@@ -346,8 +346,8 @@ def carried_maps():
     return heat, maps
 
 
-def test_carried_decoding():
-    heat, (rot, dep, dim, wh, reg) = carried_maps()
+def test_golden_decoding():
+    heat, (rot, dep, dim, wh, reg) = golden_maps()
     figures = FIGURES["decode"]
     K = len(figures["peaks"])
     dets = ddd_decode(heat, rot, dep, dim, wh, reg, K=K)
@@ -363,14 +363,14 @@ def test_carried_decoding():
     np.testing.assert_allclose(rows, post["rows"], rtol=1e-5, atol=1e-4)
 
 
-def test_carried_angles_and_depths():
+def test_golden_angles_and_depths():
     np.testing.assert_allclose(ddd.get_alpha(np.float32(FIGURES["alpha"]["rot"])), FIGURES["alpha"]["alpha"], atol=1e-6)
     depth = ddd.depth_of(torch.tensor(FIGURES["depth"]["raw"]))
     np.testing.assert_allclose(depth, FIGURES["depth"]["depth"], rtol=1e-5)
 
 
 def perfect_output(batch, opt):
-    """Maps of which every cell of an object says what its targets say."""
+    """Return maps that contain the targets at every cell of an object."""
     size = batch["hm"].shape[2:]
     output = {"hm": torch.logit(batch["hm"], eps=1e-6)}
     channels = torch.from_numpy(
@@ -472,7 +472,7 @@ def test_sizes_are_scaled_as_lengths():
 
 def test_size_as_point_gives_the_boxes_of_the_reference():
     """``--size_as_point``: the whole way from maps to results equals ``ddd_post_process`` as the reference has it."""
-    heat, (rot, dep, dim, wh, reg) = carried_maps()
+    heat, (rot, dep, dim, wh, reg) = golden_maps()
     raw = torch.logit(1 / (dep + 1), eps=1e-6)
     output = {"hm": torch.logit(heat, eps=1e-6), "rot": rot, "dep": raw, "dim": dim, "wh": wh, "reg": reg}
     meta = {"c": np.array([621, 187.5]), "s": np.array([1242, 375]), "size": (1242, 375), "calib": CALIB}
@@ -484,11 +484,11 @@ def test_size_as_point_gives_the_boxes_of_the_reference():
     for cls in (1, 2, 3):
         np.testing.assert_array_equal(results[cls], reference[cls])
         heights = results[cls][:, 4] - results[cls][:, 2] - (plain[cls][:, 4] - plain[cls][:, 2])
-        np.testing.assert_allclose(heights, 1.2, atol=0.1)  # what docs/DIFFERENCES.md says
+        np.testing.assert_allclose(heights, 1.2, atol=0.1)  # as stated in docs/DIFFERENCES.md
 
 
 def test_every_image_has_its_own_camera():
-    heat, (rot, dep, dim, wh, reg) = carried_maps()
+    heat, (rot, dep, dim, wh, reg) = golden_maps()
     raw = torch.logit(1 / (dep + 1), eps=1e-6)
     output = {"hm": torch.logit(heat, eps=1e-6), "rot": rot, "dep": raw, "dim": dim, "wh": wh, "reg": reg}
     other = CALIB.copy()
@@ -514,8 +514,8 @@ def test_results_are_what_exceeds_the_threshold():
     assert found[1][:, 12].tolist() == [np.float32(0.9), 0.5] and found[2].shape == (0, 13)
 
 
-def test_there_is_no_flip_test():
-    heat, (rot, dep, dim, wh, reg) = carried_maps()
+def test_the_flip_test_has_no_effect():
+    heat, (rot, dep, dim, wh, reg) = golden_maps()
     output = {"hm": heat, "rot": rot, "dep": dep, "dim": dim, "wh": wh, "reg": reg}
     opt = options()
     both = {name: torch.cat([values, values.flip(3)]) for name, values in output.items()}
@@ -538,7 +538,7 @@ def test_geometry(decoding):
     check_geometry({name[2:]: value for name, value in decoding.items() if name.startswith("u_")})
 
 
-def test_carried_geometry():
+def test_golden_geometry():
     figures = {name: np.array(value) for name, value in FIGURES["geometry"].items()}
     check_geometry({**figures, "calib": np.float32(figures["calib"])})
 

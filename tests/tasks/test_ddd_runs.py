@@ -1,4 +1,4 @@
-"""3D boxes from end to end: the detector, train, test, look, learn the sample, learn frames of KITTI overfit."""
+"""3D boxes end to end: the detector, train, test, visualize, learn the sample, overfit frames of KITTI."""
 
 import json
 import re
@@ -200,11 +200,11 @@ def test_the_camera_of_an_image_that_comes_alone(trained, tmp_path):
         ([str(tmp_path / "old.pth"), *calib], given),
     ):
         detector = create_detector(opts().parse([*model, *arguments]))
-        alone, told = (detector.run(image, info)["results"] for info in (None, expected))
+        alone, given = (detector.run(image, info)["results"] for info in (None, expected))
         own = detector.run(image, {"calib": np.float32([[50, 0, 90, 0], [0, 50, 40, 0], [0, 0, 1, 0]])})["results"]
         assert sum(map(len, alone.values())) > 0
         for cls, rows in alone.items():
-            assert np.array_equal(rows, told[cls]) and not np.array_equal(rows, own[cls])
+            assert np.array_equal(rows, given[cls]) and not np.array_equal(rows, own[cls])
 
 
 def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
@@ -272,7 +272,7 @@ def test_the_sample_is_learned(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
-def test_frames_of_kitti_are_learned_by_heart(tmp_path):
+def test_frames_of_kitti_are_overfit(tmp_path):
     """400 and 40 steps on six genuine frames without augmentation: their cars are found again, as far as can be."""
     root = tmp_path / "data/kitti"
     shutil.copytree(SHARED / "training", root / "training")

@@ -1,4 +1,4 @@
-"""Extreme points: samples, loss and decoding against the reference, and what targets and decoding make together."""
+"""Extreme points: samples, loss and decoding against the reference, and the round trip of targets."""
 
 import itertools
 import json
@@ -67,7 +67,7 @@ def test_options_follow_from_the_heads(args):
     assert Exdet.options_of_heads(options(*args).heads) == asked
 
 
-def test_a_checkpoint_says_whether_points_have_classes():
+def test_a_checkpoint_records_whether_points_have_classes():
     card = model_metadata(options("--agnostic_ex"))
     opt = apply_model_metadata(options(), card)
     assert opt.agnostic_ex and opt.heads == card["heads"]
@@ -121,7 +121,7 @@ def test_sample(reference, name):
 
 
 @pytest.mark.parametrize("case", FIGURES, ids=[case["name"] for case in FIGURES])
-def test_carried_targets(case):
+def test_golden_targets(case):
     """Targets do not depend on what the image shows, so a black one will do."""
     annotations = [
         {"category_id": row[0], "extreme_points": np.reshape(row[1:], (4, 2))} for row in case["annotations"]
@@ -381,7 +381,7 @@ def test_many_peaks_need_little_memory(monkeypatch):
 
 
 def raw_truth(batch, opt):
-    """Raw maps that say exactly what the targets say."""
+    """Return raw maps that equal the targets."""
     output = {name: torch.logit(batch[name], eps=1e-6) for name in MAPS}
     for side in "tlbr" if opt.reg_offset else "":
         maps = torch.zeros(len(batch["hm_c"]), 2, *batch["hm_c"].shape[2:])
@@ -460,7 +460,7 @@ def test_post_processing():
     np.testing.assert_allclose(rows[:15, 6:13:2], plain[:, 6:13:2] * factor - 10, rtol=1e-4, atol=1e-3)
 
 
-def test_mirroring_back():
+def test_flipping_back():
     row = torch.tensor([[2.0, 1, 9, 8, 0.7, 4, 1, 2, 5, 6, 8, 9, 3, 1]])
     expected = [[1.0, 1, 8, 8, 0.7, 6, 1, 1, 3, 4, 8, 8, 5, 1]]
     np.testing.assert_allclose(exdet.unflip(row, 10), expected)

@@ -39,7 +39,7 @@ def point_distances(annotations, results):
     "args", [pytest.param([], marks=pytest.mark.slow), ["--agnostic_ex", "--not_reg_offset"]], ids=["plain", "agnostic"]
 )
 def test_from_training_to_images(tmp_path, monkeypatch, args):
-    """main.py, test.py and demo.py on a handful of images; a checkpoint says which heads it has."""
+    """main.py, test.py and demo.py on a handful of images; a checkpoint records its heads."""
     monkeypatch.setattr(SyntheticPolygons, "splits", {"train": 4, "val": 2})
     SyntheticPolygons.prepare(tmp_path / "sample_ex", log=lambda line: None)
     data = ["--dataset", "sample_ex", "--data_path", tmp_path, "--exp_dir", tmp_path / "exp"]
@@ -99,7 +99,7 @@ def chosen_images():
 
 @pytest.mark.soak
 @pytest.mark.skipif(not COCO128.is_dir(), reason="the shared test data is not here")
-def test_sixteen_images_are_learned_by_heart(tmp_path):
+def test_sixteen_images_are_overfit(tmp_path):
     """240 steps of 8 without augmentation, from segmentations to scores: what was trained on is found again."""
     images, objects, categories = chosen_images()
     folder = tmp_path / "coco"
@@ -120,7 +120,7 @@ def test_sixteen_images_are_learned_by_heart(tmp_path):
     steps = ["--batch_size", "8", "--lr", "1e-3", "--num_epochs", "6", "--lr_step", "100", "--val_intervals", "6"]
     output_of("main", "exdet", *data, *NETWORK, *steps, *plain, "--exp_id", "heart")
     model = ["--load_model", tmp_path / "exp/exdet/heart/model_last.pth", "--exp_dir", tmp_path / "exp"]
-    # The middle between the cells of the points need not be the cell of the center, and beside that one a network that
+    # The middle between the cells of the points need not be the cell of the center, and next to that one a network that
     # knows its images overfit has little score left: peaks without a Gaussian around them give an AP of 0.71 here,
     # and of 0.997 where the center is only asked to rank.
     outputs = [output_of("test", "exdet", *model, "--exp_id", "once", "--center_thresh", str(t)) for t in (0.1, 0)]

@@ -1,4 +1,4 @@
-"""Keypoints of any object from end to end: train, test with the checkpoint alone, look, fine-tune, and learn."""
+"""Keypoints of any object from end to end: train, test with only the checkpoint, visualize, fine-tune, and learn."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Human pose: targets, loss, decoding and merging against the reference, and what they make together."""
+"""Human pose: targets, loss, decoding and merging against the reference, and their round trip."""
 
 import json
 from pathlib import Path
@@ -108,7 +108,7 @@ def digest(array):
 
 
 @pytest.mark.parametrize("case", SAMPLES, ids=[case["name"] for case in SAMPLES])
-def test_carried_sample(case):
+def test_golden_sample(case):
     """Targets do not depend on what the image shows, so a black one will do."""
     image = np.zeros((*case["size"], 3), np.uint8)
     sample = replay({**case, "color": {"order": [], "alpha": {}, "lighting": [0, 0, 0]}}, image, case["annotations"])
@@ -155,7 +155,7 @@ def test_joints():
     assert {joint for bone in SKELETON for joint in bone} == set(range(17)) and len(set(SKELETON)) == 18
 
 
-def test_mirroring_is_a_mirrored_image():
+def test_flipping_equals_a_flipped_image():
     """A mirrored sample of an image is the plain sample of the mirrored image, whose left and right have changed."""
     rng = np.random.default_rng(3)
     people = random_people(rng, 4)
@@ -176,7 +176,7 @@ def test_mirroring_is_a_mirrored_image():
         np.testing.assert_allclose(one[field], two[field], atol=1e-4, err_msg=field)
 
 
-def test_turned_joints_stay_on_the_image():
+def test_rotated_joints_stay_on_the_image():
     """Where a joint is drawn the turned image shows what the joint was on."""
     image = np.zeros((128, 128, 3), np.uint8)
     joints = {0: (40.0, 30.0, 2), 9: (90.0, 40.0, 2), 16: (70.0, 100.0, 1)}
@@ -200,7 +200,7 @@ def test_turned_joints_stay_on_the_image():
     assert batch["hm"].unique().tolist() == pytest.approx([0.9999]) and batch["hm_hp"].eq(1).sum() == 3
 
 
-def test_turned_dense_joints_learn_nothing():
+def test_rotated_dense_joints_learn_nothing():
     """As without --dense_hp; the reference leaves the mask of these maps as it is."""
     people = random_people(np.random.default_rng(5), 3)
     case = {"args": ["--aug_rot", "1", "--rotate", "30", "--dense_hp", "--flip", "0"], "split": "train"}
@@ -284,7 +284,7 @@ def test_loss(losses, case):
                 np.testing.assert_allclose(value.grad.numpy(), expected, rtol=1e-5, atol=tolerance, err_msg=head)
 
 
-def test_carried_loss():
+def test_golden_loss():
     """Joint, size and offset losses of a case of the reference; the maps hold the cells that count."""
     batch = {name: torch.tensor(LOSS[name]) for name in ("ind", "reg_mask", "hps_mask", "hps", "wh", "reg")}
     batch |= {"hm": torch.zeros(2, 1, 16, 20), "hm_hp": torch.zeros(2, 17, 16, 20)}
@@ -376,8 +376,8 @@ def test_flip_average(decoding):
     assert all(torch.equal(maps[name], before[name]) for name in maps)
 
 
-def test_carried_decoding():
-    """Maps in which the carried peaks stand alone."""
+def test_golden_decoding():
+    """Maps in which the golden peaks stand alone."""
     height, width = DECODE["size"]
     heat, wh, reg, hps = (torch.zeros(1, channels, height * width) for channels in (1, 2, 2, 34))
     for cell, row in zip(DECODE["cells"], DECODE["persons"], strict=True):
@@ -437,7 +437,7 @@ def test_several_persons_may_take_the_same_candidate():
 
 
 def perfect_maps(batch):
-    """Raw maps that say what the targets of a batch say."""
+    """Return raw maps that equal the targets of a batch."""
     size, height, width = len(batch["hm"]), *batch["hm"].shape[2:]
     output = {"hm": torch.logit(batch["hm"], eps=1e-6)}
     if "hm_hp" in batch:

@@ -1,4 +1,4 @@
-"""Human pose from end to end: train, test, look, go on from a detector, learn the sample, learn images overfit."""
+"""Human pose end to end: train, test, visualize, start from a detector, learn the sample, overfit images."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_true_heads_give_a_perfect_score(trained):
 
 
 def test_a_detector_is_a_starting_point(trained, tmp_path):
-    """What fits of a ctdet network is kept, the heads of joints are new, and the rest is told."""
+    """What fits of a ctdet network is kept, the heads of joints are new, and mismatches are reported."""
     folder, _ = trained
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", "res_18"])
     torch.manual_seed(5)
@@ -152,7 +152,7 @@ def test_the_sample_of_poses_is_learned(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
-def test_four_images_are_learned_by_heart(tmp_path):
+def test_four_images_are_overfit(tmp_path):
     """800 steps on four real images without augmentation, and all persons with joints are found again."""
     content = json.loads((SHARED / "annotations/person_keypoints_train2017.json").read_text())
     # Each image so often that an epoch is worth its start. Persons without joints go: they would count as wrong.

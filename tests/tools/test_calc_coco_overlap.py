@@ -64,7 +64,7 @@ def test_anchors_against_all_of_them():
     np.testing.assert_allclose(tool.best_anchor_overlap(boxes, shapes), best, atol=1e-9)
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
+def test_errors_are_one_line(tmp_path, capsys):
     path = tmp_path / "a.json"
     for change in ("absent", "text", "malformed"):
         if change == "text":

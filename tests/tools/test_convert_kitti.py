@@ -1,4 +1,4 @@
-"""convert_kitti_to_coco.py as it is run: without any package, with one line for a mistake."""
+"""convert_kitti_to_coco.py as a command: without any package, with one line for an error."""
 
 import json
 import runpy
@@ -46,7 +46,7 @@ def test_default_folder_is_the_repositorys(tmp_path):
     assert result.stderr.startswith(f"error: {TESTS.parent / 'data' / 'kitti'}: holds no image set of KITTI")
 
 
-def test_mistakes(tmp_path):
+def test_errors(tmp_path):
     root = make_kitti(tmp_path / "kitti")
     (root / "training" / "label_2" / "000001.txt").write_text("Car 1 2 3\n")
     path = Path("kitti", "training", "label_2", "000001.txt")

@@ -55,16 +55,16 @@ def test_scores(capsys, files):
     assert len(run(capsys, path, "--annotations", annotations)[1].splitlines()) == 12
 
 
-def test_mistakes_are_one_line(capsys, tmp_path, files):
+def test_errors_are_one_line(capsys, tmp_path, files):
     path, annotations = files
-    text, voc, lacking, stranger, short = (
+    text, voc, lacking, unlisted, short = (
         tmp_path / f"{name}.json" for name in ("text", "voc", "lack", "pic", "short")
     )
     text.write_text("hello")
     voc.write_text("[[[]], [[]]]")
     lacking.write_text('[{"image_id": 7}]')
     entry = {"image_id": 7, "category_id": "a", "bbox": [1, 2, 3, 4], "score": 0.5}
-    stranger.write_text(json.dumps([{**entry, "image_id": 99}]))
+    unlisted.write_text(json.dumps([{**entry, "image_id": 99}]))
     short.write_text(json.dumps([{**entry, "bbox": [1, 2]}]))
     unknown = tmp_path / "unknown.json"
     unknown.write_text(json.dumps([{**entry, "category_id": "d"}]))
@@ -82,7 +82,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, files):
         ((text, "--annotations", annotations), "text.json: line 1, column 1: not valid JSON"),
         ((voc, "--annotations", annotations), "results of a VOC test; use src/tools/reval.py"),
         ((lacking, "--annotations", annotations), "not a list of detections with bbox, category_id, image_id, score"),
-        ((stranger, "--annotations", annotations), "results have image 99"),
+        ((unlisted, "--annotations", annotations), "results have image 99"),
         ((unknown, "--annotations", annotations), "results have category 'd'"),
         *(((tmp_path / name, "--annotations", annotations), f"{name}: detection number 2 has") for name in odd),
         ((short, "--annotations", annotations), "short.json: detection number 1 has no bbox of 4 numbers: [1, 2]"),

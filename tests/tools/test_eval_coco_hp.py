@@ -1,4 +1,4 @@
-"""eval_coco_hp.py as it is run: both tables of scores, and one line for what is wrong."""
+"""eval_coco_hp.py as a command: both tables of scores, and one line for an error."""
 
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""eval_kitti.py as it is run."""
+"""eval_kitti.py as a command."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_table(folders):
     assert rows["Car", "AP2D", 11] == ["9.09"] * 3  # two objects: the curve's samples 0 and 1 alone are reached
     assert rows["Car", "AP2D", 40] == ["2.50"] * 3
     assert rows["Car", "AOS", 40] == ["2.50"] * 3
-    # Half a meter of two aside: 1.5 / 2.5 in common is not enough for 0.7, but for the reference's 0.5.
+    # Half a meter of two displaced: an overlap of 1.5 / 2.5 is not enough for 0.7, but for the reference's 0.5.
     assert rows["Car", "APBEV", 40] == rows["Car", "AP3D", 40] == ["0.00"] * 3
     assert rows["Cyclist", "AP2D", 11] == ["-"] * 3
     head, rows = table(run(folders, "labels", "results", "--overlaps", "reference"))
@@ -84,7 +84,7 @@ def test_split(folders):
     assert rows["Car", "AP2D", 40] == ["0.00"] * 3
 
 
-def test_mistakes(folders):
+def test_errors(folders):
     (folders / "val.txt").write_text("000003\n")
     (folders / "none.txt").write_text("\n")
     (folders / "results" / "000009.txt").write_text("")

@@ -1,4 +1,4 @@
-"""gen_coco_extreme_points.py as it is run: from any working directory, with one line for what is missing."""
+"""gen_coco_extreme_points.py as a command: from any working directory, with one line for a missing file."""
 
 import importlib.util
 import json
@@ -48,7 +48,7 @@ def test_one_split(tmp_path):
     assert not (tmp_path / "instances_extreme_mine.json").exists()
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
+def test_errors_are_one_line(tmp_path, capsys):
     write_instances(tmp_path, "box", [])
     (tmp_path / "instances_text.json").write_text("hello")
     specification = importlib.util.spec_from_file_location("gen_coco_extreme_points", TOOL)

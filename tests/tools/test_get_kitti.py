@@ -1,4 +1,4 @@
-"""get_kitti.sh as it is run, against a server on this machine that has a tiny KITTI.
+"""get_kitti.sh against a local server with a tiny KITTI.
 
 The official places are reached through proxy variables that point at a closed port, so no test leaves the machine.
 """
@@ -211,7 +211,7 @@ def test_damaged_files(tmp_path, server, tiny_kitti, checksums):
 
 
 def test_without_a_list(tmp_path, server, checksums):
-    """A division that cannot be had is left out; without any there is nothing to train on; one's own is used."""
+    """An unavailable split is left out; without any split the script fails; an existing one is used."""
     del server.files[SUBCNN]
     server.files[DOP] = b"damaged"
     arguments = ["--out", tmp_path, "--mirror", server.url, "--checksums", checksums]
@@ -312,7 +312,7 @@ def test_next_mirror(tmp_path, server, checksums):
     assert_complete(tmp_path / "kitti")
 
 
-def test_keep_and_files_that_are_there_need_no_downloader(tmp_path, tiny_kitti, checksums):
+def test_keep_and_files_that_exist_need_no_downloader(tmp_path, tiny_kitti, checksums):
     archives = tmp_path / "kitti" / "archives"
     archives.mkdir(parents=True)
     for name, data in tiny_kitti.items():

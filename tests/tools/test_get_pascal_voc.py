@@ -1,4 +1,4 @@
-"""get_pascal_voc.sh as it is run, against a server on this machine that has a tiny VOC.
+"""get_pascal_voc.sh against a local server with a tiny VOC.
 
 The official host is reached through a proxy variable that points at the same server, so no test leaves the machine
 and each can check whether the official host was asked.
@@ -252,7 +252,7 @@ def test_interrupted_download_is_resumed(tmp_path, server, tiny_voc, checksums, 
 
 
 @pytest.mark.parametrize("downloader", DOWNLOADERS)
-def test_broken_off_transfer_goes_on_in_the_same_run(tmp_path, server, checksums, downloader):
+def test_interrupted_transfer_continues_in_the_same_run(tmp_path, server, checksums, downloader):
     server.cuts[FIRST] = [4096]
     result = run(
         tmp_path,
@@ -328,7 +328,7 @@ def test_official_sums_hold_without_checksums(tmp_path, server):
     assert "instead of c52e279531787c972589f7e41ab4ae64" in line or "not enough space" in line
 
 
-def test_keep_and_archives_that_are_there(tmp_path, server, tiny_voc, checksums):
+def test_keep_and_existing_archives(tmp_path, server, tiny_voc, checksums):
     archives = tmp_path / "voc" / "archives"
     archives.mkdir(parents=True)
     (archives / Path(FIRST).name).write_bytes(tiny_voc[FIRST])
@@ -341,7 +341,7 @@ def test_keep_and_archives_that_are_there(tmp_path, server, tiny_voc, checksums)
     }
 
 
-def test_archives_that_are_there_need_no_downloader(tmp_path, tiny_voc, checksums):
+def test_archives_that_exist_need_no_downloader(tmp_path, tiny_voc, checksums):
     archives = tmp_path / "voc" / "archives"
     archives.mkdir(parents=True)
     for name, data in tiny_voc.items():
@@ -392,14 +392,14 @@ def test_archive_without_its_image_sets(tmp_path, server, checksums):
     assert "does not contain VOCdevkit/VOC2007/ImageSets/Main/train.txt" in line
 
 
-def test_archive_that_is_none(tmp_path, server, checksums):
+def test_file_that_is_not_an_archive(tmp_path, server, checksums):
     server.files[FIRST] = b"not a tar file"
     write_checksums(checksums, server.files)
     line = error_line(run(tmp_path, "--out", tmp_path, "--mirror", server.url, "--checksums", checksums))
     assert "cannot be unpacked" in line
 
 
-def test_bad_annotation_is_named_and_mended_by_another_archive(tmp_path, server, checksums, tiny_voc):
+def test_bad_annotation_is_named_and_fixed_by_another_archive(tmp_path, server, checksums, tiny_voc):
     devkit = make_devkit(tmp_path / "VOCdevkit", {("2007", "test"): {"000001": [("dragon", 5, 5, 9, 9, 0)]}})
     server.files[SECOND] = pack(devkit)
     arguments = ["--out", tmp_path / "out", "--mirror", server.url, "--checksums", checksums]

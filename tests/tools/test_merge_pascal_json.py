@@ -1,4 +1,4 @@
-"""merge_pascal_json.py as it is run: from any working directory, with one line for what is missing."""
+"""merge_pascal_json.py as a command: from any working directory, with one line for a missing file."""
 
 import json
 import subprocess

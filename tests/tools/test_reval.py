@@ -1,4 +1,4 @@
-"""reval.py: the scores of a VOC test once more, from XML files or JSON."""
+"""reval.py: scores of existing VOC results, from XML files or JSON."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def write_results(path: Path, of_class: dict[str, list], images: int) -> Path:
 
 @pytest.fixture
 def small(tmp_path):
-    """A devkit with the test set of 2007, the same as JSON, and results: a dog found twice, and a third box beside."""
+    """A devkit with the test set of 2007, the same as JSON, and results: a duplicate dog, and a third box."""
     devkit = make_devkit(tmp_path / "VOCdevkit", {("2007", "test"): OBJECTS, ("2012", "val"): OBJECTS})
     annotations = tmp_path / "test.json"
     annotations.write_text(json.dumps(convert_image_set(devkit, "2007", "test", PascalVOC.class_names)))
@@ -125,12 +125,12 @@ def test_reference_figures(capsys, tmp_path):
         assert (tmp_path / f"comp4_det_test_{name}.txt").read_text().split() == text.split()
 
 
-def test_without_arguments_there_is_help(capsys):
+def test_without_arguments_help_is_printed(capsys):
     status, output, _ = run(capsys)
     assert status == 1 and output.startswith("usage: ")
 
 
-def test_mistakes_are_one_line(capsys, tmp_path, small):
+def test_errors_are_one_line(capsys, tmp_path, small):
     results, devkit, annotations = small
     text, coco, few, rows = (tmp_path / f"{name}.json" for name in ("text", "coco", "few", "rows"))
     text.write_text("hello")

@@ -1,4 +1,4 @@
-"""vis_pred.py: results beside the truth, saved where there is no display."""
+"""vis_pred.py: results next to the ground truth, saved if there is no display."""
 
 import importlib.util
 import json
@@ -63,7 +63,7 @@ def test_without_a_display(vis_pred, files, tmp_path, monkeypatch, capsys):
     assert (cv2.imread(str(tmp_path / "vis_pred/1_pred0.png")) != 50).any()
 
 
-def test_mistakes_are_one_line(vis_pred, files, tmp_path, capsys):
+def test_errors_are_one_line(vis_pred, files, tmp_path, capsys):
     annotations, good, _ = (str(path) for path in files)
     text, short = tmp_path / "text.json", tmp_path / "short.json"
     text.write_text("hello")

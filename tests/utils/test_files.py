@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, on a full disk, after a kill, and by several processes at once."""
+"""Writing files: completely or not at all, on a full disk, after a kill, and by several processes at once."""
 
 import ast
 import errno

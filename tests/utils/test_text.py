@@ -1,4 +1,4 @@
-"""Foreign text on a terminal: control characters, encodings that lack a character, errors of loader processes."""
+"""Untrusted text on a terminal: control characters, encodings that lack a character, errors of loader processes."""
 
 import ast
 import importlib.util

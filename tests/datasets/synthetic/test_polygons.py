@@ -90,7 +90,7 @@ def test_objects():
     assert min(sizes) < 16 and max(sizes) > 45
 
 
-def test_objects_are_where_the_annotations_say():
+def test_objects_are_where_they_are_annotated():
     """Inside a polygon the image is colorful, around it is not."""
     for image_id in (1, 2, 3, 4):
         image, objects = image_of(image_id)

@@ -1,4 +1,4 @@
-"""The generated street scenes: always the same, with annotations that fit what is seen."""
+"""The generated street scenes: always the same, with annotations that match the images."""
 
 import json
 
@@ -115,7 +115,7 @@ def test_annotations_fit_the_camera():
     assert counts[5] == counts[6] == counts[7] == counts[8] == 0 and counts[2] > counts[4]
 
 
-def test_objects_are_where_the_annotations_say():
+def test_objects_are_where_they_are_annotated():
     """Without an object the image differs inside of its box and its shadow only."""
     seen = 0
     for image_id in range(1, 9):
