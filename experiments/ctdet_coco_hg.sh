@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # COCO detection, hourglass. Published AP on val2017: 40.3, with flip test 42.2, with flip and scales 45.1 (5 devices).
-# It starts from the weights of ExtremeNet, models/ExtremeNet_500000.pth.
+# It starts from the weights of ExtremeNet, models/ExtremeNet_500000.pth, which
+# src/tools/convert_hourglass_weight.py makes from ExtremeNet_500000.pkl.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .downloads import Download
-from .weights import check_weights, read_checkpoint, strip_module
+from .weights import check_weights, read_checkpoint, rename_entries
 
 TIMEOUT = 30  # seconds without an answer after which an address counts as dead
 
@@ -68,7 +68,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict):
         raise UserError(f"{path}: its state_dict is a {type(state).__name__}, not a table of weights")
-    return strip_module({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    return rename_entries({name: value for name, value in state.items() if isinstance(value, Tensor)})
 
 
 def _match_by_order(own: dict[str, Tensor], state: dict[str, Tensor], backbone: Sequence[str]) -> dict[str, Tensor]:

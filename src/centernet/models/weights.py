@@ -19,11 +19,20 @@ from .tensors import tensor_problem
 
 METADATA_KEY = "centernet"  # of the model metadata in a safetensors file
 SHOWN = 8  # names of a kind: all of the heads that depend on the number of classes or joints
+# Heads of CornerNet's and ExtremeNet's files, to the names of the same heads here.
+EXTREMENET_HEADS = {
+    **{f"{side}_heats": f"hm_{side}" for side in "tlbr"},
+    **{f"{side}_regrs": f"reg_{side}" for side in "tlbr"},
+    "ct_heats": "hm_c",
+}
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint, or weights in a ``.safetensors`` file, to the CPU without running any code it may contain.
+
+    A file of named tensors alone, such as the ``.pkl`` files of CornerNet and ExtremeNet, is returned as the
+    ``state_dict`` of a checkpoint.
 
     Raises:
         UserError: the file is missing, corrupt, or holds anything but tensors and plain data.
@@ -46,6 +55,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path}: this checkpoint cannot be read, the file is damaged or of another kind") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: this file holds a {type(checkpoint).__name__}, not a checkpoint")
+    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        return {"state_dict": checkpoint}
     return checkpoint
 
 
@@ -199,9 +210,14 @@ def checkpoint_for_reference(checkpoint: dict[str, Any], entries: dict[str, tupl
     return result
 
 
-def strip_module(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
-    """Remove the ``module.`` that data-parallel wrappers put before every name."""
-    return OrderedDict((str(name).removeprefix("module."), value) for name, value in state_dict.items())
+def rename_entries(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
+    """Remove the ``module.`` that data-parallel wrappers put before every name, and rename ExtremeNet's heads."""
+    return OrderedDict((_own_name(str(name).removeprefix("module.")), value) for name, value in state_dict.items())
+
+
+def _own_name(name: str) -> str:
+    head, dot, rest = name.partition(".")
+    return EXTREMENET_HEADS.get(head, head) + dot + rest
 
 
 def check_weights(tensors: dict[str, Tensor], source: str) -> None:
@@ -289,7 +305,7 @@ def restore(
     what = ", running averages of its weights" if averages is not None else ""
     log(f"loaded {path}" + ("" if resume else f", epoch {checkpoint.get('epoch', 'unknown')}{what}"))
     network = bare(model)
-    fit_state_dict(network, strip_module(averages or checkpoint["state_dict"]), str(path), log)
+    fit_state_dict(network, rename_entries(averages or checkpoint["state_dict"]), str(path), log)
     if optimizer is None:
         return model
     start_epoch = 0
@@ -298,7 +314,7 @@ def restore(
         if type(start_epoch) is not int or not 0 <= start_epoch < 1 << 31:
             raise UserError(f"{path}: its epoch is {str(start_epoch)[:40]}, not a number of epochs; leave out --resume")
         buffers = {name for name, _ in network.named_buffers()}
-        names = [name for name in strip_module(checkpoint["state_dict"]) if not name.endswith(BUFFERS)]
+        names = [name for name in rename_entries(checkpoint["state_dict"]) if not name.endswith(BUFFERS)]
         names = [name for name in names if name not in buffers]
         restore_optimizer(network, optimizer, checkpoint["optimizer"], names, str(path), log)
         if lr is not None:
