@@ -12,6 +12,7 @@ from centernet.detector import create_detector
 from centernet.models import create_model, save_model
 from centernet.options import model_metadata
 from centernet.opts import opts as parser
+from centernet.tasks import build_task
 
 SIZES = {"ctdet": 5, "multi_pose": 39, "exdet": 13, "ddd": 13}
 SNIPPET = """
@@ -134,6 +135,16 @@ def test_dataset_info(library):
     assert (opt.input_h, opt.input_w, opt.output_w, opt.num_classes) == (64, 96, 24, 1)
     assert opt.flip_idx == [[0, 1], [15, 16]] and opt.keypoints.flip_index[:3] == (1, 0, 2)
     assert opt.mean.shape == (1, 1, 3) and opt.heads["hps"] == 34
+
+
+def test_other_joints(library):
+    """A dataset of a fork with a number of joints of its own."""
+    opts, _ = library
+    opt = opts().parse(["multi_pose", "--arch", "res_18"])
+    own = type("Own", (Dataset,), {"num_joints": 5, "flip_idx": [[1, 2]]})
+    opts().update_dataset_info_and_set_heads(opt, own)
+    assert opt.heads["hps"] == 10 and opt.heads["hm_hp"] == 5 and opt.keypoints.flip_index == (0, 2, 1, 3, 4)
+    assert build_task(opt).row_length == 15
 
 
 def test_wrong_flip_pairs(library):

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
 from centernet.conversion.issues import ignore_issue
-from centernet.conversion.keypoints import DEFAULT_SIGMA, complete_keypoints, read_joints
+from centernet.conversion.keypoints import complete_keypoints, read_joints
 from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.results import read_results
-from centernet.ops.keypoints import COCO_PERSON
+from centernet.ops.keypoints import COCO_PERSON, DEFAULT_SIGMA
 from centernet.options import ROOT
 from centernet.utils.text import print_lines
 from centernet.utils.tool import tool

@@ -8,16 +8,16 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tests.helpers.keypoints import FISH, KITE, write_coco, write_yolo
+from tests.helpers.keypoints import FISH, KITE, Kind, write_coco, write_yolo
 
-from centernet.conversion.keypoints import DEFAULT_SIGMA, flips_by_name, read_flips
+from centernet.conversion.keypoints import flips_by_name, read_flips
 from centernet.datasets.check import check_split
 from centernet.datasets.coco_hp import COCOHP
 from centernet.datasets.custom import Custom
 from centernet.datasets.loader import collate, finish_batch
 from centernet.errors import UserError
 from centernet.export import metadata
-from centernet.ops.keypoints import COCO_PERSON, FLIP_INDEX, JOINT_NAMES, KeypointSchema
+from centernet.ops.keypoints import COCO_PERSON, DEFAULT_SIGMA, FLIP_INDEX, JOINT_NAMES, KeypointSchema
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
 from centernet.tasks import build_task
@@ -207,6 +207,17 @@ def test_joints_of_the_validation_may_be_in_another_order(tmp_path):
     assert after.evaluate(results)["AP"] == pytest.approx(1)
 
 
+def test_joints_without_names_are_matched_by_position(tmp_path):
+    """A validation in YOLO's layout whose data.yaml names no joints."""
+    pytest.importorskip("yaml")
+    write_coco(tmp_path / "coco", COUNTS, (KITE,))
+    yaml = write_yolo(tmp_path / "yolo", COUNTS) / "data.yaml"
+    named = open_split(tmp_path / "coco", "val")
+    val = open_split(tmp_path / "coco", "val", "--val_annotations", str(yaml))
+    np.testing.assert_allclose(val.objects["joints"], named.objects["joints"], atol=1e-4)
+    assert val.opt.keypoints.names == KITE.joints and val.evaluate(perfect(val))["AP"] == pytest.approx(1)
+
+
 def test_objects_without_keypoints(tmp_path):
     """They are found as objects, and a note counts them; a class without any joints learns its boxes."""
     write_coco(tmp_path, COUNTS)
@@ -289,17 +300,21 @@ def raw_outputs(batch, opt):
 PLAIN = ("--not_rand_crop", "--scale", "0", "--shift", "0", "--no_color_aug")
 
 
-def test_targets_come_back_from_decoding(tmp_path):
-    """Boxes and joints of both classes, to a pixel: the maps of a shared joint serve both."""
-    dataset = open_split(write_coco(tmp_path, COUNTS), "train", *PLAIN)
+ONE_JOINT = Kind("point", ("tip",), ((0.0, -0.5),), (90, 90, 90))
+
+
+@pytest.mark.parametrize(("kinds", "count"), [((KITE, FISH), 8), ((KITE,), 5), ((FISH, ONE_JOINT), 5)])
+def test_targets_come_back_from_decoding(tmp_path, kinds, count):
+    """Boxes and joints of all classes, to a tenth of a pixel: the maps of a shared joint serve both."""
+    dataset = open_split(write_coco(tmp_path, COUNTS, kinds), "train", *PLAIN)
     opt, task = dataset.opt, dataset.task
     batch = batch_of(dataset)
-    assert batch["hm"].shape[1] == 2 and batch["hm_hp"].shape[1] == 8
+    assert batch["hm"].shape[1] == len(kinds) and batch["hm_hp"].shape[1] == count
     dets = task.decode(raw_outputs(batch, opt))
     view = {"c": np.array([48.0, 48.0]), "s": 96.0, "output_size": (opt.output_w, opt.output_h)}
     found = task.postprocess(dets, [view] * 4)
     for index, of_image in enumerate(found):
-        assert set(of_image) == {1, 2} and of_image[1].shape[1] == 5 + 16
+        assert set(of_image) == set(range(1, len(kinds) + 1)) and of_image[1].shape[1] == 5 + 2 * count
         objects = dataset.read_objects(index)
         for box, joints, cls in zip(objects["boxes"], objects["joints"], objects["cls"], strict=True):
             rows = of_image[cls + 1][of_image[cls + 1][:, 4] > 0.9]

@@ -91,6 +91,16 @@ def test_fine_tuning_with_other_joints(trained, tmp_path):
     torch.testing.assert_close(after["wh.2.weight"], before["wh.2.weight"], atol=1e-6, rtol=0)
 
 
+def test_true_heads_give_a_perfect_score(trained):
+    """Targets, decoding and scoring of two classes agree: with the ground truth as heads all objects are found."""
+    folder, _ = trained
+    model = ["--load_model", str(folder / "exp/multi_pose/default/model_last.pth"), "--exp_id", "true", "--test"]
+    heads = ["--eval_oracle_hm", "--eval_oracle_kps", "--eval_oracle_hmhp", "--eval_oracle_hp_offset"]
+    more = ["--input_res", "96", "--num_iters", "-1"]
+    output = output_here("main", "multi_pose", *small(folder / "data", folder / "exp"), *model, *heads, *more)
+    assert score(output, "AP") > 0.99
+
+
 def test_images_of_a_training(trained, tmp_path):
     folder, _ = trained
     output_here("main", "multi_pose", *small(folder / "data", tmp_path), "--debug", "4", "--val_intervals", "0")

@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..ops.keypoints import COCO_PERSON, FLIP_INDEX, JOINT_NAMES, MAX_JOINTS, SKELETON, KeypointSchema
+from ..ops.keypoints import (
+    COCO_PERSON,
+    DEFAULT_SIGMA,
+    FLIP_INDEX,
+    JOINT_NAMES,
+    MAX_JOINTS,
+    SKELETON,
+    KeypointSchema,
+    numbered_names,
+)
 from ..utils.text import printable
 from .issues import NOTE, Issue, Report, short
 
-DEFAULT_SIGMA = 0.05  # of joints whose data state none: near the mean of COCO's, 0.066
 JOINT_FIELDS = ("skeleton", "flip_idx", "flip_pairs", "sigmas")
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
@@ -43,11 +51,6 @@ class Joints:
     def are_numbered(self) -> bool:
         """Return whether the joints are unnamed, so that they are identified by their position only."""
         return self.names == numbered_names(len(self.names))
-
-
-def numbered_names(count: int) -> tuple[str, ...]:
-    """Return names for joints that have none."""
-    return tuple(f"keypoint_{number}" for number in range(1, count + 1))
 
 
 def with_numbered_joints(content: Mapping[str, Any]) -> list[dict]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from ..datasets.images import image_size
 from ..errors import UserError
-from ..ops.keypoints import MAX_JOINTS
+from ..ops.keypoints import MAX_JOINTS, numbered_names
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
-from .keypoints import JOINT_FIELDS, numbered_names
+from .keypoints import JOINT_FIELDS
 from .layout import (
     NAMES_FILES,
     SPLIT_NAMES,

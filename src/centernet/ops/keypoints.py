@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import UserError
 
 MAX_JOINTS = 1000  # of files from anywhere
+DEFAULT_SIGMA = 0.05  # of joints whose data state none: near the mean of COCO's, 0.066
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class KeypointSchema:
             index[joint], index[other] = other, joint
         return replace(self, flip_index=tuple(index), flips_known=True)
 
+    @classmethod
+    def numbered(cls, count: int) -> "KeypointSchema":
+        """Return the schema of joints without names, which a flip leaves in place."""
+        return cls(numbered_names(count), tuple(range(count)), (), (DEFAULT_SIGMA,) * count, flips_known=False)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the schema as plain values, for checkpoints and exported models."""
         return {name: _as_list(value) for name, value in asdict(self).items()}
@@ -91,6 +97,11 @@ class KeypointSchema:
         if not valid:
             raise ValueError("not a keypoint schema")
         return schema
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """Return names for joints that have none."""
+    return tuple(f"keypoint_{number}" for number in range(1, count + 1))
 
 
 def _as_list(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..models import describe
+from ..ops.keypoints import KeypointSchema
 from ..tasks import TASKS, all_specs, get_spec
 from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..utils import environment
@@ -101,8 +102,8 @@ class OptionParser:
     def update_dataset_info_and_set_heads(self, opt: Options, dataset: Any) -> Options:
         """Return options for a dataset object, as the reference's method of this name.
 
-        ``dataset`` has ``default_resolution``, ``mean``, ``std`` and ``num_classes``, and possibly ``class_name`` and
-        ``flip_idx``, pairs of joints that a flip exchanges.
+        ``dataset`` has ``default_resolution``, ``mean``, ``std`` and ``num_classes``, and possibly ``class_name``,
+        ``num_joints``, and ``flip_idx``, pairs of joints that a flip exchanges.
 
         Raises:
             UserError: an input size that the network cannot take, or pairs of joints that do not exist.
@@ -116,6 +117,9 @@ class OptionParser:
             draft.category_ids = list(range(1, draft.num_classes + 1))
         if not {"input_res", "input_h", "input_w"} & set(opt.given):
             draft.input_h, draft.input_w = (int(side) for side in np.ravel(dataset.default_resolution))
+        num_joints = int(getattr(dataset, "num_joints", len(draft.keypoints)))
+        if num_joints != len(draft.keypoints):
+            draft.keypoints = KeypointSchema.numbered(num_joints)
         if hasattr(dataset, "flip_idx"):
             draft.keypoints = draft.keypoints.with_flip_pairs(dataset.flip_idx)
         draft.pad = describe(draft.arch)[0].pad
