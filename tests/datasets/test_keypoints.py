@@ -258,7 +258,8 @@ def test_joints_whose_flips_are_not_known(tmp_path):
     write_yolo(tmp_path / "unknown", COUNTS)
     opt = parse(tmp_path / "unknown")
     assert opt.keypoints.names[0] == "keypoint_1" and not opt.keypoints.flips_known and opt.flip == 0
-    assert any("do not state which of them a flip exchanges" in note for note in open_split(tmp_path / "unknown").notes)
+    text = "the data do not state which of them a flip exchanges (flip_idx), so images are not flipped"
+    assert any(note.endswith(text) for note in open_split(tmp_path / "unknown").notes)
     assert parse(tmp_path / "unknown", "--flip", "0.5").flip == 0.5
     with pytest.raises(UserError, match="--flip_test: the data do not state which joints a flip exchanges"):
         build_task(parse(tmp_path / "unknown", "--flip_test"))
@@ -413,6 +414,21 @@ def test_the_metadata_hold_the_joints(tmp_path):
     for wrong in ({"names": []}, 5, {**metadata["keypoints"], "flip_index": [1, 2, 0, 3, 4, 5, 6, 7]}):
         with pytest.raises(UserError, match="model.pth: its model metadata has an invalid keypoints"):
             apply_model_metadata(bare, {**metadata, "keypoints": wrong})
+
+
+def test_a_checkpoint_is_tested_on_data_of_some_of_its_classes(tmp_path):
+    """Joints keep the places that they have in the network; other joints are refused."""
+    metadata = model_metadata(parse(write_coco(tmp_path / "both", COUNTS)))
+    opt = apply_model_metadata(parse(write_coco(tmp_path / "fish", COUNTS, (FISH,))), metadata)
+    assert opt.keypoints.names == UNION and opt.class_names == ["kite", "fish"]
+    val = Custom(build_task(opt), "val")
+    assert val.objects["joints"].shape[1] == 8 and set(val.objects["cls"]) == {1}
+    assert (val.objects["joints"][:, :, 2] > 0).all(0).tolist() == [name in FISH.joints for name in UNION]
+    scores = val.evaluate(perfect(val))
+    assert scores["AP"] == scores["AP/fish"] == pytest.approx(1) and "AP/kite" not in scores
+    change(tmp_path / "fish/val.json", lambda content: content["categories"][0]["keypoints"].__setitem__(3, "gill"))
+    with pytest.raises(UserError, match="the category fish has the joint gill"):
+        Custom(build_task(opt), "val")
 
 
 # Errors

@@ -105,7 +105,8 @@ class Custom(CocoStyleDataset):
         if task.has_keypoints and split == "train":
             if not (self.objects["joints"][:, :, 2] > 0).any():
                 raise UserError(f"{self.annotation_file}: no keypoint is labeled, so there is nothing to learn")
-            self.notes.append(f"note: {self.annotation_file}: {describe_schema(self.opt.keypoints)}")
+            unflipped = "" if self.opt.keypoints.flips_known or self.opt.flip else ", so images are not flipped"
+            self.notes.append(f"note: {self.annotation_file}: {describe_schema(self.opt.keypoints)}{unflipped}")
 
     @cached_property
     def layout(self) -> Layout:
