@@ -178,8 +178,8 @@ def test_golden_merging():
     np.testing.assert_allclose(merged, [*expected, rows[3]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_batch_gives_what_its_images_give(mirrored):
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_batch_gives_what_its_images_give(flipped):
     generator = torch.Generator().manual_seed(0)
     opt = options()
     heads = opt.heads.items()
@@ -187,9 +187,9 @@ def test_a_batch_gives_what_its_images_give(mirrored):
     metas = [{"c": np.float32([30 + k, 20]), "s": 70.0 + k, "output_size": (16, 16), "scale": 1 + k} for k in range(3)]
 
     def results(numbers):
-        chosen = [images[n] for n in numbers] + ([images[n + 3] for n in numbers] if mirrored else [])
+        chosen = [images[n] for n in numbers] + ([images[n + 3] for n in numbers] if flipped else [])
         output = {head: torch.cat([image[head] for image in chosen]) for head in opt.heads}
-        dets = Ctdet(opt).decode(output, flipped=mirrored)
+        dets = Ctdet(opt).decode(output, flipped=flipped)
         return [rows_of(found) for found in Ctdet(opt).to_image_coords(dets, [metas[n] for n in numbers])]
 
     for together, alone in zip(results([0, 1, 2]), [results([n])[0] for n in range(3)], strict=True):
@@ -227,7 +227,7 @@ def test_a_box_comes_back_where_it_is(args, scales):
     found = Detector(build_task(opt), BrightBox(), CPU).run(image)["results"][4]
     best = found[found[:, 4].argmax()]
     np.testing.assert_allclose(best[:4], box, atol=3)
-    assert best[4] == pytest.approx(1 / (1 + np.exp(-3)), rel=1e-5)  # the mirrored image has its peak there too
+    assert best[4] == pytest.approx(1 / (1 + np.exp(-3)), rel=1e-5)  # the flipped image has its peak there too
     assert (found[:, 4] > 0.5).sum() == 1  # those of other scales lose their score to it
 
 
@@ -243,7 +243,7 @@ class Patches(nn.Module):
 
 
 def test_the_flip_test_is_symmetric():
-    """With a flip test a mirrored image gives mirrored boxes, whatever the network."""
+    """With a flip test, a flipped image gives flipped boxes for any network."""
     opt = options("--not_reg_offset", "--flip_test")
     torch.manual_seed(0)
     detector = Detector(build_task(opt), Patches(opt.heads), CPU)

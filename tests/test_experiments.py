@@ -76,7 +76,7 @@ def test_recipe(name, tmp_path):
     lines = commands(name, tmp_path)
     assert all(task in words for words in lines)
     if task not in TASKS:
-        pytest.skip(f"there is no task {task}")
+        pytest.skip(f"the task {task} does not exist")
     dataset, exp_id, arch, side, shares, lr, epochs, steps, start, tests = RECIPES[name]
     check, training, *evaluations = (parse(words) for words in lines)
     assert check[:2] == (1, "src/main.py") and check[2].prepare_only

@@ -227,7 +227,7 @@ def test_the_examples_of_the_documents(tmp_path, checkpoint):
     [
         ([], "--output: needs the file to write"),
         (["--output", "model.bin"], "--output model.bin: the format does not follow from the suffix"),
-        (["--output", "nowhere/model.onnx"], "there is no folder nowhere"),
+        (["--output", "nowhere/model.onnx"], "the folder nowhere does not exist"),
         (["--output", "model.onnx", "--opset", "18"], "--opset 18: the operator DeformConv needs 19"),
         (["--output", "model.pt2", "--with_decode", "--aggr_weight", "0.1"], "--with_decode: --aggr_weight"),
     ],

@@ -125,7 +125,7 @@ def test_sixteen_images_are_overfit(tmp_path, name):
 
 @pytest.mark.soak
 def test_flips_and_scales_do_no_harm(tmp_path):
-    """A network that was trained with mirrored images in several sizes finds as much with flips and scales, or more.
+    """A network that was trained with flipped images in several sizes finds as much with flips and scales, or more.
 
     (One that has learned sixteen images overfit has never seen their mirror images: there a flip test halves mAP.)
     """

@@ -220,7 +220,7 @@ def extreme_points_come_back(_folder, x, y, w, h, seed, cls):
 
 
 @holds(**{**scene, "train": st.just(False)})
-def a_flip_test_of_mirrored_maps_changes_nothing(_folder, size, things, seed, train):
+def a_flip_test_of_flipped_maps_changes_nothing(_folder, size, things, seed, train):
     for task in ("ctdet", "multi_pose"):
         output = truth_as_output(task, batch_of(task, size, things, seed, train))
         output = {name: value.clamp(-30, 30) for name, value in output.items()}
@@ -250,7 +250,7 @@ whole = st.integers(0, 200)
     place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
 def flipping_twice_is_the_identity(_folder, size, boxes, scale, place):
-    """The mirror image with mirrored objects, mirrored by the augmentation, is the sample of the image itself."""
+    """A flipped image with flipped objects, flipped by the augmentation, is the sample of the image itself."""
     width, height = size
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     cx, cy = (int(share * (side - 1)) for share, side in zip(place, size, strict=True))
@@ -261,12 +261,12 @@ def flipping_twice_is_the_identity(_folder, size, boxes, scale, place):
         objects = module(opt).read_objects(annotations_of(task, things), class_of)
         if "joints" in objects:
             objects["joints"] = objects["joints"].round()
-        mirrored = {name: values.copy() for name, values in objects.items()}
-        mirrored["boxes"][:, [0, 2]] = width - objects["boxes"][:, [2, 0]] - 1
+        flipped = {name: values.copy() for name, values in objects.items()}
+        flipped["boxes"][:, [0, 2]] = width - objects["boxes"][:, [2, 0]] - 1
         if "joints" in objects:
-            mirrored["joints"][:, :, 0] = width - objects["joints"][:, :, 0] - 1
+            flipped["joints"][:, :, 0] = width - objects["joints"][:, :, 0] - 1
             for left, right in FLIP_PAIRS:
-                mirrored["joints"][:, [left, right]] = mirrored["joints"][:, [right, left]]
+                flipped["joints"][:, [left, right]] = flipped["joints"][:, [right, left]]
 
         def sample(image, objects, center, flip):
             draws = [["choice", scale], ["randint", center], ["randint", cy], ["random", 1.0], ["random", flip]]
@@ -276,7 +276,7 @@ def flipping_twice_is_the_identity(_folder, size, boxes, scale, place):
             return module(opt).encode(image, objects, record, True)  # noqa: B023
 
         plain = sample(pixels, objects, cx, 0.9)
-        twice = sample(pixels[:, ::-1], mirrored, width - cx - 1, 0.1)
+        twice = sample(pixels[:, ::-1], flipped, width - cx - 1, 0.1)
         for name in plain:
             assert np.array_equal(plain[name], twice[name]), name
 

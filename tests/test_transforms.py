@@ -241,12 +241,12 @@ def test_random_cuts():
     opt = options()
     views = [random_view(150, 300, opt, sample_rng(1, 1, k)) for k in range(400)]
     centers = np.array([view.center for view in views])
-    mirrored = np.array([view.flipped for view in views])
-    x = np.where(mirrored, 300 - centers[:, 0] - 1, centers[:, 0])
+    flipped = np.array([view.flipped for view in views])
+    x = np.where(flipped, 300 - centers[:, 0] - 1, centers[:, 0])
     assert x.min() >= 128 and x.max() < 172
     assert centers[:, 1].min() >= 64 and centers[:, 1].max() < 86
     assert {round(view.scale / 300, 6) for view in views} == {round(float(scale), 6) for scale in CROP_SCALES}
-    assert 150 < mirrored.sum() < 250
+    assert 150 < flipped.sum() < 250
     assert all(view.input_size == (64, 64) and view.output_size == (16, 16) for view in views)
 
 
@@ -270,7 +270,7 @@ def test_warp_equals_the_plain_one(flipped):
 
 
 def test_warp_of_an_unscaled_view():
-    """With --keep_res the image is moved to the middle of a black frame, and mirrored when the view says so."""
+    """With --keep_res the image is moved to the middle of a black frame, and flipped when the view says so."""
     image = noise_image(32, 64)
     view = full_view(32, 64, options("--keep_res"))
     warped = view.warp(image)

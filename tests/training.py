@@ -65,14 +65,14 @@ def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def output_here(name: str, *arguments: str) -> str:
-    """What ``run_here`` prints. It must end well."""
+    """Return the output of ``run_here``, which must succeed."""
     done = run_here(name, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def output_of(name: str, *arguments: str) -> str:
-    """What ``src/<name>.py`` prints in a process of its own, with all cores. It must end well."""
+    """Return the output of ``src/<name>.py`` in a separate process with all cores, which must succeed."""
     command = [sys.executable, str(ROOT / f"src/{name}.py"), *map(str, arguments), "--device", "cpu"]
     environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -86,8 +86,8 @@ class Detector:
             images: an image: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that returns
                 one of these, or the result of ``prepare``; or a list of images. Crops of one size, of all images and
                 test scales, pass the network as one batch.
-            info: metadata of the image that the task needs besides its pixels (``picture_info`` of its dataset), or
-                a list of it; missing entries are those of ``--calib`` or the checkpoint. Prepared images already
+            info: metadata of the image that the task needs in addition to its pixels (``picture_info`` of its dataset),
+                or a list of it; missing entries are those of ``--calib`` or the checkpoint. Prepared images already
                 contain it.
 
         Returns:

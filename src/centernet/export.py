@@ -45,7 +45,7 @@ def export_checkpoint(opt, log=print) -> Path:
     path = Path(opt.output).expanduser()
     kind = file_format(opt)
     if not path.parent.is_dir():
-        raise UserError(f"--output {path}: there is no folder {path.parent}")
+        raise UserError(f"--output {path}: the folder {path.parent} does not exist")
     if kind != "onnx" and "opset" in opt.given:
         log(f"note: --opset has no effect on {kind}")
     opt, model = load_network(opt, log)

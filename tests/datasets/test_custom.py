@@ -311,7 +311,7 @@ def test_parts_that_are_named(tmp_path, style):
 
 
 def test_yolo_images_that_are_named(tmp_path):
-    """Where the labels are follows from the images' folder."""
+    """The label folder is derived from the image folder."""
     yolo_images_first(tmp_path)
     (tmp_path / "images/train").rename(tmp_path / "images/a")
     (tmp_path / "labels/train").rename(tmp_path / "labels/a")

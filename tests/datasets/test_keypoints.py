@@ -333,9 +333,9 @@ def test_a_flip_exchanges_the_joints(tmp_path):
     assert index == [0, 2, 1, 3, 4, 6, 5, 7]
     peaks = [torch.nonzero(batch["hm_hp"] == 1).tolist() for batch in (plain, flipped)]
     width, count = plain["hm"].shape[3], len(peaks[0])
-    mirrored = [[b, index[j], y, width - 1 - x] for b, j, y, x in peaks[0]]
+    unflipped = [[b, index[j], y, width - 1 - x] for b, j, y, x in peaks[0]]
     assert count > 16 and len(peaks[1]) == count
-    near = [min(abs(x - v) + abs(y - u) for c, i, u, v in peaks[1] if (c, i) == (b, j)) for b, j, y, x in mirrored]
+    near = [min(abs(x - v) + abs(y - u) for c, i, u, v in peaks[1] if (c, i) == (b, j)) for b, j, y, x in unflipped]
     assert max(near) <= 1  # a cell: coordinates are flipped at the pixels' centers
 
 

@@ -55,7 +55,7 @@ def same(one, other):
 
 
 def global_batches(length, shares, seed=1, epoch=1, **more):
-    """What all processes of a run get: a list of global batches."""
+    """Return the global batches that all processes of a run receive."""
     samplers = [TrainBatches(length, shares, rank, seed, **more) for rank in range(len(shares))]
     for sampler in samplers:
         sampler.epoch = epoch

@@ -42,7 +42,7 @@ class Terminal:
 
 
 def lines_of(screen: str) -> list[str]:
-    """What the status line showed, one entry per update."""
+    """Return what the status line showed, one entry per update."""
     return [
         re.sub(r"\x1b\[[?0-9]*[A-Za-z]", "", part).strip() for part in re.split(r"[\r\n]", screen) if "epoch" in part
     ]

@@ -102,7 +102,7 @@ def slow_overlap(metric, d, o, of_detection_only=False):
 
 
 def slow_image(truth, found, metric, name, level, least, threshold=None):
-    """What is right, wrong and missed in one image: scores of the right, tp, fp, fn, similarity."""
+    """Return true and false positives and misses of one image: scores of the right, tp, fp, fn, similarity."""
     neighbor = {"Car": "Van", "Pedestrian": "Person_sitting"}.get(name)
     states = []
     for label, truncated, occluded, row in truth:

@@ -22,7 +22,7 @@ DETECTION_HEADS = {"hm": 20, "wh": 2, "reg": 2}
 
 
 def architectures() -> list[str]:
-    """The names of all networks, as ``--arch`` takes them."""
+    """Return the names of all networks, as ``--arch`` takes them."""
     families = ARCHITECTURES.items()
     return [f"{name}_{depth}" if depth else name for name, family in families for depth in family.depths or (0,)]
 

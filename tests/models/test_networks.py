@@ -451,14 +451,14 @@ def test_start_of_every_entry(arch):
 
 
 def is_uniform(values: torch.Tensor, bound: float) -> bool:
-    """Whether the values may be from U(-bound, bound): the range, and the spread to five standard errors."""
+    """Return whether the values may be from U(-bound, bound): the range, and the spread to five standard errors."""
     values = values.detach().double().flatten()
     within = float(values.abs().max()) <= bound * (1 + 1e-6)
     return within and abs(float(values.square().mean()) / (bound**2 / 3) - 1) < 5 * math.sqrt(0.8 / len(values))
 
 
 def is_normal(values: torch.Tensor, std: float) -> bool:
-    """Whether the values may be from N(0, std squared): the spread to five standard errors, and a value beyond U's."""
+    """Return whether values may be from N(0, std squared): the spread to five standard errors, and one beyond U."""
     values = values.detach().double().flatten()
     beyond = float(values.abs().max()) > math.sqrt(3) * std or len(values) < 100
     return beyond and abs(float(values.square().mean()) / std**2 - 1) < 5 * math.sqrt(2 / len(values))

@@ -23,7 +23,7 @@ HEADS = {"hm": 3, "wh": 2, "reg": 2}
 
 @pytest.fixture(scope="module")
 def dla_state():
-    """What DLA's authors published, with other numbers: the names of the backbone, and the classifier."""
+    """Return weights like those of DLA's authors, with other values: the backbone's names, and the classifier."""
     torch.manual_seed(5)
     return DLA34(fc=True).state_dict()
 

@@ -422,19 +422,19 @@ def test_targets_decode_to_the_objects(args):
             (tx, top), (left, ly), (bx, bottom), (right, ry) = best[5:].reshape(4, 2)
             assert best[:4].tolist() == [left, top, right, bottom]
 
-    # The flip test: the mirrored image's maps, decoded and mirrored back, say the same.
-    mirrored = dict(output)
+    # The flip test: the flipped image's maps, decoded and flipped back, say the same.
+    flipped = dict(output)
     for one, other in (("t", "t"), ("l", "r"), ("b", "b"), ("r", "l")):
-        mirrored[f"hm_{one}"] = output[f"hm_{other}"].flip(3)
+        flipped[f"hm_{one}"] = output[f"hm_{other}"].flip(3)
         if opt.reg_offset:
-            mirrored[f"reg_{one}"] = output[f"reg_{other}"].flip(3) * torch.tensor([-1.0, 1]).view(1, 2, 1, 1)
-    mirrored["hm_c"] = output["hm_c"].flip(3)
-    both = {name: torch.cat([output[name], mirrored[name]]) for name in output}
+            flipped[f"reg_{one}"] = output[f"reg_{other}"].flip(3) * torch.tensor([-1.0, 1]).view(1, 2, 1, 1)
+    flipped["hm_c"] = output["hm_c"].flip(3)
+    both = {name: torch.cat([output[name], flipped[name]]) for name in output}
     both_dets = Exdet(opt).decode(both, flipped=True)
     assert both_dets.shape == (1, 2000, 14)
     plain, back = both_dets[0, :1000], both_dets[0, 1000:]
     assert torch.equal(plain, dets[0])
-    # A cell x becomes width - 1 - x, but a mirrored point width - x: with offsets they are one pixel apart. Scores may
+    # A cell x becomes width - 1 - x, but a flipped point width - x: with offsets they are one pixel apart. Scores may
     # differ, because the middle of a box is rounded the other way.
     if opt.reg_offset:
         back[:, [0, 2, 5, 7, 9, 11]] -= 1
@@ -450,8 +450,8 @@ def test_post_processing():
     case = {name[7:]: value for name, value in figures("detector").items() if name.startswith("expost_")}
     with np.load(CONFORMANCE / "detector.npz", allow_pickle=False) as file:
         c, s, scale = (file[f"ctpost_{name}"] for name in ("c", "s", "scale"))
-    plain, mirrored = torch.from_numpy(case["dets"])
-    dets = torch.cat([plain, exdet.unflip(mirrored, 32)]).numpy()
+    plain, flipped = torch.from_numpy(case["dets"])
+    dets = torch.cat([plain, exdet.unflip(flipped, 32)]).numpy()
     rows = exdet.exdet_post_process(dets, c, float(s), 32, 32, float(scale))
     same = [0, 1, 2, 3, 4, 13]
     np.testing.assert_allclose(rows[:, same], case["out"][:, same], rtol=1e-5, atol=1e-4)

@@ -15,7 +15,7 @@ IMAGES, REPEATS = 16, 20  # each image is listed so often that an epoch has 40 i
 
 
 def point_distances(annotations, results):
-    """How far, in pixels, the four points of each object are from those of the best detection on it."""
+    """Return the distances, in pixels, of the points of each object to those of its best detection."""
     found = json.loads(results.read_text())
     distances = []
     for annotation in json.loads(annotations.read_text())["annotations"]:

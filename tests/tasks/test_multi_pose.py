@@ -156,28 +156,28 @@ def test_joints():
 
 
 def test_flipping_equals_a_flipped_image():
-    """A mirrored sample of an image is the plain sample of the mirrored image, whose left and right have changed."""
+    """A flipped sample of an image is the plain sample of the flipped image, whose left and right have changed."""
     rng = np.random.default_rng(3)
     people = random_people(rng, 4)
-    mirrored = []
+    flipped = []
     for entry in people:
         x, y, w, h = entry["bbox"]
         joints = np.reshape(entry["keypoints"], (17, 3))[list(FLIP_INDEX)].copy()
         joints[:, 0] = 127 - joints[:, 0]
-        mirrored.append({**person((127 - x - w, y, w, h)), "keypoints": joints.reshape(-1).tolist()})
+        flipped.append({**person((127 - x - w, y, w, h)), "keypoints": joints.reshape(-1).tolist()})
     image = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
     center = (60.0, 70.0)
     draws = [[["choice", 0.9], *(["randint", v] for v in xy), ["random", 0.5]] for xy in (center, (127 - 60.0, 70.0))]
     one = {"args": ["--flip", "1", "--no_color_aug"], "draws": [*draws[0], ["random", 0.5]], "split": "train"}
     two = {"args": ["--flip", "0", "--no_color_aug"], "draws": [*draws[1], ["random", 0.5]], "split": "train"}
-    one, two = replay(one, image, people), replay(two, image[:, ::-1].copy(), mirrored)
+    one, two = replay(one, image, people), replay(two, image[:, ::-1].copy(), flipped)
     assert set(one) == set(two) and one["reg_mask"].sum() == 4
     for field in one:
         np.testing.assert_allclose(one[field], two[field], atol=1e-4, err_msg=field)
 
 
 def test_rotated_joints_stay_on_the_image():
-    """Where a joint is drawn the turned image shows what the joint was on."""
+    """At the position of a joint, the rotated image shows the content on which the joint was."""
     image = np.zeros((128, 128, 3), np.uint8)
     joints = {0: (40.0, 30.0, 2), 9: (90.0, 40.0, 2), 16: (70.0, 100.0, 1)}
     for x, y, _ in joints.values():
@@ -489,15 +489,15 @@ def test_whole_way_back_to_the_image(args):
 
 
 def test_flip_test_of_a_symmetric_network():
-    """Maps of a mirrored image, averaged with those of the image, leave the detections where they are."""
+    """Maps of a flipped image, averaged with those of the image, leave the detections where they are."""
     batch, opt = random_batch(seed=8)
     maps = perfect_maps(batch)
-    mirrored = {
+    flipped = {
         **{name: maps[name].flip(3) for name in ("hm", "wh", "reg", "hp_offset")},
         "hps": flip_lr_off(maps["hps"]),
         "hm_hp": flip_lr(maps["hm_hp"]),
     }
-    both = {name: torch.cat([maps[name], mirrored[name]]) for name in maps}
+    both = {name: torch.cat([maps[name], flipped[name]]) for name in maps}
     torch.testing.assert_close(MultiPose(opt).decode(both, flipped=True), MultiPose(opt).decode(maps))
     for flip, name in ((flip_lr, "hm_hp"), (flip_lr_off, "hps")):
         assert torch.equal(flip(flip(maps[name])), maps[name])

@@ -55,7 +55,7 @@ def test_table(folders):
 
 
 def test_lines_and_files_of_the_program(folders):
-    """What the benchmark's program prints and writes, next to the folder of results; 11 recalls, in percent."""
+    """The output of the benchmark's program, next to the folder of results; 11 recalls, in percent."""
     result = run(folders, "labels", "results", "--overlaps", "reference")
     names = ["car_detection", "car_orientation", "car_detection_ground", "car_detection_3d"]
     value = f"{100 / 11:.6f}"

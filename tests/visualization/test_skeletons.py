@@ -1,4 +1,4 @@
-"""Skeletons and heat maps of joints."""
+"""Skeletons and heatmaps of joints."""
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ class BandCheck:
 
 @dataclass
 class Certificate:
-    """What the checks found.
+    """Results of the checks.
 
     Attributes:
         band: check of the curve.

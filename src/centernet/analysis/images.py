@@ -15,7 +15,7 @@ MIN_IOU = 0.5  # of a detection that finds an object
 
 @dataclass
 class ImageScore:
-    """How well the objects of one image were detected.
+    """Detection quality of one image.
 
     Attributes:
         index: position in the dataset.

@@ -315,6 +315,6 @@ def _undo_averages(records: Records) -> Reading:
         size += max(done, total)
         if first + size > MAX_ITERATIONS:
             raise _too_many(path)
-    every = f"every {step} iterations" if step else "once an epoch"
+    every = f"every {step} iterations" if step else "once per epoch"
     note = f"{path} prints averages over the epoch {every}: undone, each iteration has the mean of its interval"
     return Reading(np.concatenate(losses), first, [note])

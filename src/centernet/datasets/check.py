@@ -34,7 +34,7 @@ TITLES = {ERROR: "PROBLEM", LEFT_OUT: "PROBLEM: left out", NOTE: "note"}
 
 @dataclass
 class Report:
-    """What was found in one split.
+    """Problems and statistics of one split.
 
     Attributes:
         split: train or val.
@@ -57,7 +57,7 @@ class Report:
 
     @property
     def problems(self) -> int:
-        """The number of errors, and of images, annotations and files that are left out."""
+        """Return the number of errors, and of images, annotations and files that are left out."""
         return self.log.count(ERROR, LEFT_OUT)
 
     def add(self, severity: str, kind: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""How strongly ``--augment`` augments. Apart from ``augment.py`` so that the command line does not import OpenCV."""
+"""Strengths of ``--augment``, separate from ``augment.py`` so that the command line does not import OpenCV."""
 
 from dataclasses import dataclass, replace
 

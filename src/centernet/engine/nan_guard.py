@@ -1,4 +1,4 @@
-"""What happens when a loss is not finite: stop with the batch saved, or count skipped updates (``--on_nan``)."""
+"""Handling of non-finite losses (``--on_nan``): stop and save the batch, or skip updates and count them."""
 
 from pathlib import Path
 

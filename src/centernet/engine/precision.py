@@ -59,7 +59,7 @@ def _missing_support(amp: str, device: torch.device) -> str | None:
 
 
 class Precision:
-    """How the network is computed.
+    """Numerical precision of the network.
 
     Parameters, optimizer state, losses and checkpoints are float32 for every ``--amp``.
 

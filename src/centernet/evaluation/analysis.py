@@ -279,7 +279,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, crowd: np.ndarray | None = None) -> np
 
 @dataclass
 class Matches:
-    """What became of detections, those of one class or all, best first.
+    """Outcomes of detections, those of one class or all, best first.
 
     Attributes:
         detection: (n,) indices of the detections.

@@ -226,7 +226,7 @@ def _neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gather(table: Tensor, index: Tensor, factor: Tensor) -> Tensor:
-    """Sums (n, C) of four rows of the table (rows, C) each; index and factor are (n, 4)."""
+    """Return sums (n, C) of four rows of the table (rows, C) each; index and factor are (n, 4)."""
     if table.device.type in BAG_DEVICES:
         return F.embedding_bag(index, table, mode="sum", per_sample_weights=factor)
     rows = table.index_select(0, index.flatten()).view(*index.shape, -1)

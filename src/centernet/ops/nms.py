@@ -77,7 +77,7 @@ def soft_nms_merge(
 
 
 def _soft_nms(boxes, columns: int, sigma, Nt, threshold, method, weight_exp=None) -> list[int]:
-    """The common loop. The first ``columns`` columns are exchanged in sorting; ``weight_exp`` asks for merging."""
+    """Run the common loop. The first ``columns`` columns are exchanged in sorting; ``weight_exp`` enables merging."""
     needed = columns if weight_exp is None else 7
     if not isinstance(boxes, np.ndarray) or boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] < needed:
         raise ValueError(f"boxes must be a float32 array of {needed} columns or more")
@@ -123,7 +123,7 @@ def _decay(overlap: np.ndarray, sigma: float, Nt: float, method: int) -> np.ndar
 
 
 def _fill_gaps(discard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Where rows go when each discarded one is overwritten by the last, which is then looked at in its place.
+    """Return the positions of rows when each discarded one is overwritten by the last, which is then examined there.
 
     Returns the row that ends up in each slot, the slot in which each row is looked at, the order of columns that are
     exchanged instead of copied, the number of rows kept, and the number of slots that hold a row with its new score.

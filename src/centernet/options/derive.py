@@ -1,4 +1,4 @@
-"""What follows from the options that were given: checks, sizes, directories, and what the dataset contributes."""
+"""Values derived from the given options: checks, sizes, directories, and properties of the dataset."""
 
 import math
 from pathlib import Path

@@ -14,7 +14,7 @@ NEVER = 100_000_000  # value of val_intervals with --trainval
 
 
 class BasicOptions(OptionGroup, title="basic"):
-    """What to run, where the data are, and where results go."""
+    """Task, data and results."""
 
     dataset: str = option(
         "coco",
@@ -125,7 +125,7 @@ class SystemOptions(OptionGroup, title="system", scripts=(TRAIN,)):
 
 
 class LogOptions(OptionGroup, title="log", scripts=(TRAIN,)):
-    """What is printed, logged and saved."""
+    """Output, logs and checkpoints."""
 
     print_iter: int = option(
         0, "n > 0: print a line every n iterations instead of the progress bar", low=0, scripts=(TRAIN, TEST)

@@ -1,4 +1,4 @@
-"""What is predicted: the list of tasks. ``base.py`` describes their interface, ``specs.py`` their options and heads."""
+"""The list of tasks. ``base.py`` describes their interface, ``specs.py`` their options and heads."""
 
 from typing import TYPE_CHECKING
 

@@ -21,7 +21,7 @@ Detections = dict[int, np.ndarray]  # rows by class id from 1
 
 
 class Task(TaskSpec, ABC):
-    """What is predicted: targets, loss, decoding and results of a task whose options and heads are a ``TaskSpec``.
+    """Targets, loss, decoding and results of a task whose options and heads are a ``TaskSpec``.
 
     Attributes:
         target_inputs: arrays of a sample that only ``draw_targets`` needs.

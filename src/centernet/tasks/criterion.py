@@ -65,7 +65,7 @@ class Criterion(nn.Module, ABC):
         return loss, {"loss": loss, **terms}
 
     def heatmap_loss(self, logits: Tensor, target: Tensor, count: Tensor) -> Tensor:
-        """Return the focal loss of a heat map (B, C, H, W), or with ``--mse_loss`` its mean squared error."""
+        """Return the focal loss of a heatmap (B, C, H, W), or with ``--mse_loss`` its mean squared error."""
         if not self.opt.mse_loss:
             return focal_loss(logits, target, count)
         return (((clamped_sigmoid(logits) if self.mse_of_scores else logits) - target) ** 2).sum() / count

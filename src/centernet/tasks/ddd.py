@@ -43,9 +43,9 @@ DEFAULT_CALIB = np.array(
 
 
 class DddLoss(Criterion):
-    """Losses of heat map, depth, 3D size, orientation, and 2D size and offset.
+    """Losses of heatmap, depth, 3D size, orientation, and 2D size and offset.
 
-    All but the heat map's are means over the max_objs slots of an image, empty ones included, so that the weight of an
+    All but the heatmap's are means over the max_objs slots of an image, empty ones included, so that the weight of an
     object does not depend on their number.
     """
 

@@ -58,7 +58,7 @@ class ExdetLoss(Criterion):
         return losses
 
     def with_oracle(self, output: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
-        """Replace the heat maps with ground truth for ``--eval_oracle_hm``, for error analysis."""
+        """Replace the heatmaps with ground truth for ``--eval_oracle_hm``, for error analysis."""
         if not self.opt.eval_oracle_hm:
             return output
         return {**output, **{name: torch.logit(batch[name]) for name in MAPS}}
@@ -166,8 +166,8 @@ class Exdet(ExdetSpec, Task):
         decoding: tuple[Any, ...] = (*heats, *offsets, opt.K, opt.scores_thresh, opt.center_thresh, opt.aggr_weight)
         dets = (agnex_ct_decode if opt.agnostic_ex else exct_decode)(*decoding)
         if flipped:
-            plain, mirrored = dets.chunk(2)
-            dets = torch.cat([plain, unflip(mirrored, output["hm_c"].shape[3])], dim=1)
+            plain, from_flipped = dets.chunk(2)
+            dets = torch.cat([plain, unflip(from_flipped, output["hm_c"].shape[3])], dim=1)
         return dets
 
     @property

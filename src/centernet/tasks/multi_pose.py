@@ -4,7 +4,7 @@ The objects are persons with the 17 joints of COCO, or anything else with the jo
 knows persons only, so objects are called persons here.
 
 Every joint is predicted twice: as a displacement from the center, which assigns it to a person, and as a peak of its
-own heat map, which localizes it precisely. Decoding combines the two.
+own heatmap, which localizes it precisely. Decoding combines the two.
 """
 
 from functools import partial
@@ -28,12 +28,12 @@ from .encoding import Slots, box_radius, gaussian_extent, sample_meta, warped_im
 from .specs import MultiPoseSpec
 
 ROTATED_HEAT = 0.9999  # all over rotated images, whose boxes are not valid: below 1, so no positive; hardly any loss
-JOINT_THRESH = 0.1  # score from which a peak of a joint's heat map is a candidate
+JOINT_THRESH = 0.1  # score from which a peak of a joint's heatmap is a candidate
 SNAP_RANGE = 0.3  # distance to a candidate up to which a joint moves to it, relative to the longer side of the box
 
 
 class MultiPoseLoss(Criterion):
-    """Losses of centers, sizes and offsets as in detection, and of displacements, heat maps and offsets of joints."""
+    """Losses of centers, sizes and offsets as in detection, and of displacements, heatmaps and offsets of joints."""
 
     names = ("loss", "hm_loss", "hp_loss", "hm_hp_loss", "hp_offset_loss", "wh_loss", "off_loss")
     weights = {
@@ -144,7 +144,7 @@ class MultiPose(MultiPoseSpec, Task):
     def encode(self, image: np.ndarray, objects: dict[str, np.ndarray], rng, train: bool) -> dict:
         """Crop an image and place its persons in output coordinates (``MultiPoseDataset.__getitem__``).
 
-        Boxes are not rotated, so that a rotated image (``--aug_rot``) trains the heat maps and offsets of joints only.
+        Boxes are not rotated, so that a rotated image (``--aug_rot``) trains the heatmaps and offsets of joints only.
 
         Returns:
             image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, 0 also for a
@@ -291,7 +291,7 @@ def multi_pose_decode(
     hp_offset: Tensor | None = None,
     K: int = 100,
 ) -> Tensor:
-    """Decode peaks to persons: boxes, and joints, each moved to the nearest peak of its own heat map if it is close.
+    """Decode peaks to persons: boxes, and joints, each moved to the nearest peak of its own heatmap if it is close.
 
     Args:
         heat: (B, C, H, W) scores; wh: (B, 2, H, W); kps: (B, 2J, H, W) displacements of J joints.

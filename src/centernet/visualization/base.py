@@ -1,4 +1,4 @@
-"""Drawings of any task: heat maps, boxes and labels."""
+"""Drawings of any task: heatmaps, boxes and labels."""
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +10,7 @@ from .drawing import draw_boxes, overlay_heat_map, restore_image
 class Visualizer:
     """Drawings of a task by name. Images are (H, W, 3) uint8 in B, G, R order, and no argument is changed.
 
-    The base class draws boxes of results and ground truth, and the heat map of the head ``hm``. Subclasses override
+    The base class draws boxes of results and ground truth, and the heatmap of the head ``hm``. Subclasses override
     the methods of the first section.
 
     Attributes:
@@ -52,7 +52,7 @@ class Visualizer:
     # Drawings
 
     def training_images(self, batch: dict, output: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-        """Draw the first image of a training batch: heat maps and detections, ``gt_`` and ``pred_``.
+        """Draw the first image of a training batch: heatmaps and detections, ``gt_`` and ``pred_``.
 
         ``output``: raw maps of the last stack; None: ground truth only.
         """
@@ -66,7 +66,7 @@ class Visualizer:
         return {**images, **{name: drawing for name, drawing in drawings.items() if drawing is not None}}
 
     def network_images(self, image: np.ndarray, output: dict[str, Tensor], dets: Tensor) -> dict[str, np.ndarray]:
-        """Draw one test scale for ``--debug 2``: heat maps, and detections before merging.
+        """Draw one test scale for ``--debug 2``: heatmaps, and detections before merging.
 
         Args:
             image: (h, w, 3) uint8, the network's input.

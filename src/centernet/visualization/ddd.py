@@ -32,7 +32,7 @@ BIRD_TRUE = (12, 49, 250)
 def draw_boxes_3d(
     image: np.ndarray, results: Mapping[int, np.ndarray], calib: np.ndarray, threshold: float, theme: str
 ) -> np.ndarray:
-    """A copy of ``image`` with the edges of the boxes whose score exceeds ``threshold``, the nearest last.
+    """Return a copy of ``image`` with the edges of boxes whose score exceeds ``threshold``, the nearest last.
 
     A cross marks the face in front. Boxes within a meter of the camera and rows that are not finite are left out;
     ``calib`` (3, 4) is the camera.
@@ -54,7 +54,7 @@ def draw_boxes_3d(
 
 
 def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, calib: np.ndarray, color, thickness: int) -> None:
-    """The part of an edge that lies in front of the camera."""
+    """Return the part of an edge that lies in front of the camera."""
     if max(start[2], end[2]) <= NEAREST:
         return
     points = np.stack([start, end]).astype(np.float64)
@@ -69,7 +69,7 @@ def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, calib: np.ndarr
 def bird_view(
     results: Mapping[int, np.ndarray], threshold: float, truth: Mapping[int, np.ndarray] | None = None
 ) -> np.ndarray:
-    """The scene from above, (384, 384, 3) uint8 for 64 x 64 meters, the camera at the middle of the lower edge.
+    """Return the bird's-eye view, (384, 384, 3) uint8 for 64 x 64 meters, the camera at the middle of the lower edge.
 
     Detections whose score exceeds ``threshold`` are outlines with a thicker front, the objects of ``truth`` filled.
     """
@@ -84,7 +84,7 @@ def bird_view(
 
 
 def _ground_points(row: np.ndarray) -> np.ndarray:
-    """The bottom of a box in the view from above, (4, 2) int32, the front edge first."""
+    """Return the bottom of a box in the bird's-eye view, (4, 2) int32, the front edge first."""
     corners = compute_box_3d(row[5:8], row[8:11], row[11])[:4]
     x = (corners[:, 0] + BIRD_METERS / 2) * BIRD_SIZE / BIRD_METERS
     y = BIRD_SIZE - corners[:, 2] * BIRD_SIZE / BIRD_METERS
@@ -101,7 +101,7 @@ def _shown(results: Mapping[int, np.ndarray], threshold: float) -> list[tuple[in
 
 
 def unwarp(image: np.ndarray, size: tuple[int, int], center, scale) -> np.ndarray:
-    """The network's input back in its place in an image of ``size`` = (width, height); black where it shows none."""
+    """Return the network's input mapped back into an image of ``size`` = (width, height); black outside."""
     matrix = get_affine_transform(center, scale, 0, (image.shape[1], image.shape[0]), inv=1)
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
 
@@ -110,7 +110,7 @@ class DddVisualizer(Visualizer):
     """Drawings of ``tasks.ddd``: 2D boxes, 3D boxes and the bird's-eye view, under the names of the reference."""
 
     def training_images(self, batch: dict, output: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-        """Draw heat maps, boxes in 2D, boxes in 3D in an image of the original size, and the bird's-eye view."""
+        """Draw heatmaps, boxes in 2D, boxes in 3D in an image of the original size, and the bird's-eye view."""
         opt, meta = self.opt, batch["meta"][0]
         image = restore_image(batch["input"][0].cpu().numpy(), opt.mean, opt.std)
         maps, dets = {"gt": {"hm": batch["hm"][0]}}, {"gt": (meta["gt_det"][None], GROUND_TRUTH_THRESH)}
@@ -129,7 +129,7 @@ class DddVisualizer(Visualizer):
         return images
 
     def network_images(self, image: np.ndarray, output: dict[str, Tensor], dets: Tensor) -> dict[str, np.ndarray]:
-        """Draw the heat map, and the 2D boxes if the network predicts them."""
+        """Draw the heatmap, and the 2D boxes if the network predicts them."""
         images = self.overlays(image, "pred", self.scores(output))
         if self.opt.reg_bbox:
             images["det_pred"] = self.boxes_2d(image, dets[0].cpu().numpy(), self.opt.center_thresh)

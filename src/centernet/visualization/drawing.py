@@ -1,7 +1,7 @@
-"""Images for ``--debug``: boxes with labels, heat maps, network inputs, and showing or saving them.
+"""Images for ``--debug``: boxes with labels, heatmaps, network inputs, and showing or saving them.
 
 Images are (height, width, 3) uint8 in BGR order, as OpenCV has them; no function changes its arguments. ``theme``
-is the value of ``--debugger_theme``: ``white`` shows heat maps in dark colors on white, ``black`` in bright colors
+is the value of ``--debugger_theme``: ``white`` shows heatmaps in dark colors on white, ``black`` in bright colors
 on black.
 """
 
@@ -31,9 +31,9 @@ COLOR_STEPS = 1.2207440846057596 ** -np.arange(1.0, 4.0)
 
 
 def class_colors(num_classes: int, theme: str = "white") -> np.ndarray:
-    """Colors of classes, (num_classes, 3) uint8 BGR, all different up to a thousand classes at least.
+    """Return colors of classes, (num_classes, 3) uint8 BGR, all different up to a thousand classes at least.
 
-    A class has the same hue in both themes and whatever ``num_classes`` is. For the white theme colors are scaled to
+    A class has the same hue in both themes and regardless of ``num_classes``. For the white theme colors are scaled to
     at most 153, so that they stand out from white. (They are not the reference's, whose table ends at 80 classes.)
     """
     _check_theme(theme)
@@ -47,7 +47,7 @@ def class_colors(num_classes: int, theme: str = "white") -> np.ndarray:
 
 
 def heat_map_image(hm: np.ndarray, theme: str, size: tuple[int, int], colors: np.ndarray | None = None) -> np.ndarray:
-    """Return a heat map in ``colors`` (C, 3) or those of its classes on black, enlarged to ``size`` = (height, width).
+    """Return a heatmap in ``colors`` (C, 3) or those of its classes on black, enlarged to ``size`` = (height, width).
 
     ``hm`` (C, h, w) float with values from 0 to 1. Each pixel is the maximum over the channels of value · color; for
     the white theme colors are inverted here and :func:`blend` inverts them back, which makes the background white.
@@ -73,14 +73,14 @@ def blend(image: np.ndarray, colored: np.ndarray, theme: str) -> np.ndarray:
 
 
 def overlay_heat_map(image: np.ndarray, hm: np.ndarray, theme: str, colors: np.ndarray | None = None) -> np.ndarray:
-    """Return an image blended with a heat map; arguments as for :func:`heat_map_image`."""
+    """Return an image blended with a heatmap; arguments as for :func:`heat_map_image`."""
     return blend(image, heat_map_image(hm, theme, image.shape[:2], colors), theme)
 
 
 def draw_boxes(
     image: np.ndarray, detections: np.ndarray, class_names: Sequence[str], threshold: float, theme: str
 ) -> np.ndarray:
-    """A copy of ``image`` with the boxes whose score exceeds ``threshold``, and labels ``name score``.
+    """Return a copy of ``image`` with the boxes whose score exceeds ``threshold``, and labels ``name score``.
 
     ``detections`` (n, 6) rows [x1, y1, x2, y2, score, class from 0] in pixels. Boxes are cut at the border of the
     image and labels moved inside it; rows that are not finite are left out. A class beyond ``class_names`` is
@@ -94,7 +94,7 @@ def draw_boxes(
     classes = rows[:, 5].astype(int)
     colors = class_colors(int(classes.max(initial=0)) + 1, theme)
     if theme == "white":
-        # As bright as the reference's 255 - color, but of the hue that the heat map has.
+        # As bright as the reference's 255 - color, but of the hue that the heatmap has.
         colors = colors + np.uint8(255 - WHITE_THEME_LIMIT)
     corners = np.clip(rows[:, :4], 0, [width - 1, height - 1, width - 1, height - 1]).astype(int).tolist()
 
@@ -108,7 +108,7 @@ def draw_boxes(
 
 
 def restore_image(input_chw: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """The image that a normalized network input was made from: (3, h, w) float BGR → (h, w, 3) uint8.
+    """Return the image of a normalized network input: (3, h, w) float BGR to (h, w, 3) uint8.
 
     ``mean`` and ``std`` are the 3 numbers a dataset normalizes with, in shares of 255 and in any shape.
     """
@@ -143,7 +143,7 @@ def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: s
 
 
 def has_display() -> bool:
-    """Whether windows can be opened. Asked beforehand: some builds of OpenCV end the process where they cannot."""
+    """Return whether windows can be opened; checked first, since some builds of OpenCV end the process if not."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 

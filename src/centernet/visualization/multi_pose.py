@@ -1,4 +1,4 @@
-"""Drawings of poses: boxes, skeletons and the heat maps of joints; left is blue, right is red."""
+"""Drawings of poses: boxes, skeletons and the heatmaps of joints; left is blue, right is red."""
 
 import cv2
 import numpy as np
@@ -81,7 +81,7 @@ class MultiPoseVisualizer(Visualizer):
         return self.persons(image, self._rows(dets), dets[:, -1], self.opt.center_thresh, labeled)
 
     def network_images(self, image: np.ndarray, output: dict[str, Tensor], dets: Tensor) -> dict[str, np.ndarray]:
-        """Draw one test scale: the heat maps of centers and of joints."""
+        """Draw one test scale: the heatmaps of centers and of joints."""
         return self.overlays(image, "pred", self.scores(output))
 
     def draw_results(self, image: np.ndarray, results: Detections) -> np.ndarray:

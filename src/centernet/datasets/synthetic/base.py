@@ -1,4 +1,4 @@
-"""What the synthetic datasets share: drawing on first use, the loop over splits, and textured backgrounds."""
+"""Shared by the synthetic datasets: generation on first use, the loop over splits, and textured backgrounds."""
 
 import json
 import os
