@@ -28,7 +28,7 @@ def find_layout(
     style: str | None = None,
     keypoints: bool = False,
 ) -> Layout | None:
-    """Find ``split`` of the dataset in ``root``; return None when nothing there looks like it.
+    """Find ``split`` of the dataset in ``root``; return None if no layout matches.
 
     Args:
         root: the dataset's folder.
@@ -38,7 +38,7 @@ def find_layout(
         keypoints: prefer files of keypoints (``person_keypoints_*.json``), which are left out otherwise.
 
     Raises:
-        UserError: a named path that does not exist, several files that could be meant, or no images.
+        UserError: a given path does not exist, several files match, or there are no images.
     """
     option = option_of(split)
     image_folder = named_path(root, images, f"--{option}_images")
@@ -64,7 +64,7 @@ def find_layout(
 
 
 def _wrapped(root: Path) -> list[Path]:
-    """Return ``root``, and while a folder holds nothing but one folder (and a README), that one."""
+    """Return ``root``, or the folder that it contains, while a folder contains only one folder (and a README)."""
     found = [root]
     for _ in range(MAX_WRAPPERS):
         inside = folders(found[-1])

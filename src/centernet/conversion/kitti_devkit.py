@@ -73,7 +73,7 @@ def convert_images(
     An object behind the camera is logged, with file and line, and kept.
 
     Raises:
-        UserError: a missing file, and what ``read_label_lines`` and ``read_calib`` refuse.
+        UserError: a file is missing, and errors of ``read_label_lines`` and ``read_calib``.
     """
     home = Path(root) / ("training" if labeled else "testing")
     images: list[dict] = []
@@ -123,7 +123,7 @@ def convert_devkit(
         overwrite: replace existing files; else keep them.
 
     Raises:
-        UserError: what ``convert_images`` refuses, an image set with invalid or duplicate names, or a folder without
+        UserError: errors of ``convert_images``, an image set with invalid or duplicate names, or a folder without
             any train or val list.
     """
     root = Path(root)
@@ -249,7 +249,7 @@ def _show_folder(source: Path, target: Path, log: Callable[[str], None]) -> None
             return None
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_symlink() and not target.exists():
-            target.unlink(missing_ok=True)  # it pointed to where the data was
+            target.unlink(missing_ok=True)  # it pointed to the former location of the data
         if not target.exists():
             try:
                 # Relative, so that the data folder can be moved as a whole.

@@ -31,13 +31,13 @@ class Layout(ABC):
     """One split of a dataset.
 
     Attributes:
-        style: what the annotations are called, of the class.
-        names_from_objects: whether the classes are those that occur, unless a file lists them.
+        style: name of the annotation style.
+        names_from_objects: whether the classes are the occurring ones, unless a file lists them.
         root: the dataset's folder.
         split: train, val or test.
         annotations: the file or folder of the annotations.
         images: the folder that the file names of images are relative to.
-        undivided: no split is named, so that all images are for training.
+        undivided: there are no splits, so all images are used for training.
     """
 
     style: ClassVar[str]

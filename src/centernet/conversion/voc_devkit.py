@@ -41,7 +41,7 @@ def _number(element: ElementTree.Element, tag: str, path: Path, default: str | N
     text = text_of(element, tag, path, default)
     try:
         number = float(text)
-        int(number)  # refuses what is not finite
+        int(number)  # raises if not finite
     except (ValueError, OverflowError):
         raise UserError(f"{path}: <{tag}> is {text[:40]!r}, not a number") from None
     return number
@@ -172,7 +172,7 @@ def convert_image_set(devkit: str | Path, year: str, image_set: str, class_names
     with its rectangle as ``segmentation``; ``ignore`` is VOC's ``difficult``; ``iscrowd`` is 0.
 
     Raises:
-        UserError: what read_annotation refuses, a class that is not in ``class_names``, or an image set that cannot be
+        UserError: errors of read_annotation, a class that is not in ``class_names``, or an image set that cannot be
             read, or names something twice or something that has no number.
     """
     category_ids = {name: number for number, name in enumerate(class_names, start=1)}
@@ -282,7 +282,7 @@ def convert_devkit(
         overwrite: replace existing files; else keep them.
 
     Raises:
-        UserError: what convert_image_set refuses, or a devkit without any of these image sets.
+        UserError: errors of convert_image_set, or a devkit without any of these image sets.
     """
     out_dir = Path(out_dir)
     present = check_image_sets(devkit)

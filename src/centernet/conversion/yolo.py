@@ -39,7 +39,7 @@ OTHER_SUFFIXES = {
     *(".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".labels", ".npy", ".npz"),
     *(".db", ".ini", ".zip", ".tar", ".gz", ".pdf", ".html", ".py", ".log"),
 }
-MAX_FRACTION = 1.5  # coordinates are fractions of the image; boxes may reach out of it
+MAX_FRACTION = 1.5  # coordinates are fractions of the image; boxes may extend beyond it
 CONFIDENCE = "label lines with a confidence, which is not used"
 
 
@@ -49,8 +49,8 @@ class YoloLayout(Layout):
 
     Attributes:
         places: folders of images, and text files that list images.
-        labels: the folder of the label files; None: each lies in ``labels/`` for ``images/``, or next to its image.
-        description: the data.yaml, if there is one that counts.
+        labels: the folder of the label files; None: in ``labels/`` for ``images/``, or next to the images.
+        description: the data.yaml that applies, if any.
     """
 
     style = "yolo"
@@ -401,7 +401,7 @@ def read_keypoints(values: Sequence[float], dimensions: int) -> tuple[tuple[floa
     Where the visibility is not written, joints at (0, 0) or with a negative coordinate are not labeled, others visible.
 
     Raises:
-        ValueError: a visibility other than 0, 1 and 2, or coordinates that are no fractions of the image.
+        ValueError: a visibility other than 0, 1 and 2, or coordinates that are not fractions of the image.
     """
     if dimensions == 3:
         keypoints = tuple(zip(values[0::3], values[1::3], values[2::3], strict=True))
