@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from centernet.ops.keypoints import FLIP_PAIRS, JOINT_NAMES, SKELETON
+from centernet.ops.keypoints import FLIP_PAIRS, JOINT_NAMES, SKELETON, KeypointSchema
 from centernet.visualization import blend, heat_map_image
-from centernet.visualization.multi_pose import JOINT_COLORS, LEFT, MIDDLE, RIGHT, bone_color, draw_skeleton
+from centernet.visualization.multi_pose import (
+    JOINT_COLORS,
+    LEFT,
+    MIDDLE,
+    RIGHT,
+    bone_color,
+    draw_skeleton,
+    joint_colors,
+)
 
 
 def spread():
@@ -20,6 +28,16 @@ def test_colors_say_the_side():
     assert bone_color(5, 6) == bone_color(11, 12) == MIDDLE
     for left, right in FLIP_PAIRS:
         assert (JOINT_COLORS[left], JOINT_COLORS[right]) == (LEFT, RIGHT)
+
+
+def test_other_joints():
+    """Pairs by their names; joints without pairs have different colors."""
+    tips = KeypointSchema(("tip_R", "head", "tip_L"), (2, 1, 0), ((0, 1),), (0.1,) * 3)
+    assert joint_colors(tips) == [RIGHT, MIDDLE, LEFT] and bone_color(0, 1, joint_colors(tips)) == RIGHT
+    image = np.full((60, 60, 3), 90, np.uint8)
+    drawn = draw_skeleton(image, np.array([[10, 10], [30, 10], [50, 40]]), None, tips)
+    assert tuple(drawn[40, 50]) == LEFT and tuple(drawn[10, 20]) == RIGHT and (drawn[25, 40] == 90).all()
+    assert len(set(joint_colors(KeypointSchema.numbered(30)))) == 30
 
 
 def test_joints_and_bones():

@@ -1,5 +1,7 @@
 """Drawings of poses: boxes, skeletons and the heatmaps of joints; left is blue, right is red."""
 
+import re
+
 import cv2
 import numpy as np
 from torch import Tensor
@@ -10,14 +12,19 @@ from .base import Visualizer, with_class
 
 LEFT, RIGHT, MIDDLE = (255, 0, 0), (0, 0, 255), (255, 0, 255)  # BGR
 RADIUS, THICKNESS = 3, 2  # of joints and bones, in pixels
+IS_RIGHT = re.compile(r"right|(?<![a-z])r(?![a-z])", re.IGNORECASE)  # names of joints of the right side
 FAR = 2**14  # pixels; OpenCV draws wrongly where coordinates do not fit into 16 bits
 
 
 def joint_colors(keypoints: KeypointSchema) -> list[tuple[int, int, int]]:
-    """Return the color of each joint: of pairs the left one is blue and the right one red."""
+    """Return the color of each joint: blue and red for those of the left and right side; without sides all differ."""
+    if not keypoints.flip_pairs:
+        hues = np.linspace(0, 180, len(keypoints), endpoint=False).astype(np.uint8)  # OpenCV's are half of a circle
+        hsv = np.stack([hues, *np.full((2, len(hues)), 255, np.uint8)], axis=1)[None]
+        return [(int(b), int(g), int(r)) for b, g, r in cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0]]
     colors = [MIDDLE] * len(keypoints)
     for one, other in keypoints.flip_pairs:
-        left, right = (other, one) if "right" in keypoints.names[one].lower() else (one, other)
+        left, right = (other, one) if IS_RIGHT.search(keypoints.names[one]) else (one, other)
         colors[left], colors[right] = LEFT, RIGHT
     return colors
 
