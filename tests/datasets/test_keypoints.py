@@ -8,7 +8,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tests.helpers.keypoints import FISH, KITE, Kind, write_coco, write_yolo
+from tests.helpers.keypoints import FISH, KITE, Kind, scenes, write_coco, write_yolo
 
 from centernet.conversion.keypoints import flips_by_name, read_flips
 from centernet.datasets.check import check_split
@@ -486,6 +486,19 @@ def test_errors_in_annotations(tmp_path, edit, message):
     with pytest.raises(UserError, match=message) as raised:
         open_split(tmp_path)
     assert "train.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_one_wrong_annotation_among_many(tmp_path, monkeypatch):
+    """It is found by looking at each one; categories are still read once, or large files would take forever."""
+    write_coco(tmp_path, {"train": 40})
+    change(tmp_path / "train.json", with_annotation(keypoints=[1, 2, 3]))
+    task, calls = build_task(parse(tmp_path, "--on_bad_image", "skip")), []
+    for name in ("classes_of", "joints_of_categories"):
+        method = getattr(Custom, name)
+        monkeypatch.setattr(Custom, name, lambda *args, method=method, name=name: calls.append(name) or method(*args))
+    dataset = Custom(task, "train")
+    count = sum(len(objects) for _, objects in scenes(40, 0, (KITE, FISH)))
+    assert len(dataset.objects["cls"]) == count - 1 > 40 and len(calls) <= 3
 
 
 def test_a_joint_that_the_training_does_not_have(tmp_path):

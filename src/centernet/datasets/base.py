@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,13 +136,14 @@ class CocoStyleDataset:
             self.annotation_file,
             content,
             categories={*self.classes_of(content), *self.ignored_categories},
-            read=lambda annotations: self._read(annotations, content),
+            read=self.reader(content),
             scored_fields=self.scored_fields if self.split == "val" else (),
             report=report,
         )
 
-    def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
-        return self.task.read_objects(annotations, self.classes_of(content))
+    def reader(self, content: dict) -> Callable[[list[dict]], dict[str, np.ndarray]]:
+        """Return the task's reading of annotations of ``content``; it is called for each one where some are wrong."""
+        return partial(self.task.read_objects, class_of=self.classes_of(content))
 
     @gc_disabled()
     def filtered_annotations(self) -> dict:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -157,18 +158,22 @@ class Custom(CocoStyleDataset):
                 )
         return class_of
 
-    def _read(self, annotations: list[dict], content: dict) -> dict[str, np.ndarray]:
-        if self.task.has_keypoints:
-            annotations = self._with_all_joints(annotations, content)
-        return super()._read(annotations, content)
+    def reader(self, content: dict) -> Callable[[list[dict]], dict[str, np.ndarray]]:
+        read = super().reader(content)
+        if not self.task.has_keypoints:
+            return read
+        joints_of = self.joints_of_categories(content)
+        return lambda annotations: read(self._with_all_joints(annotations, joints_of))
 
-    def _with_all_joints(self, annotations: list[dict], content: dict) -> list[dict]:
+    def _with_all_joints(self, annotations: list[dict], joints_of: dict[int | str, tuple[int, ...]]) -> list[dict]:
         """Return annotations with the joints of the network; joints that a class does not have are not labeled.
+
+        ``joints_of``: the network's joints of each category.
 
         Raises:
             ValueError: an annotation with another number of values than its category has joints.
         """
-        joints_of, count = self.joints_of_categories(content), len(self.opt.keypoints)
+        count = len(self.opt.keypoints)
         completed = []
         for annotation in annotations:
             joints, points = joints_of[annotation["category_id"]], annotation["keypoints"]
