@@ -39,9 +39,9 @@ from centernet.utils.text import make_streams_tolerant, print_line, print_lines 
 
 
 def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
+    """Parse a positive integer."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive integer")
     return int(text)
 
 

@@ -83,7 +83,7 @@ class Detector:
         """Detect in one image or in several.
 
         Args:
-            images: an image: an array (H, W, 3) uint8 in B, G, R order, a path, a PIL image, a function that returns
+            images: an image: an array (H, W, 3) uint8 in BGR order, a path, a PIL image, a function that returns
                 one of these, or the result of ``prepare``; or a list of images. Crops of one size, of all images and
                 test scales, pass the network as one batch.
             info: metadata of the image that the task needs in addition to its pixels (``picture_info`` of its dataset),
@@ -183,7 +183,7 @@ class Detector:
 
 
 def as_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Return a path, a PIL image, an array or the result of a function as an array (H, W, 3) uint8 in B, G, R order.
+    """Return a path, a PIL image, an array or the result of a function as an array (H, W, 3) uint8 in BGR order.
 
     Raises:
         UserError: an image that cannot be read, or anything else.
@@ -219,7 +219,7 @@ def prepare(image: np.ndarray, task: Task, info: dict | None = None) -> dict:
     """Return an image at all test scales in the form that ``Detector.run`` accepts; needs no network.
 
     Args:
-        image: (H, W, 3) uint8, B, G, R.
+        image: (H, W, 3) uint8, BGR.
         task: the detector's.
         info: further metadata for the task; missing entries are taken from ``opt.picture_info``.
 

@@ -71,7 +71,7 @@ def file_format(opt) -> str:
 def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
     """Write a network with its metadata.
 
-    The file takes ``input`` (B, 3, H, W) float32: images in B, G, R order, divided by 255, less ``mean``, divided by
+    The file takes ``input`` (B, 3, H, W) float32: images in BGR order, divided by 255, less ``mean``, divided by
     ``std``; any B, and sides that are multiples of ``multiple_of``, at least two of them. It gives the raw maps of the
     heads of the last stack under their names, or with ``--with_decode`` ``dets`` (B, n, ``columns``) float32, best
     first, with lengths in output pixels (``down_ratio`` input pixels).

@@ -13,7 +13,7 @@ import numpy as np
 
 from .ops.image import affine_transform, get_affine_transform
 
-# Principal components of the colors of ImageNet in B, G, R order (Krizhevsky et al., 2012), one per column.
+# Principal components of the colors of ImageNet in BGR order (Krizhevsky et al., 2012), one per column.
 EIG_VAL = np.array([0.2141788, 0.01817699, 0.00341571], dtype=np.float32)
 EIG_VEC = np.array(
     [
@@ -217,7 +217,7 @@ def color_matrix(image: np.ndarray, color: dict | None, mean, std) -> np.ndarray
     before any change, saturation a*x + (1-a)*gray(x), lighting x + constant. Nothing is clipped.
 
     Args:
-        image: (H, W, 3) uint8, B, G, R.
+        image: (H, W, 3) uint8, BGR.
         color: jitter of ``AugmentationRng.color``; None: normalization only.
         mean, std: 3 numbers each, of pixels in [0, 1].
 

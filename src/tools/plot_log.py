@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--window", type=int, help="iterations of the moving average; default: a tenth, at most 50")
     args = parser.parse_args(argv)
     if args.window is not None and args.window < 1:
-        parser.error(f"--window {args.window}: not a whole number of at least 1")
+        parser.error(f"--window {args.window}: not a positive integer")
     runs = [read_run(path) for path in args.runs]
     output = args.output or runs[0].folder / "logs.png"
     draw_logs(runs, output, args.window)

@@ -668,7 +668,7 @@ def test_ids_that_are_numbers_in_one_place_and_texts_in_another(tmp_path, where,
     for split in ("train", "val"):
         change_json(tmp_path / f"{split}.json", change)
     notes = check(tmp_path)
-    differ = any("ids that are a number in one place and a text in another" in note for note in notes)
+    differ = any("ids that are a number in one place and a string in another" in note for note in notes)
     assert differ == (form is not float)
     dataset = Custom(build_task(parse(tmp_path)), "val")
     assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)

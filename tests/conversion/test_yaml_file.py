@@ -67,7 +67,7 @@ HOSTILE = {
     "deep block lists": ("- " * 500_000, "nested more than 20 levels"),
     "deep mappings": ("\n".join(" " * k + "a:" for k in range(900)), "nested more than 20 levels"),
     "complex keys": ("? " * 400_000, "nested more than 20 levels"),
-    "keys that are lists": ("? [a]\n: b\n", "has a key that is not a text"),
+    "keys that are lists": ("? [a]\n: b\n", "has a key that is not a string"),
     "a list that holds itself": ("a: &x [*x]\n", "refers to 'x', which is not defined before|not a readable YAML file"),
     "unknown alias": ("a: *x\n", "refers to 'x', which is not defined before|not a readable YAML file"),
     "a key twice": ("names: [a]\nnames: [b]\n", "has the key 'names' twice"),

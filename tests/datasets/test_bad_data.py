@@ -247,8 +247,8 @@ MISTAKES = [
     (lambda c: c["images"].append([1]), "image number 3 is malformed", (2, 3)),
     (change_image(id=2), "duplicate image id 2", (1, 1)),
     (change_image(id=[2]), r"image number 1 .*has the id \[2\]", (1, 1)),
-    (change_image(file_name=12345), "image number 1 has the file_name 12345, which is not a text", (1, 1)),
-    (change_image(file_name=""), "image number 1 has the file_name '', which is not a text", (1, 1)),
+    (change_image(file_name=12345), "image number 1 has the file_name 12345, which is not a string", (1, 1)),
+    (change_image(file_name=""), "image number 1 has the file_name '', which is not a string", (1, 1)),
     (change_image(file_name="x" * 200_000), "image number 1 has a file_name that no file can have", (1, 1)),
     (change_image(file_name="a\0.png"), "image number 1 has a file_name that no file can have", (1, 1)),
     (change_image(file_name="../../README.md"), "points outside the image folder", (1, 1)),
@@ -357,7 +357,7 @@ def test_json_that_nests_deeply_and_folders_in_its_place(tmp_path):
     path.write_text(
         '{"categories": [], "images": [{"id": 1, "file_name": ' + "[" * 500 + "]" * 500 + '}], "annotations": []}'
     )
-    with pytest.raises(UserError, match="which is not a text"):
+    with pytest.raises(UserError, match="which is not a string"):
         open_coco(tmp_path)
 
 
@@ -404,7 +404,7 @@ HARD_MISTAKES = {
     "long_file_name": "a file_name that no file can have, 200000 characters",
     "path_traversal": r"'../../README.md', which points outside the image folder",
     "absolute_path": "'/etc/hostname', which points outside the image folder",
-    "file_name_not_a_string": "the file_name 12345, which is not a text",
+    "file_name_not_a_string": "the file_name 12345, which is not a string",
     "top_level_list": "not a COCO-style annotation file",
     "truncated": "not a JSON file",
     "zero_byte": "not a JSON file",

@@ -812,7 +812,7 @@ LABEL_ERRORS = [
     ("-1 0.5 0.5 0.1 0.1", r"line 2 has the class -1, there are 2 names"),
     ("0 0.5 0.5 -0.1 0.1", r"a negative size"),
     ("0 0.5 0.5 nan 0.1", r"not finite"),
-    ("0.5 0.5 0.5 0.1 0.1", r"the class is not a whole number"),
+    ("0.5 0.5 0.5 0.1 0.1", r"the class is not an integer"),
     ("nan 0.5 0.5 0.1 0.1", r"line 2 is not a label"),
     ("inf 0.5 0.5 0.1 0.1", r"line 2 is not a label"),
     ("fox 0.5 0.5 0.1 0.1", r"line 2 is not a label \(could not convert string to float"),

@@ -129,7 +129,7 @@ def test_annotations_give_the_label_file_again(tmp_path):
         (CAR.replace("25.01", "inf"), False, "'inf' (field 14) is not a finite number"),
         (CAR.replace("-1.56", "x"), False, "'x' (field 4) is not a finite number"),
         (f"{CAR} 1e999", True, "'1e999' (field 16) is not a finite number"),
-        (CAR.replace("0.00 0", "0.00 0.5"), False, "occlusion '0.5' (field 3) is not a whole number"),
+        (CAR.replace("0.00 0", "0.00 0.5"), False, "occlusion '0.5' (field 3) is not an integer"),
         (CAR.replace("616.43", "500"), False, "its box ends before it begins: 564.62 174.59 500 224.74"),
     ],
 )

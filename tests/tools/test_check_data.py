@@ -111,7 +111,7 @@ PROBLEMS = [
     (lambda c: c["images"][3].update(id=1), "PROBLEM: duplicate image ids: duplicate image id 1 ('4.png')"),
     (
         lambda c: c["images"][3].update(id=1.5),
-        "PROBLEM: ids that are neither numbers nor texts: image number 4 ('4.png') has the id 1.5",
+        "PROBLEM: ids that are neither numbers nor strings: image number 4 ('4.png') has the id 1.5",
     ),
     (lambda c: c["images"].append(None), "PROBLEM: images that are not objects: image number 5 is malformed"),
     (
@@ -163,7 +163,7 @@ def test_problems(data, tmp_path, plant, message):
 REMARKS = [
     (
         lambda c: c["annotations"][0].update(category_id="1"),
-        "ids that are a number in one place and a text in another: annotation 1 has the category_id '1', ",
+        "ids that are a number in one place and a string in another: annotation 1 has the category_id '1', ",
     ),
     (lambda c: c["annotations"].append({**c["annotations"][0]}), "note: duplicate annotation ids: 1"),
     (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "note: duplicate objects: annotation 9"),
@@ -237,7 +237,7 @@ def cases() -> list[str]:
     return sorted(name for name in names if "keypoints" not in name)
 
 
-# Right, or nothing that matters for boxes; a note at most. Own data may write numbers as texts.
+# Right, or nothing that matters for boxes; a note at most. Own data may write numbers as strings.
 HARMLESS = {
     "coco": {"valid.json", "duplicate_annotation_ids.json"},
     "custom": {"valid.json", "duplicate_annotation_ids.json", "bbox_strings.json", "bbox_missing_key.json"},

@@ -85,7 +85,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the detections of an image and its ground truth, both (H, W, 3) uint8 in B, G, R order.
+    """Draw the detections of an image and its ground truth, both (H, W, 3) uint8 in BGR order.
 
     An unreadable image is replaced by a black one; it has already been reported.
     """

@@ -172,7 +172,7 @@ def read_info(path: Path) -> dict:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Replace lone surrogates, which JSON can express and no file can hold, in all texts of a JSON value."""
+    """Replace lone surrogates, which JSON can express and no file can hold, in all strings of a JSON value."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
@@ -292,7 +292,7 @@ class IterationOrder:
             UserError: it is not an iteration, or iterations are missing before it.
         """
         if not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise UserError(f"{self.path}: '{text[:40]}' in column iteration is not a whole number")
+            raise UserError(f"{self.path}: '{text[:40]}' in column iteration is not an integer")
         iteration = int(text)
         if iteration < 1 or self.count and iteration > self.first + self.count:
             last = self.first + self.count - 1 if self.count else 0

@@ -17,7 +17,7 @@ PARTS = ("images", "annotations", "categories")
 
 
 def is_id(value) -> bool:
-    """Return whether a value can be an id: a whole number or a text."""
+    """Return whether a value can be an id: an integer or a string."""
     return isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
 
 
@@ -29,7 +29,7 @@ def are_ids(values: Sequence) -> bool:
 def name_problem(name) -> str | None:
     """Return what is wrong with the file name of an image, or None if it can be one inside the image folder."""
     if not isinstance(name, str) or not name:
-        return f"has the file_name {short(name)}, which is not a text"
+        return f"has the file_name {short(name)}, which is not a string"
     if len(name) > MAX_NAME_LENGTH or "\0" in name:
         return f"has a file_name that no file can have, {len(name)} characters: {short(name)}"
     if ".." in re.split(r"[/\\]", name) or re.match(r"[/\\]|[A-Za-z]:[/\\]", name):
@@ -74,7 +74,7 @@ def read_annotation_file(path: Path, report: Report = raise_error, annotated: bo
 
 
 def match_ids(path: Path, annotations: list[dict], field: str, known: Collection, report: Report) -> list[dict]:
-    """Return the annotations with ids in the form of ``known`` where one is a number and the other a text.
+    """Return the annotations with ids in the form of ``known`` where one is a number and the other a string.
 
     7, 7.0, "7" and "007" are one id, unless ``known`` has two of them. What is changed is reported as a note.
     """
@@ -90,7 +90,7 @@ def match_ids(path: Path, annotations: list[dict], field: str, known: Collection
         if not is_id(value) or value in known or len(form := forms.get(_canonical(value), [])) != 1:
             return annotation
         text = f"annotation {short(annotation.get('id'))} has the {field} {short(value)}, used as {short(form[0])}"
-        report(Issue(NOTE, "ids that are a number in one place and a text in another", path, text))
+        report(Issue(NOTE, "ids that are a number in one place and a string in another", path, text))
         return {**annotation, field: form[0]}
 
     return [matched(annotation) for annotation in annotations]

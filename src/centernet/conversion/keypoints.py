@@ -268,14 +268,14 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _whole(value: Any) -> Any:
-    """Return a whole number, also one that is written as a text; None for anything else."""
+    """Return an integer, also one that is written as a string; None for anything else."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _number(value: Any) -> Any:
-    """Return a finite number, also one that is written as a text; None for anything else."""
+    """Return a finite number, also one that is written as a string; None for anything else."""
     try:
         number = None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

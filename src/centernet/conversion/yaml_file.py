@@ -1,6 +1,6 @@
 """Read small YAML files, such as the data.yaml of a YOLO dataset, in bounded time and memory.
 
-Scalars are texts as they are written: YAML 1.1 would turn the class names yes, no, on and off into booleans.
+Scalars are strings as written: YAML 1.1 would turn the class names yes, no, on and off into booleans.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ def read_yaml(path: Path) -> dict:
     """Read a YAML file whose top level is a mapping; an empty file is an empty dict.
 
     Returns:
-        Nested dicts and lists of texts; a value that is not written is the empty text.
+        Nested dicts and lists of strings; a missing value is the empty string.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or exceeds the limits above.
@@ -77,7 +77,7 @@ def _build(events, path: Path):
             parent.value.append(value)
         elif parent.key is None:
             if not isinstance(value, str):
-                refuse("has a key that is not a text")
+                refuse("has a key that is not a string")
             if value == "<<":
                 refuse("merges keys with <<, which is not supported; write the entries out")
             if value in parent.value:

@@ -289,7 +289,7 @@ class YoloLayout(Layout):
         if not named:
             return []
         if not isinstance(named, list) or not all(isinstance(name, str) and name for name in named):
-            raise UserError(f"{path}: its names are not a list of texts")
+            raise UserError(f"{path}: its names are not a list of strings")
         count = self.content.get("nc")
         if isinstance(count, str) and count.isdigit() and int(count) != len(named):
             raise UserError(f"{path}: nc is {count}, but there are {len(named)} names")
@@ -370,7 +370,7 @@ def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
     parts = line.split()
     cls, values = float(parts[0]), [float(part) for part in parts[1:]]
     if not cls.is_integer():
-        raise ValueError("the class is not a whole number")
+        raise ValueError("the class is not an integer")
     if not all(map(math.isfinite, values)):
         raise ValueError("not finite")
     has_confidence = len(values) == 5
@@ -433,7 +433,7 @@ def find_yaml(root: Path) -> Path | None:
 
 
 def _flat(value) -> list[str]:
-    """Return the texts in nested lists."""
+    """Return the strings in nested lists."""
     if isinstance(value, list):
         return [text for entry in value for text in _flat(entry)]
     return [value] if isinstance(value, str) and value else []

@@ -109,8 +109,8 @@ def _image_problem(image: Mapping) -> tuple[str, str | None]:
     if problem is not None:
         return "file names that cannot be used", problem
     if not is_id(image["id"]):
-        text = f"({short(image['file_name'])}) has the id {short(image['id'])}, neither a whole number nor a text"
-        return "ids that are neither numbers nor texts", text
+        text = f"({short(image['file_name'])}) has the id {short(image['id'])}, neither an integer nor a string"
+        return "ids that are neither numbers nor strings", text
     return "", None
 
 

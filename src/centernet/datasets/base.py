@@ -47,7 +47,7 @@ class CocoStyleDataset:
         tasks: names of the tasks that can be trained on its annotations.
         class_names: in the order of the network's classes; empty when they come from the data.
         category_ids: category id of each class in the annotation file.
-        mean, std: of pixels in [0, 1], in the order in which they are applied to B, G, R.
+        mean, std: of pixels in [0, 1], in the order in which they are applied to BGR.
         default_resolution: (height, width) of the network's input.
         max_objs: number of annotations used per image.
         score_names: keys of ``evaluate`` by which ``--metric`` can select the best model, the default first.

@@ -15,7 +15,7 @@ from ..evaluation import coco as coco_evaluation
 from ..utils import files
 from .base import CocoStyleDataset
 
-# Of pixels in B, G, R order, like the images.
+# Of pixels in BGR order, like the images.
 COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
 COCO_STD = (0.28863828, 0.27408164, 0.27809835)
 

@@ -41,7 +41,7 @@ class Custom(CocoStyleDataset):
     """Classes, their ids and the resolution come from the data.
 
     Categories are matched by name, so that the files of two splits may number them differently. Ids of images and
-    categories may be numbers or texts. Joints of objects (``multi_pose``) are matched by name, too.
+    categories may be numbers or strings. Joints of objects (``multi_pose``) are matched by name, too.
     """
 
     name = "custom"

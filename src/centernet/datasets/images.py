@@ -28,7 +28,7 @@ _pillow_limit = threading.Lock()
 
 
 def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read an image as (H, W, 3) uint8 in B, G, R order, as OpenCV's ``IMREAD_COLOR`` defines it.
+    """Read an image as (H, W, 3) uint8 in BGR order, as OpenCV's ``IMREAD_COLOR`` defines it.
 
     Grayscale, CMYK, 16-bit and palette images become 8-bit color, alpha is dropped, of an animation the first frame is
     read, and the EXIF orientation is applied. The size in the header is compared with ``max_pixels``

@@ -32,7 +32,7 @@ class KITTI(CocoStyleDataset):
     class_names: Sequence[str] = CLASS_NAMES[:3]
     category_ids: Sequence[int | str] = (1, 2, 3)
     ignored_categories = (4, 5, 6, 7, 8, 9)  # vans, sitting persons, DontCare and so on
-    # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
+    # RGB statistics, applied to BGR images: what the reference does and what its weights expect.
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     default_resolution = (384, 1280)

@@ -22,7 +22,7 @@ class PascalVOC(CocoStyleDataset):
     folder_names: tuple[str, ...] = ("voc", "VOC")
     class_names: Sequence[str] = voc_devkit.CLASS_NAMES
     category_ids: Sequence[int | str] = tuple(range(1, 21))
-    # RGB statistics, applied to B, G, R images: what the reference does and what its weights expect.
+    # RGB statistics, applied to BGR images: what the reference does and what its weights expect.
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     default_resolution = (384, 384)

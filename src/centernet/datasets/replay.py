@@ -12,7 +12,7 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
     """Return a finished sample of an image, its annotations and explicit random draws, by the code of the training.
 
     Args:
-        image: (H, W, 3) uint8, B, G, R.
+        image: (H, W, 3) uint8, BGR.
         annotations: list of dicts as in the annotation file.
         opt: finished options.
         draws: ``{"draws": [[function, value], ...], "color": {"order", "alpha", "lighting"} or None}``; None or empty

@@ -51,7 +51,7 @@ def read_label_lines(path: str | Path, with_scores: bool = False) -> list[LabelL
 
     Empty lines are skipped. Class names are matched without regard to case, as by KITTI's evaluation. Raises UserError
     naming file and line for a line with another number of fields, an unknown class, a field that is not a finite
-    number, an occlusion that is not a whole number, and in a label file a box that ends before it begins.
+    number, an occlusion that is not an integer, and in a label file a box that ends before it begins.
     """
     what, fields = ("result file", LABEL_FIELDS + 1) if with_scores else ("label file", LABEL_FIELDS)
     lines = []
@@ -79,7 +79,7 @@ def _label_line(parts: list[str], fields: int, line: int) -> LabelLine:
         bad = next(part for part in parts[1:] if not _is_finite(part))
         raise ValueError(f"{bad[:40]!r} (field {parts.index(bad, 1) + 1}) is not a finite number")
     if values[1] != int(values[1]):
-        raise ValueError(f"the occlusion {parts[2][:40]!r} (field 3) is not a whole number")
+        raise ValueError(f"the occlusion {parts[2][:40]!r} (field 3) is not an integer")
     if fields == LABEL_FIELDS and (values[5] < values[3] or values[6] < values[4]):
         raise ValueError(f"its box ends before it begins: {' '.join(parts[4:8])}")
     score = values[14] if fields > LABEL_FIELDS else math.nan

@@ -106,7 +106,7 @@ def _problem(entry: Mapping, joints: bool) -> str | None:
     for field in ("image_id", "category_id"):
         value = entry[field]
         if not isinstance(value, (int, str, float, np.integer)) or isinstance(value, bool):
-            return f"has the {field} {_short(value)}, which is neither a number nor a text"
+            return f"has the {field} {_short(value)}, which is neither a number nor a string"
     for field, length in (("bbox", 4), ("keypoints", None), ("extreme_points", None)):
         values = entry.get(field)
         if values is None and not (field == "bbox" or (field == "keypoints" and joints)):

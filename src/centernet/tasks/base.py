@@ -74,7 +74,7 @@ class Task(TaskSpec, ABC):
         """Return a sample: crop an image and place its objects in output coordinates. Runs in a loader worker.
 
         Args:
-            image: (H, W, 3) uint8, B, G, R.
+            image: (H, W, 3) uint8, BGR.
             objects: arrays of ``read_objects``; slot k of the targets belongs to object k, also if others drop out.
             rng: random numbers, needed for training.
             train: augment.

@@ -15,7 +15,7 @@ def warped_image(image: np.ndarray, view: View, opt, rng: AugmentationRng | None
     """Return the network's view of an image: ``image`` (h, w, 3) uint8 and its color matrix ``color`` (3, 4) float32.
 
     Args:
-        image: (H, W, 3) uint8, B, G, R.
+        image: (H, W, 3) uint8, BGR.
         rng: random numbers of the color jitter; None: no jitter.
     """
     warped = view.warp(image)

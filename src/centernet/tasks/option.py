@@ -119,7 +119,7 @@ def _number(kind: type, low: float, high: float, above: float) -> Callable[[str]
         return value
 
     # argparse prints the name of the type: "invalid number above 0 value: '-1'".
-    parse.__name__ = {int: "whole number", float: "number"}[kind]
+    parse.__name__ = {int: "integer", float: "number"}[kind]
     if math.isfinite(low) and math.isfinite(high):
         parse.__name__ += f" from {low:g} to {high:g}"
     elif math.isfinite(low):

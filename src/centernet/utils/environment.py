@@ -12,7 +12,7 @@ except ImportError:  # Windows lacks these limits
 
 
 def number(name: str, default: int) -> int:
-    """Return an environment variable that a launcher sets to a whole number. Raises UserError for another value."""
+    """Return an environment variable that a launcher sets to an integer. Raises UserError for another value."""
     text = os.environ.get(name, str(default))
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise UserError(

@@ -8,7 +8,7 @@ from .drawing import draw_boxes, overlay_heat_map, restore_image
 
 
 class Visualizer:
-    """Drawings of a task by name. Images are (H, W, 3) uint8 in B, G, R order, and no argument is changed.
+    """Drawings of a task by name. Images are (H, W, 3) uint8 in BGR order, and no argument is changed.
 
     The base class draws boxes of results and ground truth, and the heatmap of the head ``hm``. Subclasses override
     the methods of the first section.

@@ -42,7 +42,7 @@ class BaseDetector:
         """Detect in an image.
 
         Args:
-            image_or_path_or_tensor: an array (H, W, 3) uint8 in B, G, R order, a path, or the dict of
+            image_or_path_or_tensor: an array (H, W, 3) uint8 in BGR order, a path, or the dict of
                 ``centernet.detector.prepare``.
             meta: metadata of the image: a dict, or for ddd its camera matrix ``calib`` (3, 4).
 
