@@ -12,14 +12,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from centernet import found
-from centernet.conversion.paths import IMAGE_SUFFIXES
 from centernet.datasets.images import read_image
 from centernet.detector import TIMES, Detector, create_detector, prepare
 from centernet.engine import processes
@@ -30,35 +28,19 @@ from centernet.options import Options
 from centernet.utils import files
 from centernet.utils.text import print_line
 from centernet.video import (
-    SUFFIXES,
+    Source,
     VideoWriter,
     ahead,
+    find_sources,
     frame_count,
     frame_rate,
     frames,
     is_stream,
-    is_video_file,
-    name_of,
     open_video,
 )
 from centernet.visualization import has_display, show_or_save
 
 ESCAPE = 27
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image or a video.
-
-    Attributes:
-        path: the file, or what names a camera or a stream.
-        name: unique among the sources, for file names of the output.
-        is_video: whether it has frames.
-    """
-
-    path: str
-    name: str
-    is_video: bool
 
 
 def main(opt: Options) -> None:
@@ -84,31 +66,6 @@ def output_folder(opt: Options) -> Path:
         return Path(opt.output_dir)
     run = Path(opt.save_dir) if "exp_id" in opt.given or not opt.load_model else Path(opt.load_model).parent
     return run / "demo"
-
-
-def find_sources(demo: str) -> list[Source]:
-    """Return the image, video, camera or stream that ``--demo`` names, or the files of a folder, sorted.
-
-    Raises UserError when there is none.
-    """
-    if not demo:
-        raise UserError("--demo: needs an image, a folder, a video, a camera (webcam or a number), or an address")
-    if is_stream(demo):
-        return [Source(demo, name_of(demo), True)]
-    path = Path(demo)
-    if not path.exists():
-        raise UserError(f"--demo {demo}: no such file or folder")
-    if not path.is_dir():
-        return [Source(demo, path.stem, is_video_file(path))]
-    known = SUFFIXES | set(IMAGE_SUFFIXES)
-    paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known and file.is_file())
-    if not paths:
-        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(known))})")
-    stems = Counter(file.stem for file in paths)
-    return [
-        Source(str(file), file.stem if stems[file.stem] == 1 else file.name, file.suffix.lower() in SUFFIXES)
-        for file in paths
-    ]
 
 
 @contextlib.contextmanager

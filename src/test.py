@@ -26,8 +26,11 @@ from centernet.utils.text import print_line, print_lines
 from centernet.visualization import show_or_save
 
 
-def main(opt: Options) -> None:
-    """Detect in all images of the dataset, write ``results.json`` into the run directory, and score it."""
+def main(opt: Options) -> dict[str, float]:
+    """Detect in all images of the dataset, write ``results.json`` into the run directory, and score it.
+
+    Returns the scores by name, on the first process only.
+    """
     env = processes.start(opt)
     set_precision(opt.precision)
     detector = create_detector(opt, env.device, log=env.print)
@@ -49,7 +52,7 @@ def main(opt: Options) -> None:
     results, sums, skipped = detect(detector, dataset, indices, batch_size, env.is_main)
     parts = env.gather((results, sums, skipped.indices))
     if run is None or parts is None:
-        return
+        return {}
     found = {image_id: rows for part, _, _ in parts for image_id, rows in part.items()}
     results = {image_id: found[image_id] for image_id in dataset.image_ids}  # in the order of the dataset
     dataset.rounded_results = opt.rounded_results
@@ -71,6 +74,7 @@ def main(opt: Options) -> None:
     text = skipped.report("scored as if nothing was found", all_skipped, run.path / "skipped_images.txt")
     if text is not None:
         print(text)
+    return scores
 
 
 def batch_size_of(opt: Options, processes: int) -> int:

@@ -4,7 +4,9 @@ import contextlib
 import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +27,21 @@ SUFFIXES = {
     *(".flv", ".3gp", ".ogv", ".mjpg", ".mjpeg", ".gif"),
 }
 STREAM = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or a video.
+
+    Attributes:
+        path: the file, or what names a camera or a stream.
+        name: unique among the sources, for file names of the output.
+        is_video: whether it has frames.
+    """
+
+    path: str
+    name: str
+    is_video: bool
 
 
 def is_stream(source: str) -> bool:
@@ -52,6 +69,31 @@ def name_of(source: str) -> str:
             re.sub(r"[^\w.-]+", "_", Path(source).stem if "/" in source.rstrip("/") else source).strip("_.") or "stream"
         )
     return f"camera{source}" if is_stream(source) and source != "webcam" else Path(source).stem
+
+
+def find_sources(demo: str) -> list[Source]:
+    """Return the image, video, camera or stream that ``--demo`` names, or the files of a folder, sorted.
+
+    Raises UserError when there is none.
+    """
+    if not demo:
+        raise UserError("--demo: needs an image, a folder, a video, a camera (webcam or a number), or an address")
+    if is_stream(demo):
+        return [Source(demo, name_of(demo), True)]
+    path = Path(demo)
+    if not path.exists():
+        raise UserError(f"--demo {demo}: no such file or folder")
+    if not path.is_dir():
+        return [Source(demo, path.stem, is_video_file(path))]
+    known = SUFFIXES | set(IMAGE_SUFFIXES)
+    paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known and file.is_file())
+    if not paths:
+        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(known))})")
+    stems = Counter(file.stem for file in paths)
+    return [
+        Source(str(file), file.stem if stems[file.stem] == 1 else file.name, file.suffix.lower() in SUFFIXES)
+        for file in paths
+    ]
 
 
 def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:

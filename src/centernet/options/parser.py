@@ -61,7 +61,8 @@ class OptionParser:
         parser: the underlying ``argparse`` parser.
     """
 
-    def __init__(self, script: str = TRAIN) -> None:
+    def __init__(self, script: str = TRAIN, raises: bool = False) -> None:
+        """Declare the options of a program; ``raises``: mistakes raise UserError instead of ending the process."""
         self.script = script
         program = os.path.basename(sys.argv[0] or "centernet")
         start = f"python {SCRIPTS[script]}" if program.endswith(".py") else program
@@ -74,13 +75,14 @@ class OptionParser:
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
             add_help=False,
         )
+        self.parser.raises = raises
         self._add_options()
 
     def parse(self, args: Sequence[str] | str = "") -> Options:
         """Return the finished options of a command line.
 
         ``args``: list of arguments; the empty string: those of the process. A mistake ends the process with one line
-        on stderr and status 2.
+        on stderr and status 2, or raises UserError.
         """
         unset = Draft(**dict.fromkeys(self._defaults()))
         opt = self.parser.parse_args(None if args == "" else list(args), unset)
@@ -167,6 +169,7 @@ class _ArgumentParser(argparse.ArgumentParser):
     """Reports a mistake in one line, and keeps the reference's abbreviations unambiguous."""
 
     options: dict[str, Option]
+    raises = False
 
     def _get_option_tuples(self, option_string: str) -> list:
         found = super()._get_option_tuples(option_string)
@@ -174,6 +177,8 @@ class _ArgumentParser(argparse.ArgumentParser):
         return [entry for entry in found if entry[0].dest not in new] or found
 
     def error(self, message: str):
+        if self.raises:
+            raise UserError(message)
         if environment.reports():  # all processes of a machine find the same mistake
             print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)

@@ -1,0 +1,310 @@
+"""The Python interface: ``from centernet import CenterNet``.
+
+Everything is done by the programs' own functions; keyword arguments are the options of the command line.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from . import cli, found
+from .datasets import DATASETS
+from .detector import Detector, as_array, create_detector
+from .errors import UserError
+from .export import export_checkpoint
+from .models import read_checkpoint
+from .options import OptionParser, Options
+from .tasks.option import DEMO, EXPORT, TEST, TRAIN
+from .utils import files
+from .video import find_sources, frames, open_video
+from .visualization import build_visualizer
+
+
+@dataclass
+class Result:
+    """The detections in an image above the threshold, best first.
+
+    Attributes:
+        image: (H, W, 3) uint8, B, G, R.
+        path: file, camera or address that it came from; empty for arrays.
+        frame: number of the frame of a video, from 1; None for images.
+        detections: each with ``name``, ``score`` and ``box``, see ``centernet.found.Detection``.
+        seconds: of each stage by name (``centernet.detector.TIMES``).
+    """
+
+    image: np.ndarray = field(repr=False)
+    path: str
+    frame: int | None
+    detections: list[found.Detection]
+    seconds: dict[str, float]
+    _rows: dict[int, np.ndarray] = field(repr=False)
+    _detector: Detector = field(repr=False)
+    _threshold: float = field(repr=False)
+    _info: dict[str, Any] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __iter__(self) -> Iterator[found.Detection]:
+        return iter(self.detections)
+
+    def __str__(self) -> str:
+        return found.summary(self.names)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Return the boxes (n, 4) float32 [x1, y1, x2, y2] in image pixels."""
+        return np.array([one.box for one in self.detections], np.float32).reshape(-1, 4)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Return the scores (n,) float32."""
+        return np.array([one.score for one in self.detections], np.float32)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Return the classes (n,) int64, indices into ``CenterNet.names``."""
+        return np.array([one.cls - 1 for one in self.detections], np.int64)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the name of each detection's class."""
+        return [one.name for one in self.detections]
+
+    @property
+    def keypoints(self) -> list[np.ndarray]:
+        """Return the joints of each detection, (J, 2) float32 x, y; without elements for tasks without keypoints."""
+        points = [one.more["keypoints"] for one in self.detections if "keypoints" in one.more]
+        return [np.array(of_one, np.float32).reshape(-1, 2) for of_one in points]
+
+    @property
+    def dimensions(self) -> np.ndarray:
+        """Return height, width and length (n, 3) float32 in meters; (0, 3) for tasks other than ddd."""
+        return self._of_box_3d("dimensions", 3)
+
+    @property
+    def locations(self) -> np.ndarray:
+        """Return the positions (n, 3) float32 in the camera's coordinates in meters; (0, 3) for other tasks."""
+        return self._of_box_3d("location", 3)
+
+    @property
+    def rotations(self) -> np.ndarray:
+        """Return the rotations (n,) float32 about the vertical axis in radians; (0,) for other tasks."""
+        return self._of_box_3d("rotation_y", 1).reshape(-1)
+
+    def _of_box_3d(self, name: str, length: int) -> np.ndarray:
+        values = [one.more[name] for one in self.detections if name in one.more]
+        return np.array(values, np.float32).reshape(-1, length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values as ``demo.py --save_json`` writes them: boxes are [x, y, width, height]."""
+        height, width = self.image.shape[:2]
+        return found.json_entry(self.path, (width, height), self.detections, self.frame)
+
+    def plot(self) -> np.ndarray:
+        """Return the image with its detections drawn, (H, W, 3) uint8, B, G, R."""
+        task = self._detector.task
+        visualizer = build_visualizer(type(task)(task.opt.replace(vis_thresh=self._threshold)))
+        meta = {**task.opt.picture_info, **self._info}
+        return next(iter(visualizer.result_images(self.image, self._rows, meta).values()))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the drawing of ``plot`` to an image file and return its path. Raises UserError if that fails."""
+        path = Path(path)
+        if not path.suffix or not cv2.haveImageWriter(str(path)):
+            raise UserError(f"{path}: an image needs a suffix such as .jpg or .png")
+        content = cv2.imencode(path.suffix, self.plot())[1].tobytes()
+        with files.write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, content, sync=False)
+        return path
+
+
+class CenterNet:
+    """A trained network.
+
+    Attributes:
+        weights: its checkpoint.
+        task: name of its task.
+        names: names of its classes.
+        detector: runs it, see ``centernet.detector.Detector``.
+    """
+
+    def __init__(self, weights: str | os.PathLike, task: str = "", **options: Any) -> None:
+        """Load a checkpoint.
+
+        Args:
+            weights: a checkpoint of this project, which describes its network; or one of the reference, which needs
+                ``task``, and ``arch`` and ``dataset`` unless they are the defaults of the task.
+            task: ``ctdet``, ``multi_pose``, ``ddd`` or ``exdet``; empty: that of the checkpoint.
+            options: options of ``demo.py``, such as ``flip_test=True``, ``keep_res=True`` or ``device="cpu"``.
+
+        Raises:
+            UserError: a file or an option that cannot be used.
+        """
+        self.weights = os.fspath(weights)
+        if not task:
+            metadata = read_checkpoint(self.weights).get("model")
+            if not isinstance(metadata, dict) or not isinstance(metadata.get("task"), str):
+                raise UserError(
+                    f"{self.weights}: this checkpoint does not name its task; add task=, arch= and dataset="
+                )
+            task = metadata["task"]
+        self.task, self._options = task, options
+        self.detector = create_detector(self._parse(DEMO, {}), log=_ignore)
+        self.names = list(self.detector.opt.class_names)
+
+    def __repr__(self) -> str:
+        return f"CenterNet({self.weights!r}): {self.detector.opt.arch} for {self.task}, {len(self.names)} classes"
+
+    def predict(
+        self, images: Any, threshold: float = 0.3, batch_size: int = 1, info: dict | None = None
+    ) -> list[Result]:
+        """Detect in images and return a result for each.
+
+        Args:
+            images: a path of an image, a video or a folder of them; an array (H, W, 3) uint8 in B, G, R order, such as
+                a frame of a video; a PIL image; or a list or an iterator of these.
+            threshold: score that detections must exceed.
+            batch_size: images that go through the network together.
+            info: metadata of the images, such as the camera ``{"calib": (3, 4)}`` of ddd.
+
+        Raises:
+            UserError: an image that cannot be read.
+        """
+        return list(self.stream(images, threshold, batch_size, info))
+
+    def stream(
+        self, images: Any, threshold: float = 0.3, batch_size: int = 1, info: dict | None = None
+    ) -> Iterator[Result]:
+        """Yield results as ``predict`` returns them, one after the other: for long videos.
+
+        Also takes cameras (``"webcam"`` or a number as text) and addresses (``"rtsp://..."``).
+        """
+        waiting: list[SimpleNamespace] = []
+        for one in _read_images(images, self.detector.opt.max_image_pixels):
+            waiting.append(one)
+            if len(waiting) >= batch_size:
+                yield from self._detect(waiting, threshold, info)
+                waiting = []
+        yield from self._detect(waiting, threshold, info)
+
+    def _detect(self, inputs: list[SimpleNamespace], threshold: float, info: dict | None) -> Iterator[Result]:
+        answers = self.detector.run([one.image for one in inputs], [info] * len(inputs))
+        opt = self.detector.opt.replace(vis_thresh=threshold)
+        for one, answer in zip(inputs, answers, strict=True):
+            rows = answer.pop("results")
+            detections = found.detections_above(rows, self.detector.task, opt)
+            seconds = {name: value for name, value in answer.items() if isinstance(value, float)}
+            yield Result(
+                *(one.image, one.path, one.frame, detections, seconds), rows, self.detector, threshold, info or {}
+            )
+
+    @classmethod
+    def train(cls, data: str | os.PathLike, arch: str = "", task: str = "ctdet", **options: Any) -> "CenterNet":
+        """Train a network in this process as ``main.py`` does, and return its best checkpoint.
+
+        Args:
+            data: directory of your own data (``--dataset custom``), or the name of a dataset, such as ``pascal``.
+            arch: network, see ``--arch``; empty: the default.
+            task: what to learn.
+            options: options of ``main.py``, such as ``num_epochs=60, preset="fast", exp_id="mine"``; those of
+                ``data_path``, ``device``, ... too.
+
+        Raises:
+            UserError: an option or a dataset that cannot be used.
+        """
+        given = {**_data_options(data), **({"arch": arch} if arch else {}), **options}
+        opt = _parse(TRAIN, task, given)
+        if len(opt.gpus) > 1:
+            raise UserError("gpus: this trains in one process; for several devices start src/main.py")
+        cli.load(cli.FOLDER / "main.py").main(opt)
+        run = Path(opt.save_dir)
+        best = run / "model_best.pth"
+        chosen = best if best.is_file() else run / "model_last.pth"
+        return cls(chosen, **{name: options[name] for name in ("device", "gpus") if name in options})
+
+    def validate(self, data: str | os.PathLike = "", **options: Any) -> dict[str, float]:
+        """Score the network as ``test.py`` does, which writes ``results.json``, and return the scores by name.
+
+        Args:
+            data: as for ``train``; empty: what the network was trained on.
+            options: options of ``test.py``, such as ``flip_test=True``.
+
+        Raises:
+            UserError: an option or a dataset that cannot be used.
+        """
+        given = {**(_data_options(data) if data else {}), **options}
+        return cli.load(cli.FOLDER / "test.py").main(self._parse(TEST, given))
+
+    def export(self, output: str | os.PathLike, **options: Any) -> Path:
+        """Write the network for other programs as ``export.py`` does (docs/EXPORT.md), and return the path.
+
+        Args:
+            output: file whose suffix names the format, such as ``model.onnx``.
+            options: options of ``export.py``, such as ``with_decode=True``.
+
+        Raises:
+            UserError: an option or a file that cannot be used, or a missing package.
+        """
+        return export_checkpoint(self._parse(EXPORT, {"output": output, **options}))
+
+    def _parse(self, script: str, options: dict[str, Any]) -> Options:
+        return _parse(script, self.task, {**self._options, **options, "load_model": self.weights})
+
+
+def _ignore(_: str) -> None:
+    """Log nothing."""
+
+
+def _parse(script: str, task: str, options: dict[str, Any]) -> Options:
+    """Return the finished options of a program. Raises UserError for options that cannot be used."""
+    arguments = [task]
+    for name, value in options.items():
+        if value is True:
+            arguments.append(f"--{name}")
+        elif value is not False and value is not None:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            arguments.append(f"--{name}={','.join(str(one) for one in values)}")
+    return OptionParser(script, raises=True).parse(arguments)
+
+
+def _data_options(data: str | os.PathLike) -> dict[str, Any]:
+    """Return the options for a dataset given by its name or by the directory of custom data."""
+    if isinstance(data, str) and data in DATASETS:
+        return {"dataset": data}
+    if not Path(data).is_dir():
+        raise UserError(f"data {data}: no such directory, and not one of the datasets {', '.join(DATASETS)}")
+    return {"dataset": "custom", "data_path": data}
+
+
+def _read_images(images: Any, max_pixels: int) -> Iterator[SimpleNamespace]:
+    """Yield ``image``, ``path`` and ``frame`` of all images, of files, folders, videos and streams in order."""
+    if isinstance(images, (str, os.PathLike)):
+        try:
+            yield from _read_path(os.fspath(images), max_pixels)
+        except UserError as error:
+            raise UserError(str(error).removeprefix("--demo ")) from error
+    elif isinstance(images, np.ndarray) and images.ndim == 4:
+        for image in images:
+            yield SimpleNamespace(image=as_array(image, max_pixels), path="", frame=None)
+    elif isinstance(images, Iterable) and not isinstance(images, np.ndarray) and not hasattr(images, "convert"):
+        for one in images:
+            yield from _read_images(one, max_pixels)
+    else:
+        yield SimpleNamespace(image=as_array(images, max_pixels), path="", frame=None)
+
+
+def _read_path(path: str, max_pixels: int) -> Iterator[SimpleNamespace]:
+    for source in find_sources(path):
+        if source.is_video:
+            for number, frame in enumerate(frames(open_video(source.path, max_pixels)), start=1):
+                yield SimpleNamespace(image=frame, path=source.path, frame=number)
+        else:
+            yield SimpleNamespace(image=as_array(source.path, max_pixels), path=source.path, frame=None)

@@ -1,0 +1,200 @@
+"""The Python interface ``centernet.CenterNet``, and the examples of the documents that use it."""
+
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.test_documents import blocks
+from tests.test_reference_interface import checkpoint
+from tests.training import ENVIRONMENT, ROOT
+
+from centernet import CenterNet, Result
+from centernet.detector import create_detector
+from centernet.errors import UserError
+from centernet.models import create_model, save_model
+from centernet.opts import opts
+
+README, INFERENCE = (
+    ["\n".join(lines) for language, lines in blocks(ROOT / path) if language == "python"]
+    for path in ("README.md", "docs/INFERENCE.md")
+)
+SHAPES = ROOT / "images" / "shapes.jpg"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("api"), "ctdet", "--dataset", "pascal")
+
+
+@pytest.fixture(scope="module")
+def model(weights):
+    return CenterNet(weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two images in YOLO's layout."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for name in "ab":
+            cv2.imwrite(str(folder / "images" / split / f"{name}.jpg"), np.full((64, 64, 3), 70, np.uint8))
+            (folder / "labels" / split / f"{name}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    return folder
+
+
+def test_importing_the_package_does_not_import_pytorch():
+    code = (
+        "import sys, centernet; assert 'torch' not in sys.modules and 'cv2' not in sys.modules; print(dir(centernet))"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def test_the_example_of_the_readme(weights, tmp_path, monkeypatch, capsys):
+    (code,) = README
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp/ctdet/sample").mkdir(parents=True)
+    shutil.copy(weights, tmp_path / "exp/ctdet/sample/model_best.pth")
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    exec(compile(code, "README.md", "exec"), {})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["poses.jpg", "shapes.jpg", "street.jpg"]
+    assert capsys.readouterr().out.count("images/") == 3
+
+
+def test_the_examples_of_the_inference_page(weights, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp/ctdet/sample").mkdir(parents=True)
+    shutil.copy(weights, tmp_path / "exp/ctdet/sample/model_best.pth")
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    first, second = INFERENCE
+    names: dict = {}
+    exec(compile(first, "docs/INFERENCE.md", "exec"), names)
+    assert (tmp_path / "shapes_detected.jpg").is_file() and names["model"].detector.opt.flip_test
+    assert names["drawing"].shape == names["result"].image.shape
+    smaller = f'arch="res_18", pretrained="none", input_res=64, batch_size=2, num_workers=0, exp_dir="{tmp_path}/runs"'
+    second = second.replace('"DIR"', f'"{data}"').replace('arch="lite"', smaller).replace("epochs=60", "epochs=1")
+    second = second.replace("flip_test=True", f'flip_test=True, num_workers=0, exp_dir="{tmp_path}/runs"')
+    exec(compile(second, "docs/INFERENCE.md", "exec"), names)
+    trained = names["model"]
+    assert trained.weights == f"{tmp_path}/runs/ctdet/mine/model_best.pth" and trained.names == ["cat"]
+    scores = trained.validate(num_workers=0, exp_dir=tmp_path / "runs")
+    assert 0 <= scores["mAP"] <= 1
+
+
+def test_results_are_those_of_the_detector(model, weights):
+    result = model.predict(SHAPES, threshold=0.0)[0]
+    expected = create_detector(opts().parse(["ctdet", "--load_model", str(weights), "--device", "cpu"])).run(
+        str(SHAPES)
+    )
+    rows = np.concatenate(
+        [np.column_stack([of_class, np.full(len(of_class), cls - 1)]) for cls, of_class in expected["results"].items()]
+    )
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    assert isinstance(result, Result) and len(result) == len(rows) == 100
+    np.testing.assert_array_equal(result.scores, rows[:, 4].astype(np.float32))
+    np.testing.assert_array_equal(np.sort(result.boxes, 0), np.sort(rows[:, :4].astype(np.float32), 0))
+    assert result.boxes.dtype == np.float32 and result.classes.dtype == np.int64
+    assert result.names == [model.names[cls] for cls in result.classes] and model.names[0] == "aeroplane"
+    assert result.keypoints == [] and result.dimensions.shape == (0, 3)
+    median = float(np.median(result.scores))
+    fewer = model.predict(SHAPES, threshold=median)[0]
+    assert len(fewer) == (result.scores > np.float32(median)).sum() and [one.score for one in fewer] == [
+        one.score for one in result if one.score > median
+    ]
+    entry = result.to_dict()
+    assert entry["image"] == str(SHAPES) and len(entry["detections"]) == 100
+    assert entry["width"], entry["height"] == result.image.shape[1::-1]
+    assert set(result.seconds) == {"tot", "load", "pre", "net", "dec", "post", "merge"}
+
+
+def test_every_kind_of_image(model, tmp_path):
+    array = cv2.imread(str(SHAPES))
+    (by_path,) = model.predict(str(SHAPES), threshold=0.0)
+    pil = Image.fromarray(np.ascontiguousarray(array[:, :, ::-1]))
+    several = model.predict([SHAPES, array, pil, np.stack([array, array])], threshold=0.0, batch_size=3)
+    assert len(several) == 5 and [one.path for one in several] == [str(SHAPES), "", "", "", ""]
+    for one in several:
+        np.testing.assert_allclose(one.scores, by_path.scores, atol=1e-5)
+    assert len(model.predict(iter([array]))) == 1 and model.predict([]) == []
+    folder = model.predict(ROOT / "images")
+    assert [one.path for one in folder] == [
+        str(ROOT / "images" / f"{name}.jpg") for name in ("poses", "shapes", "street")
+    ]
+
+
+def test_frames_of_a_video(model, tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for level in (0, 100, 200):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    stream = model.stream(path, threshold=0.0, batch_size=2)
+    first = next(stream)
+    assert (first.frame, first.path, first.image.shape) == (1, str(path), (48, 64, 3))
+    assert [one.frame for one in stream] == [2, 3]
+
+
+@pytest.mark.parametrize("task", ["multi_pose", "ddd", "exdet"])
+def test_other_tasks(task, tmp_path):
+    model = CenterNet(checkpoint(tmp_path, task), device="cpu", peak_thresh=0, K=5, scores_thresh=0, center_thresh=0)
+    assert repr(model).endswith(f": res_18 for {task}, {len(model.names)} classes")
+    calib = np.array([[500, 0, 20, 0], [0, 500, 20, 0], [0, 0, 1, 0]], np.float32)
+    (result,) = model.predict(SHAPES, threshold=0.0, info={"calib": calib} if task == "ddd" else None)
+    drawing = result.plot()
+    assert drawing.dtype == np.uint8 and drawing.shape[2] == 3
+    if task != "exdet":  # points of random maps seldom fit together
+        assert not np.array_equal(drawing, result.image)
+    if task == "multi_pose":
+        assert len(result.keypoints) == 5 and result.keypoints[0].shape == (17, 2)
+    if task == "ddd":
+        assert result.dimensions.shape == result.locations.shape == (5, 3) and result.rotations.shape == (5,)
+
+
+def test_drawings_can_be_saved(model, tmp_path):
+    result = model.predict(SHAPES, threshold=0.0)[0]
+    before = result.image.copy()
+    path = result.save(tmp_path / "new" / "a.png")
+    assert np.array_equal(cv2.imread(str(path)), result.plot()) and np.array_equal(result.image, before)
+    with pytest.raises(UserError, match="a: an image needs a suffix such as"):
+        result.save(tmp_path / "a")
+
+
+def test_export(model, tmp_path):
+    path = model.export(tmp_path / "a.ts")
+    assert path == tmp_path / "a.ts"
+    image = torch.zeros(1, 3, 64, 64)
+    assert {value.shape for value in torch.jit.load(path)(image)} == {(1, 20, 16, 16), (1, 2, 16, 16)}
+
+
+def test_checkpoint_of_the_original(tmp_path):
+    opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18"])
+    path = tmp_path / "a.pth"
+    save_model(path, 1, create_model(opt.arch, opt.heads, opt.head_conv))
+    with pytest.raises(UserError, match="does not name its task; add task="):
+        CenterNet(path)
+    model = CenterNet(path, task="ctdet", arch="res_18", dataset="pascal", input_res=64, device="cpu")
+    assert len(model.names) == 20 and len(model.predict(SHAPES, threshold=0.0)[0]) == 100
+
+
+def test_mistakes_raise_one_line(model, tmp_path):
+    for message, call in [
+        ("missing.pth: no such checkpoint file", lambda: CenterNet(tmp_path / "missing.pth")),
+        ("unrecognized arguments: --no_such=3", lambda: CenterNet(model.weights, no_such=3)),
+        ("missing.jpg: no such file or folder", lambda: model.predict("missing.jpg")),
+        ("an image must be a path or an array", lambda: model.predict(np.zeros((3, 3)))),
+        ("data nowhere: no such directory", lambda: CenterNet.train("nowhere")),
+        ("--lr=0|invalid number above 0", lambda: CenterNet.train("sample", lr=0)),
+        ("gpus: this trains in one process", lambda: CenterNet.train("sample", gpus=[0, 1])),
+        ("the format does not follow from the suffix", lambda: model.export(tmp_path / "a.xyz")),
+    ]:
+        with pytest.raises(UserError, match=message) as failure:
+            call()
+        assert "\n" not in str(failure.value) and not str(failure.value).startswith("--demo")
