@@ -5,8 +5,10 @@ import re
 
 import pytest
 import torch
-from tests.helpers.keypoints import FISH, KITE, write_coco, write_yolo
+from tests.helpers.keypoints import FISH, KITE, SIZE, write_coco, write_yolo
 from tests.training import output_here, output_of, score
+
+from centernet import CenterNet
 
 COUNTS = {"train": 4, "val": 3}
 
@@ -68,6 +70,17 @@ def test_demo(trained):
     lines = (seen / "labels/1.txt").read_text().splitlines()
     assert {len(line.split()) for line in lines} == {5 + 2 * 5}  # the fourth class line ends with zeros
     assert all(line.endswith(" 0.000000 0.000000") for line in lines if line.startswith("1 "))
+
+
+def test_python_api(trained):
+    """Each detection has the joints of its class."""
+    folder, _ = trained
+    model = CenterNet(folder / "exp/multi_pose/default/model_last.pth", device="cpu")
+    (result,) = model.predict(folder / "data/val/1.png", threshold=0)
+    counts = {"kite": 5, "fish": 4}
+    assert set(result.names) == set(counts)
+    assert [points.shape for points in result.keypoints] == [(counts[name], 2) for name in result.names]
+    assert result.plot().shape == (SIZE, SIZE, 3)
 
 
 def test_fine_tuning_with_other_joints(trained, tmp_path):
