@@ -91,7 +91,7 @@ unpack() { # file number
 import shutil, stat, sys, zipfile, zlib
 from pathlib import Path
 
-archive, home, folders = sys.argv[1:]
+archive, data, folders = sys.argv[1:]
 folders = [tuple(folder.split("/")) for folder in folders.split()]
 
 
@@ -115,16 +115,16 @@ try:
         for folder in folders:
             if folder not in found:
                 fail(f"does not contain {'/'.join(folder)}")
-        size, free = sum(member.file_size for member in members), shutil.disk_usage(home).free
+        size, free = sum(member.file_size for member in members), shutil.disk_usage(data).free
         if size > free:
-            fail(f"needs {size >> 20} MB in {home}, {free >> 20} MB are free; --out sets another directory")
+            fail(f"needs {size >> 20} MB in {data}, {free >> 20} MB are free; --out sets another directory")
         for folder in folders:
-            Path(home, *folder).mkdir(parents=True, exist_ok=True)
+            Path(data, *folder).mkdir(parents=True, exist_ok=True)
         for member in members:
-            with file.open(member) as source, open(Path(home, *member.filename.split("/")), "wb") as target:
+            with file.open(member) as source, open(Path(data, *member.filename.split("/")), "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-    fail(f"cannot be unpacked into {home}: {' '.join(str(error).split())}")
+    fail(f"cannot be unpacked into {data}: {' '.join(str(error).split())}")
 PY
     marker=$(marker_of "$1")
     printf '%s\n' "${SUMS[$1]:-no sum}" >"$marker" || die "cannot write $marker"
@@ -138,7 +138,7 @@ write_image_sets() { # file number
 import os, sys, tarfile
 from pathlib import Path
 
-archive, home, split = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+archive, data, split = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 
 def fail(text):
@@ -146,7 +146,7 @@ def fail(text):
 
 
 def stems(folder, suffix):
-    return sorted(path.stem for path in (home / folder).glob(f"*.{suffix}"))
+    return sorted(path.stem for path in (data / folder).glob(f"*.{suffix}"))
 
 
 sets = {}
@@ -173,8 +173,8 @@ for part in ("train", "val"):
         fail(f"names no images for {part}")
 absent = sorted({*sets["train"], *sets["val"]} - set(stems("training/label_2", "txt")))
 if absent:
-    fail(f"lists images missing from {home / 'training' / 'label_2'}: {absent[0]}, {len(absent)} in all")
-folder = home / f"ImageSets_{split}"
+    fail(f"lists images missing from {data / 'training' / 'label_2'}: {absent[0]}, {len(absent)} in all")
+folder = data / f"ImageSets_{split}"
 try:
     folder.mkdir(exist_ok=True)
     # train and val last: they mark the split as complete.

@@ -75,13 +75,15 @@ def convert_images(
     Raises:
         UserError: a file is missing, and errors of ``read_label_lines`` and ``read_calib``.
     """
-    home = Path(root) / ("training" if labeled else "testing")
+    subfolder = Path(root) / ("training" if labeled else "testing")
     images: list[dict] = []
     annotations: list[dict] = []
     for name in names:
         image_id = int(name)
-        images.append({"file_name": f"{name}.png", "id": image_id, "calib": read_calib(home / "calib" / f"{name}.txt")})
-        path = home / "label_2" / f"{name}.txt"
+        images.append(
+            {"file_name": f"{name}.png", "id": image_id, "calib": read_calib(subfolder / "calib" / f"{name}.txt")}
+        )
+        path = subfolder / "label_2" / f"{name}.txt"
         for line in read_label_lines(path) if labeled else ():
             alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y = line.numbers
             if z <= 0 and line.name != NO_OBJECT:
@@ -133,11 +135,11 @@ def convert_devkit(
         for part in PARTS:
             if (split, part) not in present:
                 log(f"{image_set_file(root, split, part)} is missing: no {annotation_file(split, part)}")
-    for part, home in (("trainval", "training"), ("test", "testing")):
+    for part, subfolder in (("trainval", "training"), ("test", "testing")):
         if _split_listing(root, part) is None:
             log(f"no ImageSets_*/{part}.txt in {root}: no {annotation_file('', part)}")
-        elif not (root / home / "calib").is_dir():
-            log(f"{root / home / 'calib'} is missing: no {annotation_file('', part)}")
+        elif not (root / subfolder / "calib").is_dir():
+            log(f"{root / subfolder / 'calib'} is missing: no {annotation_file('', part)}")
     contents = {}
     for split, part in wanted_parts(root):
         path = out_dir / annotation_file(split, part)
@@ -159,9 +161,9 @@ def _split_listing(root: Path, part: str) -> str | None:
 def wanted_parts(root: Path) -> list[tuple[str, str]]:
     """Return the (split, part) pairs that can be converted: of all splits, then trainval and test of the first."""
     parts = image_sets(root)
-    for part, home in (("trainval", "training"), ("test", "testing")):
+    for part, subfolder in (("trainval", "training"), ("test", "testing")):
         split = _split_listing(root, part)
-        if split is not None and (root / home / "calib").is_dir():
+        if split is not None and (root / subfolder / "calib").is_dir():
             parts.append((split, part))
     return parts
 
@@ -203,8 +205,8 @@ def arrange(root: str | Path, log: Callable[[str], None] = print) -> None:
         UserError: something cannot be written, or an image or label that an image set names is missing.
     """
     root = Path(root)
-    for part, home in (("trainval", "training"), ("test", "testing")):
-        source = root / home / "image_2"
+    for part, subfolder in (("trainval", "training"), ("test", "testing")):
+        source = root / subfolder / "image_2"
         if source.is_dir():
             _show_folder(source, root / "images" / part, log)
         elif part == "trainval":

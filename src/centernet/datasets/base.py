@@ -15,7 +15,7 @@ from ..errors import UserError
 from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
 from .images import read_image
 
-SHOWN = 5  # problems that are shown of those of one kind
+MAX_SHOWN = 5  # problems that are shown of those of one kind
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

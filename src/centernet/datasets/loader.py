@@ -15,7 +15,7 @@ from ..tasks.base import Detections, Objects, Task
 from ..transforms import sample_rng
 from ..utils.failures import OPEN_FILES, explain
 from .augment import augment, repeat_factors
-from .base import SHOWN, CocoStyleDataset
+from .base import MAX_SHOWN, CocoStyleDataset
 from .policies import PLAIN_SHARE, POLICIES
 from .worker import check_worker_resources, start_worker
 
@@ -132,7 +132,7 @@ class SkippedImages:
         if not indices:
             return None
         reasons = []
-        for index in indices if named is not None else indices[:SHOWN]:
+        for index in indices if named is not None else indices[:MAX_SHOWN]:
             try:
                 self.dataset.read_image(index)
                 path = os.path.join(self.dataset.image_folder, self.dataset.file_names[index])
@@ -143,8 +143,8 @@ class SkippedImages:
             old = set(named.read_text(encoding="utf-8").splitlines()) if named.is_file() else set()
             with named.open("a", encoding="utf-8") as file:
                 file.writelines(f"{reason}\n" for reason in reasons if reason not in old)
-        more = f"; all are in {named}" if named is not None and len(indices) > SHOWN else ""
-        return f"{title}: {len(indices)} image(s) could not be used: {'; '.join(reasons[:SHOWN])}{more}"
+        more = f"; all are in {named}" if named is not None and len(indices) > MAX_SHOWN else ""
+        return f"{title}: {len(indices)} image(s) could not be used: {'; '.join(reasons[:MAX_SHOWN])}{more}"
 
 
 class TrainBatches(Sampler):

@@ -74,19 +74,19 @@ class Progress:
         title = f"epoch {epoch}/{opt.num_epochs}" + ("" if phase == "train" else f"  {phase}")
         after = (opt.num_epochs - epoch) * length if phase == "train" else None
         self.line = StatusLine(title, length, done, after) if active and opt.print_iter == 0 else None
-        self.mark = time.perf_counter()
+        self.last_tick = time.perf_counter()
         self.data = self.data_sum = self.total = 0.0
 
     def data_ready(self) -> None:
         """Note that the next batch is on the device."""
-        self.data = time.perf_counter() - self.mark
+        self.data = time.perf_counter() - self.last_tick
         self.data_sum += self.data
 
     def step(self, i: int, averages: dict[str, float]) -> None:
         """Show that iteration ``i`` (from 0) is done; ``averages`` are those of the losses so far."""
         now = time.perf_counter()
-        self.total += now - self.mark
-        self.mark = now
+        self.total += now - self.last_tick
+        self.last_tick = now
         if self.line is not None:
             self.line.show(i + 1, self.batch_size, averages.get("loss"))
         elif self.active and i % self.opt.print_iter == 0:

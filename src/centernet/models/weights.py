@@ -18,7 +18,7 @@ from .optimizer_state import named_optimizer_state, optimizer_for_reference, res
 from .tensors import tensor_problem
 
 METADATA_KEY = "centernet"  # of the model metadata in a safetensors file
-SHOWN = 8  # names of a kind: all of the heads that depend on the number of classes or joints
+MAX_SHOWN = 8  # names of a kind: all of the heads that depend on the number of classes or joints
 # Heads of CornerNet's and ExtremeNet's files, to the names of the same heads here.
 EXTREMENET_HEADS = {
     **{f"{side}_heats": f"hm_{side}" for side in "tlbr"},
@@ -261,8 +261,8 @@ def log_table(title: str, rows: dict[str, list[str]], log=print) -> None:
         log(title)
     for text, names in rows.items():
         if names:
-            more = f" ... {len(names)} in all" if len(names) > SHOWN else ""
-            log(f"  {text}: {', '.join(names[:SHOWN])}{more}")
+            more = f" ... {len(names)} in all" if len(names) > MAX_SHOWN else ""
+            log(f"  {text}: {', '.join(names[:MAX_SHOWN])}{more}")
 
 
 def load_model(
