@@ -164,7 +164,8 @@ def optimizer_for_reference(saved: dict[str, Any], count: int, unused: set[int])
     groups = saved["param_groups"]
     places = [place for place in range(count) if place not in unused]
     entries = list(saved["state"].values())
-    if len(groups) != 1 or len(groups[0]["params"]) != len(places) or not all("exp_avg" in entry for entry in entries):
+    is_adam = all("betas" in group for group in groups) and all("exp_avg" in entry for entry in entries)
+    if not is_adam or len(groups) != 1 or len(groups[0]["params"]) != len(places):
         raise UserError(
             "the reference resumes only Adam over all parameters: no --optimizer, --weight_decay or --freeze"
         )
