@@ -222,6 +222,41 @@ def test_the_examples_of_the_documents(tmp_path, checkpoint):
     assert done.stdout == "['x1', 'y1', 'x2', 'y2', 'score', 'class'] torch.Size([1, 100, 6])\n"
 
 
+@pytest.mark.parametrize("task", ["ctdet", "multi_pose", "ddd"])
+def test_safetensors(tmp_path, task):
+    """Weights and metadata come back: the same network without further options, and the same detections."""
+    pytest.importorskip("safetensors")
+    opt = opts().parse([task, "--arch", "res_18", "--input_res", "64", "--not_reg_offset"])
+    torch.manual_seed(0)
+    calib = [[700.0, 0, 30, 0], [0, 700.0, 30, 0], [0, 0, 1, 0]]
+    info = {"calib": calib} if task == "ddd" else {}
+    path, output = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    extra = {"model": model_metadata(opt, info)}
+    save_model(path, 3, create_model(opt.arch, opt.heads, opt.head_conv), extra=extra)
+    lines = []
+    arguments = [task, "--load_model", str(path), "--output", str(output), "--with_decode"]
+    assert export_checkpoint(opts().parse(arguments), lines.append) == output
+    assert lines[0] == "note: --with_decode has no effect on safetensors" and lines[-1].startswith(f"{output}: ")
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    options = ["--device", "cpu", "--peak_thresh", "0"]
+    results = []
+    for file in (path, output):
+        detector = create_detector(opts().parse([task, "--load_model", str(file), *options]), log=lambda _: None)
+        assert (detector.opt.arch, detector.opt.heads) == ("res_18", opt.heads)
+        assert detector.opt.picture_info == info and detector.opt.keypoints == opt.keypoints
+        results.append(detector.run(image)["results"])
+    for cls, rows in results[0].items():
+        np.testing.assert_array_equal(rows, results[1][cls])
+
+
+def test_safetensors_needs_its_package(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    arguments = ["ctdet", "--load_model", str(checkpoint), "--output", str(tmp_path / "a.safetensors")]
+    with pytest.raises(UserError, match="a.safetensors: needs a package that is missing: pip install safetensors"):
+        export_checkpoint(opts().parse(arguments))
+    assert not (tmp_path / "a.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [

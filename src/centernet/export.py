@@ -1,4 +1,5 @@
-"""Export a trained network for other programs: as ONNX, as an archive of ``torch.export``, or as TorchScript."""
+"""Export a trained network: to ONNX, an archive of ``torch.export``, or TorchScript for other programs; or its weights
+to a safetensors file."""
 
 import copy
 import importlib.util
@@ -17,12 +18,19 @@ from .detector import load_network
 from .errors import UserError
 from .models.deform_conv import DCN
 from .models.fuse import fuse
+from .models.weights import check_safetensors, write_safetensors
 from .ops import onnx as onnx_ops
+from .options import model_metadata
 from .tasks import build_task, get_spec
 from .utils.files import write_bytes
 
 # Suffixes of --output by --format; the first is the usual one.
-SUFFIXES = {"onnx": (".onnx",), "pt2": (".pt2",), "torchscript": (".ts", ".torchscript", ".pt")}
+SUFFIXES = {
+    "onnx": (".onnx",),
+    "pt2": (".pt2",),
+    "torchscript": (".ts", ".torchscript", ".pt"),
+    "safetensors": (".safetensors",),
+}
 METADATA_FILE = "centernet.json"  # inside of .pt2 and TorchScript archives
 
 
@@ -46,16 +54,24 @@ def export_checkpoint(opt, log=print) -> Path:
     kind = file_format(opt)
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: the folder {path.parent} does not exist")
-    if kind != "onnx" and "opset" in opt.given:
-        log(f"note: --opset has no effect on {kind}")
+    unused = [] if kind == "onnx" else ["opset"]
+    if kind == "safetensors":
+        unused += ["with_decode", "plain_deform_conv"]
+        check_safetensors(path)
+    for name in unused:
+        if name in opt.given:
+            log(f"note: --{name} has no effect on {kind}")
     opt, model = load_network(opt, log)
-    export(model, opt, path, kind)
+    if kind == "safetensors":
+        write_safetensors(path, model.state_dict(), model_metadata(opt, opt.picture_info))
+    else:
+        export(model, opt, path, kind)
     log(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {opt.arch} for {opt.task}")
     return path
 
 
 def file_format(opt) -> str:
-    """Return ``onnx``, ``pt2`` or ``torchscript``, by ``--format`` or the suffix of ``--output``."""
+    """Return ``onnx``, ``pt2``, ``torchscript`` or ``safetensors``, by ``--format`` or the suffix of ``--output``."""
     if not opt.output:
         raise UserError("--output: needs the file to write, such as model.onnx")
     suffix = Path(opt.output).suffix.lower()

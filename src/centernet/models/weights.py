@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -113,7 +114,7 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
     """Return ``{"state_dict"}``, and ``model`` if the file holds model metadata."""
-    safetensors = _safetensors(path)
+    safetensors = check_safetensors(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -129,16 +130,17 @@ def write_safetensors(path: str | os.PathLike, state_dict: dict[str, Tensor], me
 
     Raises UserError when the file cannot be written, or when the package ``safetensors`` is missing.
     """
-    _safetensors(path)
+    check_safetensors(path)
     from safetensors.torch import save
 
-    texts = {"format": "pt", **({METADATA_KEY: json.dumps(metadata)} if metadata else {})}
+    texts = {"format": "pt", **({METADATA_KEY: json.dumps(metadata, default=np.ndarray.tolist)} if metadata else {})}
     # Copies: the format has no shared memory and only one memory layout.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state_dict.items()}
     write_bytes(path, save(tensors, texts))
 
 
-def _safetensors(path: str | os.PathLike):
+def check_safetensors(path: str | os.PathLike):
+    """Return the package ``safetensors``. Raises UserError naming the file if it is missing."""
     try:
         import safetensors
     except ImportError as error:

@@ -286,9 +286,14 @@ class TestingOptions(OptionGroup, title="testing", scripts=(TEST, DEMO)):
 class ExportOptions(OptionGroup, title="export", scripts=(EXPORT,)):
     """Exported files."""
 
-    output: str = option("", "file to write: .onnx, .pt2 (torch.export), or .ts (TorchScript)", new=True)
+    output: str = option(
+        "", "file to write: .onnx, .pt2 (torch.export), .ts (TorchScript), or .safetensors (weights)", new=True
+    )
     format: str = option(
-        "", "file format, if the extension of --output does not tell", choices=("onnx", "pt2", "torchscript"), new=True
+        "",
+        "file format, if the extension of --output does not tell",
+        choices=("onnx", "pt2", "torchscript", "safetensors"),
+        new=True,
     )
     with_decode: bool = option(False, "output detections (--K of them) instead of the network's maps", new=True)
     plain_deform_conv: bool = option(False, "onnx: deformable convolutions without the operator DeformConv", new=True)
