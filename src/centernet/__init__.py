@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .api import CenterNet, Result
 
-__version__ = "0.2.0"
-__all__ = ["CenterNet", "Result"]
+__all__ = ["CenterNet", "Result", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # imported on first use, because PyTorch takes seconds
+    if name in ("CenterNet", "Result"):  # imported on first use, because PyTorch takes seconds
         from . import api
 
         return getattr(api, name)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import __version__
 from .detector import load_network
 from .errors import UserError
 from .models.deform_conv import DCN
@@ -23,6 +22,7 @@ from .ops import onnx as onnx_ops
 from .options import model_metadata
 from .tasks import build_task, get_spec
 from .utils.files import write_bytes
+from .version import __version__
 
 # Suffixes of --output by --format; the first is the usual one.
 SUFFIXES = {

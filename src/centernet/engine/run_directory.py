@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from ..errors import UserError
 from ..ops.keypoints import KeypointSchema
 from ..utils.files import file_lock, link_or_copy, reason, write_errors, write_json, write_text
 from ..utils.text import print_line
+from ..version import __version__
 from . import tensorboard
 from .resume_logs import kept_epochs, kept_losses, kept_scores, read_lines
 from .run_state import TrainingState, launch_name
