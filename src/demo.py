@@ -173,7 +173,7 @@ class Demo:
     def _record(
         self, answer: dict, image: np.ndarray, source: Source, name: str, title: str, frame: int | None = None
     ) -> None:
-        """Print what was found in an image, count it, and save it as ``--save_json``, ``_txt`` and ``_crops`` say."""
+        """Print and count the detections of an image, and save them for ``--save_json``, ``_txt`` and ``_crops``."""
         detections = found.detections_above(answer["results"], self.detector.task, self.opt)
         names = [one.name for one in detections]
         self.classes.update(names)

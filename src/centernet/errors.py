@@ -4,7 +4,7 @@ from .utils.text import printable
 
 
 class UserError(Exception):
-    """A wrong path, option or file. Its text is one line that names the thing and says what to do.
+    """An error that the user can fix. Its text is one line that names the cause and the remedy.
 
     The scripts print it as ``error: <text>`` and exit with status 2, without a traceback. Line breaks, escape sequences
     and other control characters, which file and class names may contain, are escaped.

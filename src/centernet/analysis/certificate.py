@@ -68,7 +68,7 @@ class Certificate:
 
     @property
     def findings(self) -> list[str]:
-        """The checks that found a difference."""
+        """Return the checks that found a difference."""
         found = {"curve": self.band.is_outside, "end loss": self.end_loss.is_different(ALPHA / CHECKS)}
         if self.score is not None:
             found["score"] = self.score.is_different(ALPHA / CHECKS)
@@ -76,7 +76,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """``equivalent``, ``different`` or ``undecided``."""
+        """Return ``equivalent``, ``different`` or ``undecided``."""
         if self.findings:
             return "different"
         compared = [self.end_loss, *([self.score] if self.score is not None else [])]

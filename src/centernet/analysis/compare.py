@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One line, ``pass ...`` or ``fail ...`` with every reason."""
+        """Return one line, ``pass ...`` or ``fail ...`` with every reason."""
         return self.errors.verdict(self.reasons)
 
     def explain_vendor_pass(self) -> str | None:

@@ -29,7 +29,7 @@ class ImageScore:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall, from 0 to 1; 1 where there is no object and no detection."""
+        """Return the harmonic mean of precision and recall, in [0, 1]; 1 without objects and detections."""
         return 2 * self.found / max(self.objects + self.found + self.false, 1) if self.objects or self.false else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Libraries of reference runs: one recipe trained with several seeds, to tell a deviation from chance.
+"""Libraries of reference runs: one recipe trained with several seeds, to distinguish deviations from chance.
 
 A library ``NAME`` is the folder ``exp/reference/NAME`` with ``library.json`` and one CSV file per run (columns
 ``iteration`` and ``loss``). The reference ``exp/reference/NAME.csv`` is its first run.
@@ -104,7 +104,7 @@ class Library:
 
     @property
     def scores(self) -> np.ndarray:
-        """(runs,) float64, the main score of each run's last validation; NaN without one."""
+        """Return (runs,) float64, the main score of each run's last validation; NaN without one."""
         return np.array([math.nan if run["score"] is None else run["score"] for run in self.runs], dtype=np.float64)
 
     @property
@@ -121,12 +121,12 @@ class Library:
 
     @property
     def end_window(self) -> int:
-        """Iterations at the end of a run over which its end loss is averaged: an eighth of them."""
+        """Return the number of iterations over which the end loss of a run is averaged: the last eighth."""
         return end_window(self.iterations)
 
     @property
     def end_losses(self) -> np.ndarray:
-        """(runs,) float64, the mean loss at the end of each run."""
+        """Return (runs,) float64, the mean loss at the end of each run."""
         return end_losses(self.losses)
 
     def describe(self, run: Curve) -> list[str]:

@@ -94,17 +94,17 @@ class RunLog:
 
     @property
     def first(self) -> int:
-        """First iteration of the log; above 1 for a run that was resumed without its earlier log."""
+        """Return the first iteration of the log; above 1 for a run that was resumed without its earlier log."""
         return int(self.train["iteration"][0])
 
     @property
     def losses(self) -> list[str]:
-        """Names of the loss and its terms."""
+        """Return the names of the loss and its terms."""
         return [name for name in self.train if name not in ("epoch", "iteration", "lr", "images/s")]
 
     @property
     def scores(self) -> list[str]:
-        """Names of the scores of validations, the main one first, without those of single classes."""
+        """Return the names of the scores of validations, the main one first, without those of single classes."""
         others = {"epoch", "time", *self.losses}
         names = [name for name in self.val if name not in others and "/" not in name]
         main = self.info.get("options", {}).get("main_score")
@@ -112,7 +112,7 @@ class RunLog:
 
     @property
     def epochs(self) -> np.ndarray:
-        """Epochs completed after each iteration, with the fraction of the current one, (iterations,) float64."""
+        """Return the epochs completed after each iteration, including fractions, (iterations,) float64."""
         epoch = self.train["epoch"]
         _, start, place, counts = np.unique(epoch, return_index=True, return_inverse=True, return_counts=True)
         length = np.maximum(counts, counts.max())  # the last epoch may not be complete

@@ -110,7 +110,7 @@ def read_joints(path: Path, category: Mapping[str, Any]) -> Joints:
     if twice:
         raise refuse("keypoints", f"list {twice[0]} more than once")
     count, shape = len(names), category.get("kpt_shape")
-    shape = shape if isinstance(shape, tuple) else None  # of data.yaml; what JSON holds under this name is no tuple
+    shape = shape if isinstance(shape, tuple) else None  # of data.yaml; a JSON value of this name is not a tuple
     if shape is not None and count != shape[0]:
         raise refuse("kpt_names", f"are {count} names, but kpt_shape is {list(shape)}")
     first, skeleton = 1 if shape is None else 0, []

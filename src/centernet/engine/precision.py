@@ -22,7 +22,7 @@ def set_precision(precision: str) -> None:
 
 
 def check_amp(amp: str, device: torch.device) -> None:
-    """Raise UserError when a device cannot compute as ``--amp`` says, or only too slowly to be of use."""
+    """Raise UserError if a device does not support ``--amp``, or only too slowly to be useful."""
     if amp == "off":
         return
     if amp == "fp16" and device.type == "cpu":

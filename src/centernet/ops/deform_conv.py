@@ -50,7 +50,7 @@ def deform_conv2d(
     ``dcn_v2_im2col_cuda.cu`` skips samples at <= -1 or >= size). torchvision's operator, and so this function on
     CUDA, has the one-sided derivative there. This is the only difference between devices.
 
-    Half precision and autocast are computed in float32. There is no second derivative.
+    Half precision and autocast are computed in float32. Second derivatives are not supported.
 
     Args:
         input: (N, C, H, W), floating point.
@@ -145,15 +145,15 @@ class _Shape(NamedTuple):
         return (slice(y, min(y + step, self.out_size[0])) for y in range(0, self.out_size[0], step))
 
     def table(self, image: Tensor) -> Tensor:
-        """(C, H, W) to (H * W * groups, C / groups); a view of an image in channels-last order."""
+        """Reshape (C, H, W) to (H * W * groups, C / groups); a view of an image in channels-last order."""
         return image.permute(1, 2, 0).contiguous().view(self.size.numel() * self.groups, -1)
 
     def matrix(self, weight: Tensor) -> Tensor:
-        """(C_out, C / conv_groups, kh, kw) to (conv_groups, C_out / conv_groups, taps * C / conv_groups)."""
+        """Reshape (C_out, C / conv_groups, kh, kw) to (conv_groups, C_out / conv_groups, taps * C / conv_groups)."""
         return weight.flatten(2).mT.reshape(self.conv_groups, weight.shape[0] // self.conv_groups, -1)
 
     def columns(self, values: Tensor) -> Tensor:
-        """(pixels * taps * groups, C / groups) to (conv_groups, pixels, taps * C / conv_groups)."""
+        """Reshape (pixels * taps * groups, C / groups) to (conv_groups, pixels, taps * C / conv_groups)."""
         channels = values.shape[1] * self.groups // self.conv_groups
         values = values.view(-1, self.taps, self.conv_groups, channels).permute(2, 0, 1, 3)
         return values.reshape(self.conv_groups, -1, self.taps * channels)
@@ -173,7 +173,7 @@ class _Samples:
     """
 
     def __init__(self, shape: _Shape, geometry: list[int], start: int, offset: Tensor, mask: Tensor) -> None:
-        """``offset`` (2 * groups * taps, rows, W_out) and ``mask`` (groups * taps, rows, W_out) of rows from start."""
+        """Take ``offset`` (2 * groups * taps, rows, W_out) and ``mask`` (groups * taps, rows, W_out) of rows from start."""
         self.mask = mask.unflatten(0, (shape.groups, *shape.kernel))
         offset = offset.unflatten(0, (shape.groups, *shape.kernel, 2))
         starts, lines = (start, 0), []
@@ -191,7 +191,7 @@ class _Samples:
 
     @staticmethod
     def _by_sample(corners: Tensor) -> Tensor:
-        """(2, 2, groups, kh, kw, rows, W_out) to (samples, 4)."""
+        """Reshape (2, 2, groups, kh, kw, rows, W_out) to (samples, 4)."""
         return corners.permute(5, 6, 3, 4, 2, 0, 1).reshape(-1, 4)
 
     def backward(self, grad_factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +234,7 @@ def _gather(table: Tensor, index: Tensor, factor: Tensor) -> Tensor:
 
 
 def _products(values: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """Products (n, 4) of each row of values (n, C) with its four rows of the table."""
+    """Return products (n, 4) of each row of values (n, C) with its four rows of the table."""
     if table.device.type in BAG_DEVICES:
         number = torch.arange(index.numel(), dtype=torch.int32)
         # What the gradient of embedding_bag calls; there is no public name for it.
@@ -261,7 +261,7 @@ def _scatter(table: Tensor, values: Tensor, index: Tensor, factor: Tensor) -> No
 
 
 def _product(columns: Tensor, matrix: Tensor, bias: Tensor, width: int) -> Tensor:
-    """Columns (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
+    """Map columns (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
     if len(columns) == 1 and columns.device.type in BAG_DEVICES:
         # As a 1x1 convolution, which oneDNN computes up to twice as fast as a plain matrix product.
         images = columns.view(-1, 1, width, columns.shape[2]).permute(0, 3, 1, 2)

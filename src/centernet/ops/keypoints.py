@@ -43,7 +43,7 @@ class KeypointSchema:
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of joints that a flip exchanges, the lower index first."""
+        """Return the pairs of joints that a flip exchanges, the lower index first."""
         return tuple((joint, other) for joint, other in enumerate(self.flip_index) if joint < other)
 
     def with_flip_pairs(self, pairs: Iterable[Sequence[int]]) -> "KeypointSchema":

@@ -51,7 +51,7 @@ def soft_nms(
 def soft_nms_39(
     boxes: np.ndarray, sigma: float = 0.5, Nt: float = 0.3, threshold: float = 0.001, method: int = 0
 ) -> list[int]:
-    """:func:`soft_nms` for rows (n, 39) [box, score, 17 joints (x, y)] of human poses; the joints follow their box.
+    """Apply :func:`soft_nms` to rows (n, 39) [box, score, 17 joints (x, y)] of poses; the joints follow their box.
 
     Behind the kept rows, where :func:`soft_nms` leaves copies, boxes and scores are copies too, but the joints are
     those of discarded rows (reference function ``soft_nms_39``).
@@ -67,7 +67,7 @@ def soft_nms_merge(
     method: int = 0,
     weight_exp: float = 6,
 ) -> list[int]:
-    """:func:`soft_nms` that also moves every kept box to the weighted mean of the boxes that it suppresses.
+    """Apply :func:`soft_nms`, and move every kept box to the weighted mean of the boxes that it suppresses.
 
     ``boxes`` (n, 7) float32 rows [x1, y1, x2, y2, score, weight of (x1, y1), weight of (x2, y2)]. A suppressed box
     takes part with its weights times (1 - decay) ** ``weight_exp``. As in the reference function of this name the two

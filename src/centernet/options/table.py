@@ -291,7 +291,7 @@ class ExportOptions(OptionGroup, title="export", scripts=(EXPORT,)):
     )
     format: str = option(
         "",
-        "file format, if the extension of --output does not tell",
+        "file format, if the extension of --output does not determine it",
         choices=("onnx", "pt2", "torchscript", "safetensors"),
         new=True,
     )

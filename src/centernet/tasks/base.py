@@ -46,7 +46,7 @@ class Task(TaskSpec, ABC):
 
     @property
     def heads(self) -> dict[str, int]:
-        """Channels by head name, in the order of the reference."""
+        """Return the channels by head name, in the order of the reference."""
         return self.head_channels(self.opt)
 
     @classmethod
@@ -56,7 +56,7 @@ class Task(TaskSpec, ABC):
 
     @property
     def max_per_image(self) -> int | None:
-        """Detections per image that a result keeps, with those tied with the last; None: all."""
+        """Return the number of detections per image that a result keeps, with those tied with the last; None: all."""
         return None
 
     # Targets
@@ -112,7 +112,7 @@ class Task(TaskSpec, ABC):
     @property
     @abstractmethod
     def columns(self) -> list[str]:
-        """Names of the numbers of a detection of ``decode``."""
+        """Return the names of the columns of ``decode``."""
 
     @abstractmethod
     def to_image_coords(self, dets: Tensor, metas: Sequence[dict]) -> list[Detections]:

@@ -110,7 +110,7 @@ class Ctdet(CtdetSpec, Task):
 
     @property
     def max_per_image(self) -> int:
-        """Detections per image that a result keeps: 100 as in the reference, or ``--K`` if it is larger."""
+        """Return the number of detections that a result keeps: 100 as in the reference, or ``--K`` if it is larger."""
         return max(100, self.opt.K)
 
     def read_objects(self, annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
@@ -200,7 +200,7 @@ class Ctdet(CtdetSpec, Task):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the numbers of a detection."""
+        """Return the names of the columns of a detection."""
         return ["x1", "y1", "x2", "y2", "score", "class"]
 
     def to_image_coords(self, dets: Tensor, metas) -> list[dict[int, np.ndarray]]:

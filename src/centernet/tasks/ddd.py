@@ -282,7 +282,7 @@ class Ddd(DddSpec, Task):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the numbers of a detection."""
+        """Return the names of the columns of a detection."""
         rotation = [f"rot_{k}" for k in range(8)]
         size = ["w", "h"] if self.opt.reg_bbox else []
         return ["x", "y", "score", *rotation, "depth", "height", "width", "length", *size, "class"]

@@ -79,12 +79,12 @@ class Slots:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Width and height (n, 2) of the boxes."""
+        """Return width and height (n, 2) of the boxes."""
         return self.boxes[:, 2:] - self.boxes[:, :2]
 
     @property
     def centers(self) -> np.ndarray:
-        """Centers (n, 2) of the boxes, x and y."""
+        """Return the centers (n, 2) of the boxes, x and y."""
         return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
 
     @property

@@ -172,7 +172,7 @@ class Exdet(ExdetSpec, Task):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the numbers of a detection."""
+        """Return the names of the columns of a detection."""
         points = [f"{side}_{axis}" for side in ("top", "left", "bottom", "right") for axis in "xy"]
         return ["x1", "y1", "x2", "y2", "score", *points, "class"]
 

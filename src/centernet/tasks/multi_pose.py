@@ -269,7 +269,7 @@ class MultiPose(MultiPoseSpec, Task):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the numbers of a person."""
+        """Return the names of the columns of a person."""
         joints = [f"{joint}_{axis}" for joint in self.keypoints.names for axis in "xy"]
         return ["x1", "y1", "x2", "y2", "score", *joints, "class"]
 

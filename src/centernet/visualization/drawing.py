@@ -64,7 +64,7 @@ def heat_map_image(hm: np.ndarray, theme: str, size: tuple[int, int], colors: np
 
 
 def blend(image: np.ndarray, colored: np.ndarray, theme: str) -> np.ndarray:
-    """0.3 · ``image`` + 0.7 · ``colored`` (white theme: inverted), from :func:`heat_map_image` in the same size."""
+    """Return 0.3 · ``image`` + 0.7 · ``colored`` (white theme: inverted), ``colored`` as from :func:`heat_map_image`."""
     _check_theme(theme)
     if theme == "white":
         colored = 255 - colored
@@ -121,7 +121,7 @@ def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: s
     """Show each image in a window of its name, or write it to ``<folder>/<prefix><name>.png``.
 
     ``show`` opens windows and waits ``delay`` milliseconds for a key (0: until one is pressed). Without a display it
-    writes the files instead and says so once a folder. Returns the code of the key that was pressed, -1 for none.
+    writes the files instead and reports it once per folder. Returns the code of the key that was pressed, -1 for none.
 
     Raises ``UserError`` if a file cannot be written.
     """
@@ -148,7 +148,7 @@ def has_display() -> bool:
 
 
 def _draw_label(image: np.ndarray, text: str, x: int, y: int, color: list[int]) -> None:
-    """``text`` on a filled rectangle above (x, y), or as near to there as the image has room for it."""
+    """Draw ``text`` on a filled rectangle above (x, y), or as near to there as the image has room for it."""
     height, width = image.shape[:2]
     scale = FONT_SCALE
     (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, 1)
