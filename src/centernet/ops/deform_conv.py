@@ -173,7 +173,7 @@ class _Samples:
     """
 
     def __init__(self, shape: _Shape, geometry: list[int], start: int, offset: Tensor, mask: Tensor) -> None:
-        """Take ``offset`` (2 * groups * taps, rows, W_out) and ``mask`` (groups * taps, rows, W_out) of rows from start."""
+        """Set ``offset`` (2 * groups * taps, rows, W_out) and ``mask`` (groups * taps, rows, W_out) of rows."""
         self.mask = mask.unflatten(0, (shape.groups, *shape.kernel))
         offset = offset.unflatten(0, (shape.groups, *shape.kernel, 2))
         starts, lines = (start, 0), []
@@ -261,7 +261,7 @@ def _scatter(table: Tensor, values: Tensor, index: Tensor, factor: Tensor) -> No
 
 
 def _product(columns: Tensor, matrix: Tensor, bias: Tensor, width: int) -> Tensor:
-    """Map columns (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
+    """Map (conv_groups, pixels, k) of rows of ``width`` pixels to (conv_groups, pixels, C_out / conv_groups)."""
     if len(columns) == 1 and columns.device.type in BAG_DEVICES:
         # As a 1x1 convolution, which oneDNN computes up to twice as fast as a plain matrix product.
         images = columns.view(-1, 1, width, columns.shape[2]).permute(0, 3, 1, 2)

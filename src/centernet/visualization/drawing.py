@@ -64,7 +64,7 @@ def heat_map_image(hm: np.ndarray, theme: str, size: tuple[int, int], colors: np
 
 
 def blend(image: np.ndarray, colored: np.ndarray, theme: str) -> np.ndarray:
-    """Return 0.3 · ``image`` + 0.7 · ``colored`` (white theme: inverted), ``colored`` as from :func:`heat_map_image`."""
+    """Return 0.3 · ``image`` + 0.7 · ``colored`` (white theme: inverted), as from :func:`heat_map_image`."""
     _check_theme(theme)
     if theme == "white":
         colored = 255 - colored
