@@ -56,7 +56,9 @@ def show(args: argparse.Namespace) -> None:
         predictions = [rows_by_image(entries, classes) for entries in results.values()]
         for image in content["images"][: args.count]:
             pixels = read_image(folder / image["file_name"], args.max_image_pixels)
-            drawings = {"gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white")}
+            drawings = {
+                "gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white", False)
+            }
             for k, found in enumerate(predictions):
                 rows = np.array(found.get(image["id"], []))
                 drawings[f"pred{k}"] = draw_boxes(pixels, rows, names, args.threshold, "white")

@@ -18,7 +18,7 @@ from centernet.opts import opts
 from centernet.tasks import ddd
 from centernet.tasks.ddd import Ddd, DddLoss, ddd_decode, ddd_post_process
 from centernet.transforms import replayed_rng
-from centernet.visualization import build_visualizer, draw_boxes, restore_image
+from centernet.visualization import Canvas, build_visualizer, draw_boxes, restore_image
 from centernet.visualization import ddd as visualization_3d
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())
@@ -572,7 +572,7 @@ def test_location_by_hand():
 # Images
 
 
-def test_debug_images():
+def test_debug_images(monkeypatch):
     opt = opts().parse(["ddd", "--dataset", "kitti", "--debug", "4", "--input_h", "128", "--input_w", "416"])
     annotations = scene(count=5)
     objects = {**Ddd(options()).read_objects(annotations, {1: 0, 2: 1, 3: 2}), "calib": CALIB}
@@ -583,9 +583,11 @@ def test_debug_images():
     names = {"hm_pred", "hm_gt", "det_pred", "det_gt", "add_pred", "add_gt", "bird_pred_gt"}
     assert set(images) == names
     sizes = {name: drawing.shape for name, drawing in images.items()}
-    assert all(sizes[name] == (128, 416, 3) for name in ("hm_pred", "hm_gt", "det_pred", "det_gt"))
-    assert sizes["add_pred"] == sizes["add_gt"] == (375, 1242, 3) and sizes["bird_pred_gt"] == (384, 384, 3)
-    # What is predicted is the truth here; peaks below 0.999 are other cells.
+    assert all(sizes[name] == (128, 416, 3) for name in ("hm_pred", "hm_gt"))
+    assert all(sizes[name] == (256, 832, 3) for name in ("det_pred", "det_gt"))  # enlarged
+    assert sizes["add_pred"] == sizes["add_gt"] == (375, 1242, 3) and sizes["bird_pred_gt"] == (640, 640, 3)
+    # What is predicted is the truth here, apart from labels; peaks below 0.999 are other cells.
+    monkeypatch.setattr(Canvas, "_draw_label", lambda self, label: None)
     opt.center_thresh = 0.999
     images = build_visualizer(Ddd(opt)).training_images(batch, output)
     bare = draw_boxes(restore_image(batch["input"][0].numpy(), opt.mean, opt.std), np.zeros((0, 6)), [], 0, "white")
@@ -602,9 +604,7 @@ def test_debug_images():
     true = build_visualizer(Ddd(opt)).ground_truth_images(image, objects)
     assert set(true) == {"add_gt", "bird_gt"}
     assert (true["add_gt"] != image).any(2).mean() > 1e-3
-    assert np.array_equal(
-        true["bird_gt"] != 230, build_visualizer(Ddd(opt)).training_images(batch, None)["bird_pred_gt"] != 230
-    )
+    assert np.array_equal(true["bird_gt"], build_visualizer(Ddd(opt)).training_images(batch, None)["bird_pred_gt"])
     opt.reg_bbox = False
     assert set(build_visualizer(Ddd(opt)).network_images(image, output, Ddd(opt).decode(output))) == {"pred_hm"}
 
@@ -617,10 +617,19 @@ def rows_of(*objects):
     return {cls: np.float32(rows).reshape(-1, 13) for cls, rows in results.items()}
 
 
-def test_boxes_in_the_image():
+def drawn_3d(image, results, threshold, *more):
+    canvas = Canvas(image)
+    visualization_3d.draw_boxes_3d(canvas, results, CALIB, threshold, *more)
+    return canvas.finish()
+
+
+def test_boxes_in_the_image(monkeypatch):
     image = np.full((375, 1242, 3), 90, np.uint8)
     dim, location = (1.5, 1.6, 4.0), (2.0, 1.7, 12.0)
-    drawn = visualization_3d.draw_boxes_3d(image, rows_of((2, dim, location, 0.3, 0.8)), CALIB, 0.3, "white")
+    labels = []
+    monkeypatch.setattr(Canvas, "label", lambda self, text, points, color: labels.append(text))
+    drawn = drawn_3d(image, rows_of((2, dim, location, 0.3, 0.8)), 0.3, ["a", "car"])
+    assert labels == ["car 0.80 12 m"]
     changed = (drawn != image).any(2)
     pixels = box3d.project_3d_bbox(location, dim, 0.3, CALIB)
     for x, y in pixels.astype(int).tolist():
@@ -639,25 +648,35 @@ def test_boxes_in_the_image():
         (2, dim, (0, 1.7, 0.9), 0.3, 0.9),
         (2, dim, (np.nan, 1.7, 20), 0.3, 0.9),
     ):
-        assert np.array_equal(visualization_3d.draw_boxes_3d(image, rows_of(left_out), CALIB, 0.25, "black"), image)
+        assert np.array_equal(drawn_3d(image, rows_of(left_out), 0.25), image)
     half_behind = rows_of((2, dim, (0.5, 1.7, 1.5), np.pi / 2, 0.9))
-    assert (visualization_3d.draw_boxes_3d(image, half_behind, CALIB, 0.3, "black") != image).any()
+    assert (drawn_3d(image, half_behind, 0.3) != image).any()
 
 
 def test_view_from_above():
+    """Ten pixels per meter."""
     found = rows_of((2, (1.5, 1.6, 4.0), (10.0, 1.7, 20.0), 0.0, 0.8))
     truth = rows_of((1, (1.5, 2.0, 2.0), (-10.0, 1.7, 40.0), 0.0, 1.0))
-    view = visualization_3d.bird_view(found, 0.3, truth)
-    assert view.shape == (384, 384, 3)
+    view, empty = visualization_3d.bird_view(found, 0.3, truth), visualization_3d.bird_view({}, 0.3)
+    assert view.shape == (640, 640, 3)
     true = (view == (12, 49, 250)).all(2)
     y, x = (values.mean() for values in np.nonzero(true))
-    assert (x, y) == (pytest.approx((32 - 10) * 6, abs=1), pytest.approx(384 - 40 * 6, abs=1))
-    assert true.sum() == pytest.approx(144, abs=30)
-    y, x = np.nonzero((view != 230).any(2) & ~true)
-    assert (x.min(), x.max()) == (pytest.approx(240, abs=2), pytest.approx(264, abs=3))
-    assert (y.min(), y.max()) == (pytest.approx(384 - 20.8 * 6, abs=3), pytest.approx(384 - 19.2 * 6, abs=3))
-    assert (x > 258).sum() > (x < 246).sum()  # the front, on the right, is thicker
-    assert (visualization_3d.bird_view(found, 0.9) == 230).all()
+    assert (x, y) == (pytest.approx((32 - 10) * 10, abs=1), pytest.approx(640 - 40 * 10, abs=1))
+    assert true.sum() == pytest.approx(400, abs=60)
+    y, x = np.nonzero((view != empty).any(2) & (view[:, :, 0] > 200) & (view[:, :, 2] < 100))
+    assert (x.min(), x.max()) == (pytest.approx(400, abs=3), pytest.approx(440, abs=4))
+    assert (y.min(), y.max()) == (pytest.approx(640 - 20.8 * 10, abs=4), pytest.approx(640 - 19.2 * 10, abs=4))
+    assert (x > 430).sum() > (x < 410).sum()  # the front, on the right, is thicker
+    assert np.array_equal(visualization_3d.bird_view(found, 0.9), empty)
+
+
+def test_the_view_from_above_has_axes_in_meters(monkeypatch):
+    texts = {}
+    monkeypatch.setattr(cv2, "putText", lambda image, text, place, *_: texts.setdefault(text, place))
+    view = visualization_3d.bird_view({}, 0.3)
+    assert set(texts) == {*(f"{x}" for x in range(-30, 31, 10)), *(f"{z} m" for z in range(10, 61, 10))}
+    assert all(0 <= x < 625 and 0 < y < 640 for x, y in texts.values())
+    assert (view[:, 420] != view[:, 425]).any() and texts["10"][0] == 423  # the line at 10 m
 
 
 def test_the_input_back_in_the_image():

@@ -2,12 +2,12 @@
 
 from ..tasks.base import Task
 from .base import Visualizer
+from .canvas import Canvas, draw_boxes
 from .ctdet import CtdetVisualizer
 from .ddd import DddVisualizer
 from .drawing import (
     blend,
     class_colors,
-    draw_boxes,
     has_display,
     heat_map_image,
     overlay_heat_map,
@@ -18,6 +18,7 @@ from .exdet import ExdetVisualizer
 from .multi_pose import MultiPoseVisualizer
 
 __all__ = [
+    "Canvas",
     "Visualizer",
     "blend",
     "build_visualizer",

@@ -4,11 +4,14 @@ import numpy as np
 from torch import Tensor
 
 from ..tasks.base import Detections, Objects, Task
-from .drawing import draw_boxes, overlay_heat_map, restore_image
+from .canvas import Canvas
+from .drawing import overlay_heat_map, restore_image
 
 
 class Visualizer:
     """Drawings of a task by name. Images are (H, W, 3) uint8 in BGR order, and no argument is changed.
+
+    Small images are enlarged in drawings of objects, so that labels are readable (``Canvas``).
 
     The base class draws boxes of results and ground truth, and the heatmap of the head ``hm``. Subclasses override
     the methods of the first section.
@@ -31,13 +34,16 @@ class Visualizer:
         """Return the score maps (C, h, w) of the first image from the raw maps of a batch."""
         return {name: values[0].float().sigmoid() for name, values in output.items() if name.startswith("hm")}
 
-    def draw_dets(self, image: np.ndarray, dets: np.ndarray) -> np.ndarray | None:
-        """Draw detections (n, columns) of ``Task.decode`` on the network's input; None: no such drawing."""
+    def draw_dets(self, image: np.ndarray, dets: np.ndarray, scores: bool = True) -> np.ndarray | None:
+        """Draw detections (n, columns) of ``Task.decode`` on the network's input; None: no such drawing.
+
+        ``scores``: whether labels have the score, which ground truth lacks.
+        """
         return None
 
     def draw_meta(self, image: np.ndarray, meta: dict) -> np.ndarray | None:
         """Draw the ground truth of a sample on the network's input; None: no such drawing."""
-        return self.draw_dets(image, meta["gt_det"]) if "gt_det" in meta else None
+        return self.draw_dets(image, meta["gt_det"], scores=False) if "gt_det" in meta else None
 
     def draw_results(self, image: np.ndarray, results: Detections) -> np.ndarray:
         """Draw the rows of results whose score exceeds ``--vis_thresh``."""
@@ -47,7 +53,7 @@ class Visualizer:
     def draw_objects(self, image: np.ndarray, objects: Objects) -> np.ndarray:
         """Draw the objects of an image."""
         boxes, cls = self.task.ground_truth_boxes(objects), objects["cls"][:, None]
-        return self.boxes(image, np.hstack([boxes, np.ones_like(cls), cls]), self.opt.vis_thresh)
+        return self.boxes(image, np.hstack([boxes, np.ones_like(cls), cls]), self.opt.vis_thresh, scores=False)
 
     # Drawings
 
@@ -87,9 +93,15 @@ class Visualizer:
 
     # Helpers
 
-    def boxes(self, image: np.ndarray, rows: np.ndarray, threshold: float) -> np.ndarray:
+    def canvas(self, image: np.ndarray) -> Canvas:
+        """Return a canvas with a copy of an image."""
+        return Canvas(image, self.opt.debugger_theme)
+
+    def boxes(self, image: np.ndarray, rows: np.ndarray, threshold: float, scores: bool = True) -> np.ndarray:
         """Draw rows (n, 6) [x1, y1, x2, y2, score, class from 0] with labels."""
-        return draw_boxes(image, rows, self.opt.class_names, threshold, self.opt.debugger_theme)
+        canvas = self.canvas(image)
+        canvas.boxes(rows, self.opt.class_names, threshold, scores)
+        return canvas.finish()
 
     def to_input(self, dets: np.ndarray, lengths) -> np.ndarray:
         """Return detections with the columns ``lengths`` in pixels of the input instead of the output."""

@@ -8,6 +8,6 @@ from .base import Visualizer
 class CtdetVisualizer(Visualizer):
     """Drawings of ``tasks.ctdet``."""
 
-    def draw_dets(self, image: np.ndarray, dets: np.ndarray) -> np.ndarray:
+    def draw_dets(self, image: np.ndarray, dets: np.ndarray, scores: bool = True) -> np.ndarray:
         """Draw detections (n, 6) in output pixels on the network's input."""
-        return self.boxes(image, self.to_input(dets, slice(0, 4)), self.opt.center_thresh)
+        return self.boxes(image, self.to_input(dets, slice(0, 4)), self.opt.center_thresh, scores)

@@ -4,7 +4,7 @@
 function changes its arguments.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -15,46 +15,59 @@ from ..ops.image import get_affine_transform
 from ..tasks.base import Detections, Objects
 from ..tasks.ddd import DEFAULT_CALIB, ddd_post_process
 from .base import Visualizer
-from .drawing import WHITE_THEME_LIMIT, class_colors, restore_image
+from .canvas import FONT, Canvas
+from .drawing import restore_image
 
 GROUND_TRUTH_THRESH = 0.5  # ground truth has score 1
 CLOSEST_BOX = 1.0  # meters; a box whose middle is nearer is left out
 FRONT = (0, 1, 5, 4)  # the corners of the face in the direction of the length
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 
-BIRD_SIZE = 384  # pixels
+BIRD_SIZE = 640  # pixels
 BIRD_METERS = 64.0  # that they stand for: half of them to each side, all of them ahead
-BIRD_GROUND = 230
+BIRD_GRID = 10  # meters between the lines of the grid
+BIRD_GROUND, BIRD_LINES, BIRD_TEXT = (230, 230, 230), (205, 205, 205), (110, 110, 110)
 BIRD_FOUND = (250, 152, 12)
 BIRD_TRUE = (12, 49, 250)
 
 
 def draw_boxes_3d(
-    image: np.ndarray, results: Mapping[int, np.ndarray], calib: np.ndarray, threshold: float, theme: str
-) -> np.ndarray:
-    """Return a copy of ``image`` with the edges of boxes whose score exceeds ``threshold``, the nearest last.
+    canvas: Canvas,
+    results: Mapping[int, np.ndarray],
+    calib: np.ndarray,
+    threshold: float,
+    class_names: Sequence[str] = (),
+    scores: bool = True,
+) -> None:
+    """Draw the edges of the boxes whose score exceeds ``threshold``, the nearest last, and their distance in meters.
 
-    A cross marks the face in front. Boxes within a meter of the camera and rows that are not finite are left out;
-    ``calib`` (3, 4) is the camera.
+    A cross marks the front face. Boxes within a meter of the camera and rows that are not finite are left out.
+
+    Args:
+        canvas: with the image of the camera.
+        results: class from 1 to rows (n, 13).
+        calib: (3, 4) projection matrix of the camera.
+        threshold: of the score.
+        class_names: a class beyond them is called by its number.
+        scores: whether labels have the score; ground truth has none.
     """
-    image = image.copy()
-    colors = class_colors(max(results, default=1), theme)
-    if theme == "white":
-        colors = colors + np.uint8(255 - WHITE_THEME_LIMIT)
     for cls, row in sorted(_shown(results, threshold), key=lambda shown: -shown[1][10]):
         if row[10] <= CLOSEST_BOX:
             continue
         corners = compute_box_3d(row[5:8], row[8:11], row[11])
-        color = colors[cls - 1].tolist()
+        color = canvas.color(cls - 1)
         for one, other in EDGES:
-            _line(image, corners[one], corners[other], calib, color, 2)
+            _line(canvas, corners[one], corners[other], calib, color, 2)
         for one, other in (FRONT[0::2], FRONT[1::2]):
-            _line(image, corners[one], corners[other], calib, color, 1)
-    return image
+            _line(canvas, corners[one], corners[other], calib, color, 1)
+        name = class_names[cls - 1] if cls <= len(class_names) else str(cls - 1)
+        text = f"{name} {row[12]:.2f} {row[10]:.0f} m" if scores else f"{name} {row[10]:.0f} m"
+        if corners[:, 2].min() > NEAREST:
+            canvas.label(text, project_to_image(corners.astype(np.float64), calib), color)
 
 
-def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, calib: np.ndarray, color, thickness: int) -> None:
-    """Return the part of an edge that lies in front of the camera."""
+def _line(canvas: Canvas, start: np.ndarray, end: np.ndarray, calib: np.ndarray, color, width: float) -> None:
+    """Draw the part of an edge that lies in front of the camera."""
     if max(start[2], end[2]) <= NEAREST:
         return
     points = np.stack([start, end]).astype(np.float64)
@@ -62,33 +75,55 @@ def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, calib: np.ndarr
         if points[k, 2] < NEAREST:
             share = (NEAREST - points[k, 2]) / (points[1 - k, 2] - points[k, 2])
             points[k] += share * (points[1 - k] - points[k])
-    (x1, y1), (x2, y2) = np.clip(project_to_image(points, calib), -1e6, 1e6).astype(int).tolist()
-    cv2.line(image, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+    first, last = project_to_image(points, calib)
+    canvas.line(first, last, color, width)
 
 
 def bird_view(
     results: Mapping[int, np.ndarray], threshold: float, truth: Mapping[int, np.ndarray] | None = None
 ) -> np.ndarray:
-    """Return the bird's-eye view, (384, 384, 3) uint8 for 64 x 64 meters, the camera at the middle of the lower edge.
+    """Draw the scene from above, (640, 640, 3) uint8 for 64 x 64 meters, the camera at the middle of the lower edge.
 
-    Detections whose score exceeds ``threshold`` are outlines with a thicker front, the objects of ``truth`` filled.
+    Axes are in meters: to the right along the lower edge, ahead along the left one. Detections whose score exceeds
+    ``threshold`` are outlines with a thicker front, the objects of ``truth`` are filled.
     """
-    image = np.full((BIRD_SIZE, BIRD_SIZE, 3), BIRD_GROUND, dtype=np.uint8)
-    for _, row in _shown(truth or {}, 0.5):
-        cv2.fillPoly(image, [_ground_points(row)], BIRD_TRUE)
+    image = _ground()
+    for _, row in _shown(truth or {}, GROUND_TRUTH_THRESH):
+        cv2.fillPoly(image, [_ground_points(row)], BIRD_TRUE, cv2.LINE_AA)
     for _, row in _shown(results, threshold):
         points = _ground_points(row)
-        cv2.polylines(image, [points], True, BIRD_FOUND, 1, cv2.LINE_AA)
-        cv2.line(image, tuple(points[0].tolist()), tuple(points[1].tolist()), BIRD_FOUND, 4, cv2.LINE_AA)
+        cv2.polylines(image, [points], True, BIRD_FOUND, 2, cv2.LINE_AA)
+        cv2.line(image, tuple(points[0].tolist()), tuple(points[1].tolist()), BIRD_FOUND, 5, cv2.LINE_AA)
+    return image
+
+
+def _ground() -> np.ndarray:
+    """Return the empty bird's-eye view: a grid of ten meters with axes."""
+    image = np.full((BIRD_SIZE, BIRD_SIZE, 3), BIRD_GROUND, dtype=np.uint8)
+    last, font = BIRD_SIZE - 1, (FONT, 0.4, BIRD_TEXT, 1, cv2.LINE_AA)
+    half = int(BIRD_METERS / 2 // BIRD_GRID) * BIRD_GRID
+    for meters in range(-half, half + 1, BIRD_GRID):
+        ((x, _),) = _ground_pixels([[meters, 0]]).tolist()
+        cv2.line(image, (x, 0), (x, last), BIRD_LINES, 1)
+        cv2.putText(image, f"{meters}", (x + 3, last - 4), *font)
+    for meters in range(BIRD_GRID, int(BIRD_METERS) + 1, BIRD_GRID):
+        ((_, y),) = _ground_pixels([[0, meters]]).tolist()
+        cv2.line(image, (0, y), (last, y), BIRD_LINES, 1)
+        cv2.putText(image, f"{meters} m", (3, y - 4), *font)
+    cv2.circle(image, (BIRD_SIZE // 2, last), 4, BIRD_TEXT, cv2.FILLED, cv2.LINE_AA)  # the camera
     return image
 
 
 def _ground_points(row: np.ndarray) -> np.ndarray:
-    """Return the bottom of a box in the bird's-eye view, (4, 2) int32, the front edge first."""
-    corners = compute_box_3d(row[5:8], row[8:11], row[11])[:4]
-    x = (corners[:, 0] + BIRD_METERS / 2) * BIRD_SIZE / BIRD_METERS
-    y = BIRD_SIZE - corners[:, 2] * BIRD_SIZE / BIRD_METERS
-    return np.clip(np.stack([x, y], axis=1), -10 * BIRD_SIZE, 10 * BIRD_SIZE).astype(np.int32)
+    """Return the bottom of a box in the view from above, (4, 2) int32, the front edge first."""
+    return _ground_pixels(compute_box_3d(row[5:8], row[8:11], row[11])[:4, [0, 2]])
+
+
+def _ground_pixels(points) -> np.ndarray:
+    """Return pixels (n, 2) int32 of the bird's-eye view for points (n, 2), x and z in meters."""
+    x, z = np.asarray(points, dtype=np.float64).T
+    pixels = np.stack([x + BIRD_METERS / 2, BIRD_METERS - z], axis=1) * BIRD_SIZE / BIRD_METERS
+    return np.clip(pixels, -10 * BIRD_SIZE, 10 * BIRD_SIZE).astype(np.int32)
 
 
 def _shown(results: Mapping[int, np.ndarray], threshold: float) -> list[tuple[int, np.ndarray]]:
@@ -101,7 +136,7 @@ def _shown(results: Mapping[int, np.ndarray], threshold: float) -> list[tuple[in
 
 
 def unwarp(image: np.ndarray, size: tuple[int, int], center, scale) -> np.ndarray:
-    """Return the network's input mapped back into an image of ``size`` = (width, height); black outside."""
+    """Return the network's input in its place in an image of ``size`` = (width, height), black around it."""
     matrix = get_affine_transform(center, scale, 0, (image.shape[1], image.shape[0]), inv=1)
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
 
@@ -122,9 +157,9 @@ class DddVisualizer(Visualizer):
         whole, results = unwarp(image, meta["size"], meta["c"], meta["s"]), {}
         for name, (rows, threshold) in dets.items():
             if opt.reg_bbox:
-                images[f"det_{name}"] = self.boxes_2d(image, rows[0], threshold)
+                images[f"det_{name}"] = self.boxes_2d(image, rows[0], threshold, name == "pred")
             (results[name],) = ddd_post_process(rows, [meta["c"]], [meta["s"]], [meta["calib"]], opt, False)
-            images[f"add_{name}"] = self.boxes_3d(whole, results[name], meta, threshold)
+            images[f"add_{name}"] = self.boxes_3d(whole, results[name], meta, threshold, name == "pred")
         images["bird_pred_gt"] = bird_view(results.get("pred", {}), opt.center_thresh, results["gt"])
         return images
 
@@ -148,15 +183,19 @@ class DddVisualizer(Visualizer):
             location, rotation_y = ddd2locrot((boxes[:, :2] + boxes[:, 2:]) / 2, alpha, dim, dep[:, 0], calib)
             columns = [alpha[:, None], boxes, dim, location, rotation_y[:, None], np.ones((len(boxes), 1))]
             results[cls + 1] = np.concatenate(columns, axis=1)
-        drawing = self.boxes_3d(image, results, objects, GROUND_TRUTH_THRESH)
+        drawing = self.boxes_3d(image, results, objects, GROUND_TRUTH_THRESH, scores=False)
         return {"add_gt": drawing, "bird_gt": bird_view({}, GROUND_TRUTH_THRESH, results)}
 
-    def boxes_3d(self, image: np.ndarray, results: Detections, meta: dict, threshold: float) -> np.ndarray:
+    def boxes_3d(
+        self, image: np.ndarray, results: Detections, meta: dict, threshold: float, scores: bool = True
+    ) -> np.ndarray:
         """Draw 3D boxes with the camera ``calib`` of ``meta``."""
-        calib = np.asarray(meta.get("calib", DEFAULT_CALIB))
-        return draw_boxes_3d(image, results, calib, threshold, self.opt.debugger_theme)
+        canvas, calib = self.canvas(image), np.asarray(meta.get("calib", DEFAULT_CALIB))
+        draw_boxes_3d(canvas, results, calib, threshold, self.opt.class_names, scores)
+        return canvas.finish()
 
-    def boxes_2d(self, image: np.ndarray, dets: np.ndarray, threshold: float) -> np.ndarray:
+    def boxes_2d(self, image: np.ndarray, dets: np.ndarray, threshold: float, scores: bool = True) -> np.ndarray:
         """Draw the 2D boxes of detections (K, 18) in the network's input."""
         boxes = np.hstack([dets[:, :2] - dets[:, 15:17] / 2, dets[:, :2] + dets[:, 15:17] / 2])
-        return self.boxes(image, np.hstack([self.opt.down_ratio * boxes, dets[:, 2:3], dets[:, 17:18]]), threshold)
+        rows = np.hstack([self.opt.down_ratio * boxes, dets[:, 2:3], dets[:, 17:18]])
+        return self.boxes(image, rows, threshold, scores)

@@ -1,4 +1,4 @@
-"""Images for ``--debug``: boxes with labels, heatmaps, network inputs, and showing or saving them.
+"""Colors of classes, heatmaps, network inputs, and showing or saving images.
 
 Images are (height, width, 3) uint8 in BGR order, as OpenCV has them; no function changes its arguments. ``theme``
 is the value of ``--debugger_theme``: ``white`` shows heatmaps in dark colors on white, ``black`` in bright colors
@@ -8,7 +8,7 @@ on black.
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -18,10 +18,6 @@ from centernet.errors import UserError
 from centernet.utils import files
 
 THEMES = ("white", "black")
-FONT = cv2.FONT_HERSHEY_SIMPLEX
-FONT_SCALE = 0.5
-LABEL_MARGIN = 2  # pixels around the text of a label
-DARK = 90  # brightness of 255 below which a label's text is white
 HEAT_MAP_SHARE = 0.7  # of a blended image
 WHITE_THEME_LIMIT = 153  # brightest channel of a color on white
 
@@ -33,7 +29,7 @@ COLOR_STEPS = 1.2207440846057596 ** -np.arange(1.0, 4.0)
 def class_colors(num_classes: int, theme: str = "white") -> np.ndarray:
     """Return colors of classes, (num_classes, 3) uint8 BGR, all different up to a thousand classes at least.
 
-    A class has the same hue in both themes and regardless of ``num_classes``. For the white theme colors are scaled to
+    A class has the same hue in both themes and whatever ``num_classes`` is. For the white theme colors are scaled to
     at most 153, so that they stand out from white. (They are not the reference's, whose table ends at 80 classes.)
     """
     _check_theme(theme)
@@ -64,7 +60,7 @@ def heat_map_image(hm: np.ndarray, theme: str, size: tuple[int, int], colors: np
 
 
 def blend(image: np.ndarray, colored: np.ndarray, theme: str) -> np.ndarray:
-    """Return 0.3 · ``image`` + 0.7 · ``colored`` (white theme: inverted), as from :func:`heat_map_image`."""
+    """Return 0.3 · ``image`` + 0.7 · ``colored`` (inverted for the white theme) of :func:`heat_map_image`."""
     _check_theme(theme)
     if theme == "white":
         colored = 255 - colored
@@ -77,40 +73,10 @@ def overlay_heat_map(image: np.ndarray, hm: np.ndarray, theme: str, colors: np.n
     return blend(image, heat_map_image(hm, theme, image.shape[:2], colors), theme)
 
 
-def draw_boxes(
-    image: np.ndarray, detections: np.ndarray, class_names: Sequence[str], threshold: float, theme: str
-) -> np.ndarray:
-    """Return a copy of ``image`` with the boxes whose score exceeds ``threshold``, and labels ``name score``.
-
-    ``detections`` (n, 6) rows [x1, y1, x2, y2, score, class from 0] in pixels. Boxes are cut at the border of the
-    image and labels moved inside it; rows that are not finite are left out. A class beyond ``class_names`` is
-    called by its number.
-    """
-    image = image.copy()
-    height, width = image.shape[:2]
-    rows = np.asarray(detections, dtype=np.float64).reshape(-1, 6)
-    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] > threshold)]
-    rows = rows[np.argsort(rows[:, 4], kind="stable")]
-    classes = rows[:, 5].astype(int)
-    colors = class_colors(int(classes.max(initial=0)) + 1, theme)
-    if theme == "white":
-        # As bright as the reference's 255 - color, but of the hue that the heatmap has.
-        colors = colors + np.uint8(255 - WHITE_THEME_LIMIT)
-    corners = np.clip(rows[:, :4], 0, [width - 1, height - 1, width - 1, height - 1]).astype(int).tolist()
-
-    for (x1, y1, x2, y2), category in zip(corners, classes, strict=True):
-        cv2.rectangle(image, (x1, y1), (x2, y2), colors[category].tolist(), 2)
-    # All labels after all boxes, the best last: no line crosses them and no weaker label covers a better one.
-    for (x1, y1, _, _), score, category in zip(corners, rows[:, 4], classes, strict=True):
-        name = class_names[category] if category < len(class_names) else str(category)
-        _draw_label(image, f"{name} {score:.1f}", x1, y1, colors[category].tolist())
-    return image
-
-
 def restore_image(input_chw: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return the image of a normalized network input: (3, h, w) float BGR to (h, w, 3) uint8.
+    """Return the image (h, w, 3) uint8 from which a normalized network input (3, h, w) float, BGR, was made.
 
-    ``mean`` and ``std`` are the 3 numbers a dataset normalizes with, in shares of 255 and in any shape.
+    ``mean`` and ``std`` hold the three numbers of the normalization, as fractions of 255, in any shape.
     """
     image = np.asarray(input_chw, dtype=np.float32).transpose(1, 2, 0)
     image = (image * np.reshape(std, 3) + np.reshape(mean, 3)) * 255.0
@@ -120,10 +86,11 @@ def restore_image(input_chw: np.ndarray, mean: np.ndarray, std: np.ndarray) -> n
 def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: str, show: bool, delay: int = 0) -> int:
     """Show each image in a window of its name, or write it to ``<folder>/<prefix><name>.png``.
 
-    ``show`` opens windows and waits ``delay`` milliseconds for a key (0: until one is pressed). Without a display it
-    writes the files instead and reports it once per folder. Returns the code of the key that was pressed, -1 for none.
+    ``show`` opens windows and waits ``delay`` milliseconds for a key (0: until one is pressed). Without a display the
+    files are written instead, which is reported once per directory. Returns the code of the pressed key, or -1.
 
-    Raises ``UserError`` if a file cannot be written.
+    Raises:
+        UserError: a file cannot be written.
     """
     if show and has_display():
         try:
@@ -133,7 +100,7 @@ def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: s
         except cv2.error:  # OpenCV built without windows (opencv-python-headless)
             pass
     if show:
-        _say_once(f"no display: images go to {folder}")
+        _report_once(f"no display: images go to {folder}")
     for name, image in images.items():
         path = Path(folder) / f"{prefix}{name}.png"
         with files.write_errors(path):
@@ -143,30 +110,12 @@ def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: s
 
 
 def has_display() -> bool:
-    """Return whether windows can be opened; checked first, since some builds of OpenCV end the process if not."""
+    """Return whether windows can be opened; some builds of OpenCV end the process when they cannot."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _draw_label(image: np.ndarray, text: str, x: int, y: int, color: list[int]) -> None:
-    """Draw ``text`` on a filled rectangle above (x, y), or as near to there as the image has room for it."""
-    height, width = image.shape[:2]
-    scale = FONT_SCALE
-    (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, 1)
-    if text_width + 2 * LABEL_MARGIN > width:
-        scale *= max(1, width - 2 * LABEL_MARGIN) / text_width
-        (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, 1)
-    label_width, label_height = text_width + 2 * LABEL_MARGIN, text_height + below + 2 * LABEL_MARGIN
-    left = max(0, min(x, width - label_width))
-    top = max(0, min(y - label_height, height - label_height))
-    right, bottom = left + label_width - 1, top + label_height - 1
-    cv2.rectangle(image, (left, top), (right, bottom), color, cv2.FILLED)
-    baseline = (left + LABEL_MARGIN, top + LABEL_MARGIN + text_height)
-    dark = np.dot(color, (0.114, 0.587, 0.299)) < DARK
-    cv2.putText(image, text, baseline, FONT, scale, (255, 255, 255) if dark else (0, 0, 0), 1, cv2.LINE_AA)
-
-
 @functools.cache
-def _say_once(message: str) -> None:
+def _report_once(message: str) -> None:
     print(message, file=sys.stderr)
 
 

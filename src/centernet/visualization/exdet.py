@@ -1,6 +1,5 @@
 """Drawings of extreme points: boxes, points, and the octagons that they span."""
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,7 +7,6 @@ from torch import Tensor
 from ..tasks.base import Detections, Objects
 from ..tasks.exdet import SIDES, ground_truth_rows
 from .base import Visualizer, with_class
-from .drawing import class_colors
 
 
 class ExdetVisualizer(Visualizer):
@@ -19,17 +17,17 @@ class ExdetVisualizer(Visualizer):
         extreme = torch.stack([maps[f"hm_{side}"] for side in SIDES]).amax(0)
         return {"hm": (extreme, None), "hm_c": (maps["hm_c"], None)}
 
-    def draw_dets(self, image: np.ndarray, dets: np.ndarray) -> np.ndarray:
+    def draw_dets(self, image: np.ndarray, dets: np.ndarray, scores: bool = True) -> np.ndarray:
         """Draw detections (n, 14) in output pixels, after soft-NMS, on the network's input."""
         rows = dets[dets[:, 4] > 0]
         by_class = {cls + 1: rows[rows[:, 13] == cls, :13] for cls in range(self.opt.num_classes)}
         rows = with_class(self.task.merge_scales([by_class]))
-        return self.points(image, self.to_input(rows, [*range(4), *range(5, 13)]), self.opt.center_thresh)
+        return self.points(image, self.to_input(rows, [*range(4), *range(5, 13)]), self.opt.center_thresh, scores)
 
     def draw_meta(self, image: np.ndarray, meta: dict) -> np.ndarray:
         """Draw the ground truth of a sample on the network's input."""
         rows = self.to_input(meta["gt_det"], [*range(4), *range(5, 13)])
-        return self.points(image, rows, self.opt.center_thresh)
+        return self.points(image, rows, self.opt.center_thresh, scores=False)
 
     def draw_results(self, image: np.ndarray, results: Detections) -> np.ndarray:
         """Draw the rows of results whose score exceeds ``--vis_thresh``."""
@@ -37,23 +35,22 @@ class ExdetVisualizer(Visualizer):
 
     def draw_objects(self, image: np.ndarray, objects: Objects) -> np.ndarray:
         """Draw the boxes and points of the objects of an image."""
-        return self.points(image, ground_truth_rows(objects["points"], objects["cls"]), self.opt.vis_thresh)
+        rows = ground_truth_rows(objects["points"], objects["cls"])
+        return self.points(image, rows, self.opt.vis_thresh, scores=False)
 
-    def points(self, image: np.ndarray, rows: np.ndarray, threshold: float) -> np.ndarray:
+    def points(self, image: np.ndarray, rows: np.ndarray, threshold: float, scores: bool = True) -> np.ndarray:
         """Draw boxes, octagons and extreme points of the rows (n, 14) whose score exceeds ``threshold``."""
+        canvas = self.canvas(image)
         rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] > threshold)]
         rows = rows[np.argsort(rows[:, 4], kind="stable")]
-        image = self.boxes(image, rows[:, [0, 1, 2, 3, 4, 13]], threshold)
-        colors = class_colors(max(self.opt.num_classes, 1), self.opt.debugger_theme)
+        canvas.boxes(rows[:, [0, 1, 2, 3, 4, 13]], self.opt.class_names, threshold, scores)
         height, width = image.shape[:2]
         for row in rows:
-            color = colors[int(row[13])].tolist()
-            corners = octagon(row[5:13].reshape(4, 2)).clip(-1, [width, height])
-            cv2.polylines(image, [corners.astype(np.int32)], True, color, 1, cv2.LINE_AA)
-            for x, y in row[5:13].reshape(4, 2).clip(-1, [width, height]).astype(int).tolist():
-                cv2.circle(image, (x, y), 3, color, -1)
-                cv2.circle(image, (x, y), 3, (255, 255, 255), 1, cv2.LINE_AA)
-        return image
+            color, points = canvas.color(int(row[13])), row[5:13].reshape(4, 2).clip(-1, [width, height])
+            canvas.outline(octagon(row[5:13].reshape(4, 2)).clip(-1, [width, height]), color)
+            for point in points:
+                canvas.disc(point, color, edge=(255, 255, 255))
+        return canvas.finish()
 
 
 def octagon(points: np.ndarray) -> np.ndarray:

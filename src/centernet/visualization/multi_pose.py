@@ -9,11 +9,11 @@ from torch import Tensor
 from ..ops.keypoints import COCO_PERSON, KeypointSchema
 from ..tasks.base import Detections, Objects
 from .base import Visualizer, with_class
+from .canvas import FAR, Canvas
 
 LEFT, RIGHT, MIDDLE = (255, 0, 0), (0, 0, 255), (255, 0, 255)  # BGR
-RADIUS, THICKNESS = 3, 2  # of joints and bones, in pixels
+RADIUS, THICKNESS = 3, 2  # of joints and bones, in units of the canvas
 IS_RIGHT = re.compile(r"right|(?<![a-z])r(?![a-z])", re.IGNORECASE)  # names of joints of the right side
-FAR = 2**14  # pixels; OpenCV draws wrongly where coordinates do not fit into 16 bits
 
 
 def joint_colors(keypoints: KeypointSchema) -> list[tuple[int, int, int]]:
@@ -39,25 +39,23 @@ def bone_color(a: int, b: int, colors: list[tuple[int, int, int]] = JOINT_COLORS
 
 
 def draw_skeleton(
-    image: np.ndarray, joints: np.ndarray, seen: np.ndarray | None = None, keypoints: KeypointSchema = COCO_PERSON
-) -> np.ndarray:
-    """Return a copy of ``image`` with an object's joints as discs, and the bones between them as lines.
+    canvas: Canvas, joints: np.ndarray, seen: np.ndarray | None = None, keypoints: KeypointSchema = COCO_PERSON
+) -> None:
+    """Draw an object's joints as discs, and the bones between them as lines.
 
     ``joints`` (2J,) or (J, 2) x and y in pixels; ``seen`` (J,) bool: which joints to draw, None: all. A bone is left
     out where a coordinate of its ends is not above 0, a joint where it is not finite.
     """
-    image, colors = image.copy(), joint_colors(keypoints)
+    colors = joint_colors(keypoints)
     joints = np.asarray(joints, dtype=np.float64).reshape(len(keypoints), 2)
-    there = np.asarray((np.isfinite(joints) & (np.abs(joints) < FAR)).all(axis=1))
+    drawn = np.asarray((np.isfinite(joints) & (np.abs(joints) < FAR)).all(axis=1))
     if seen is not None:
-        there &= np.asarray(seen, dtype=bool)
-    points = np.where(there[:, None], joints, 0).astype(int).tolist()
-    for joint in np.flatnonzero(there):
-        cv2.circle(image, points[joint], RADIUS, colors[joint], cv2.FILLED)
+        drawn &= np.asarray(seen, dtype=bool)
     for a, b in keypoints.skeleton:
-        if there[a] and there[b] and min(*points[a], *points[b]) > 0:
-            cv2.line(image, points[a], points[b], bone_color(a, b, colors), THICKNESS, cv2.LINE_AA)
-    return image
+        if drawn[a] and drawn[b] and joints[[a, b]].min() > 0:
+            canvas.line(joints[a], joints[b], bone_color(a, b, colors), THICKNESS)
+    for joint in np.flatnonzero(drawn):
+        canvas.disc(joints[joint], colors[joint], RADIUS)
 
 
 class MultiPoseVisualizer(Visualizer):
@@ -77,15 +75,15 @@ class MultiPoseVisualizer(Visualizer):
             scores["hm_hp"] = output["hm_hp"][0].float()
         return scores
 
-    def draw_dets(self, image: np.ndarray, dets: np.ndarray) -> np.ndarray:
+    def draw_dets(self, image: np.ndarray, dets: np.ndarray, scores: bool = True) -> np.ndarray:
         """Draw persons (n, 6 + 2J) in output pixels on the network's input."""
-        return self.persons(image, self._rows(dets), dets[:, -1], self.opt.center_thresh)
+        return self.persons(image, self._rows(dets), dets[:, -1], self.opt.center_thresh, scores=scores)
 
     def draw_meta(self, image: np.ndarray, meta: dict) -> np.ndarray:
         """Draw the persons of a sample, with their labeled joints, on the network's input."""
         labeled = meta["labeled"]
         dets = meta["gt_det"][: len(labeled)]
-        return self.persons(image, self._rows(dets), dets[:, -1], self.opt.center_thresh, labeled)
+        return self.persons(image, self._rows(dets), dets[:, -1], self.opt.center_thresh, labeled, scores=False)
 
     def network_images(self, image: np.ndarray, output: dict[str, Tensor], dets: Tensor) -> dict[str, np.ndarray]:
         """Draw one test scale: the heatmaps of centers and of joints."""
@@ -101,7 +99,7 @@ class MultiPoseVisualizer(Visualizer):
         joints = objects["joints"]
         points = joints[:, :, :2].reshape(-1, 2 * joints.shape[1])
         rows = np.hstack([objects["boxes"], np.ones((len(joints), 1)), points])
-        return self.persons(image, rows, objects["cls"], self.opt.vis_thresh, joints[:, :, 2] > 0)
+        return self.persons(image, rows, objects["cls"], self.opt.vis_thresh, joints[:, :, 2] > 0, scores=False)
 
     def persons(
         self,
@@ -110,19 +108,20 @@ class MultiPoseVisualizer(Visualizer):
         cls: np.ndarray,
         threshold: float,
         visible: np.ndarray | None = None,
+        scores: bool = True,
     ) -> np.ndarray:
         """Draw boxes and skeletons of the rows (n, 5 + 2J) whose score exceeds ``threshold``.
 
         ``cls`` (n,): classes from 0; ``visible`` (n, J) bool: joints to draw, None: all of the class.
         """
-        keypoints = self.opt.keypoints
-        image = self.boxes(image, np.hstack([rows[:, :5], cls[:, None]]), threshold)
+        keypoints, canvas = self.opt.keypoints, self.canvas(image)
+        canvas.boxes(np.hstack([rows[:, :5], cls[:, None]]), self.opt.class_names, threshold, scores)
         for k in np.flatnonzero(rows[:, 4] > threshold):
             seen = np.isin(np.arange(len(keypoints)), keypoints.joints_of(int(cls[k])))
             if visible is not None:
                 seen &= visible[k]
-            image = draw_skeleton(image, rows[k, 5:], seen, keypoints)
-        return image
+            draw_skeleton(canvas, rows[k, 5:], seen, keypoints)
+        return canvas.finish()
 
     def _rows(self, dets: np.ndarray) -> np.ndarray:
         return self.to_input(dets, [k for k in range(dets.shape[1]) if k != 4])[:, :-1]

@@ -1,0 +1,182 @@
+"""An image to draw on: small images are enlarged, lines and labels fit the size, labels do not cover each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .drawing import WHITE_THEME_LIMIT, class_colors
+
+MIN_SIDE = 480  # pixels; an image whose longer side is shorter is enlarged by a whole factor
+FAR = 2**14  # pixels; OpenCV draws wrongly where coordinates do not fit into 16 bits
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+FONT_SCALE = 0.5  # on an image of REFERENCE_SIDE pixels
+REFERENCE_SIDE = 640
+DARK = 90  # brightness of 255 below which the text of a label is white
+RINGS = 4  # label heights around its box within which a label looks for a free place
+
+
+@dataclass
+class Label:
+    """Text that belongs to a box.
+
+    Attributes:
+        text: what is drawn.
+        corners: x1, y1, x2, y2 of the box in pixels of the canvas.
+        color: of the background, BGR.
+    """
+
+    text: str
+    corners: tuple[int, int, int, int]
+    color: list[int]
+
+
+class Canvas:
+    """A copy of an image with drawings. Coordinates are those of the image, whatever its enlargement.
+
+    Attributes:
+        image: (H, W, 3) uint8 in BGR order, enlarged.
+        zoom: whole factor of the enlargement.
+        theme: value of ``--debugger_theme``.
+        unit: line width of detail, in pixels of the canvas; boxes are drawn with twice of it.
+        placed: rectangles of the labels that :meth:`finish` has drawn, (n, 4) int x1, y1, x2, y2 with exclusive ends.
+    """
+
+    def __init__(self, image: np.ndarray, theme: str = "white") -> None:
+        longest = max(image.shape[:2])
+        self.zoom = max(1, -(-MIN_SIDE // longest))
+        size = (image.shape[1] * self.zoom, image.shape[0] * self.zoom)
+        self.image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if self.zoom > 1 else image.copy()
+        self.theme = theme
+        self.scale = max(1.0, sum(size) / 2 / REFERENCE_SIDE)
+        self.unit = max(1, round(self.scale))
+        self.placed = np.zeros((0, 4), dtype=int)
+        self._labels: list[Label] = []
+
+    def color(self, cls: int) -> list[int]:
+        """Return the color of boxes of a class, BGR; lighter than in heatmaps for the white theme."""
+        color = class_colors(cls + 1, self.theme)[cls]
+        return (color + np.uint8(255 - WHITE_THEME_LIMIT) if self.theme == "white" else color).tolist()
+
+    # Shapes
+
+    def boxes(self, rows: np.ndarray, class_names: Sequence[str], threshold: float, scores: bool = True) -> None:
+        """Draw boxes whose score exceeds ``threshold``, with labels ``name score``.
+
+        Args:
+            rows: (n, 6) x1, y1, x2, y2, score, class from 0. Boxes are clipped to the image; rows that are not finite
+                are left out.
+            class_names: a class beyond them is called by its number.
+            scores: whether labels have the score; ground truth has none.
+        """
+        rows = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
+        rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] > threshold)]
+        height, width = self.image.shape[:2]
+        for *corners, score, cls in rows[np.argsort(rows[:, 4], kind="stable")].tolist():
+            cls = int(cls)
+            limits = np.array([width, height, width, height]) - 1
+            x1, y1, x2, y2 = np.clip(np.array(corners) * self.zoom, 0, limits).astype(int).tolist()
+            cv2.rectangle(self.image, (x1, y1), (x2, y2), self.color(cls), 2 * self.unit)
+            name = class_names[cls] if cls < len(class_names) else str(cls)
+            self._labels.append(Label(f"{name} {score:.2f}" if scores else name, (x1, y1, x2, y2), self.color(cls)))
+
+    def label(self, text: str, points: np.ndarray, color: Sequence[int]) -> None:
+        """Label the points (n, 2) of an object at the top left of their bounding box, clipped to the image."""
+        height, width = self.image.shape[:2]
+        points = np.clip(np.asarray(points) * self.zoom, 0, [width - 1, height - 1]).astype(int)
+        (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        self._labels.append(Label(text, (x1, y1, x2, y2), list(color)))
+
+    def line(self, start: np.ndarray, end: np.ndarray, color: Sequence[int], width: float = 2) -> None:
+        """Draw a line of ``width`` units between two points, which may be far outside of the image."""
+        ends = np.clip(np.stack([start, end]) * self.zoom, -1e6, 1e6)
+        if not np.isfinite(ends).all():
+            return
+        (height, width_px), margin = self.image.shape[:2], self._width(width)
+        frame = (-margin, -margin, width_px + 2 * margin, height + 2 * margin)
+        inside, first, last = cv2.clipLine(frame, *ends.astype(int).tolist())
+        if inside:
+            cv2.line(self.image, first, last, color, self._width(width), cv2.LINE_AA)
+
+    def outline(self, points: np.ndarray, color, width: float = 1) -> None:
+        """Draw a closed polygon (n, 2)."""
+        cv2.polylines(self.image, [np.array(self._pixels(points))], True, color, self._width(width), cv2.LINE_AA)
+
+    def disc(self, point, color, radius: float = 3, edge: Sequence[int] | None = None) -> None:
+        """Draw a filled disc of ``radius`` units, with an edge in another color if one is given."""
+        ((x, y),) = self._pixels([point])
+        cv2.circle(self.image, (x, y), self._width(radius), color, cv2.FILLED, cv2.LINE_AA)
+        if edge is not None:
+            cv2.circle(self.image, (x, y), self._width(radius), edge, self.unit, cv2.LINE_AA)
+
+    def _width(self, units: float) -> int:
+        return max(1, round(units * self.unit))
+
+    def _pixels(self, points) -> list[list[int]]:
+        pixels = np.asarray(points, dtype=np.float64).reshape(-1, 2) * self.zoom
+        return np.clip(pixels, -FAR, FAR).astype(int).tolist()
+
+    # Labels
+
+    def finish(self) -> np.ndarray:
+        """Draw the labels and return the image.
+
+        The last box chooses first: it has the best score. A label that finds no free place near its box is left out;
+        the color of the box still tells the class.
+        """
+        for label in reversed(self._labels):
+            self._draw_label(label)
+        self._labels.clear()
+        return self.image
+
+    def _draw_label(self, label: Label) -> None:
+        height, width = self.image.shape[:2]
+        margin, scale, stroke = 2 * self.unit, FONT_SCALE * self.scale, self.unit
+        (text_width, text_height), below = cv2.getTextSize(label.text, FONT, scale, stroke)
+        if text_width + 2 * margin > width:
+            scale *= max(1, width - 2 * margin) / text_width
+            (text_width, text_height), below = cv2.getTextSize(label.text, FONT, scale, stroke)
+        size = min(width, text_width + 2 * margin), min(height, text_height + below + 2 * margin)
+        place = self._free_place(label.corners, size)
+        if place is None:
+            return
+        left, top = place
+        self.placed = np.vstack([self.placed, [left, top, left + size[0], top + size[1]]])
+        cv2.rectangle(self.image, (left, top), (left + size[0] - 1, top + size[1] - 1), label.color, cv2.FILLED)
+        text_color = (255, 255, 255) if np.dot(label.color, (0.114, 0.587, 0.299)) < DARK else (0, 0, 0)
+        baseline = left + margin, top + margin + text_height
+        cv2.putText(self.image, label.text, baseline, FONT, scale, text_color, stroke, cv2.LINE_AA)
+
+    def _free_place(self, corners: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int] | None:
+        """Return left and top of a label near its box where it covers no other label; None: there is no such place."""
+        (x1, y1, x2, y2), (label_width, label_height) = corners, size
+        above, below, right = y1 - label_height, y2 + 1, x2 - label_width + 1
+        places = [(x1, above), (right, above), (x1, y1), (x1, below), (right, below), (right, y1)]
+        places += [(x1, y2 - label_height + 1), (x2 + 1, y1), (x1 - label_width, y1)]
+        middle = (x1 + x2 - label_width) // 2
+        for ring in range(1, RINGS + 1):
+            step = ring * label_height
+            places += [(x, y) for y in (above - step, y1 + step, below + step) for x in (x1, middle, right)]
+            places += [(x, y1 + step) for x in (x1 - label_width, x2 + 1)]
+        height, width = self.image.shape[:2]
+        lefts, tops = np.clip(places, 0, [width - label_width, height - label_height]).T
+        taken = self.placed.T[:, None, :]
+        covers = (lefts[:, None] < taken[2]) & (lefts[:, None] + label_width > taken[0])
+        covers &= (tops[:, None] < taken[3]) & (tops[:, None] + label_height > taken[1])
+        free = np.flatnonzero(~covers.any(axis=1))
+        return (int(lefts[free[0]]), int(tops[free[0]])) if len(free) else None
+
+
+def draw_boxes(
+    image: np.ndarray,
+    detections: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float,
+    theme: str,
+    scores: bool = True,
+) -> np.ndarray:
+    """Return a copy of an image, enlarged if it is small, with boxes and labels; arguments as for ``Canvas.boxes``."""
+    canvas = Canvas(image, theme)
+    canvas.boxes(detections, class_names, threshold, scores)
+    return canvas.finish()
