@@ -257,7 +257,9 @@ def test_demo_of_an_image(demo, checkpoint, tmp_path, tiny_voc):
     assert re.search(r"^found: \d+ \w+, .*\d+ \w+$", done.stdout, re.MULTILINE)
     assert re.search(r"^seconds per image: tot \d\.\d{4} \|load \d", done.stdout, re.MULTILINE)
     drawn, plain = cv2.imread(str(folder / "000007_ctdet.png")), cv2.imread(str(image))
-    assert drawn.shape == plain.shape and not np.array_equal(drawn, plain)
+    zoom = -(-480 // max(plain.shape))  # small images are enlarged
+    assert drawn.shape == (plain.shape[0] * zoom, plain.shape[1] * zoom, 3)
+    assert not np.array_equal(drawn, cv2.resize(plain, drawn.shape[1::-1], interpolation=cv2.INTER_CUBIC))
     assert demo("--demo", str(image), "--exp_id", "mine").returncode == 0
     assert names_in(tmp_path / "exp/ctdet/mine/demo") == ["000007_ctdet.png"]
 

@@ -108,7 +108,7 @@ class Result:
         return found.json_entry(self.path, (width, height), self.detections, self.frame)
 
     def plot(self) -> np.ndarray:
-        """Return the image with its detections drawn, (H, W, 3) uint8, B, G, R."""
+        """Return the image with its detections drawn, (H, W, 3) uint8 BGR; small images are enlarged."""
         task = self._detector.task
         visualizer = build_visualizer(type(task)(task.opt.replace(vis_thresh=self._threshold)))
         meta = {**task.opt.picture_info, **self._info}

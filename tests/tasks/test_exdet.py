@@ -540,7 +540,8 @@ def test_debug_images():
     batch, opt = random_batch(["--debug", "4", "--center_thresh", "0.3"], images=1)
     images = build_visualizer(Exdet(opt)).training_images(batch, raw_truth(batch, opt))
     assert set(images) == {"pred_hm", "pred_hm_c", "gt_hm", "gt_hm_c", "out_pred", "out_gt"}
-    assert all(image.shape == (128, 128, 3) and image.dtype == np.uint8 for image in images.values())
+    assert all(image.shape == (512, 512, 3) for name, image in images.items() if name.startswith("out"))  # enlarged
+    assert all(image.shape == (128, 128, 3) for name, image in images.items() if not name.startswith("out"))
     assert (images["out_gt"] != 0).any() and not np.array_equal(images["gt_hm"], images["gt_hm_c"])
     assert set(build_visualizer(Exdet(opt)).training_images(batch, None)) == {"gt_hm", "gt_hm_c", "out_gt"}
 
@@ -551,10 +552,10 @@ def test_result_images():
     rows = {1: np.array([[20, 20, 90, 100, 0.9, *points], [0, 0, 5, 5, 0.2, *[2] * 8]], np.float32)}
     image = np.zeros((120, 120, 3), np.uint8)
     drawn = build_visualizer(Exdet(opt)).result_images(image, rows, {})["exdet"]
-    assert not image.any() and drawn.shape == image.shape
-    for x, y in np.reshape(points, (4, 2)):
+    assert not image.any() and drawn.shape == (480, 480, 3)  # enlarged
+    for x, y in 4 * np.reshape(points, (4, 2)):
         assert drawn[y - 2 : y + 3, x - 2 : x + 3].any()
-    assert not drawn[2:4, 2:4].any()  # the weak one is not drawn
+    assert not drawn[8:16, 8:16].any()  # the weak one is not drawn
     objects = {"points": np.reshape(points, (1, 4, 2)).astype(np.float32), "cls": np.array([0])}
     assert build_visualizer(Exdet(opt)).ground_truth_images(image, objects)["gt"].any()
     empty = {"points": np.zeros((0, 4, 2), np.float32), "cls": np.zeros(0, np.int64)}
