@@ -22,6 +22,7 @@ from ..utils.files import file_lock, link_or_copy, reason, write_errors, write_j
 from ..utils.text import print_line
 from ..version import __version__
 from . import tensorboard
+from .loggers import Loggers
 from .resume_logs import kept_epochs, kept_losses, kept_scores, read_lines
 from .run_state import TrainingState, launch_name
 
@@ -50,6 +51,7 @@ class RunDirectory:
         self.validated: tuple[Any, dict] | None = None
         self._open = contextlib.ExitStack()
         self._board = None
+        self._loggers: Loggers | None = None
         try:
             self.logs = self.path / time.strftime("logs_%Y-%m-%d-%H-%M")
             self.path.mkdir(parents=True, exist_ok=True)
@@ -121,6 +123,7 @@ class RunDirectory:
         else:
             path.unlink(missing_ok=True)
         self._board = tensorboard.open_board(self.logs)
+        self._loggers = Loggers(opt, self.path, _plain(state.recipe), resumed=state.iteration > 0)
         losses = open(self.path / "train_log.csv", "a", newline="", encoding="utf-8")  # noqa: SIM115 (for the whole run)
         self._losses = self._open.enter_context(losses)
         self._csv = csv.writer(self._losses, lineterminator="\n")
@@ -184,12 +187,16 @@ class RunDirectory:
         if self._board is not None:
             with write_errors(self.logs):
                 tensorboard.write_epoch(self._board, epoch, train, val, *(self.validated or (None, {})))
+        if self._loggers is not None:
+            self._loggers.write_epoch(epoch, train, val)
 
     def close(self) -> None:
         """Close the files and release the folder."""
         with contextlib.suppress(OSError):  # write errors have already been reported
             if self._board is not None:
                 self._board.close()
+        if self._loggers is not None:
+            self._loggers.close()
         with contextlib.suppress(OSError):
             self._open.close()
 

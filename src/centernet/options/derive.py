@@ -13,6 +13,7 @@ from ..tasks import all_specs, get_spec
 from ..utils.schedule import cosine_decay, step_decay, warmup
 from .table import CUSTOM_OPTIONS, NEVER, Draft
 
+LOGGERS = ("wandb", "mlflow")  # of engine/loggers.py
 # The repository; an installed package, which is not in one, works in the current directory.
 ROOT = Path(__file__).resolve().parents[3]
 if not (ROOT / "src" / "main.py").is_file():
@@ -129,6 +130,10 @@ def _parse_lists(opt: Draft) -> None:
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise UserError(f"--test_scales {opt.test_scales}: needs sizes above 0")
     opt.test_scales = scales
+    opt.loggers = [name for name in str(opt.loggers).split(",") if name]
+    unknown = [name for name in opt.loggers if name not in LOGGERS]
+    if unknown:
+        raise UserError(f"--loggers {unknown[0]}: choose from {', '.join(LOGGERS)}")
 
 
 def _numbers(text, kind: type) -> list:

@@ -135,6 +135,9 @@ class LogOptions(OptionGroup, title="log", scripts=(TRAIN,)):
     save_minutes: float = option(
         30, "minutes between checkpoints within an epoch; 0: only at its end", kind=float, low=0, new=True
     )
+    loggers: list[str] = option(
+        "", "experiment trackers, comma-separated: wandb | mlflow; TensorBoard is used if it is installed", new=True
+    )
     metric: str = option(
         "loss",
         "what selects model_best.pth: loss or one of its terms, or a score (mAP, AP, ...); default: the dataset's "
