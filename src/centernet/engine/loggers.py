@@ -108,7 +108,7 @@ class Loggers:
             try:
                 run_name = f"{opt.task}/{opt.exp_id}"
                 self._active[name] = LOGGERS[name](run_name, folder, config, known.get(name))
-            except Exception as error:  # whatever the package raises without a login or a server
+            except Exception as error:  # of any kind: no login, no server, ...
                 raise UserError(f"--loggers {name}: cannot start a run: {_first_line(error)}") from error
         if self._active:
             write_json(folder / IDS, {name: logger.id for name, logger in self._active.items()})
