@@ -5,12 +5,13 @@ set -u
 
 usage() {
     cat <<'TEXT'
-bash train_full_4p.sh [--data_path=PATH] [--dataset=NAME] [--nproc=N] [--dry_run] [any option of src/main.py]
+bash train_full_4p.sh [--data_path=PATH] [--dataset=NAME] [--nproc=N] [--dry_run] [--check_device] [any option of src/main.py]
 
   --data_path PATH   directory that contains voc/, or voc/ itself; default: train on the generated sample
   --dataset NAME     pascal (default with a data path), coco, or sample
   --nproc N          number of processes, default 4
   --dry_run          print the command and stop
+  --check_device     first check the device in its short form (src/tools/check_device.py); stop if it deviates
 
 PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, with the
 learning rate reduced after epochs 45 and 60. Options may be given as --name=value or as --name value; options of
@@ -24,7 +25,7 @@ fail() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
-data_path='' dataset='' processes=4 dry_run='' extra=()
+data_path='' dataset='' processes=4 dry_run='' check='' extra=()
 while [ $# -gt 0 ]; do
     name=${1%%=*}
     case $name in
@@ -45,6 +46,7 @@ while [ $# -gt 0 ]; do
             esac
             ;;
         --dry_run) dry_run=yes ;;
+        --check_device) check=yes ;;
         -h | --help)
             usage
             exit 0
@@ -103,4 +105,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores_per_process}
 
 # One process checks options, data and weights first, so that an error is reported once.
 "$python" "$here/src/main.py" "${options[@]}" --prepare_only || exit
+if [ -n "$check" ]; then
+    "$python" "$here/src/tools/check_device.py" "${options[@]}" --short || exit
+fi
 exec "${launch[@]}" "${options[@]}"

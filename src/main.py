@@ -40,6 +40,8 @@ def main(opt: Options) -> None:
     train_set, val_set = setup.build_datasets(task, env)
     metric = setup.Metric(opt, task.criterion.names, val_set)
     opt = opt.replace(metric=metric.name)
+    if train_set is not None:
+        setup.save_initial_weights(opt, model, model_metadata(opt, train_set.default_image_info()), env)
     if opt.prepare_only:
         env.print("\n".join(describe(split) for split in (train_set, val_set) if split is not None))
         return

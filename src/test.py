@@ -32,7 +32,7 @@ def main(opt: Options) -> dict[str, float]:
     Returns the scores by name, on the first process only.
     """
     env = processes.start(opt)
-    set_precision(opt.precision)
+    set_precision(opt.precision, env.device, log=env.print)
     detector = create_detector(opt, env.device, log=env.print)
     opt = detector.opt
     batch_size = batch_size_of(opt, env.world_size)

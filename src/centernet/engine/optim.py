@@ -19,7 +19,7 @@ def build_optimizer(opt: Options, model: nn.Module, device: torch.device) -> tor
     With ``--weight_decay``, biases and the parameters of normalization layers do not decay. Without it there is one
     group of all parameters in the order of the network, as in the reference, so that its optimizer states load.
     """
-    fused = device.type in HAS_FUSED
+    fused = True if device.type in HAS_FUSED else None  # elsewhere PyTorch chooses, as a rule foreach
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[Any] = trained
     if opt.weight_decay > 0:

@@ -1,8 +1,12 @@
 """Numerical precision: the network in 16 bits where that is safe (``--amp``), everything after it in float32."""
 
 import contextlib
+import os
+import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +16,110 @@ from ..errors import UserError
 DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def set_precision(precision: str) -> None:
+@dataclass(frozen=True)
+class Switch:
+    """A setting with which a backend computes float32 in fewer bits than 23.
+
+    Attributes:
+        name: dotted path of a Python attribute, or ``$NAME`` for an environment variable.
+        fp32, tf32: its values for ``--precision``.
+        effect: what it changes, and the default of the backend.
+    """
+
+    name: str
+    fp32: Any
+    tf32: Any
+    effect: str
+
+    def read(self) -> Any:
+        """Its present value; None where the backend's package is not loaded or has no such setting."""
+        if self.name.startswith("$"):
+            return os.environ.get(self.name[1:])
+        owner, attribute = self._owner()
+        return None if owner is None else getattr(owner, attribute, None)
+
+    def set(self, precision: str) -> None:
+        """Set it for ``--precision``, if the backend has it. An environment variable that is set is left as it is."""
+        value = self.fp32 if precision == "fp32" else self.tf32
+        if self.name.startswith("$"):
+            os.environ.setdefault(self.name[1:], value)
+        elif self.read() is not None:
+            owner, attribute = self._owner()
+            setattr(owner, attribute, value)
+
+    def _owner(self) -> tuple[Any, str]:
+        module, *path, attribute = self.name.split(".")
+        owner = sys.modules.get(module)
+        for part in path:
+            owner = getattr(owner, part, None)
+        return owner, attribute
+
+
+# By type of device. Without these settings a "float32" loss curve depends on the device. A backend without such
+# settings has an empty entry; one that is not here is unknown, of which a run warns.
+SWITCHES: dict[str, tuple[Switch, ...]] = {
+    "cpu": (),
+    "mps": (),
+    "cuda": (
+        Switch("torch.backends.cudnn.allow_tf32", False, True, "convolutions in TF32; on by default"),
+        Switch("torch.backends.cuda.matmul.allow_tf32", False, True, "matrix products in TF32"),
+    ),
+    "npu": (
+        Switch("torch_npu.npu.conv.allow_hf32", False, True, "convolutions in HF32, 11 bits; on by default"),
+        Switch("torch_npu.npu.aclnn.allow_hf32", False, True, "convolutions in HF32; on by default"),
+        Switch("torch_npu.npu.matmul.allow_hf32", False, True, "matrix products in HF32"),
+    ),
+    "mlu": (
+        Switch("torch.backends.cnnl.allow_tf32", False, True, "convolutions in TF32"),
+        Switch("torch.backends.mlu.matmul.allow_tf32", False, True, "matrix products in TF32"),
+    ),
+    "musa": (Switch("torch.backends.mudnn.allow_tf32", False, True, "convolutions and matrix products in TF32"),),
+    "xpu": (
+        Switch("torch.backends.mkldnn.conv.fp32_precision", "ieee", "tf32", "convolutions in TF32"),
+        Switch("torch.backends.mkldnn.matmul.fp32_precision", "ieee", "tf32", "matrix products in TF32"),
+    ),
+    "sdaa": (Switch("$TORCH_SDAA_CONV2D_BACKWARD_USE_FP32", "1", "0", "convolution backward in fp16; on by default"),),
+    "xla": (Switch("$NEURON_CC_FLAGS", "--auto-cast=none", "--auto-cast=matmult", "Neuron: products in bf16"),),
+}
+_warned: set[str] = set()
+
+
+def set_precision(precision: str, device: torch.device | None = None, log=print) -> None:
     """Make float32 mean float32, also in convolutions and their backward pass, or TF32 where it is asked for.
 
-    With TF32 by default, as PyTorch has it for convolutions on CUDA, loss curves would differ between devices.
+    With reduced precision by default, as several backends have it for convolutions, loss curves would differ from
+    device to device.
+
+    Args:
+        precision: ``fp32`` or ``tf32``.
+        device: the device of the run; None: only what PyTorch itself has is set.
+        log: prints the warning about a backend whose settings are not known, once per process.
     """
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    kind = "cuda" if device is None else device.type
+    for switch in SWITCHES["cuda"] if kind == "cuda" else (*SWITCHES["cuda"], *SWITCHES.get(kind, ())):
+        switch.set(precision)
+    if kind not in SWITCHES and kind not in _warned:
+        _warned.add(kind)
+        log(
+            f"warning: it is not known how {kind} is kept from computing float32 in fewer bits; "
+            "check with src/tools/check_device.py --levels probe"
+        )
+
+
+def precision_switches(device: torch.device) -> dict[str, Any]:
+    """Return the settings of a device's backend and their values, for the records of a run."""
+    values = {switch.name.lstrip("$"): switch.read() for switch in SWITCHES.get(device.type, ())}
+    return {"torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision(), **values}
+
+
+def switch_hint(kind: str) -> str:
+    """Return how to keep float32 at full precision on a type of device, in words; empty if nothing is needed."""
+    parts = []
+    for switch in SWITCHES.get(kind, ()):
+        name = f"environment variable {switch.name[1:]}" if switch.name.startswith("$") else switch.name
+        parts.append(f"{name} = {switch.fp32}")
+    return "set " + ", ".join(parts) if parts else ""
 
 
 def check_amp(amp: str, device: torch.device) -> None:
@@ -29,13 +130,13 @@ def check_amp(amp: str, device: torch.device) -> None:
         raise UserError("--amp fp16: many times slower than float32 on a CPU; use --amp bf16, or leave it out")
     if not torch.amp.is_autocast_available(device.type):
         raise UserError(f"--amp {amp}: PyTorch has no mixed precision for {device.type}; leave it out")
-    if reason := _missing_support(amp, device):
+    if reason := missing_support(amp, device):
         raise UserError(
             f"--amp {amp}: the device {device.type} does not support it ({reason}); try another type, or leave it out"
         )
 
 
-def _missing_support(amp: str, device: torch.device) -> str | None:
+def missing_support(amp: str, device: torch.device) -> str | None:
     """Make an update of one weight as training does; return why that is not possible in 16 bits, None if it is.
 
     ``is_autocast_available`` is true for every out-of-tree device, and autocast to a type that a device lacks only

@@ -23,6 +23,7 @@ from ..utils.text import print_line
 from ..version import __version__
 from . import tensorboard
 from .loggers import Loggers
+from .precision import precision_switches
 from .resume_logs import kept_epochs, kept_losses, kept_scores, read_lines
 from .run_state import TrainingState, launch_name
 
@@ -240,6 +241,7 @@ def _description(opt, processes, state: TrainingState) -> dict[str, Any]:
         "launch": launch_name(),
         "processes": processes.world_size,
         "device": device_name(processes.device),
+        "precision": precision_switches(processes.device),
         "versions": {"centernet": __version__, "torch": torch.__version__, "numpy": np.__version__},
         "command": shlex.join([_script(opt.root_dir), *sys.argv[1:]]),
         "git": _git_commit(opt.root_dir),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from ..datasets.loader import Samples, TrainBatches, TrainLoader, class_repeat_f
 from ..errors import UserError
 from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
-from ..models.weights import restore
+from ..models.weights import restore, save_model
 from ..options import NEVER, Options, process_shares
 from ..tasks.base import Task
 from .precision import check_amp, set_precision
@@ -77,6 +78,24 @@ def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
     if opt.load_model:
         checkpoint = env.broadcast(read_checkpoint(opt.load_model) if env.is_main else None)
         restore(model, checkpoint, opt.load_model, log=env.print)
+
+
+def save_initial_weights(opt: Options, model: nn.Module, metadata: dict[str, Any], env: Processes) -> None:
+    """Write the weights that the training starts from to ``--save_init``, if it is given.
+
+    Trainings with ``--load_model`` of this file start equal on all machines, and see equal batches.
+
+    Args:
+        opt: options; with ``--load_model`` those weights are loaded first.
+        model: the network, not yet on its device.
+        metadata: ``options.model_metadata`` of the network.
+        env: the processes, of which rank 0 writes.
+    """
+    if opt.save_init:
+        load_weights(opt, model, env)
+        if env.is_main:
+            save_model(opt.save_init, 0, model, None, {"model": metadata})
+        env.print(f"initial weights: {opt.save_init}")
 
 
 def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:

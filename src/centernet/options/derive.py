@@ -40,6 +40,8 @@ def check(opt: Draft) -> None:
         raise UserError("--patience counts validations, and there are none: give --val_intervals")
     if opt.resume and opt.test:
         raise UserError("--resume continues a training; with --test name the checkpoint with --load_model")
+    if opt.save_init and (opt.resume or opt.test):
+        raise UserError("--save_init writes the weights that a new training starts from; not with --resume or --test")
 
 
 def derive(opt: Draft) -> None:

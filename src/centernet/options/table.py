@@ -45,6 +45,7 @@ class BasicOptions(OptionGroup, title="basic"):
     )
     output_dir: str = option("", "directory for the drawings, instead of showing them", new=True, scripts=(DEMO, CHECK))
     load_model: str = option("", "checkpoint to load", recipe=True, scripts=(TRAIN, TEST, DEMO, EXPORT))
+    save_init: str = option("", "file for the initial weights, for --load_model on another machine", new=True)
     resume: bool = option(
         False,
         "also restore optimizer, epoch and learning rate; without --load_model from the run's model_last.pth",

@@ -71,6 +71,7 @@ def register() -> None:
 
     from . import faults
 
+    library.on_synchronize(faults.arrive)
     if os.environ.get("SIM_ROUNDING") == "1":
         faults.switch_on("other_order", variants=True)
     for fault in filter(None, os.environ.get("SIM_FAULTS", "").split(",")):
@@ -88,7 +89,7 @@ def _device_module() -> types.ModuleType:
     module.current_device = lambda: torch.accelerator.current_device_index()
     module.set_device = lambda device: torch.accelerator.set_device_index(device)
     module.get_device_name = lambda device=None: "simulated accelerator"
-    module.synchronize = lambda device=None: None
+    module.synchronize = lambda device=None: torch.accelerator.synchronize()
     module.manual_seed = lambda seed: _generator(None).manual_seed(seed)
     module.manual_seed_all = lambda seed: (
         [_generator(index).manual_seed(seed) for index in range(library.device_count())] and None

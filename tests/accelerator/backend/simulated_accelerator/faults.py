@@ -260,11 +260,16 @@ def _max_pool(x, *geometry):
 _late: list[tuple[Tensor, Tensor]] = []
 
 
+def arrive() -> None:
+    """End the delay of copies: the device is waited for."""
+    while _late:
+        target, values = _late.pop()
+        target.copy_(values)
+
+
 def _late_copy(source, target, non_blocking=False):
     """A copy to the host of which the second half arrives when the next copy begins."""
-    while _late:
-        to, values = _late.pop()
-        to.copy_(values)
+    arrive()
     host = simulated_accelerator.library.host
     if target.device.type != "cpu" or source.device.type == "cpu" or target.numel() == 0:
         host(target).copy_(host(source))

@@ -1,0 +1,95 @@
+"""Level "steps": some iterations of a training against an envelope of CPU trainings that differ in the last bit."""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from .operators import to_host
+from .results import Finding, Level, number
+from .scenario import CPU, Scenario, nudge, place
+
+ITERATIONS = 20
+RUNS = 3  # trainings with moved weights: the envelope
+FACTOR = 10.0  # times the envelope: rounding of every operator moves more than the last bit of the weights
+FLOOR, FLOOR_16 = 1e-5, 2e-2  # relative difference that is never a deviation, in float32 and with 16 bits
+
+
+@dataclass
+class History:
+    """Loss terms, gradient norm and update norm by iteration, by name."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        self.values.setdefault(name, []).append(value)
+
+
+def train(scenario: Scenario, batches: list[dict], device: torch.device, seed: int = 0) -> History:
+    """Train through all batches; with a ``seed`` from weights moved by one unit in the last place."""
+    trainer, history = scenario.trainer(device), History()
+    if seed:
+        nudge(trainer.network, seed)
+    parameters = [value for value in trainer.network.parameters() if value.requires_grad]
+    for batch in batches:
+        before = [value.detach().clone() for value in parameters]
+        _, terms = trainer.step(place(batch, device))
+        for name, value in terms.items():
+            history.add(name, float(to_host(value.detach().float())))
+        gradients = [value.grad for value in parameters if value.grad is not None]
+        scale = trainer.precision.scaler.get_scale() if trainer.precision.scaler.is_enabled() else 1.0
+        history.add("gradient norm", float(torch.nn.utils.get_total_norm(gradients)) / scale)
+        with torch.no_grad():
+            updates = [value - old for value, old in zip(parameters, before, strict=True)]
+        history.add("update norm", float(torch.nn.utils.get_total_norm(updates)))
+    return history
+
+
+def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
+    """Train some iterations on the device and look for the first that leaves the envelope.
+
+    The envelope of an iteration is the largest difference so far between the CPU's training and those with moved
+    weights. It grows: training is chaotic, and what lies within it says nothing against a device.
+    """
+    started = time.perf_counter()
+    batches = scenario.finished_batches(iterations)
+    center = train(scenario, batches, CPU)
+    moved = [train(scenario, batches, CPU, seed) for seed in range(1, RUNS + 1)]
+    own = train(scenario, batches, scenario.device)
+    floor = FLOOR if scenario.dtype is None else FLOOR_16
+    level = Level(
+        "steps",
+        f"{iterations} iterations against {RUNS} CPU trainings from weights moved by one unit in the last place",
+        ["iteration", "value", "device", "CPU", "difference", "envelope"],
+    )
+    left: list[tuple[int, str, str]] = []
+    for k in range(iterations):
+        for name, curve in center.values.items():
+            spread = max(abs(run.values[name][j] - curve[j]) for run in moved for j in range(k + 1))
+            value = own.values[name][k]
+            difference = abs(value - curve[k])
+            limit = FACTOR * spread + floor * abs(curve[k])
+            row = [str(k + 1), name, number(value), number(curve[k]), number(difference), number(limit)]
+            if not difference <= limit:
+                left.append((k + 1, name, f"{value:.6g}, the CPU has {curve[k]:.6g} +- {limit:.1g}"))
+                level.rows.insert(len(left) - 1, row)
+            else:
+                level.rows.append(row)
+    if left:
+        first, name, text = left[0]
+        names = sorted({other for iteration, other, _ in left if iteration == first})
+        hint = {"gradient norm": "backward", "update norm": "optimizer"}
+        kinds = [hint.get(one, "forward") for one in names]
+        direction = "forward" if "forward" in kinds else "backward" if "backward" in kinds else "optimizer"
+        text = f"iteration {first} leaves the envelope: {name} {text}; left by {', '.join(names)}"
+        level.findings.append(Finding("training step", f"iteration {first}", direction, text))
+    level.notes.append(_growth(center, moved))
+    level.seconds = time.perf_counter() - started
+    return level
+
+
+def _growth(center: History, moved: list[History]) -> str:
+    """How fast a difference in the last bit grows on the CPU."""
+    curve = center.values["loss"]
+    ends = [max(abs(run.values["loss"][k] - curve[k]) / abs(curve[k]) for run in moved) for k in (0, len(curve) - 1)]
+    return f"on the CPU one unit in the last place grows to {ends[0]:.1e} of the loss at once and {ends[1]:.1e} at last"

@@ -1,0 +1,139 @@
+"""src/tools/check_device.py: sound on the CPU, and what it says about faults; test_faults.py has all of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tests.accelerator.simulation import ROOT
+
+from centernet.diagnostics.check import main as check_device
+from centernet.diagnostics.judge import judge
+
+HERE = "tests.accelerator.test_check_device"
+SMALL = ("ctdet", "--arch", "res_18", "--input_res", "64", "--head_conv", "16", "--iterations", "3")
+
+
+def folders(tmp_path, data) -> tuple[str, ...]:
+    return ("--data_path", str(data), "--exp_dir", str(tmp_path))
+
+
+def test_the_cpu_is_sound_on_every_level_of_one_process(tmp_path, sample_data, capsys):
+    levels = "settings,probe,operators,layers,steps,repeat"
+    status = check_device([*SMALL, *folders(tmp_path, sample_data), "--device", "cpu", "--levels", levels])
+    output = capsys.readouterr().out
+    assert status == 0, output
+    folder = tmp_path / "ctdet/default"
+    report = json.loads((folder / "device_check.json").read_text())
+    assert report["sound"] and [level["name"] for level in report["levels"]] == levels.split(",")
+    page = (folder / "device_check.html").read_text()
+    assert "convolution_backward" in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_a_wrong_device_level_or_file_is_one_line_and_status_2(tmp_path, sample_data, capsys):
+    for more in (["--device", "nodevice"], ["--levels", "probes"], ["--replay", str(tmp_path / "none.pt")]):
+        assert check_device([*SMALL, *folders(tmp_path, sample_data), "--device", "cpu", *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and more[-1] in error
+
+
+def test_the_help_names_the_levels(capsys):
+    done = subprocess.run(
+        [sys.executable, ROOT / "src/tools/check_device.py", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--save_failing DIR" in done.stdout and "processes" in done.stdout
+
+
+def test_judge_tells_rounding_from_deviation():
+    exact = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rounded = exact.float()
+    assert judge(rounded, exact, rounded).sound
+    assert judge(rounded * (1 + 2**-23), exact, rounded).sound
+    assert not judge(rounded * 1.00001, exact, rounded).sound
+    assert not judge(rounded.half().float(), exact, rounded).sound
+    assert judge(exact.bfloat16(), exact, exact.bfloat16()).sound
+    assert not judge((exact * 1.02).bfloat16(), exact, exact.bfloat16()).sound
+    broken = rounded.clone()
+    broken[17] = torch.nan
+    assert judge(broken, exact, rounded).reason == "values that are not finite"
+    one_wrong = rounded.clone()
+    one_wrong[17] += 2e-5
+    assert "largest error" in judge(one_wrong, exact, rounded).reason
+    assert not judge(rounded[1:], exact, rounded).sound
+    # Terms that cancel: the sum of their magnitudes sets the scale.
+    small = torch.full((10,), 1e-6, dtype=torch.float64)
+    assert not judge((small + 1e-7).float(), small, small.float()).sound
+    assert judge((small + 1e-7).float(), small, small.float(), magnitude=lambda: small * 0 + 1.0).sound
+
+
+@pytest.mark.simulated
+def test_the_probe_names_every_fault(simulation):
+    simulation.output(f"{HERE}:probe_every_fault")
+
+
+def probe_every_fault() -> None:
+    from simulated_accelerator import faults
+    from tests.accelerator.test_faults import is_named
+
+    from centernet.diagnostics.probe import check_probe
+
+    device = torch.device("sim")
+    faults.switch_on("other_order", variants=True)
+    level = check_probe(device)
+    assert level.sound, level.findings
+    for name, fault in faults.FAULTS.items():
+        if name == "all_reduce_drops_last":
+            continue  # of several processes
+        faults.switch_on(name)
+        level = check_probe(device)
+        assert any(is_named(fault, vars(one)) for one in level.findings), (name, level.findings)
+        faults.switch_off()
+        faults.switch_on("other_order", variants=True)
+    faults.switch_off()
+    faults.switch_on("conv_backward_fp16")
+    texts = [one.text for one in check_probe(device).findings]
+    assert "convolution 3x3, backward: weight: operands fp16, accumulator float32" in texts
+    assert not any("forward" in text for text in texts)
+
+
+@pytest.mark.simulated
+def test_failing_calls_are_saved_and_replayed(simulation, tmp_path, sample_data):
+    files = tmp_path / "failing"
+    more = (*folders(tmp_path, sample_data), "--levels", "operators")
+    done = simulation.run(
+        "tools/check_device", *SMALL, *more, "--save_failing", files, faults="conv_weight_gradient", SIM_ROUNDING="1"
+    )
+    assert done.status == 1, done.output + done.errors
+    assert "DEVIATION: convolution_backward, backward: weight: error 1.0e-02" in done.output
+    assert "DEVIATION: convolution_backward, backward: input" not in done.output
+    saved = sorted(files.glob("*.pt"))
+    assert len(saved) > 10
+    for faults, status in (("conv_weight_gradient", 1), ("", 0)):
+        replayed = simulation.run("tools/check_device", "--replay", saved[0], faults=faults)
+        assert replayed.status == status, replayed.output + replayed.errors
+    done = subprocess.run(
+        [sys.executable, saved[0].with_suffix(".py").name, "cpu"], cwd=files, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("cpu None")
+
+
+@pytest.mark.simulated
+def test_layers_steps_and_repeat_name_where_a_device_deviates(simulation, tmp_path, sample_data):
+    more = (*folders(tmp_path, sample_data), "--levels", "layers,steps,repeat")
+    done = simulation.run("tools/check_device", *SMALL, *more, faults="conv_forward_bf16,nondeterministic_sum")
+    assert done.status == 1, done.output + done.errors
+    levels = json.loads((tmp_path / "ctdet/default/device_check.json").read_text())["levels"]
+    layers, steps, repeat = ([one["text"] for one in level["findings"]] for level in levels)
+    assert "first output that deviates: conv1, forward" in layers[0]
+    assert "iteration 1 leaves the envelope" in steps[0]
+    assert repeat[0].startswith("sum, ")
+
+
+@pytest.mark.simulated
+def test_the_collectives_of_two_processes(simulation, tmp_path, sample_data):
+    more = (*folders(tmp_path, sample_data), "--levels", "processes")
+    done = simulation.run("tools/check_device", *SMALL, *more, faults="all_reduce_drops_last", SIM_DEVICES="2")
+    assert done.status == 1, done.output + done.errors
+    assert "DEVIATION: all_reduce of float32: 1 of 1 elements" in done.output
+    assert "DEVIATION: broadcast" not in done.output and "DEVIATION: the gradients" in done.output
