@@ -16,7 +16,9 @@ import pytest
 
 from centernet import datasets, models
 from centernet.detector import create_detector
+from centernet.diagnostics.check import chosen_levels, own_options, training_options
 from centernet.opts import opts
+from centernet.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -101,6 +103,10 @@ def check_script(words: list[str]) -> None:
         loss.build_parser().parse_args(args)
     elif path in ("src/main.py", "src/test.py", "src/demo.py", "src/export.py"):
         check_options(Path(path).name, args)
+    elif path == "src/tools/check_device.py":
+        own, rest = own_options().parse_known_args(args)
+        assert chosen_levels(own)
+        assert training_options(rest).task in TASKS
     elif path == "src/tools/check_data.py":
         opts().parse(args)
     else:

@@ -28,6 +28,7 @@ COMMANDS = {
     "centernet-report": "src/tools/make_report.py",
     "centernet-coco-overlap": "src/tools/calc_coco_overlap.py",
     "centernet-check-data": "src/tools/check_data.py",
+    "centernet-check-device": "src/tools/check_device.py",
     "centernet-convert-for-reference": "src/tools/convert_for_reference.py",
     "centernet-convert-hourglass": "src/tools/convert_hourglass_weight.py",
     "centernet-convert-kitti": "src/tools/convert_kitti_to_coco.py",

@@ -19,7 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from centernet.diagnostics.check import main
+from centernet.diagnostics import check
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the device and return the exit status."""
+    return check.main(argv, __doc__)
+
 
 if __name__ == "__main__":
-    sys.exit(main(description=__doc__))
+    sys.exit(main())

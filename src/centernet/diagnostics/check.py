@@ -37,7 +37,7 @@ SHORT = ("settings", "probe")
 
 
 def own_options() -> argparse.ArgumentParser:
-    """Return a parser of the options besides those of main.py."""
+    """Return a parser of the options in addition to those of main.py."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--levels", default=",".join(LEVELS))
@@ -74,11 +74,17 @@ def training_options(arguments: list[str]) -> Options:
     return parser.parse([*arguments, *more]) if more else opt
 
 
-def check(own: argparse.Namespace, rest: list[str]) -> int:
-    """Run the levels that are asked for."""
+def chosen_levels(own: argparse.Namespace) -> tuple[str, ...]:
+    """Return the levels to run; raise UserError for an unknown one."""
     levels = SHORT if own.short else tuple(name for name in own.levels.split(",") if name)
     if unknown := [name for name in levels if name not in LEVELS]:
-        raise UserError(f"--levels {own.levels}: there is no level {unknown[0]}; choose from {', '.join(LEVELS)}")
+        raise UserError(f"--levels {own.levels}: no level {unknown[0]}; choose from {', '.join(LEVELS)}")
+    return levels
+
+
+def check(own: argparse.Namespace, rest: list[str]) -> int:
+    """Run the requested levels."""
+    levels = chosen_levels(own)
     for name in ("iterations", "nproc"):
         if getattr(own, name) < 1:
             raise UserError(f"--{name} {getattr(own, name)}: needs a number of at least 1")

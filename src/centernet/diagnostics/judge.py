@@ -20,7 +20,7 @@ FLOORS = {torch.float32: 4 * 2**-23, torch.float64: 4 * 2**-52, torch.bfloat16: 
 
 @dataclass
 class Judgement:
-    """How far a result is from float64.
+    """Distance of a result from float64.
 
     Attributes:
         sound: whether the deviation can be rounding.
@@ -58,7 +58,7 @@ def judge(
         result: of the device, on the CPU.
         reference: float64.
         yardstick: the CPU's result in the type of ``result``.
-        noisy: allow the larger factor, for 1x1 kernels and whatever else is noisy.
+        noisy: allow the larger factor, for 1x1 kernels and other noisy results.
         magnitude: computes the sums of the absolute values of the terms. Where they cancel, another order of the terms
             changes the result by some units in the last place of these sums. Only called if the result seems wrong.
     """

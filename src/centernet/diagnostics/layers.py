@@ -26,7 +26,7 @@ NUDGED = 2  # yardsticks with moved weights
 
 @dataclass
 class Trace:
-    """What a step leaves at every module, on the CPU.
+    """Outputs and gradients of every module in a step, on the CPU.
 
     Attributes:
         values: by (module, kind), in the order of the step; kinds are "forward", "backward: output" (the gradient that
@@ -145,7 +145,7 @@ def _in_order(rows: list) -> list:
 
 
 def _amplification(scenario: Scenario, widest: dict[tuple[str, str], float]) -> str:
-    """How much the CPU's own float32 error grows on its way through the network."""
+    """Describe how much the CPU's own float32 error grows through the network."""
     norms = [name for name, module in scenario.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     forward = [error for (_, kind), error in widest.items() if kind == "forward"]
     gradients = {name: widest[name, "backward: weight"] for name in norms if (name, "backward: weight") in widest}

@@ -157,7 +157,7 @@ def compare(func, arguments: tuple, options: dict, results: list[Tensor | None])
         One judgement per result; None for those that cannot be compared.
 
     Raises:
-        Exception: whatever the CPU has against repeating it.
+        Exception: the CPU cannot repeat it.
     """
     reference = call(func, widen(arguments, torch.float64), widen(options, torch.float64))
     own = call(func, widen(arguments, torch.float32), widen(options, torch.float32))
@@ -197,7 +197,7 @@ def compare(func, arguments: tuple, options: dict, results: list[Tensor | None])
 
 
 def is_ignored(func) -> bool:
-    """Whether the result of an operator is a view, random or uninitialized, or not a computation at all."""
+    """Return whether the result of an operator is a view, random or uninitialized, or not a computation."""
     if func.namespace not in ("aten", "centernet", "torchvision") or func._schema.name.partition("::")[2] in IGNORED:
         return True
     views = [one for one in func._schema.returns if one.alias_info is not None and not one.alias_info.is_write]

@@ -217,7 +217,7 @@ def operands(bits: int) -> Operands:
 
 @dataclass
 class Precision:
-    """What a product keeps: bits of the operands and of the result, range, width of the accumulator."""
+    """Precision that a product keeps: bits of the operands and of the result, range, width of the accumulator."""
 
     right: bool
     first: int

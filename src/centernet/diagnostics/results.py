@@ -1,4 +1,4 @@
-"""What a level of the check finds, and how it is printed and stored."""
+"""Findings of a level of the check, printed and stored."""
 
 import json
 import math

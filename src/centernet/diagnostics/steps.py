@@ -89,7 +89,7 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
 
 
 def _growth(center: History, moved: list[History]) -> str:
-    """How fast a difference in the last bit grows on the CPU."""
+    """Describe how fast a difference in the last bit grows on the CPU."""
     curve = center.values["loss"]
     ends = [max(abs(run.values["loss"][k] - curve[k]) / abs(curve[k]) for run in moved) for k in (0, len(curve) - 1)]
     return f"on the CPU one unit in the last place grows to {ends[0]:.1e} of the loss at once and {ends[1]:.1e} at last"

@@ -140,14 +140,15 @@ def missing_support(amp: str, device: torch.device) -> str | None:
     """Make an update of one weight as training does; return why that is not possible in 16 bits, None if it is.
 
     ``is_autocast_available`` is true for every out-of-tree device, and autocast to a type that a device lacks only
-    warns and computes in float32.
+    warns and computes in float32. The backward pass runs in this thread: if the process ends right after the check, a
+    thread of autograd's own would still be starting, and would abort it.
     """
     dtype = DTYPES[amp]
     try:
         one = torch.ones(1, 1, 1, 1, device=device)
         weight = nn.Parameter(one.clone())
         optimizer, scaler = torch.optim.SGD([weight], 0.0), torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
             warnings.simplefilter("ignore")
             with torch.autocast(device.type, dtype):
                 output = nn.functional.conv2d(one, weight)

@@ -33,7 +33,7 @@ class Label:
 
 
 class Canvas:
-    """A copy of an image with drawings. Coordinates are those of the image, whatever its enlargement.
+    """A copy of an image with drawings. Coordinates are those of the image before its enlargement.
 
     Attributes:
         image: (H, W, 3) uint8 in BGR order, enlarged.
@@ -149,7 +149,7 @@ class Canvas:
         cv2.putText(self.image, label.text, baseline, FONT, scale, text_color, stroke, cv2.LINE_AA)
 
     def _free_place(self, corners: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return left and top of a label near its box where it covers no other label; None: there is no such place."""
+        """Return left and top of a label near its box where it covers no other label; None if there is none."""
         (x1, y1, x2, y2), (label_width, label_height) = corners, size
         above, below, right = y1 - label_height, y2 + 1, x2 - label_width + 1
         places = [(x1, above), (right, above), (x1, y1), (x1, below), (right, below), (right, y1)]

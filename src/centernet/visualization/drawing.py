@@ -29,7 +29,7 @@ COLOR_STEPS = 1.2207440846057596 ** -np.arange(1.0, 4.0)
 def class_colors(num_classes: int, theme: str = "white") -> np.ndarray:
     """Return colors of classes, (num_classes, 3) uint8 BGR, all different up to a thousand classes at least.
 
-    A class has the same hue in both themes and whatever ``num_classes`` is. For the white theme colors are scaled to
+    A class has the same hue in both themes regardless of ``num_classes``. For the white theme colors are scaled to
     at most 153, so that they stand out from white. (They are not the reference's, whose table ends at 80 classes.)
     """
     _check_theme(theme)
