@@ -6,6 +6,8 @@ import importlib.util
 import io
 import json
 import logging
+import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .deployment import check_exported
 from .detector import load_network
 from .errors import UserError
 from .models.deform_conv import DCN
@@ -56,7 +59,7 @@ def export_checkpoint(opt, log=print) -> Path:
         raise UserError(f"--output {path}: the folder {path.parent} does not exist")
     unused = [] if kind == "onnx" else ["opset"]
     if kind == "safetensors":
-        unused += ["with_decode", "plain_deform_conv"]
+        unused += ["with_decode", "plain_deform_conv", "verify", "benchmark"]
         check_safetensors(path)
     for name in unused:
         if name in opt.given:
@@ -64,10 +67,27 @@ def export_checkpoint(opt, log=print) -> Path:
     opt, model = load_network(opt, log)
     if kind == "safetensors":
         write_safetensors(path, model.state_dict(), model_metadata(opt, opt.picture_info))
+    elif opt.verify or opt.benchmark:
+        export_checked(model, opt, path, kind, log)
     else:
         export(model, opt, path, kind)
     log(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {opt.arch} for {opt.task}")
     return path
+
+
+def export_checked(model: nn.Module, opt, path: Path, kind: str, log=print) -> None:
+    """Write a network as ``export`` does, but replace an earlier file only after ``--verify`` and ``--benchmark``.
+
+    Raises:
+        UserError: what ``export`` and ``deployment.check_exported`` raise; ``path`` is unchanged.
+    """
+    model = model.eval()
+    reference = Exported(fuse(copy.deepcopy(model), batch_heads=True), opt).eval()
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        export(model, opt, draft, kind)
+        check_exported(draft, kind, reference, model, opt, log)
+        os.replace(draft, path)
 
 
 def file_format(opt) -> str:

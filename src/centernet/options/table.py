@@ -302,6 +302,17 @@ class ExportOptions(OptionGroup, title="export", scripts=(EXPORT,)):
     with_decode: bool = option(False, "output detections (--K of them) instead of the network's maps", new=True)
     plain_deform_conv: bool = option(False, "onnx: deformable convolutions without the operator DeformConv", new=True)
     opset: int = option(19, "onnx: operator set version; DeformConv needs 19", low=18, new=True)
+    verify: str = option(
+        "",
+        "compare detections with PyTorch's on a split of --dataset (train, val, test) or a folder; a file beyond"
+        " tolerance is not kept",
+        new=True,
+    )
+    benchmark: bool = option(False, "measure the latency of the exported file and of PyTorch on the CPU", new=True)
+    threads: int = option(1, "CPU threads for --verify and --benchmark", low=1, new=True)
+    max_ap_drop: float = option(
+        0.02, "AP that the exported file may lose on the split of --verify", kind=float, low=0, high=1, new=True
+    )
 
 
 class AugmentationOptions(OptionGroup, title="augmentation", scripts=(TRAIN, CHECK)):

@@ -1,0 +1,118 @@
+"""Exported files are compared with PyTorch on images, measured, and refused beyond tolerance."""
+
+import importlib.util
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from centernet import deployment
+from centernet.errors import UserError
+from centernet.export import export_checkpoint
+from centernet.models import create_model, save_model
+from centernet.options import model_metadata
+from centernet.opts import opts
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of a small network whose scores are high everywhere."""
+    torch.manual_seed(0)
+    opt = opts().parse(["ctdet", "--dataset", "sample", "--arch", "res_18", "--head_conv", "16", "--input_res", "64"])
+    model = create_model(opt.arch, opt.heads, opt.head_conv)
+    nn.init.normal_(model.hm[-1].weight, std=0.05)  # distinct scores
+    nn.init.zeros_(model.hm[-1].bias)
+    nn.init.constant_(model.wh[-1].bias, 6)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    save_model(path, 1, model, None, {"model": model_metadata(opt)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three images of different sizes."""
+    path = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for k, size in enumerate([(64, 64), (120, 80), (50, 90)]):
+        small = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        cv2.imwrite(str(path / f"{k}.png"), cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
+    return path
+
+
+def run(checkpoint, output, *more):
+    lines = []
+    args = ["ctdet", "--load_model", str(checkpoint), "--output", str(output), *more]
+    export_checkpoint(opts().parse(args), lines.append)
+    return lines
+
+
+@pytest.mark.parametrize("decode", [[], ["--with_decode"]])
+@pytest.mark.parametrize("name", ["model.ts", pytest.param("model.onnx", marks=needs_onnx)])
+def test_a_good_file_is_verified_and_measured(tmp_path, checkpoint, folder, name, decode):
+    lines = run(checkpoint, tmp_path / name, "--verify", str(folder), "--benchmark", "--threads", "1", *decode)
+    text = "\n".join(lines)
+    assert "3 images of " in text and "latency per image at 64 x 64, 1 thread(s)" in text
+    assert text.count("median ") == text.count("p90 ") == 2
+    (line,) = [line for line in lines if line.startswith("matched ")]
+    matched, count = int(line.split()[1]), int(line.split()[3].rstrip(";"))
+    assert count > 10 and matched == count and "IoU mean 1.0000" in line
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, checkpoint, folder):
+    """A shift by half a cell of what the file gives is found, and the earlier file stays."""
+    output = tmp_path / "model.ts"
+    output.write_text("earlier")
+    real = deployment.Runtime.forward
+
+    def shifted(self, x):
+        (maps,) = real(self, x)
+        return [{**maps, "reg": maps["reg"] + 2}]
+
+    monkeypatch.setattr(deployment.Runtime, "forward", shifted)
+    with pytest.raises(UserError, match="--verify .*: detections differ beyond tolerance; the exported file is not"):
+        run(checkpoint, output, "--verify", str(folder))
+    assert output.read_text() == "earlier" and list(tmp_path.iterdir()) == [output]
+
+
+def test_matching_by_hand():
+    """Two of three are matched: one moved by a tenth of its width, one with another score, one of another class."""
+
+    class Detector:
+        class task:
+            detected_boxes = staticmethod(lambda rows: rows[:, :5])
+
+    expected = {"a": {1: np.array([[0, 0, 10, 10, 0.9], [50, 50, 60, 60, 0.8], [0, 0, 9, 9, 0.05]]),
+                      2: np.array([[0, 0, 10, 10, 0.5]])}}  # fmt: skip
+    found = {"a": {1: np.array([[50, 50, 60, 60, 0.7], [1, 0, 11, 10, 0.9]]), 2: np.zeros((0, 5))}}
+    comparison = deployment.compare(expected, found, Detector)
+    assert (comparison.count, comparison.matched) == (3, 2)
+    np.testing.assert_allclose(comparison.ious, [9 / 11, 1])
+    np.testing.assert_allclose(comparison.differences, [0, 0.1], atol=1e-12)
+    assert not comparison.within_tolerance
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [("nowhere", "--verify nowhere: not a split"), ("empty", "--verify empty: no images in this folder")],
+)
+def test_data_without_images(tmp_path, monkeypatch, checkpoint, data, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=problem):
+        run(checkpoint, "model.ts", "--verify", data)
+    assert not (tmp_path / "model.ts").exists()
+
+
+@needs_onnx
+def test_a_missing_runtime(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="--verify and --benchmark of .onnx files: .*pip install onnxruntime"):
+        run(checkpoint, tmp_path / "model.onnx", "--benchmark")
+    assert not list(tmp_path.iterdir())
