@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.models.conformance import load_formula_weights
 from torch import nn
 
 from centernet import deployment
@@ -25,8 +26,7 @@ def checkpoint(tmp_path_factory):
     """A checkpoint of a small network whose scores are high everywhere."""
     torch.manual_seed(0)
     opt = opts().parse(["ctdet", "--dataset", "sample", "--arch", "res_18", "--head_conv", "16", "--input_res", "64"])
-    model = create_model(opt.arch, opt.heads, opt.head_conv)
-    nn.init.normal_(model.hm[-1].weight, std=0.05)  # distinct scores
+    model = load_formula_weights(create_model(opt.arch, opt.heads, opt.head_conv))
     nn.init.zeros_(model.hm[-1].bias)
     nn.init.constant_(model.wh[-1].bias, 6)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
@@ -36,10 +36,10 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three images of different sizes."""
+    """Three images of different sizes, without borders in the view of the network."""
     path = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
-    for k, size in enumerate([(64, 64), (120, 80), (50, 90)]):
+    for k, size in enumerate([(64, 64), (120, 120), (50, 50)]):
         small = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         cv2.imwrite(str(path / f"{k}.png"), cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
     return path
@@ -116,3 +116,35 @@ def test_a_missing_runtime(tmp_path, monkeypatch, checkpoint):
     with pytest.raises(UserError, match="--verify and --benchmark of .onnx files: .*pip install onnxruntime"):
         run(checkpoint, tmp_path / "model.onnx", "--benchmark")
     assert not list(tmp_path.iterdir())
+
+
+class ScoredImages:
+    """A dataset whose scores of the two networks are given."""
+
+    def __init__(self, scores):
+        self.scores = iter(scores)
+
+    def evaluate(self, results):
+        return {"AP": next(self.scores)}
+
+
+@pytest.mark.parametrize(("limit", "fails"), [("0.02", True), ("0.04", False)])
+def test_a_drop_of_the_score(tmp_path, monkeypatch, checkpoint, folder, limit, fails):
+    images, _ = deployment.find_images(opts().parse(["ctdet"]), str(folder))
+    monkeypatch.setattr(deployment, "find_images", lambda *_: (images, ScoredImages([0.9, 0.87])))
+    args = [tmp_path / "model.ts", "--verify", "val", "--max_ap_drop", limit]
+    if fails:
+        with pytest.raises(UserError, match="--max_ap_drop 0.02: the score drops by 0.0300; the exported file is not"):
+            run(checkpoint, *args)
+    else:
+        assert any("0.8700" in line for line in run(checkpoint, *args))
+    assert (tmp_path / "model.ts").exists() is not fails
+
+
+@pytest.mark.slow
+def test_a_split_of_the_sample(tmp_path, checkpoint):
+    """Scores of both are those of the same detections."""
+    lines = run(checkpoint, tmp_path / "model.ts", "--verify", "val", "--data_path", str(tmp_path / "data"))
+    (header,) = [k for k, line in enumerate(lines) if "detections  mAP" in line]
+    assert lines[header + 1].split()[-2:] == lines[header + 2].split()[-2:]
+    assert lines[header - 1].startswith("80 images of val")

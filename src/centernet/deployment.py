@@ -188,7 +188,7 @@ def detect(detector: Detector, images: Images) -> Results:
 
 
 class Comparison:
-    """How detections differ.
+    """Differences of detections, collected over images.
 
     Attributes:
         count: number of PyTorch's detections above MIN_SCORE.
