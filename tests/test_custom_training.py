@@ -103,7 +103,7 @@ def test_train_test_and_look(tmp_path, style):
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in output.iterdir()] == ["0_ctdet.png"]
-    assert cv2.imread(str(output / "0_ctdet.png")).shape == (64, 64, 3)
+    assert cv2.imread(str(output / "0_ctdet.png")).shape == (512, 512, 3)  # enlarged
 
 
 def test_one_class_is_learned_from_ten_images(tmp_path):

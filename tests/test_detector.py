@@ -17,6 +17,7 @@ from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
 from centernet.tasks import build_task
 from centernet.tasks.ctdet import Ctdet, ctdet_decode
+from centernet.visualization import Canvas
 
 CPU = torch.device("cpu")
 
@@ -423,8 +424,8 @@ def test_images_of_debug(checkpoint):
     image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     assert "images" not in detector_of(checkpoint).run(image)
     drawn = detector_of(checkpoint, "--debug", "1", "--vis_thresh", "0").run(image)["images"]
-    assert set(drawn) == {"ctdet"} and drawn["ctdet"].shape == image.shape
-    assert not np.array_equal(drawn["ctdet"], image)
+    assert set(drawn) == {"ctdet"} and drawn["ctdet"].shape == (350, 490, 3)  # enlarged
+    assert not np.array_equal(drawn["ctdet"], Canvas(image).image)
     args = ["--debug", "2", "--test_scales", "0.5,1", "--flip_test"]
     drawn = detector_of(checkpoint, *args).run(image)["images"]
     assert set(drawn) == {"pred_hm_0.5", "out_pred_0.5", "pred_hm_1.0", "out_pred_1.0", "ctdet"}

@@ -1,5 +1,6 @@
 """Exported files on real images: run them, compare their detections with PyTorch's, measure latency, quantize them."""
 
+import importlib
 import os
 import platform
 import time
@@ -82,7 +83,7 @@ RUNTIMES: dict[str, Callable[[Path, int], tuple[str, Callable]]] = {
 def require(name: str, purpose: str) -> Any:
     """Import a package. Raises UserError with ``purpose``, the options that need it, if it is missing."""
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"{purpose}: needs a package that is missing: pip install {name}") from error
 

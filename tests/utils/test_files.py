@@ -251,6 +251,7 @@ OTHER_WRITERS = {
     ("centernet/evaluation/kitti.py", "savefig"): "into the temporary file of atomic_path",
     ("centernet/analysis/plots.py", "savefig"): "into memory",
     ("centernet/export.py", "save"): "into memory",
+    ("centernet/diagnostics/operators.py", "save"): "into the temporary file of atomic_path",
     ("centernet/video.py", "write_bytes"): "the temporary file of a video",
     ("centernet/video.py", "VideoWriter"): "the temporary file of a video",
 }
@@ -268,7 +269,7 @@ WRITERS = {
         "dump",
         "savefig",
     ),
-    *("to_csv", "to_json", "VideoWriter", "copyfile", "copy2"),
+    *("to_csv", "VideoWriter", "copyfile", "copy2"),
 }
 
 

@@ -28,7 +28,7 @@ from .loader import Samples, collate, finish_batch
 MAX_EXAMPLES = 5  # of a kind of problem that are shown
 SIZES = (0, 8, 16, 32, 64, 128, 256, math.inf)  # square roots of areas in the network's input
 BAR_LENGTH, MAX_LENGTH = 40, 200  # characters
-CELL = 256  # pixels of an image in the grid
+CELL = 512  # pixels of an image in the grid
 TITLES = {ERROR: "PROBLEM", LEFT_OUT: "PROBLEM: left out", NOTE: "note"}
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ..engine.precision import switch_hint
 from ..errors import UserError
 from ..ops import deform_conv
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, write_text
 from .judge import Judgement, judge
 from .results import Finding, Level, number
 from .scenario import Paths, Scenario, module_paths
@@ -397,7 +397,7 @@ class FailingCalls:
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
         script = SCRIPT.format(operator="::".join(operator[:2]), name=name, device=self.device.type)
-        path.with_suffix(".py").write_text(script, encoding="utf-8")
+        write_text(path.with_suffix(".py"), script)
         self.paths.append(path)
 
 
