@@ -1,4 +1,4 @@
-"""Exported files on real images: run them, compare their detections with PyTorch's, measure latency, quantize them."""
+"""Exported files on real images: run them, compare their detections with PyTorch's, measure latency."""
 
 import importlib
 import os

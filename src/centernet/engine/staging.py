@@ -10,7 +10,7 @@ class HostStaged(dist.ProcessGroup):
 
     For processes that share an accelerator, and for devices whose PyTorch package has no collective library: gloo
     takes tensors of the CPU (and of CUDA) alone. It has what ``DistributedDataParallel`` calls. Every operation is
-    finished when it returns. Sums are those of the same run on the CPU, bit by bit.
+    finished when it returns. The sums are computed by ``group``, as for tensors of the CPU.
 
     Args:
         group: reduces tensors of the CPU.
