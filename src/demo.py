@@ -21,7 +21,6 @@ from centernet import found
 from centernet.datasets.images import read_image
 from centernet.detector import TIMES, Detector, create_detector, prepare
 from centernet.engine import processes
-from centernet.engine.precision import set_precision
 from centernet.engine.signals import ShutdownRequested
 from centernet.errors import UserError
 from centernet.evaluation.results import dropped_note
@@ -52,7 +51,6 @@ def main(opt: Options) -> None:
     env = processes.start(opt)
     if env.world_size > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
-    set_precision(opt.precision, env.device)
     demo = Demo(create_detector(opt, env.device), output_folder(opt), show=not opt.output_dir and opt.debug < 4)
     processes.tune_malloc(env.device)
     with stopping_at_signals():

@@ -16,7 +16,6 @@ from centernet.datasets.base import CocoStyleDataset
 from centernet.datasets.loader import SkippedImages, no_detections
 from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
 from centernet.engine import processes, setup
-from centernet.engine.precision import set_precision
 from centernet.engine.progress import StatusLine
 from centernet.engine.run_directory import RunDirectory
 from centernet.errors import UserError
@@ -32,7 +31,6 @@ def main(opt: Options) -> dict[str, float]:
     Returns the scores by name, on the first process only.
     """
     env = processes.start(opt)
-    set_precision(opt.precision, env.device, log=env.print)
     detector = create_detector(opt, env.device, log=env.print)
     opt = detector.opt
     batch_size = batch_size_of(opt, env.world_size)

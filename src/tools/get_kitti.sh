@@ -55,7 +55,8 @@ The two splits into training and validation are those of 3DOP (${ADDRESSES[3]})
 and of SubCNN (${ADDRESSES[4]}).
 If DIR/kitti/ImageSets_{3dop,subcnn} already contains train.txt and val.txt, these are used.
 
-A file that exists in DIR/kitti/archives is used instead of a download if it is valid, and removed otherwise. Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
+A file that exists in DIR/kitti/archives is used instead of a download if it is valid, and removed otherwise.
+Needs curl or wget, and Python 3.10 or later as python3 (or the environment variable PYTHON).
 END
 }
 

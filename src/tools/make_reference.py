@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -58,7 +59,18 @@ def without_paths(command: str | None) -> str | None:
     """Return a command line without the options that name directories of the machine it ran on."""
     if not isinstance(command, str):
         return None
-    return re.sub(r" --(exp_dir|data_path)(=| +)('[^']*'|\S+)", "", command)
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # an edited file
+        return None
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in ("--exp_dir", "--data_path"):
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return shlex.join(kept)
 
 
 def main(argv: list[str] | None = None) -> int:

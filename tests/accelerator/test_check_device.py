@@ -1,6 +1,7 @@
 """src/tools/check_device.py: sound on the CPU, and what it says about faults; test_faults.py has all of them."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from tests.accelerator.simulation import ROOT
 
 from centernet.diagnostics.check import main as check_device
 from centernet.diagnostics.judge import judge
+from centernet.diagnostics.steps import distance
 
 HERE = "tests.accelerator.test_check_device"
 SMALL = ("ctdet", "--arch", "res_18", "--input_res", "64", "--head_conv", "16", "--iterations", "3")
@@ -137,3 +139,9 @@ def test_the_collectives_of_two_processes(simulation, tmp_path, sample_data):
     assert done.status == 1, done.output + done.errors
     assert "DEVIATION: all_reduce of float32: 1 of 1 elements" in done.output
     assert "DEVIATION: broadcast" not in done.output and "DEVIATION: the gradients" in done.output
+
+
+def test_equal_overflows_are_no_distance():
+    assert distance(math.inf, math.inf) == distance(math.nan, math.nan) == distance(1.5, 1.5) == 0
+    assert distance(math.inf, -math.inf) == distance(math.inf, 1) == distance(1, math.nan) == math.inf
+    assert distance(1.5, 1) == 0.5

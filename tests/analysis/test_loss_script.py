@@ -287,6 +287,20 @@ def test_reference_of_the_same_arch_and_size_is_chosen(exp, reference, call):
     assert f"Reference: {reference}" in lines
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("main.py ctdet --exp_dir /a --lr 1e-3 --data_path=/b", "main.py ctdet --lr 1e-3"),
+        ("main.py ctdet --data_path '/my data/voc' --exp_id 'a b'", "main.py ctdet --exp_id 'a b'"),
+        ('main.py --data_path "/it\'s" --exp_dir \'/a\'"/b c" --seed 1', "main.py --seed 1"),
+        ("main.py --exp_id 'not closed", None),
+        (None, None),
+    ],
+)
+def test_a_reference_does_not_name_folders_of_its_machine(command, expected):
+    assert make_reference.without_paths(command) == expected
+
+
 def test_without_a_fitting_reference_the_others_are_listed(exp, reference, call):
     write_run(exp, "run", losses(), RECIPE | {"arch": "dla_34"})
     status, lines, err = call()

@@ -6,15 +6,18 @@ import types
 
 import pytest
 import torch
+from tests.training import small
 
+from centernet.detector import create_detector
 from centernet.engine import precision
-from centernet.engine.precision import SWITCHES, precision_switches, set_precision, switch_hint
+from centernet.engine.precision import SWITCHES, Switch, precision_switches, set_precision, switch_hint
+from centernet.opts import opts
 
 
 @pytest.fixture(autouse=True)
 def restored():
     yield
-    set_precision("fp32")
+    set_precision("fp32", torch.device("cuda"))
 
 
 @pytest.fixture
@@ -67,3 +70,23 @@ def test_an_unknown_backend_is_reported_once(monkeypatch):
         set_precision("fp32", stand_in_device("newchip"), log=lines.append)
     assert len(lines) == 1 and "newchip" in lines[0] and "check_device.py" in lines[0]
     set_precision("fp32", torch.device("cpu"), log=pytest.fail)
+
+
+@pytest.fixture
+def switch_of_the_cpu(monkeypatch):
+    """The CPU has a setting, with the reduced precision as its default."""
+    monkeypatch.setattr(torch.backends, "stand_in", types.SimpleNamespace(reduced=True), raising=False)
+    monkeypatch.setitem(SWITCHES, "cpu", (Switch("torch.backends.stand_in.reduced", False, True, "a stand-in"),))
+    return torch.backends.stand_in
+
+
+def test_trainings_and_their_checkpoints_set_the_switches_of_their_device(main, tmp_path, tiny_voc, switch_of_the_cpu):
+    done = main(*small(tmp_path, tiny_voc, "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "0"))
+    assert done.returncode == 0, done.stderr
+    assert not switch_of_the_cpu.reduced
+    switch_of_the_cpu.reduced = True
+    checkpoint = str(tmp_path / "exp/ctdet/default/model_last.pth")
+    create_detector(opts().parse(["ctdet", "--load_model", checkpoint]), log=lambda line: None)
+    assert not switch_of_the_cpu.reduced
+    create_detector(opts().parse(["ctdet", "--load_model", checkpoint, "--precision", "tf32"]), log=lambda line: None)
+    assert switch_of_the_cpu.reduced

@@ -79,11 +79,12 @@ def test_averages_are_validated_kept_and_resumed(main, tmp_path, tiny_voc, monke
 
 
 def test_float32_is_float32_unless_tf32_is_asked_for():
+    device = torch.device("cuda")  # the switches exist without one
     try:
-        set_precision("tf32")
+        set_precision("tf32", device)
         assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "high"
     finally:
-        set_precision("fp32")
+        set_precision("fp32", device)
     assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
 
 

@@ -1,5 +1,6 @@
 """Level "steps": some iterations of a training against an envelope of CPU trainings that differ in the last bit."""
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -65,10 +66,10 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
     left: list[tuple[int, str, str]] = []
     for k in range(iterations):
         for name, curve in center.values.items():
-            spread = max(abs(run.values[name][j] - curve[j]) for run in moved for j in range(k + 1))
+            spread = max(distance(run.values[name][j], curve[j]) for run in moved for j in range(k + 1))
             value = own.values[name][k]
-            difference = abs(value - curve[k])
-            limit = FACTOR * spread + floor * abs(curve[k])
+            difference = distance(value, curve[k])
+            limit = FACTOR * spread + (floor * abs(curve[k]) if math.isfinite(curve[k]) else 0.0)
             row = [str(k + 1), name, number(value), number(curve[k]), number(difference), number(limit)]
             if not difference <= limit:
                 left.append((k + 1, name, f"{value:.6g}, the CPU has {curve[k]:.6g} +- {limit:.1g}"))
@@ -86,6 +87,17 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
     level.notes.append(_growth(center, moved))
     level.seconds = time.perf_counter() - started
     return level
+
+
+def distance(a: float, b: float) -> float:
+    """Return |a - b|; 0 where both are NaN or the same infinity, infinity where only one is finite.
+
+    Under mixed precision the first steps of every device may overflow alike, which says nothing against one of them.
+    """
+    if a == b or (math.isnan(a) and math.isnan(b)):
+        return 0.0
+    difference = abs(a - b)
+    return math.inf if math.isnan(difference) else difference
 
 
 def _growth(center: History, moved: list[History]) -> str:

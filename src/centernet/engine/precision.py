@@ -84,7 +84,7 @@ SWITCHES: dict[str, tuple[Switch, ...]] = {
 _warned: set[str] = set()
 
 
-def set_precision(precision: str, device: torch.device | None = None, log=print) -> None:
+def set_precision(precision: str, device: torch.device, log=print) -> None:
     """Make float32 mean float32, also in convolutions and their backward pass, or TF32 where it is asked for.
 
     With reduced precision by default, as several backends have it for convolutions, loss curves would differ from
@@ -92,12 +92,12 @@ def set_precision(precision: str, device: torch.device | None = None, log=print)
 
     Args:
         precision: ``fp32`` or ``tf32``.
-        device: the device of the run; None: only what PyTorch itself has is set.
+        device: the device of the run.
         log: prints the warning about a backend whose settings are not known, once per process.
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    kind = "cuda" if device is None else device.type
-    for switch in SWITCHES["cuda"] if kind == "cuda" else (*SWITCHES["cuda"], *SWITCHES.get(kind, ())):
+    kind = device.type
+    for switch in SWITCHES.get(kind, ()):
         switch.set(precision)
     if kind not in SWITCHES and kind not in _warned:
         _warned.add(kind)

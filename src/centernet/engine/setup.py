@@ -26,7 +26,7 @@ def configure_backends(opt: Options, env: Processes) -> None:
     """Seed PyTorch, and set numerical precision and algorithm search. Raises UserError for an impossible ``--amp``."""
     check_amp(opt.amp, env.device)
     torch.manual_seed(opt.seed)
-    set_precision(opt.precision)
+    set_precision(opt.precision, env.device, log=env.print)
     if opt.precision == "tf32" and env.device.type == "cpu":
         env.print("note: --precision tf32 has no effect on a CPU")
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
