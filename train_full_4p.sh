@@ -6,17 +6,19 @@ set -u
 usage() {
     cat <<'TEXT'
 bash train_full_4p.sh [--data_path=PATH] [--dataset=NAME] [--nproc=N]
-                        [--dry_run] [--check_device] [any option of src/main.py]
+                      [--dry_run] [--check_device] [any option of src/main.py]
 
-  --data_path PATH   directory that contains voc/, or voc/ itself; default: train on the generated sample
-  --dataset NAME     pascal (default with a data path), coco, or sample
+  --data_path PATH   directory that contains voc/, or voc/ itself;
+                     default: train on the generated sample
+  --dataset NAME     pascal (default with a data path), coco, custom, or sample
   --nproc N          number of processes, default 4
   --dry_run          print the command and stop
-  --check_device     first check the device in its short form (src/tools/check_device.py); stop if it deviates
+  --check_device     first check the device in its short form
+                     (src/tools/check_device.py); stop if it deviates
 
-PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, with the learning rate
-learning rate reduced after epochs 45 and 60. Options may be given as --name=value or as --name value; options of
-src/main.py override this recipe.
+PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, with the
+learning rate reduced after epochs 45 and 60. Options may be given as
+--name=value or as --name value; options of src/main.py override this recipe.
 TEXT
 }
 
