@@ -155,7 +155,7 @@ def test_odd_values_in_opt_json(tmp_path, key, rendering):
             info[place] = value
         folder = write_run(tmp_path / "run", info=info)
         use_everything(folder)
-        assert "<script>" not in (folder / "report.html").read_text(encoding="utf-8")
+        assert (folder / "report.html").read_text(encoding="utf-8").count("<script") == 1  # our own
 
 
 @pytest.mark.parametrize("info", ["", "{", "[]", "null", "[" * 50_000, '{"a": ' + "9" * 5000 + "}", b"\xff\xfa"])

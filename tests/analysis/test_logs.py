@@ -176,7 +176,7 @@ def test_report(folder, tiny_voc):
     assert path == folder / "report.html"
     page = Reader(path.read_text())
     text = "\n".join(page.text)
-    assert "script" not in page.tags and EVIL in page.text  # shown, not run
+    assert page.tags.count("script") == 1 and EVIL in page.text  # shown, not run
     assert page.tags.count("img") == 1 + 2 * (4 + 4)  # the curves; of the worst and best, detections and truth
     assert all(source.startswith("data:image/") for source in page.sources)
     assert not re.search(r"https?://|@import|url\(", path.read_text())

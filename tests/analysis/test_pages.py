@@ -1,0 +1,121 @@
+"""Pages in a browser: what they look like at two widths and in both color schemes, and what their scripts do."""
+
+import pytest
+from tests.helpers.browser import Browser
+
+from centernet.analysis import pages
+
+WIDTHS = (1280, 400)
+LONG = "a_very_long_name_without_any_space_" * 6
+# Elements that are wider than the window or than their container, apart from what scrolls.
+CUT_OFF = """[...document.querySelectorAll("main *")].filter((element) => {
+  const box = element.getBoundingClientRect(), width = document.documentElement.clientWidth;
+  return box.width > 0 && !element.closest(".wide, svg") && (box.left < 0 || box.right > width + 0.5);
+}).map((element) => element.outerHTML.slice(0, 80))"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a page with the given content."""
+
+    def write_content(content, **values):
+        (tmp_path / "content.html").write_text(
+            '{% extends "base.html" %}{% from "base.html" import keys, filtered %}{% block content %}'
+            + content
+            + "{% endblock %}"
+        )
+        for name in ("base.html", "page.js", "style.css"):
+            (tmp_path / name).write_bytes((pages.TEMPLATES / name).read_bytes())
+        monkeypatch.setattr(pages, "TEMPLATES", tmp_path)
+        pages.write_page(tmp_path / "page.html", "content.html", name="page", **values)
+        return tmp_path / "page.html"
+
+    return write_content
+
+
+def assert_sound(browser, page, kinds=(("light", False), ("dark", True))):
+    """At every width and in both color schemes nothing is cut off, requested, or wrong."""
+    grounds = set()
+    for width in WIDTHS:
+        for _, dark in kinds:
+            browser.open(page, width, dark)
+            assert browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            assert browser.run(CUT_OFF) == []
+            assert browser.requests == browser.problems == []
+            grounds.add(browser.run("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == len(kinds)
+
+
+def column(browser, index):
+    return browser.run(
+        f"[...document.querySelectorAll('.sortable tr')].slice(1).map((row) => row.cells[{index}].textContent)"
+    )
+
+
+ROWS = [("b 10", "9.5"), ("b 9", "-"), ("A", "10"), (LONG, "-1e3"), ("c", "12 %"), ("", "nan")]
+TABLE = """<section class="wide"><table class="sortable"><tr><th>name</th><th class="number">value</th></tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></section>
+{{ keys({long: long}) }}<h1>{{ long }} <small>{{ long }}</small></h1>"""
+
+
+def test_tables_sort(browser, write):
+    page = write(TABLE, rows=ROWS, long=LONG)
+    assert_sound(browser, page)
+    browser.run("document.querySelectorAll('th button')[1].click()")
+    assert column(browser, 1) == ["-1e3", "9.5", "10", "12 %", "-", "nan"]
+    browser.run("document.querySelectorAll('th button')[1].click()")
+    assert column(browser, 1) == ["12 %", "10", "9.5", "-1e3", "-", "nan"]  # those without a number stay at the end
+    assert browser.run("document.querySelectorAll('th')[1].ariaSort") == "descending"
+    # By the keyboard, in the order of the numbers in the texts.
+    browser.run("document.querySelector('th button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.call(
+            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
+        )
+    assert column(browser, 0) == ["A", LONG, "b 9", "b 10", "c", ""]
+    assert browser.run("[...document.querySelectorAll('.sortable th')].map((cell) => cell.ariaSort)") == [
+        "ascending",
+        None,
+    ]
+
+
+FIGURES = [(["traffic light", "car"], 0.9), (["car"], 0.3), (["<b>"], 0.05), ([], 1.0)]
+GALLERY = """<section><div class="images" data-score-name="F1">
+{% for classes, score in figures %}<figure {{ filtered(classes, score) }}><figcaption>{{ classes }}</figcaption>
+</figure>{% endfor %}<figure data-class="car bus" data-score="0.5"></figure></div></section>"""
+
+
+def test_galleries_filter(browser, write):
+    page = write(GALLERY, figures=FIGURES)
+    assert_sound(browser, page)
+    shown = "[...document.querySelectorAll('figure')].map((figure) => figure.checkVisibility())"
+    change = "((place, value) => {{ const input = document.querySelectorAll('.filters select, .filters input')[place];"
+    change += "input.value = value; input.dispatchEvent(new Event('input', {{bubbles: true}})); }})({}, {!r})"
+    assert browser.run("[...document.querySelector('select').options].map((option) => option.text)") == [
+        *("all", "<b>", "bus", "car", "traffic light")
+    ]
+    assert browser.run(shown) == [True] * 5
+    browser.run(change.format(0, "2"))
+    assert browser.run(shown) == [True, True, False, False, True]
+    assert browser.run("document.querySelector('output').value") == "3 of 5 shown"
+    browser.run(change.format(1, "0.5"))
+    assert browser.run(shown) == [True, False, False, False, True]
+    browser.run(change.format(0, ""))
+    browser.run(change.format(2, "0.9"))
+    assert browser.run(shown) == [True, False, False, False, True]
+    assert browser.run("document.querySelector('.filters').textContent").startswith("class")
+    assert "F1 from" in browser.run("document.querySelector('.filters').textContent")
+
+
+def test_the_policy_stops_foreign_scripts_and_requests(browser, write):
+    page = write("<script>window.ran = 1</script><img src='http://127.0.0.1:9/x.png' onerror='window.ran = 2'>")
+    browser.open(page)
+    assert browser.run("window.ran ?? null") is None and browser.requests == []
+    assert len([text for text in browser.problems if "Content Security Policy" in text]) >= 2
