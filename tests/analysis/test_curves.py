@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from centernet.analysis.compare import EPSILON, compare, default_window, moving_average, recipe_differences
-from centernet.analysis.plots import MAX_PIECES, outline
+from centernet.analysis.panels import MAX_PIECES, outline
 from centernet.analysis.read import Curve, read_loss
 from centernet.errors import UserError
 

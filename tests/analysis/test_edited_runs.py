@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from centernet.analysis import plots, report
+from centernet.analysis import page_plots, plots, report
+from centernet.analysis.panels import log_panels
 from centernet.analysis.read import read_curve, read_run
 from centernet.errors import UserError
 
@@ -36,7 +37,8 @@ INFO = {
 
 @pytest.fixture(autouse=True, params=["not rendered", pytest.param("rendered", marks=pytest.mark.slow)])
 def rendering(request, monkeypatch):
-    """Build all figures, but render them, which takes most of the time, in the slow tests only."""
+    """Draw reports without Plotly; render the figures, which takes most of the time, in the slow tests only."""
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: None)
     if request.param == "not rendered":
         monkeypatch.setattr(plots, "_save", lambda figure, file: None)
     return request.param == "rendered"
@@ -59,6 +61,9 @@ def use_everything(folder):
     for use in (report.write_report, read_curve):  # the report draws the logs
         with contextlib.suppress(UserError):
             use(folder)
+    with contextlib.suppress(UserError):
+        panels = [page_plots.page_panel(panel, (0, 1)) for panel in log_panels([read_run(folder)])]
+        json.dumps(panels, allow_nan=False)
     assert loss.main(["--run", str(folder), "--reference", "sample_dlav0_34", "--plot", "none"]) in (0, 1, 2)
     assert make_reference.main([str(folder), "name", "--exp_dir", str(folder), "--force"]) in (0, 2)
 
@@ -199,7 +204,7 @@ def test_a_training_does_not_fail_because_of_its_report(tmp_path, capsys, monkey
     def fail(*args, **options):
         raise MemoryError("no memory\nleft")
 
-    monkeypatch.setattr(report, "draw_logs", fail)
+    monkeypatch.setattr(page_plots, "draw_logs", fail)
     report.finish_report(folder)
     out = capsys.readouterr().out
     assert "MemoryError: no memory\\nleft" in out and "make_report.py" in out and out.count("\n") == 1

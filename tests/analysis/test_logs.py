@@ -1,5 +1,6 @@
 """Reading a run's logs, drawing them, and the report."""
 
+import base64
 import html.parser
 import json
 import re
@@ -10,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from centernet.analysis import report
+from centernet.analysis import page_plots, report
+from centernet.analysis.panels import log_panels
 from centernet.analysis.plots import draw_logs
-from centernet.analysis.read import read_run
+from centernet.analysis.read import RunLog, read_run
 from centernet.datasets import get_dataset
 from centernet.engine import tensorboard
 from centernet.errors import UserError
@@ -170,7 +172,8 @@ class Reader(html.parser.HTMLParser):
         self.text.append(data)
 
 
-def test_report(folder, tiny_voc):
+def test_report(folder, tiny_voc, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: None)
     dataset, results = tiny(tiny_voc)
     path = report.write_report(folder, dataset, results)
     assert path == folder / "report.html"
@@ -193,11 +196,36 @@ def test_report(folder, tiny_voc):
     assert titles[0] < text.index("F1 0.00") < titles[1] < text.rindex("F1 1.00")
 
 
-def test_report_without_validations(folder):
+def test_report_without_validations(folder, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: None)
     (folder / "val_log.csv").unlink()
     (folder / "opt.json").unlink()
     page = Reader(report.write_report(folder).read_text())
     assert page.tags.count("img") == 1 and "Worst images" not in page.text
+
+
+def test_curves_of_a_page(folder, monkeypatch):
+    """The page holds the numbers of the logs, of a long one the extremes, and no run name is run as a script."""
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("c2NyaXB0", "digest"))
+    page = report.write_report(folder).read_text()
+    data = json.loads(re.search('<script type="application/json" id="panels">(.*)</script>', page)[1])
+    titles = ["loss", "hm_loss", "wh_loss", "off_loss", "score", "learning rate", "images per second"]
+    assert [panel["title"] for panel in data["panels"]] == titles and data["names"] == ["my_run"]
+    loss = {series["kind"]: series for series in data["panels"][0]["series"]}
+    assert list(loss) == ["every", "mean", "validation"]
+    assert unpacked(loss["every"]["y"]) == pytest.approx([9 / i for i in range(1, 9)])
+    assert unpacked(loss["validation"]["x"]) == [1, 2] and unpacked(loss["validation"]["y"]) == [3.5, 3]
+    assert "sha256-digest" in page and "<img" not in page
+    assert unpacked(page_plots.packed(np.array([1, np.inf, 1e300]))) == pytest.approx([1, np.nan, np.nan], nan_ok=True)
+    long = {name: np.repeat(values, 1000) for name, values in read_run(folder).train.items()}
+    (panel, *_) = log_panels([RunLog(folder, long)], pieces=page_plots.MAX_PIECES)
+    assert [len(series.y) for series in panel.series] == [2 * page_plots.MAX_PIECES] * 2
+    assert panel.series[0].y.max() == 9
+
+
+def unpacked(numbers):
+    assert numbers["dtype"] == "f4"
+    return np.frombuffer(base64.b64decode(numbers["bdata"]), "<f4").tolist()
 
 
 def test_tensorboard(tmp_path, tiny_voc):

@@ -1,9 +1,11 @@
 """Pages in a browser: what they look like at two widths and in both color schemes, and what their scripts do."""
 
+import json
+
 import pytest
 from tests.helpers.browser import Browser
 
-from centernet.analysis import pages
+from centernet.analysis import pages, report
 
 WIDTHS = (1280, 400)
 LONG = "a_very_long_name_without_any_space_" * 6
@@ -40,17 +42,18 @@ def write(tmp_path, monkeypatch):
     return write_content
 
 
-def assert_sound(browser, page, kinds=(("light", False), ("dark", True))):
+def assert_sound(browser, page, ready="true"):
     """At every width and in both color schemes nothing is cut off, requested, or wrong."""
     grounds = set()
     for width in WIDTHS:
-        for _, dark in kinds:
+        for dark in (False, True):
             browser.open(page, width, dark)
+            browser.wait_for(ready)
             assert browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
             assert browser.run(CUT_OFF) == []
             assert browser.requests == browser.problems == []
             grounds.add(browser.run("getComputedStyle(document.body).backgroundColor"))
-    assert len(grounds) == len(kinds)
+    assert len(grounds) == 2
 
 
 def column(browser, index):
@@ -112,6 +115,55 @@ def test_galleries_filter(browser, write):
     assert browser.run(shown) == [True, False, False, False, True]
     assert browser.run("document.querySelector('.filters').textContent").startswith("class")
     assert "F1 from" in browser.run("document.querySelector('.filters').textContent")
+
+
+@pytest.mark.slow
+def test_curves_zoom_and_follow_the_color_scheme(browser, tmp_path):
+    pytest.importorskip("plotly")
+    write_run(tmp_path / "run")
+    page = report.write_report(tmp_path / "run")
+    drawn = "document.documentElement.dataset.curves === 'drawn'"
+    assert_sound(browser, page, ready=drawn)  # ends in the dark
+    titles = "[...document.querySelectorAll('.plot h3')].map((title) => title.textContent)"
+    assert browser.run(titles) == ["loss", "score", "learning rate", "images per second"]
+    lines = "[...document.querySelectorAll('.plot .trace path.js-line')].map((line) => getComputedStyle(line).stroke)"
+    dark = browser.run(lines)
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    browser.wait_for(f"JSON.stringify({lines}) !== {json.dumps(json.dumps(dark, separators=(',', ':')))}")
+    assert len(browser.run(lines)) == len(dark) == 6
+    # Zoomed by a drag in the first plot, all show the same epochs.
+    browser.run("scrollTo(0, document.querySelector('.plot').offsetTop)")
+    box = browser.run(
+        "(({x, y, width, height}) => [x, y, width, height])"
+        "(document.querySelector('.plot .nsewdrag').getBoundingClientRect())"
+    )
+    x, y, width, height = box
+    mouse(browser, "mouseMoved", x + width / 4, y + height / 2)
+    mouse(browser, "mousePressed", x + width / 4, y + height / 2)
+    for step in range(1, 6):
+        mouse(browser, "mouseMoved", x + width * (1 / 4 + step / 10), y + height / 2)
+    mouse(browser, "mouseReleased", x + width * 3 / 4, y + height / 2)
+    ranges = "places.map((place) => place.layout.xaxis.range)"
+    browser.wait_for(f"{ranges}.every((range) => range[0] > 0.3 && range[1] < 2)")
+    assert len({tuple(round(edge, 6) for edge in pair) for pair in browser.run(ranges)}) == 1
+    # The values under the pointer are shown.
+    mouse(browser, "mouseMoved", x + width / 2, y + height / 3)
+    browser.wait_for("document.querySelector('.plot .hoverlayer').textContent.includes('training')")
+    assert browser.problems == browser.requests == []
+
+
+def mouse(browser, kind, x, y):
+    browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+
+def write_run(folder, scale=1.0, columns="loss"):
+    """A run of two epochs of eight iterations and two validations."""
+    folder.mkdir(parents=True)
+    rows = [f"{(i - 1) // 8 + 1},{i},{scale * 9 / i},0.001,{80 + i}" for i in range(1, 17)]
+    (folder / "train_log.csv").write_text("\n".join([f"epoch,iteration,{columns},lr,images/s", *rows]) + "\n")
+    (folder / "val_log.csv").write_text(f"epoch,loss,mAP,AP/a cat\n1,{scale * 3},0.5,0.4\n2,{scale},0.75,0.7\n")
+    (folder / "opt.json").write_text(json.dumps({"options": {"main_score": "mAP", "num_epochs": 4}}))
+    return folder
 
 
 def test_the_policy_stops_foreign_scripts_and_requests(browser, write):

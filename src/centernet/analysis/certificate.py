@@ -290,7 +290,7 @@ def write_certificate(
         html_path,
         "certificate.html",
         name=library.name,
-        curves=inline_image(buffer.getvalue(), "png"),
+        curves={"image": inline_image(buffer.getvalue(), "png")},
         verdict_text=VERDICTS[content["verdict"]],
         **content,
     )

@@ -12,14 +12,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..utils.files import reason, write_bytes
-from .compare import MAX_ABSOLUTE_ERROR, MAX_RELATIVE_ERROR, Comparison, default_window, moving_average
+from .compare import MAX_ABSOLUTE_ERROR, MAX_RELATIVE_ERROR, Comparison, moving_average
+from .panels import Panel, Series, epoch_span, log_panels, needs_log_axis, outline
 from .read import Curve, RunLog
 
-# Longer curves are drawn as the extremes of this many pieces.
-MAX_PIECES = 3000
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 COLUMNS = 4  # panels next to one another
-TITLES = {"loss": "loss", "lr": "learning rate", "images/s": "images per second", "score": "score"}
 
 
 def draw_comparison(
@@ -157,115 +155,85 @@ def draw_logs(runs: list[RunLog], file: Path | BinaryIO, window: int | None = No
     """
     import matplotlib
 
-    losses = list(dict.fromkeys(name for run in runs for name in run.losses))
-    panels = [*losses, *(["score"] if any(run.scores for run in runs) else []), "lr", "images/s"]
+    panels, alone = log_panels(runs, window), len(runs) == 1
     rows = math.ceil(len(panels) / COLUMNS)
-    colors = [COLORS[k % len(COLORS)] for k in range(len(runs))]
     with _settings(font_size=9):
         figure, axes = _figure(rows, COLUMNS, (14, 0.5 + 2.8 * rows), dpi)
         for panel, place in zip(panels, axes, strict=False):
-            for run, color in zip(runs, colors, strict=True):
-                _draw_panel(place, panel, run, color, window, alone=len(runs) == 1)
-            _finish_panel(place, panel, runs)
+            for series in panel.series:
+                _draw_series(place, series, alone)
+            _finish_panel(place, panel, epoch_span(runs), alone)
         for place in axes[len(panels) :]:
             place.set_visible(False)
         handles = [
-            matplotlib.lines.Line2D([], [], color=color, linewidth=2.5, label=_label(run))
-            for run, color in zip(runs, colors, strict=True)
+            matplotlib.lines.Line2D([], [], color=_color(k), linewidth=2.5, label=run_label(run))
+            for k, run in enumerate(runs)
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 3), frameon=False, fontsize=10)
         _save(figure, file)
 
 
-def _label(run: RunLog) -> str:
+def _color(index: int | None) -> str:
+    return "black" if index is None else COLORS[index % len(COLORS)]
+
+
+def run_label(run: RunLog) -> str:
+    """Return the name of a run and what it trained."""
     recipe, processes = run.info.get("recipe", {}), run.info.get("processes")
     parts = [recipe.get("arch"), recipe.get("dataset"), f"{processes} process(es)" if processes else None]
     about = ", ".join(str(part) for part in parts if part)
     return f"{run.name} ({about})" if about else run.name
 
 
-def _draw_panel(axes, panel: str, run: RunLog, color: str, window: int | None, alone: bool) -> None:
-    if panel == "score":
-        # Several runs are compared by the main score; a single one has room for the first few.
-        for k, name in enumerate(run.scores[: 4 if alone else 1]):
-            shade = {"color": COLORS[k] if alone else color, "linewidth": 2 if k == 0 else 1.2}
-            axes.plot(run.val["epoch"], run.val[name], "o-", markersize=3.5, label=name, **shade)
-        return
-    if panel not in run.train:
-        return
-    epochs, values = run.epochs, run.train[panel]
-    if panel == "lr":
-        axes.step(*_thin(epochs, values), color=color, linewidth=1.8)
-        return
-    width = window or default_window(len(values))
-    smooth = moving_average(values, width)
-    centers = epochs[(width - 1) // 2 :][: len(smooth)]
-    axes.plot(*_thin(epochs, values), color=color, linewidth=0.6, alpha=0.25, zorder=1)
-    axes.plot(*_thin(centers, smooth), color=color, linewidth=1.8, zorder=3, label="training")
-    if panel in run.val:
-        style = {"color": "black" if alone else color, "markeredgecolor": "white", "markersize": 6}
-        axes.plot(run.val["epoch"], run.val[panel], "D", zorder=4, label="validation", **style)
+def _draw_series(axes, series: Series, alone: bool) -> None:
+    x, y, style = series.x, series.y, {"color": _color(series.color)}
+    if series.kind == "score":
+        width = 2 if not alone or series.color == 0 else 1.2
+        axes.plot(x, y, "o-", markersize=3.5, linewidth=width, label=series.label, **style)
+    elif series.kind == "step":
+        axes.step(x, y, linewidth=1.8, **style)
+    elif series.kind == "every":
+        axes.plot(x, y, linewidth=0.6, alpha=0.25, zorder=1, **style)
+    elif series.kind == "mean":
+        axes.plot(x, y, linewidth=1.8, zorder=3, label=series.label, **style)
+    else:
+        axes.plot(x, y, "D", zorder=4, label=series.label, markeredgecolor="white", markersize=6, **style)
 
 
-def _finish_panel(axes, panel: str, runs: list[RunLog]) -> None:
-    title = TITLES.get(panel, panel)
-    if panel == "score" and len(runs) > 1:
-        title = " / ".join(dict.fromkeys(run.scores[0] for run in runs if run.scores))
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+def _finish_panel(axes, panel: Panel, span: tuple[float, float], alone: bool) -> None:
+    axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel("epoch")
-    shown = [run.train[panel] for run in runs if panel in run.train]
-    if panel in runs[0].losses:
-        _scale_losses(axes, np.concatenate(shown))
-    if panel == "lr":
-        rates = np.concatenate(shown)
+    if panel.name == "lr":
+        rates = np.concatenate([series.y for series in panel.series])
         rates = rates[np.isfinite(rates) & (rates > 0)]
         if rates.size:
             axes.set_yscale("log")
             axes.set_ylim(rates.min() / 2, rates.max() * 2)
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("")
-    if panel in ("score", "images/s"):
+    elif panel.log:
+        _use_log_axis(axes)
+    if panel.from_zero:
         axes.set_ylim(bottom=0)
-    start = min(math.floor(run.epochs[0]) for run in runs)
-    end = max(run.train["epoch"][-1] for run in runs)
-    axes.set_xlim(start, start + max(end - start, 1) * 1.02)
+    axes.set_xlim(*span)
     axes.locator_params(axis="x", integer=True)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    if panel == "score" and len(runs) == 1 or (panel == "loss" and "validation" in handles):
+    if panel.name == "score" and alone or (panel.name == "loss" and "validation" in handles):
         axes.legend(handles.values(), handles.keys(), fontsize=8, frameon=False)
 
 
 # Shared by all plots
 
 
-def outline(values: np.ndarray, window: int, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return the iterations at the center of each window and its values; of very many, the extremes of each piece.
-
-    Args:
-        values: (n,), a value for each window.
-        window: iterations of a window.
-        first: first iteration of the first window.
-    """
-    places = np.arange(len(values)) + first + (window - 1) / 2
-    if len(values) <= 2 * MAX_PIECES:
-        return places, values
-    starts = np.linspace(0, len(values), MAX_PIECES, endpoint=False).astype(int)
-    extremes = [np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)]
-    return np.repeat(places[starts], 2), np.stack(extremes, axis=1).ravel()
-
-
-def _thin(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the outline of a very long curve, and others unchanged."""
-    places, shown = outline(values, 1)
-    return (x, values) if len(shown) == len(values) else (x[places.astype(int) - 1], shown)
-
-
 def _scale_losses(axes, losses: np.ndarray) -> None:
     """Use a logarithmic axis for losses over several orders of magnitude."""
-    losses = losses[np.isfinite(losses)]
-    if losses.size and losses.min() > 0 and losses.max() > 20 * np.median(losses):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+    if needs_log_axis(losses):
+        _use_log_axis(axes)
+
+
+def _use_log_axis(axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 @contextmanager

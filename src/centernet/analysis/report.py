@@ -12,8 +12,9 @@ from ..errors import UserError
 from ..utils.text import print_line
 from .compare import MAX_RELATIVE_ERROR, Comparison
 from .images import MIN_IOU, ImageScore, prediction_and_truth, score_images
+from .page_plots import log_curves
 from .pages import inline_image, write_page
-from .plots import draw_comparison, draw_logs
+from .plots import draw_comparison
 from .read import Curve, RunLog, read_run
 
 WORST_AND_BEST = 4  # images of each kind
@@ -67,8 +68,6 @@ def is_report_missing(folder: Path) -> bool:
 
 def _describe(run: RunLog) -> dict[str, Any]:
     """Return what the template shows of a run, apart from single images."""
-    buffer = io.BytesIO()
-    draw_logs([run], buffer)
     recipe, options = run.info.get("recipe", {}), run.info.get("options", {})
     given = options.get("given")
     given = [str(name) for name in given] if isinstance(given, list) else []
@@ -77,7 +76,7 @@ def _describe(run: RunLog) -> dict[str, Any]:
         "about": ", ".join(str(recipe[name]) for name in ("task", "dataset", "arch") if name in recipe),
         "notes": run.notes,
         "tiles": _tiles(run),
-        "curves": inline_image(buffer.getvalue(), "png"),
+        "curves": log_curves([run], [run.name]),
         "classes": _classes(run),
         "last_epoch": int(run.val["epoch"][-1]) if run.val else 0,
         "validations": _validations(run),
@@ -190,7 +189,7 @@ def write_study(runs: list[Curve], reference: Curve, comparisons: list[Compariso
         name=reference.path.stem,
         window=comparisons[0].window,
         limit=f"{MAX_RELATIVE_ERROR * 100:g}",
-        curves=inline_image(buffer.getvalue(), "png"),
+        curves={"image": inline_image(buffer.getvalue(), "png")},
         columns=["run", *names],
         rows=rows,
         recipe=reference.recipe or {},
