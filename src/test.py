@@ -5,28 +5,33 @@ from centernet import cli
 if __name__ == "__main__":
     cli.test()  # parses the command line before the imports below, which take seconds, and does not return
 
+import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from centernet.analysis.evaluation_report import finish_evaluation_report
 from centernet.datasets.base import CocoStyleDataset
 from centernet.datasets.loader import SkippedImages, no_detections
 from centernet.detector import TIMES, Detector, batches, create_detector, prefetch
 from centernet.engine import processes, setup
 from centernet.engine.progress import StatusLine
-from centernet.engine.run_directory import RunDirectory
 from centernet.errors import UserError
 from centernet.evaluation.results import dropped_note, format_score
 from centernet.options import Options, process_shares
+from centernet.utils.files import write_errors
 from centernet.utils.text import print_line, print_lines
 from centernet.visualization import show_or_save
 
 
 def main(opt: Options) -> dict[str, float]:
-    """Detect in all images of the dataset, write ``results.json`` into the run directory, and score it.
+    """Detect in all images of the dataset, score the detections, and report why they have their scores.
+
+    Writes ``results_<dataset>_<split>.json`` and ``report_<dataset>_<split>.json`` into the output folder.
 
     Returns the scores by name, on the first process only.
     """
@@ -39,7 +44,7 @@ def main(opt: Options) -> dict[str, float]:
     if opt.trainval and dataset.annotation_file == dataset.find_annotations(dataset.folder, "val"):
         raise UserError(f"--trainval: the dataset {opt.dataset} has no test split; without it the val split is tested")
     processes.tune_malloc(env.device)
-    run = RunDirectory(opt, env, ()) if env.is_main else None
+    folder = output_folder(opt) if env.is_main else None
     env.print(
         f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(dataset)} images at "
         f"{'their own size' if opt.keep_res else f'{opt.input_w} x {opt.input_h}'}, scales "
@@ -49,12 +54,13 @@ def main(opt: Options) -> dict[str, float]:
     indices = list(range(len(dataset)))[env.rank :: env.world_size]
     results, sums, skipped = detect(detector, dataset, indices, batch_size, env.is_main)
     parts = env.gather((results, sums, skipped.indices))
-    if run is None or parts is None:
+    if folder is None or parts is None:
         return {}
     found = {image_id: rows for part, _, _ in parts for image_id, rows in part.items()}
     results = {image_id: found[image_id] for image_id in dataset.image_ids}  # in the order of the dataset
     dataset.rounded_results = opt.rounded_results
-    path = dataset.save_results(results, run.path / "results.json")
+    which = f"{opt.dataset}_{dataset.split}"
+    path = dataset.save_results(results, folder / f"results_{which}.json")
     means = {name: sum(sums[name] for _, sums, _ in parts) / len(dataset) for name in TIMES}
     dropped = round(sum(sums["dropped"] for _, sums, _ in parts))
     if dropped:
@@ -69,10 +75,26 @@ def main(opt: Options) -> dict[str, float]:
         print(f"{dataset.annotation_file}: no annotations to score against; results are for the evaluation server")
     print(f"results: {path}")
     all_skipped = [index for _, _, part in parts for index in part]
-    text = skipped.report("scored as if nothing was found", all_skipped, run.path / "skipped_images.txt")
+    text = skipped.report("scored as if nothing was found", all_skipped, folder / f"skipped_images_{which}.txt")
     if text is not None:
         print(text)
+    if scores:
+        finish_evaluation_report(folder / f"report_{which}.json", dataset, results, scores)
     return scores
+
+
+def output_folder(opt: Options) -> Path:
+    """Return the folder of the results: that of the checkpoint, with ``--exp_id`` the run directory.
+
+    The run directory is also taken where the checkpoint's folder cannot be written. Raises UserError if neither can.
+    """
+    beside = Path(opt.load_model).parent
+    if "exp_id" not in opt.given and os.access(beside, os.W_OK):
+        return beside
+    folder = Path(opt.save_dir)
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def batch_size_of(opt: Options, processes: int) -> int:

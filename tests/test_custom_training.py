@@ -91,7 +91,7 @@ def test_train_test_and_look(tmp_path, style):
     assert done.returncode == 0, done.stderr
     assert "custom, 2 images at 64 x 64" in done.stdout and "AP/thing " in done.stdout
     assert ("\nAP " in done.stdout) == (style != "voc")
-    results = json.loads((tmp_path / "exp/ctdet/score/results.json").read_text())
+    results = json.loads((tmp_path / "exp/ctdet/score/results_custom_val.json").read_text())
     assert {type(r["image_id"]) for r in results} == {type(first_id)} and len(results) == 2 * 100
     assert min(r["image_id"] for r in results) == first_id
     assert {r["category_id"] for r in results} == {{"coco": 5, "voc": "thing", "yolo": 0}[style]}

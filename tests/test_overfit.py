@@ -113,7 +113,7 @@ def test_sixteen_images_are_overfit(tmp_path, name):
     """600 steps of 8 at 5e-4 at 192 pixels without augmentation give a mAP above 0.9, however it is computed."""
     model = train(tmp_path, name, 15, "--shift", "0", "--scale", "0", "--flip", "0")
     output = output_of("test", "ctdet", *model, "--exp_id", "once")
-    results = tmp_path / "exp/ctdet/once/results.json"
+    results = tmp_path / "exp/ctdet/once/results_custom_val.json"
     print(f"{name}: mAP {score(output, 'mAP')}, AP50 {score(output, 'AP50')}")
     assert score(output, "mAP") > 0.9
     assert score(output, "AP50") > 0.9

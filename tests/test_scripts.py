@@ -45,13 +45,13 @@ def score(checkpoint, tiny_voc, tmp_path):
 
     def score(*arguments: str) -> subprocess.CompletedProcess:
         paths = ("--load_model", checkpoint, "--data_path", str(tiny_voc), "--exp_dir", str(tmp_path / "exp"))
-        return run_here("test", "ctdet", *paths, *arguments)
+        return run_here("test", "ctdet", *paths, "--exp_id", "default", *arguments)
 
     return score
 
 
 def results_of(tmp_path: Path, exp_id: str = "default") -> list:
-    return json.loads((tmp_path / "exp/ctdet" / exp_id / "results.json").read_text())
+    return json.loads((tmp_path / "exp/ctdet" / exp_id / "results_pascal_val.json").read_text())
 
 
 # test.py
@@ -60,7 +60,9 @@ def results_of(tmp_path: Path, exp_id: str = "default") -> list:
 def test_results_and_scores(score, tmp_path):
     folder = tmp_path / "exp/ctdet/default"
     folder.mkdir(parents=True)
-    (folder / "opt.txt").write_text("of the training")
+    of_training = {name: folder / name for name in ("opt.txt", "results.json", "skipped_images.txt")}
+    for path in of_training.values():
+        path.write_text("of the training")
     done = score()
     assert done.returncode == 0, done.stderr
     results = results_of(tmp_path)
@@ -72,10 +74,23 @@ def test_results_and_scores(score, tmp_path):
     assert re.search(f"^seconds per image: {times}", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^mAP \d\.\d{4}$", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^AP/\w+ \d\.\d{4}$", done.stdout, re.MULTILINE)) == 20
-    assert f"results: {folder / 'results.json'}" in done.stdout
-    assert (folder / "opt.txt").read_text() == "of the training"
-    (options,) = folder.glob("logs_*/opt.txt")
-    assert "\n  arch: res_18\n" in options.read_text()  # what the checkpoint has, not the default
+    assert f"results: {folder / 'results_pascal_val.json'}" in done.stdout
+    assert all(path.read_text() == "of the training" for path in of_training.values())
+    written = {"results_pascal_val.json", "report_pascal_val.json"}
+    assert {path.name for path in folder.iterdir()} == {*of_training, *written}  # no folder of logs
+
+
+def test_results_are_beside_the_checkpoint(checkpoint, tiny_voc, tmp_path, monkeypatch):
+    model, exp = tmp_path / "mine/model_last.pth", tmp_path / "exp"
+    model.parent.mkdir()
+    model.write_bytes(Path(checkpoint).read_bytes())
+    arguments = ("ctdet", "--load_model", str(model), "--data_path", str(tiny_voc), "--exp_dir", str(exp))
+    assert run_here("test", *arguments).returncode == 0
+    names = {"results_pascal_val.json", "report_pascal_val.json"}
+    assert {path.name for path in model.parent.iterdir()} == {model.name, *names} and not exp.exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != model.parent)  # as of a read-only disk
+    assert run_here("test", *arguments).returncode == 0
+    assert {path.name for path in (exp / "ctdet/default").iterdir()} == names
 
 
 def test_reading_ahead_does_not_change_the_results(score, tmp_path):
@@ -216,7 +231,8 @@ def test_test_dev_of_coco(task, tmp_path):
     done = run_here("test", task, *paths, "--trainval", "--num_workers", "0", "--K", "5")
     assert done.returncode == 0, done.stderr
     assert "image_info_test-dev2017.json: no annotations to score against" in done.stdout
-    results = json.loads((tmp_path / f"exp/{task}/default/results.json").read_text())
+    assert not list(tmp_path.glob("report_*"))
+    results = json.loads((tmp_path / f"results_{opt.dataset}_test.json").read_text())
     fields = {"image_id", "category_id", "bbox", "score"}
     if task != "exdet":  # a network of random weights finds none
         assert {one["image_id"] for one in results} == {3, 12}

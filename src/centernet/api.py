@@ -231,7 +231,7 @@ class CenterNet:
         return cls(chosen, **{name: options[name] for name in ("device", "gpus") if name in options})
 
     def validate(self, data: str | os.PathLike = "", **options: Any) -> dict[str, float]:
-        """Score the network as ``test.py`` does, which writes ``results.json``, and return the scores by name.
+        """Score the network as ``test.py`` does, which writes results and a report, and return the scores by name.
 
         Args:
             data: as for ``train``; empty: what the network was trained on.

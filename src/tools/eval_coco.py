@@ -1,4 +1,4 @@
-"""Score box detections in COCO's form: python src/tools/eval_coco.py exp/ctdet/RUN/results.json"""
+"""Score box detections in COCO's form: python src/tools/eval_coco.py exp/ctdet/RUN/results_coco_val.json"""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from centernet.conversion.coco import CocoLayout
 from centernet.conversion.issues import raise_error
 from centernet.errors import UserError
 from centernet.evaluation import coco
-from centernet.evaluation.results import format_score, read_results
+from centernet.evaluation.results import find_results, format_score, read_results
 from centernet.options import ROOT
 from centernet.utils.text import print_line, print_lines
 from centernet.utils.tool import tool
@@ -21,12 +21,12 @@ DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Print the summary of pycocotools, and with ``--per_class`` the AP of each class."""
-    parser = argparse.ArgumentParser(description="COCO's box scores of a results.json.")
-    parser.add_argument("results", type=Path, help="results.json, or the run directory that holds it")
+    parser = argparse.ArgumentParser(description="COCO's box scores of a result file.")
+    parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     parser.add_argument("--per_class", action="store_true", help="also print the AP of each class")
     args = parser.parse_args(argv)
-    results = read_results(args.results / "results.json" if args.results.is_dir() else args.results)
+    results = read_results(find_results(args.results))
     scores = score(args.annotations, results)
     print_lines(scores["summary"])
     if args.per_class:

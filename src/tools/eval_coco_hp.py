@@ -1,4 +1,4 @@
-"""Score poses in COCO's form: python src/tools/eval_coco_hp.py exp/multi_pose/RUN/results.json
+"""Score poses in COCO's form: python src/tools/eval_coco_hp.py exp/multi_pose/RUN/results_coco_hp_val.json
 
 Objects may be persons or anything else whose joints the categories of the annotation file list.
 """
@@ -14,7 +14,7 @@ from centernet.conversion.issues import ignore_issue
 from centernet.conversion.keypoints import complete_keypoints, read_joints
 from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
-from centernet.evaluation.results import read_results
+from centernet.evaluation.results import find_results, read_results
 from centernet.ops.keypoints import COCO_PERSON, DEFAULT_SIGMA
 from centernet.options import ROOT
 from centernet.utils.text import print_lines
@@ -26,11 +26,11 @@ DEFAULT = ROOT / "data" / "coco" / "annotations" / "person_keypoints_val2017.jso
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Print pycocotools' summaries of joints and of boxes."""
-    parser = argparse.ArgumentParser(description="COCO's keypoint and box scores of a results.json of poses.")
-    parser.add_argument("results", type=Path, help="results.json, or the run directory that holds it")
+    parser = argparse.ArgumentParser(description="COCO's keypoint and box scores of a result file of poses.")
+    parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     args = parser.parse_args(argv)
-    path = args.results / "results.json" if args.results.is_dir() else args.results
+    path = find_results(args.results)
     results = read_results(path)
     content = read_annotation_file(args.annotations)
     try:

@@ -1,6 +1,6 @@
 """Score KITTI result files against label files.
 
-    python src/tools/eval_kitti.py data/kitti/training/label_2 exp/ddd/my_run/results
+    python src/tools/eval_kitti.py data/kitti/training/label_2 exp/ddd/my_run/results_kitti_val
 
 Prints AP of the boxes in the image, their orientation similarity (AOS), AP on the ground (bird's eye view) and AP in
 3D, in percent, with 11 and with 40 recall points; then the lines that the benchmark's program prints. Like the program

@@ -1,4 +1,4 @@
-"""Score existing PASCAL VOC results: python src/tools/reval.py exp/ctdet/RUN/results.json
+"""Score existing PASCAL VOC results: python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json
 
 Prints the AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files
 of the devkit if it exists, otherwise from the annotation file of the dataset.
@@ -20,6 +20,7 @@ from centernet.conversion.voc_devkit import annotation_file, read_annotation
 from centernet.datasets.pascal import PascalVOC
 from centernet.errors import UserError
 from centernet.evaluation import voc
+from centernet.evaluation.results import find_results
 from centernet.options import ROOT
 from centernet.utils import files
 from centernet.utils.text import print_line
@@ -31,8 +32,8 @@ NMS_OVERLAP = 0.3
 @tool
 def main(argv: list[str] | None = None) -> int:
     """Read and score results, print the scores, and return the exit status: 0, or 1 without arguments."""
-    parser = argparse.ArgumentParser(description="Score results.json of a PASCAL VOC test.")
-    parser.add_argument("results", type=Path, help="results.json, or the run directory that holds it")
+    parser = argparse.ArgumentParser(description="Score the result file of a PASCAL VOC test.")
+    parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit if it exists)")
     parser.add_argument("--annotations", type=Path, help="JSON file with the objects, instead of a devkit")
     parser.add_argument("--imdb", default="voc_2007_test", help="image set of the devkit (%(default)s)")
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def score(args: argparse.Namespace) -> None:
     """Score results as given by the arguments, and print the scores. Raises UserError."""
-    path = args.results / "results.json" if args.results.is_dir() else args.results
+    path = find_results(args.results)
     names = PascalVOC.class_names
     found = re.fullmatch(r"voc_(\d{4})_(\w+)", args.imdb)
     if found is None:
@@ -109,9 +110,9 @@ def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
 
 
 def read_results(path: Path, classes: int, images: int, source: Path) -> list[list[np.ndarray]]:
-    """Return ``[class][image]`` rows of a results.json, without the background. Raises UserError if they do not fit."""
+    """Return ``[class][image]`` rows of a result file, without the background. Raises UserError if they do not fit."""
     if path.suffix == ".pkl":
-        raise UserError(f"{path}: pickled results are not read, because they can run code; use results.json")
+        raise UserError(f"{path}: pickled results are not read, because they can run code; use results*.json")
     content = files.read_json(path)
     if isinstance(content, list) and content and isinstance(content[0], dict):
         raise UserError(f"{path}: results in COCO's form; use src/tools/eval_coco.py")

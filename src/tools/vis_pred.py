@@ -1,4 +1,4 @@
-"""View results next to the ground truth: python src/tools/vis_pred.py exp/ctdet/RUN/results.json [OTHER.json ...]
+"""View results next to the ground truth: python src/tools/vis_pred.py exp/ctdet/RUN/results_coco_val.json [FILE ...]
 
 Shows windows `gt`, `pred0`, `pred1`, ... for each image; any key continues, Esc quits. Without a display, or with
 --output_dir, the images are saved.
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from centernet.conversion.coco_file import read_annotation_file
 from centernet.datasets.images import MAX_PIXELS, read_image
 from centernet.errors import UserError
-from centernet.evaluation.results import check_ids, read_results
+from centernet.evaluation.results import check_ids, find_results, read_results
 from centernet.options import ROOT
 from centernet.utils.tool import tool
 from centernet.visualization import draw_boxes, show_or_save
@@ -28,7 +28,9 @@ ESCAPE = 27
 def main(argv: list[str] | None = None) -> None:
     """Show or save the boxes of results and of the annotations."""
     parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's form next to the true ones.")
-    parser.add_argument("results", type=Path, nargs="+", help="result files")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="result files, or folders: the newest results*.json in them"
+    )
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     parser.add_argument("--images", type=Path, help="folder of the images (coco/val2017 next to the annotations)")
     parser.add_argument("--threshold", type=float, default=0.2, help="score above which a box is drawn (%(default)s)")
@@ -50,7 +52,7 @@ def show(args: argparse.Namespace) -> None:
         classes = {category["id"]: k for k, category in enumerate(content["categories"])}
         names = [str(category["name"]) for category in content["categories"]]
         truth = rows_by_image(content["annotations"], classes)
-        results = {path: read_results(path) for path in args.results}
+        results = {path: read_results(path) for path in map(find_results, args.results)}
         for path, entries in results.items():
             check_ids(entries, {image["id"] for image in content["images"]}, classes.keys(), str(path))
         predictions = [rows_by_image(entries, classes) for entries in results.values()]

@@ -113,9 +113,9 @@ def test_results_with_flips_and_scales_are_those_of_the_cpu(simulation, tmp_path
     common += ["--flip_test", "--test_scales", "0.75,1"]
     found = {}
     for device in ("sim", "cpu"):
-        command = ("test", *common, "--exp_dir", tmp_path / device, "--device", device)
+        command = ("test", *common, "--exp_dir", tmp_path / device, "--exp_id", "default", "--device", device)
         simulation.output(*command)
-        of_classes = json.loads((tmp_path / device / "ctdet/default/results.json").read_text())
+        of_classes = json.loads((tmp_path / device / "ctdet/default/results_sample_val.json").read_text())
         found[device] = np.array([row for images in of_classes for rows in images for row in rows])
     assert len(found["sim"]) == len(found["cpu"]) > 0
     scores = {device: np.sort(rows[:, 4]) for device, rows in found.items()}

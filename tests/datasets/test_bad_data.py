@@ -598,7 +598,10 @@ def test_bad_images_in_a_run_and_in_tests(script, tiny_voc, tmp_path):
             + output.count("scored as if nothing was found: 1 image(s) could not be used: ")
             == 1
         )
-        results = json.loads((tmp_path / "exp/ctdet/score/results.json").read_text())
+        skipped = "skipped_images_pascal_val.txt" if name == "test" else "skipped_images.txt"
+        assert "000008.jpg" in (tmp_path / "exp/ctdet/score" / skipped).read_text()
+        of_test = "results_pascal_val.json" if name == "test" else "results.json"
+        results = json.loads((tmp_path / "exp/ctdet/score" / of_test).read_text())
         assert all(not results[cls][1] for cls in range(1, 21))
 
 

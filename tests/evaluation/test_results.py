@@ -1,6 +1,7 @@
 """Detections that are not finite never reach a score or a file."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,8 @@ from centernet.datasets.synthetic.shapes import SyntheticShapes
 from centernet.detector import Detector
 from centernet.engine import evaluate as validation
 from centernet.engine.processes import Processes
-from centernet.evaluation.results import check_entries, drop_non_finite, format_score
+from centernet.errors import UserError
+from centernet.evaluation.results import check_entries, drop_non_finite, find_results, format_score
 from centernet.models import create_model
 from centernet.opts import opts
 from centernet.tasks import build_task
@@ -118,3 +120,17 @@ def test_no_dataset_writes_or_scores_what_is_not_finite(name, tmp_path):
 def test_json_of_results_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         files.write_json(tmp_path / "a.json", [NAN], allow_nan=False)
+
+
+def test_the_newest_results_of_a_folder(tmp_path):
+    with pytest.raises(UserError, match="holds neither results.json nor results_"):
+        find_results(tmp_path)
+    for age, name in enumerate(("report_pascal_val.json", "results_pascal_val.json", "results.json")):
+        (tmp_path / name).write_text("[]")
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    newest = tmp_path / "results_pascal_val.json"
+    assert find_results(tmp_path) == newest
+    assert find_results(tmp_path / "results.json") == tmp_path / "results.json"
+    (tmp_path / "results.json").unlink()
+    assert find_results(tmp_path / "results.json") == newest
+    assert find_results(tmp_path / "other.json") == tmp_path / "other.json"

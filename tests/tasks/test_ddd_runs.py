@@ -136,7 +136,7 @@ def small(folder: Path) -> list[str]:
 def result_files(folder: Path) -> dict[str, list[list[str]]]:
     return {
         path.stem: [line.split() for line in path.read_text().splitlines()]
-        for path in sorted((folder / "results").iterdir())
+        for path in sorted(folder.glob("[0-9]*.txt"))
     }
 
 
@@ -146,7 +146,7 @@ def test_training(trained):
     assert re.search(r"final AP3D: \d\.\d{4}", output)
     header = (run_directory / "train_log.csv").read_text().splitlines()[0]
     assert header.startswith("epoch,iteration,loss,hm_loss,dep_loss,dim_loss,rot_loss,wh_loss,off_loss,lr")
-    files = result_files(run_directory)
+    files = result_files(run_directory / "results")
     assert list(files) == ["000009", "000010", "000011"] and any(files.values())
     assert all(len(line) == 16 for lines in files.values() for line in lines)
     card = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
@@ -166,7 +166,9 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
     assert re.search(r"^official/AP3D/Car_moderate \d\.\d{4}$", output, re.M)
     # The same network, images and arithmetic as in the validation of the training: one path, one result. The input
     # has the images' own size here, so --keep_res shows the same.
-    before, after = (result_files(folder / "exp/ddd" / name) for name in ("default", "scored"))
+    before, after = (
+        result_files(folder / "exp/ddd" / name) for name in ("default/results", "scored/results_sample_ddd_val")
+    )
     assert list(before) == list(after)
     for name in before:
         assert [line[0] for line in before[name]] == [line[0] for line in after[name]]

@@ -55,7 +55,7 @@ def test_from_training_to_images(tmp_path, monkeypatch, args):
         "test", "exdet", *model, "--exp_id", "test", "--flip_test", "--test_scales", "1,1.5", "--scores_thresh", "0"
     )
     assert 0 <= score(output, "AP") <= 1
-    results = json.loads((tmp_path / "exp/exdet/test/results.json").read_text())
+    results = json.loads((tmp_path / "exp/exdet/test/results_sample_ex_val.json").read_text())
     assert results and all(len(row["extreme_points"]) == 8 and len(row["bbox"]) == 4 for row in results)
     output_of("demo", "exdet", *model, "--demo", tmp_path / "sample_ex/images", "--output_dir", tmp_path / "seen")
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"{k:06d}_exdet.png" for k in range(1, 7)]
@@ -76,7 +76,7 @@ def test_the_generated_sample_is_learned(tmp_path):
     assert trained > 0.6 and score(tested, "AP50") > 0.95
     assert score(output_of("test", "exdet", *model, "--exp_id", "flip", "--flip_test"), "AP") > trained - 0.02
     truth = tmp_path / "sample_ex/annotations/instances_extreme_val.json"
-    distances = point_distances(truth, tmp_path / "exp/exdet/test/results.json")
+    distances = point_distances(truth, tmp_path / "exp/exdet/test/results_sample_ex_val.json")
     count = len(json.loads(truth.read_text())["annotations"])
     print(f"{len(distances)} of {count} objects, points off by {np.median(distances):.2f} pixels")
     assert len(distances) > 0.95 * count and np.median(distances) < 2
@@ -127,4 +127,4 @@ def test_sixteen_images_are_overfit(tmp_path):
     print([(score(output, "AP"), score(output, "AP50")) for output in outputs])
     assert score(outputs[0], "AP") > 0.85 and score(outputs[1], "AP") > 0.95
     truth = folder / "annotations/instances_extreme_val2017.json"
-    assert np.median(point_distances(truth, tmp_path / "exp/exdet/once/results.json")) < 5
+    assert np.median(point_distances(truth, tmp_path / "exp/exdet/once/results_coco_val.json")) < 5

@@ -57,7 +57,7 @@ def test_scoring_needs_the_checkpoint_alone(trained, arguments):
         "test", "multi_pose", *paths, *arguments, "--exp_id", "scored", "--num_workers", "0", "--device", "cpu"
     )
     assert re.search(r"^AP \d\.\d{4}$", output, re.M) and re.search(r"^box_AP50 \d\.\d{4}$", output, re.M)
-    entries = json.loads((folder / "exp/multi_pose/scored/results.json").read_text())
+    entries = json.loads((folder / "exp/multi_pose/scored/results_sample_hp_val.json").read_text())
     assert {entry["image_id"] for entry in entries} == {9, 10, 11}
     if not arguments:
         # The same network, images and arithmetic as in the validation of the training.

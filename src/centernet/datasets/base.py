@@ -12,6 +12,7 @@ import numpy as np
 from ..conversion.coco_file import is_id, read_annotation_file
 from ..conversion.issues import IssueLog, Report, ignore_issue, raise_error
 from ..errors import UserError
+from ..evaluation import analysis
 from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
 from .images import read_image
 
@@ -33,6 +34,9 @@ class DatasetTask(Protocol):
 
     def read_objects(self, annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
         """Return annotations as arrays with one row per object; raise ValueError if they do not fit the task."""
+
+    def detected_boxes(self, rows: np.ndarray) -> np.ndarray:
+        """Return [x1, y1, x2, y2, score] of rows of results."""
 
 
 class CocoStyleDataset:
@@ -277,3 +281,12 @@ class CocoStyleDataset:
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
         """Score detections, and return scores in [0, 1] by name: ``score_names``, then ``AP/<class>`` per class."""
         raise NotImplementedError
+
+    def analyze(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict:
+        """Explain the scores of detections, as plain values for JSON.
+
+        Returns the curves, confusions and errors of the boxes (``evaluation.analysis.analyze``). Subclasses add
+        ``joints`` and ``distances``.
+        """
+        truth, found = analysis.from_dataset(self, results, self.task.detected_boxes)
+        return analysis.analyze(truth, found, self.class_names)

@@ -1,6 +1,6 @@
 """COCO 2017 keypoints: ``coco/annotations/person_keypoints_{train,val}2017.json``, ``coco/{train,val}2017/``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from ..conversion.coco_file import is_id
 from ..conversion.issues import Report, raise_error
 from ..errors import UserError
+from ..evaluation import analysis
 from ..evaluation import coco as coco_evaluation
 from .coco import COCO, TEST_FILE
 
@@ -50,6 +51,13 @@ class COCOHP(COCO):
         scores, self.tables = score_keypoints(self.filtered_annotations(), self._to_results(results))
         return scores
 
+    def analyze(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict:
+        """Also return ``joints``, see :func:`joints_of_classes`."""
+        keypoints = self.opt.keypoints
+        classes = [(self.category_ids[0], self.class_names[0], keypoints.names, keypoints.sigmas)]
+        joints = joints_of_classes(self.filtered_annotations(), self._to_results(results), classes)
+        return {**super().analyze(results), "joints": joints}
+
     def _to_results(self, results: dict[int | str, dict[int, np.ndarray]]) -> list[dict]:
         return coco_evaluation.to_keypoint_results(results, rounded=self.rounded_results)
 
@@ -73,3 +81,18 @@ def score_keypoints(
     scores.update({f"box_{name}": boxes[name] for name in coco_evaluation.BOX_SCORES})
     scores.update({f"AP/{name}": value for name, value in joints["per_class"].items()})
     return scores, f"keypoints\n{joints['summary']}\nboxes\n{boxes['summary']}"
+
+
+def joints_of_classes(
+    content: dict, results: list[dict], classes: Iterable[tuple[int | str, str, Sequence[str], Sequence[float]]]
+) -> list[dict]:
+    """Return how well the joints of each class are placed: ``class``, and the values of ``analysis.joint_scores``.
+
+    ``classes``: category id, name, and names and sigmas of the joints of each class.
+    """
+    scores = []
+    for category, name, joints, sigmas in classes:
+        persons = [one for one in content["annotations"] if one["category_id"] == category]
+        poses = [one for one in results if one["category_id"] == category]
+        scores.append({"class": name, **analysis.joint_scores(persons, poses, sigmas, joints)})
+    return scores

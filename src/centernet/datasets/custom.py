@@ -29,7 +29,7 @@ from ..utils import files
 from ..utils.text import printable
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
-from .coco_hp import COCOHP, score_keypoints
+from .coco_hp import COCOHP, joints_of_classes, score_keypoints
 from .images import image_size
 
 VOC_SCORES = ("mAP", "mAP_area")
@@ -269,6 +269,20 @@ class Custom(CocoStyleDataset):
         content = self._with_absent_classes(content)
         scores, self.tables = score_keypoints(content, self._to_results(results), sigmas)
         return {name: value for name, value in scores.items() if "/" not in name or name in names}
+
+    def analyze(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict:
+        """For poses also return ``joints``, see ``coco_hp.joints_of_classes``."""
+        explanation = super().analyze(results)
+        if not self.task.has_keypoints:
+            return explanation
+        content, keypoints = self.filtered_annotations(), self.opt.keypoints
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        classes = [
+            (category, names[category], [keypoints.names[k] for k in joints], [keypoints.sigmas[k] for k in joints])
+            for category, joints in self.joints_of_categories(content).items()
+            if joints
+        ]
+        return {**explanation, "joints": joints_of_classes(content, self._to_results(results), classes)}
 
     def _to_results(self, results: dict[int | str, dict[int, np.ndarray]]) -> list[dict]:
         if self.task.has_keypoints:

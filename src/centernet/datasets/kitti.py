@@ -15,12 +15,11 @@ from ..conversion import kitti_devkit
 from ..conversion.coco_file import is_id
 from ..conversion.issues import ERROR, Issue, Report, raise_error
 from ..errors import UserError
+from ..evaluation import analysis
 from ..evaluation import kitti as kitti_evaluation
 from ..evaluation.kitti_text import CLASS_NAMES, image_name, write_results
 from ..ops.arrays import numbers
 from .base import IMAGENET_MEAN, IMAGENET_STD, CocoStyleDataset
-
-RESULTS = "results"  # folder of the result files in a run directory
 
 
 class KITTI(CocoStyleDataset):
@@ -100,14 +99,18 @@ class KITTI(CocoStyleDataset):
         return {"calib": np.reshape(cameras.most_common(1)[0][0], (3, 4)).tolist()}
 
     def save_results(self, results: dict[int | str, dict[int, np.ndarray]], path: Path) -> Path:
-        """Write ``results/000000.txt`` and so on next to ``path``, in KITTI's format; remove those of other images."""
-        folder = path.parent / RESULTS
+        """Write ``000000.txt`` and so on in KITTI's format, and remove those of other images.
+
+        Their folder is ``path`` without its suffix. Statistics are written next to ``results/``, which a training
+        writes, and into other folders.
+        """
+        folder = path.with_suffix("")
         current = {image_name(image_id) for image_id in results}
         for old in folder.glob("[0-9]*.txt"):
             if old.stem not in current:
                 old.unlink()
         write_results(results, folder, self.class_names)
-        self._statistics_folder = path.parent
+        self._statistics_folder = folder.parent if folder.name == "results" else folder
         return folder
 
     def evaluate(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict[str, float]:
@@ -132,6 +135,13 @@ class KITTI(CocoStyleDataset):
         main = {name: scores.get(f"{name}/Car_moderate", 0.0) for name in self.score_names}
         others = {f"official/{name}": value for name, value in kitti_evaluation.named_scores(official, 40).items()}
         return {**main, **scores, **others}
+
+    def analyze(self, results: dict[int | str, dict[int, np.ndarray]]) -> dict:
+        """Also return ``distances``: errors of the 3D boxes by class and distance (``analysis.distance_errors``)."""
+        ids = [image_id for image_id in self.image_ids if image_id in results]
+        found = [kitti_evaluation.from_rows(results[image_id], self.class_names) for image_id in ids]
+        distances = analysis.distance_errors(self.ground_truth(ids), found, self.class_names)
+        return {**super().analyze(results), "distances": distances}
 
     def ground_truth(self, ids: list[int]) -> list[kitti_evaluation.Labels]:
         """Return the objects of the images ``ids``, from their label files if all exist, else the annotation file."""

@@ -26,6 +26,7 @@ FOREGROUND, BACKGROUND = 0.5, 0.1  # TIDE's thresholds of overlap
 ERRORS = ("classification", "localization", "both", "duplicate", "background", "missed")
 PAIRS_AT_ONCE = 4_000_000  # of detection and object whose overlap is computed at once: about 200 MB of temporaries
 CURVE_POINTS = 101
+WORST_CASES = 24  # of each kind
 
 
 @dataclass
@@ -182,7 +183,8 @@ def analyze(truth: Objects, found: Detections, class_names: Sequence[str], iou: 
           ``threshold`` with the highest F1, and ``precision``, ``recall``, ``f1`` there;
         * ``best``: the same for all classes together;
         * ``confusion``: see :func:`confusion_matrix`, at the best threshold;
-        * ``errors``: see :func:`error_types`.
+        * ``errors``: see :func:`error_types`;
+        * ``worst``: see :func:`worst_cases`, at the best threshold.
     """
     found = best_of_each(found, MAX_DETECTIONS)
     overlaps = Overlaps.of(truth, found)
@@ -215,6 +217,7 @@ def analyze(truth: Objects, found: Detections, class_names: Sequence[str], iou: 
         "best": best,
         "confusion": confusion_matrix(truth, found, class_names, threshold, iou),
         "errors": error_types(truth, found, class_names, iou),
+        "worst": worst_cases(truth, found, class_names, threshold, iou),
     }
 
 
@@ -544,6 +547,65 @@ def error_types(
     }
 
 
+def worst_cases(
+    truth: Objects,
+    found: Detections,
+    class_names: Sequence[str],
+    threshold: float,
+    iou: float = FOREGROUND,
+    count: int = WORST_CASES,
+) -> dict[str, list[dict]]:
+    """Return the largest missed objects and the false alarms with the highest scores, ``count`` of each.
+
+    Returns:
+        ``missed``: objects that no detection with at least the score ``threshold`` matches: ``image`` (index),
+        ``class``, ``box``, ``area``, and the detection of such a score that overlaps most: its class ``taken_for`` and
+        ``overlap``, None and 0 if there is none. ``false_alarms``: detections of any score that match nothing:
+        ``image``, ``class``, ``box``, ``score``, ``error`` (one of ``ERRORS``), and the object that a classification or
+        localization error concerns: its ``true_class`` and ``overlap``, None and 0 for other errors.
+    """
+    overlaps = Overlaps.of(truth, found)
+    matched = match(truth, found, overlaps, iou)
+    names = [str(name) for name in class_names]
+    hit = np.zeros(len(truth), dtype=bool)
+    hit[matched.object[(matched.object >= 0) & (matched.score >= threshold)]] = True
+    shown = overlaps.only(found.score[overlaps.detection] >= threshold)
+    overlap, detection = _largest(Overlaps(shown.object, shown.detection, shown.iou), len(truth))
+    missed = np.flatnonzero(~hit & ~truth.ignored)
+    missed = missed[np.argsort(-truth.area[missed], kind="stable")][:count]
+
+    kinds, targets = _classify(truth, found, overlaps, matched, iou, BACKGROUND)
+    false = np.flatnonzero(kinds >= 0)[:count]
+    related = np.isin(kinds[false], [ERRORS.index(kind) for kind in ("classification", "localization")])
+    own = np.zeros(len(false))
+    own[related] = box_iou(found.boxes[false[related]], truth.boxes[targets[false[related]]])
+    return {
+        "missed": [
+            {
+                "image": int(truth.image[k]),
+                "class": names[truth.cls[k]],
+                "box": truth.boxes[k].tolist(),
+                "area": float(truth.area[k]),
+                "taken_for": names[found.cls[detection[k]]] if overlap[k] else None,
+                "overlap": float(overlap[k]),
+            }
+            for k in missed
+        ],
+        "false_alarms": [
+            {
+                "image": int(found.image[k]),
+                "class": names[found.cls[k]],
+                "box": found.boxes[k].tolist(),
+                "score": float(found.score[k]),
+                "error": ERRORS[kinds[k]],
+                "true_class": names[truth.cls[targets[k]]] if value else None,
+                "overlap": float(value),
+            }
+            for k, value in zip(false, own, strict=True)
+        ],
+    }
+
+
 def _classify(
     truth: Objects, found: Detections, overlaps: Overlaps, matched: Matches, foreground: float, background: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -575,7 +637,7 @@ def _classify(
 
 
 def _largest(overlaps: Overlaps, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest overlap of each detection and the object that has it (0 and 0 where there is none)."""
+    """Return the largest overlap of each of ``count`` detections and the object that has it, 0 and 0 for none."""
     order = np.lexsort((overlaps.object, -overlaps.iou, overlaps.detection))
     first = order[np.flatnonzero(np.diff(overlaps.detection[order], prepend=-1))]
     value, which = np.zeros(count), np.zeros(count, dtype=np.int64)

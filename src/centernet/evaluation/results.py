@@ -52,6 +52,25 @@ def format_score(value: float) -> str:
     return "-" if math.isnan(value) or value == -1 else f"{value:.4f}"
 
 
+def find_results(path: str | Path) -> Path:
+    """Return a result file: ``path`` itself, or of a folder the newest ``results.json`` or ``results_*.json``.
+
+    A missing ``results.json`` stands for its folder, because tests write ``results_<dataset>_<split>.json``.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    path = Path(path)
+    if path.name == "results.json" and not path.exists() and path.parent.is_dir():
+        path = path.parent
+    if not path.is_dir():
+        return path
+    found = [*path.glob("results.json"), *path.glob("results_*.json")]
+    if not found:
+        raise UserError(f"{path}: holds neither results.json nor results_*.json")
+    return max(found, key=lambda file: file.stat().st_mtime)
+
+
 def read_results(path: str | Path) -> list[dict]:
     """Read a list of detections in COCO's form (``results.json``) and check every entry (``check_entries``).
 

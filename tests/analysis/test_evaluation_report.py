@@ -1,0 +1,161 @@
+"""The report of test.py, written by the program with detections that are given instead of a network's."""
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import cv2
+import numpy as np
+import pytest
+from tests.training import load_script, run_here
+
+from centernet.datasets import get_dataset
+from centernet.datasets.loader import SkippedImages
+from centernet.datasets.synthetic.base import SyntheticDataset
+from centernet.detector import TIMES
+from centernet.models import create_model, save_model
+from centernet.options import model_metadata
+from centernet.opts import opts
+
+SIDE = 160
+
+
+@pytest.fixture
+def run_test(tmp_path, monkeypatch):
+    """Run test.py; ``detections(dataset)`` takes the place of what its network finds."""
+
+    def run(task: str, arguments: list[str], detections) -> CompletedProcess:
+        arguments = [task, *arguments, "--data_path", str(tmp_path), "--arch", "res_18", "--head_conv", "8"]
+        model, opt = tmp_path / "run/model_best.pth", opts().parse(arguments)
+        save_model(model, 1, create_model("res_18", opt.heads, 8), extra={"model": model_metadata(opt)})
+        (tmp_path / "run/results.json").write_text("of the training")
+
+        def detect(detector, dataset, *_):
+            return detections(dataset), dict.fromkeys((*TIMES, "dropped"), 0.0), SkippedImages(dataset)
+
+        monkeypatch.setattr(load_script("test"), "detect", detect)
+        done = run_here("test", *arguments, "--load_model", str(model), "--device", "cpu")
+        assert (tmp_path / "run/results.json").read_text() == "of the training"
+        return done
+
+    (tmp_path / "run").mkdir()
+    return run
+
+
+def write_pets(folder: Path) -> None:
+    """Write COCO-style data, ``val/``: two images with four cats and two dogs, one of which is large."""
+    (folder / "val").mkdir()
+    boxes = {"one": [(1, 0, 0, 40, 40), (2, 60, 0, 30, 30), (2, 50, 50, 100, 100)], "two": [(1, 0, 0, 30, 30)]}
+    boxes["two"] += [(1, 100, 100, 40, 50), (1, 120, 0, 20, 20)]
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    for k, (name, objects) in enumerate(boxes.items(), start=1):
+        cv2.imwrite(str(folder / f"val/{name}.png"), np.full((SIDE, SIDE, 3), 80 * k, np.uint8))
+        content["images"].append({"id": k, "file_name": f"{name}.png", "width": SIDE, "height": SIDE})
+        for category, *box in objects:
+            entry = {"id": len(content["annotations"]) + 1, "image_id": k, "category_id": category, "bbox": box}
+            content["annotations"].append({**entry, "area": box[2] * box[3], "iscrowd": 0})
+    for split in ("train", "val"):
+        (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def pets(dataset) -> dict:
+    """Detections: three cats and a dog are found, a dog is taken for a cat, a cat misplaced, and a cat is nowhere."""
+    cats_of_one = [(0, 0, 40, 38, 0.9), (60, 0, 90, 29, 0.8), (0, 24, 40, 64, 0.75), (0, 120, 30, 150, 0.7)]
+    return {
+        1: {1: np.array(cats_of_one), 2: np.array([(50, 50, 150, 149, 0.65)])},
+        2: {1: np.array([(0, 0, 30, 28, 0.85), (100, 100, 140, 149, 0.6)]), 2: np.zeros((0, 5))},
+    }
+
+
+def test_numbers_by_hand_and_of_pycocotools(run_test, tmp_path):
+    write_pets(tmp_path)
+    done = run_test("ctdet", ["--dataset", "custom", "--train_images", str(tmp_path / "val")], pets)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "run/report_custom_val.json"
+    assert f"report: {path}" in done.stdout
+    report = json.loads(path.read_text())
+    about = [report[name] for name in ("task", "dataset", "split", "images")]
+    assert about == ["ctdet", "custom", "val", 2]
+    analysis = report["analysis"]
+    for name in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"):  # of pycocotools, with -1 for None
+        value = analysis["scores"][name]
+        assert report["scores"][name] == pytest.approx(-1 if value is None else value, abs=1e-9), name
+    for entry in analysis["classes"]:
+        assert entry["AP"] == pytest.approx(report["scores"][f"AP/{entry['name']}"], abs=1e-9)
+    # Of all thresholds 0.6 has the best F1: four of six objects are found by seven detections.
+    assert analysis["best"] == {
+        "threshold": 0.6,
+        "precision": pytest.approx(4 / 7),
+        "recall": pytest.approx(4 / 6),
+        "f1": pytest.approx(8 / 13),
+    }
+    assert analysis["confusion"]["labels"] == ["cat", "dog", "background"]
+    assert analysis["confusion"]["matrix"] == [[3, 0, 1], [1, 1, 0], [2, 0, 0]]
+    count = analysis["errors"]["count"]
+    assert count == {"classification": 1, "localization": 1, "both": 0, "duplicate": 0, "background": 1, "missed": 1}
+    taken, missed = analysis["worst"]["missed"]
+    assert (taken["image"], taken["taken_for"], taken["overlap"]) == ("one.png", "cat", pytest.approx(29 / 30))
+    assert (missed["image"], missed["box"], missed["area"]) == ("two.png", [120, 0, 140, 20], 400)
+    assert (missed["class"], missed["taken_for"], missed["overlap"]) == ("cat", None, 0)
+    alarms = analysis["worst"]["false_alarms"]
+    assert [(one["score"], one["error"], one["true_class"]) for one in alarms] == [
+        *((0.8, "classification", "dog"), (0.75, "localization", "cat"), (0.7, "background", None))
+    ]
+    assert alarms[1]["overlap"] == pytest.approx(16 / 64)
+
+
+def true_objects(dataset) -> dict:
+    """Return the objects of a dataset as detections."""
+    results, count = {}, dataset.opt.num_classes
+    for k, image_id in enumerate(dataset.image_ids):
+        objects = dataset.read_objects(k)
+        if dataset.task.name == "ddd":
+            (labels,) = dataset.ground_truth([image_id])
+            cls, rows = (
+                sum((labels.names == name) * c for c, name in enumerate(dataset.class_names, 1)) - 1,
+                labels.rows,
+            )
+            rows[:, 12] = 0.9
+        else:
+            cls, boxes = objects["cls"], dataset.task.ground_truth_boxes(objects)
+            rows = np.zeros((len(cls), dataset.task.row_length))
+            rows[:, :5] = np.column_stack([boxes, np.full(len(cls), 0.9)])
+            if dataset.task.name == "multi_pose":
+                rows[:, 5:] = objects["joints"][:, :, :2].reshape(len(cls), -1)
+        results[image_id] = {c + 1: rows[cls == c] for c in range(count)}
+    return results
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("ctdet", "sample"), ("multi_pose", "sample_hp"), ("exdet", "sample_ex"), ("ddd", "sample_ddd")]
+)
+def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
+    """The objects themselves are perfect detections."""
+    cls = get_dataset(name)
+    assert issubclass(cls, SyntheticDataset)
+    monkeypatch.setattr(cls, "splits", dict(zip(cls.splits, (1, 4), strict=True)))
+    done = run_test(task, ["--dataset", name], true_objects)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / f"run/report_{name}_val.json").read_text())
+    analysis = report["analysis"]
+    assert analysis["scores"]["AP"] == pytest.approx(1) and sum(analysis["errors"]["count"].values()) == 0
+    assert analysis["worst"] == {"missed": [], "false_alarms": []}
+    assert ("joints" in analysis) == (task == "multi_pose") and ("distances" in analysis) == (task == "ddd")
+    if task == "multi_pose":
+        (persons,) = analysis["joints"]
+        assert persons["class"] == "person" and persons["matched"] == persons["persons"] > 0
+        assert persons["OKS"] == pytest.approx(1) and persons["joints"][5]["error"] == pytest.approx(0, abs=1e-3)
+    if task == "ddd":
+        ranges = [entry for entry in analysis["distances"]["Car"] if entry["matched"]]
+        assert ranges and all(entry["depth"] == pytest.approx(0, abs=1e-6) for entry in ranges)
+        assert (tmp_path / f"run/results_{name}_val/000005.txt").is_file()
+
+
+def test_the_scores_do_not_depend_on_the_report(run_test, tmp_path):
+    write_pets(tmp_path)
+    path = tmp_path / "run/report_custom_val.json"
+    path.mkdir()
+    done = run_test("ctdet", ["--dataset", "custom", "--train_images", str(tmp_path / "val")], pets)
+    assert done.returncode == 0, done.stderr
+    assert "\nmAP 0." in done.stdout
+    assert f"warning: no report ({path}: cannot be written (Is a directory))" in done.stdout
