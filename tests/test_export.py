@@ -1,4 +1,4 @@
-"""Exported networks give what PyTorch gives; ONNX is skipped where its packages are not installed."""
+"""Exported networks give what PyTorch gives; ONNX and OpenVINO are skipped where their packages are not installed."""
 
 import importlib.util
 import json
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from centernet.detector import create_detector
 from centernet.errors import UserError
-from centernet.export import METADATA_FILE, Exported, export, export_checkpoint
+from centernet.export import METADATA_FILE, Exported, export, export_checkpoint, files_of
 from centernet.models import create_model, save_model
+from centernet.models.deform_conv import DCN
 from centernet.models.heads import run_heads
 from centernet.options import model_metadata
 from centernet.opts import opts
@@ -27,7 +28,9 @@ from centernet.tasks import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parents[1]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-KINDS = {"onnx": "model.onnx", "pt2": "model.pt2", "torchscript": "model.ts"}
+HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None
+needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="needs openvino and the packages for ONNX")
+KINDS = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2", "torchscript": "model.ts"}
 ARCHITECTURES = ("res_18", "resdcn_18", "dla_34", "dlav0_34", "hourglass")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -57,6 +60,15 @@ def load(kind, path):
         about = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
         assert [value.name for value in session.get_outputs()] == about["outputs"]
         return lambda x: [torch.from_numpy(value) for value in session.run(None, {"input": x.numpy()})], about
+    if kind == "openvino":
+        import openvino
+
+        model = openvino.Core().read_model(path)
+        names = model.get_rt_info("framework").astype(dict)
+        about = {name: json.loads(model.get_rt_info(["framework", name]).astype(str)) for name in names}
+        assert [value.any_name for value in model.outputs] == about["outputs"]
+        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
+        return lambda x: [torch.from_numpy(value.copy()) for value in compiled(x.numpy()).values()], about
     if kind == "pt2":
         module = torch.export.load(path, extra_files=files).module()
     else:
@@ -67,6 +79,8 @@ def load(kind, path):
 def skip_without_packages(kind):
     if kind == "onnx" and not HAS_ONNX:
         pytest.skip("onnx, onnxscript or onnxruntime is not installed")
+    if kind == "openvino" and not HAS_OPENVINO:
+        pytest.skip("openvino or a package for ONNX is not installed")
 
 
 DECODING = {
@@ -75,7 +89,7 @@ DECODING = {
     "multi_pose": ["multi_pose"],
     "ddd": ["ddd"],
 }
-FAST = {("ctdet", "onnx"), ("multi_pose", "pt2"), ("ddd", "torchscript")}
+FAST = {("ctdet", "onnx"), ("ctdet", "openvino"), ("multi_pose", "pt2"), ("ddd", "torchscript")}
 CASES = [
     pytest.param(args, kind, marks=() if (name, kind) in FAST else pytest.mark.slow, id=f"{name}-{kind}")
     for name, args in DECODING.items()
@@ -172,6 +186,44 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+class Deformable(Maps):
+    """The same maps after a deformable convolution."""
+
+    def __init__(self, heads: dict[str, int]) -> None:
+        super().__init__(heads)
+        self.dcn = DCN(48, 48)
+        nn.init.normal_(self.dcn.conv_offset_mask.weight, std=0.2)
+        nn.init.normal_(self.dcn.bias)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        return [run_heads(self, self.dcn(F.pixel_unshuffle(x, 4)))]
+
+
+@needs_openvino
+def test_openvino_with_deformable_convolution(tmp_path):
+    """OpenVINO's own operator, which its ONNX reader does not know, also where samples are outside the image."""
+    torch.manual_seed(0)
+    opt = opts().parse(["ctdet", "--dataset", "sample", "--arch", "res_18"])
+    model, path = Deformable(opt.heads).eval(), tmp_path / "model.xml"
+    export(model, opt, path, "openvino")
+    assert "DeformableConvolution" in path.read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    run, about = load("openvino", path)
+    assert (about["task"], about["heads"]) == ("ctdet", opt.heads)
+    for shape in ((1, 3, 64, 64), (2, 3, 96, 64)):
+        x = torch.randn(shape)
+        for value, expected in zip(run(x), Exported(model, opt)(x), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_openvino_needs_its_package(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    arguments = ["ctdet", "--load_model", str(checkpoint), "--output", str(tmp_path / "a.xml")]
+    with pytest.raises(UserError, match="--output .*a.xml: needs a package that is missing: pip install openvino"):
+        export_checkpoint(opts().parse(arguments))
+    assert not list(tmp_path.iterdir())
+
+
 def example_of(language_start):
     """The code block of docs/EXPORT.md that begins so."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "EXPORT.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -263,6 +315,7 @@ def test_safetensors_needs_its_package(tmp_path, monkeypatch, checkpoint):
         ([], "--output: needs the file to write"),
         (["--output", "model.bin"], "--output model.bin: the format does not follow from the suffix"),
         (["--output", "nowhere/model.onnx"], "the folder nowhere does not exist"),
+        (["--output", "model.ir", "--format", "openvino"], "--output model.ir: OpenVINO reads .xml files only"),
         (["--output", "model.onnx", "--opset", "18"], "--opset 18: the operator DeformConv needs 19"),
         (["--output", "model.pt2", "--with_decode", "--aggr_weight", "0.1"], "--with_decode: --aggr_weight"),
     ],
@@ -277,28 +330,31 @@ def test_mistakes(tmp_path, monkeypatch, checkpoint, more, problem):
 FULL_DISK = """
 from pathlib import Path
 from centernet.errors import UserError
-from centernet.export import export
+from centernet.export import export, files_of
 from centernet.opts import opts
 from tests.test_export import KINDS, Maps
 opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18"])
-for kind in KINDS:
-    path = Path(KINDS[kind])
-    path.write_text("old")
+for kind in KINDS_HERE:
+    files = files_of(Path(KINDS[kind]), kind)
+    for file in files:
+        file.write_text("old")
     try:
-        export(Maps({"hm": 2000, "wh": 2, "reg": 2}), opt, path, kind)
+        export(Maps({"hm": 2000, "wh": 2, "reg": 2}), opt, files[-1], kind)
     except UserError as error:
         print(error)
-    assert path.read_text() == "old"
+    assert all(file.read_text() == "old" for file in files)
 """
 
 
 @needs_mount
 @pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
 def test_a_full_disk_keeps_the_earlier_files(tmp_path):
-    done = in_small_file_system(FULL_DISK, tmp_path, 128)
+    kinds = [kind for kind in KINDS if kind != "openvino" or HAS_OPENVINO]
+    done = in_small_file_system(FULL_DISK.replace("KINDS_HERE", repr(kinds)), tmp_path, 128)
     assert done.returncode == 0, done.stderr
-    expected = [f"{name}: cannot be written (disk full); the earlier file is unchanged" for name in KINDS.values()]
-    assert done.stdout.splitlines() == [*expected, *sorted(KINDS.values())]
+    files = [files_of(Path(KINDS[kind]), kind) for kind in kinds]
+    expected = [f"{of_kind[0]}: cannot be written (disk full); the earlier file is unchanged" for of_kind in files]
+    assert done.stdout.splitlines() == [*expected, *sorted(str(file) for of_kind in files for file in of_kind)]
 
 
 def test_the_script(tmp_path):

@@ -18,6 +18,8 @@ from centernet.options import model_metadata
 from centernet.opts import opts
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None
+needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="needs openvino and the packages for ONNX")
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
 
 
@@ -52,8 +54,16 @@ def run(checkpoint, output, *more):
     return lines
 
 
-@pytest.mark.parametrize("decode", [[], ["--with_decode"]])
-@pytest.mark.parametrize("name", ["model.ts", pytest.param("model.onnx", marks=needs_onnx)])
+@pytest.mark.parametrize(
+    ("name", "decode"),
+    [
+        ("model.ts", []),
+        ("model.ts", ["--with_decode"]),
+        pytest.param("model.onnx", [], marks=needs_onnx),
+        pytest.param("model.onnx", ["--with_decode"], marks=needs_onnx),
+        pytest.param("model.xml", ["--with_decode"], marks=needs_openvino),
+    ],
+)
 def test_a_good_file_is_verified_and_measured(tmp_path, checkpoint, folder, name, decode):
     lines = run(checkpoint, tmp_path / name, "--verify", str(folder), "--benchmark", "--threads", "1", *decode)
     text = "\n".join(lines)
@@ -62,7 +72,8 @@ def test_a_good_file_is_verified_and_measured(tmp_path, checkpoint, folder, name
     (line,) = [line for line in lines if line.startswith("matched ")]
     matched, count = int(line.split()[1]), int(line.split()[3].rstrip(";"))
     assert count > 10 and matched == count and "IoU mean 1.0000" in line
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    weights = ["model.bin"] if name == "model.xml" else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*weights, name]
 
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, checkpoint, folder):

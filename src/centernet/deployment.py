@@ -60,6 +60,15 @@ def _onnxruntime(path: Path, threads: int) -> tuple[str, Callable]:
     return f"ONNX Runtime {onnxruntime.__version__}", lambda x: session.run(None, {"input": x})
 
 
+def _openvino(path: Path, threads: int) -> tuple[str, Callable]:
+    openvino = require("openvino", "--verify and --benchmark of .xml files")
+    # Some processors compute in bfloat16 by default, where differences exceed the tolerance.
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(str(path), "CPU", settings)
+    version = openvino.__version__.partition("-")[0]
+    return f"OpenVINO {version}", lambda x: list(model({"input": x}, share_outputs=False).values())
+
+
 def _torch_export(path: Path, threads: int) -> tuple[str, Callable]:
     module = torch.export.load(path).module()
     return "torch.export", lambda x: module(torch.from_numpy(x))
@@ -75,6 +84,7 @@ def _torchscript(path: Path, threads: int) -> tuple[str, Callable]:
 
 RUNTIMES: dict[str, Callable[[Path, int], tuple[str, Callable]]] = {
     "onnx": _onnxruntime,
+    "openvino": _openvino,
     "pt2": _torch_export,
     "torchscript": _torchscript,
 }

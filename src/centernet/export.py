@@ -1,5 +1,5 @@
-"""Export a trained network: to ONNX, an archive of ``torch.export``, or TorchScript for other programs; or its weights
-to a safetensors file."""
+"""Export a trained network to ONNX, OpenVINO, an archive of ``torch.export`` or TorchScript for other programs, or its
+weights to a safetensors file."""
 
 import copy
 import importlib.util
@@ -15,21 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deployment import check_exported
+from .deployment import check_exported, require
 from .detector import load_network
 from .errors import UserError
 from .models.deform_conv import DCN
 from .models.fuse import fuse
 from .models.weights import check_safetensors, write_safetensors
 from .ops import onnx as onnx_ops
+from .ops import openvino as openvino_ops
 from .options import model_metadata
 from .tasks import build_task, get_spec
-from .utils.files import write_bytes
+from .utils.files import atomic_path, write_bytes
 from .version import __version__
 
 # Suffixes of --output by --format; the first is the usual one.
 SUFFIXES = {
     "onnx": (".onnx",),
+    "openvino": (".xml",),
     "pt2": (".pt2",),
     "torchscript": (".ts", ".torchscript", ".pt"),
     "safetensors": (".safetensors",),
@@ -58,6 +60,9 @@ def export_checkpoint(opt, log=print) -> Path:
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: the folder {path.parent} does not exist")
     unused = [] if kind == "onnx" else ["opset"]
+    if kind == "openvino":
+        unused += ["plain_deform_conv"]
+        check_openvino(path)
     if kind == "safetensors":
         unused += ["with_decode", "plain_deform_conv", "verify", "benchmark"]
         check_safetensors(path)
@@ -71,7 +76,8 @@ def export_checkpoint(opt, log=print) -> Path:
         export_checked(model, opt, path, kind, log)
     else:
         export(model, opt, path, kind)
-    log(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {opt.arch} for {opt.task}")
+    size = sum(file.stat().st_size for file in files_of(path, kind))
+    log(f"{path}: {size / 2**20:.1f} MiB, {opt.arch} for {opt.task}")
     return path
 
 
@@ -87,11 +93,24 @@ def export_checked(model: nn.Module, opt, path: Path, kind: str, log=print) -> N
         draft = Path(folder) / path.name
         export(model, opt, draft, kind)
         check_exported(draft, kind, reference, model, opt, log)
-        os.replace(draft, path)
+        for file in files_of(draft, kind):
+            os.replace(file, path.with_name(file.name))
+
+
+def files_of(path: Path, kind: str) -> list[Path]:
+    """Return the files of an exported network: ``path``, preceded by the weights where they are a separate file."""
+    return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
+
+
+def check_openvino(path: Path) -> None:
+    """Raise UserError if ``path`` cannot be written by OpenVINO: no package, or a suffix that it cannot read."""
+    if path.suffix.lower() != ".xml":
+        raise UserError(f"--output {path}: OpenVINO reads .xml files only; use that suffix")
+    require("openvino", f"--output {path}")
 
 
 def file_format(opt) -> str:
-    """Return ``onnx``, ``pt2``, ``torchscript`` or ``safetensors``, by ``--format`` or the suffix of ``--output``."""
+    """Return the key of ``SUFFIXES`` that ``--format`` or the suffix of ``--output`` determines."""
     if not opt.output:
         raise UserError("--output: needs the file to write, such as model.onnx")
     suffix = Path(opt.output).suffix.lower()
@@ -112,23 +131,25 @@ def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
     heads of the last stack under their names, or with ``--with_decode`` ``dets`` (B, n, ``columns``) float32, best
     first, with lengths in output pixels (``down_ratio`` input pixels).
 
-    Loading .pt2 and TorchScript files needs nothing but PyTorch.
+    Loading .pt2 and TorchScript files needs nothing but PyTorch. OpenVINO's weights are in a second file, ``path`` with
+    the suffix .bin.
 
     Args:
         model: any network of ``create_model``; it is not changed.
         opt: its finished options.
         path: the file.
-        kind: ``onnx``, ``pt2`` or ``torchscript``.
+        kind: ``onnx``, ``openvino``, ``pt2`` or ``torchscript``.
 
     Raises:
         UserError: a missing package, options that contradict each other, or a file that cannot be written.
     """
     if opt.with_decode and opt.aggr_weight > 0:
         raise UserError("--with_decode: --aggr_weight visits maps cell by cell, which cannot be exported")
-    plain = opt.plain_deform_conv or kind != "onnx"
-    if not plain and opt.opset < onnx_ops.OPSET and any(isinstance(module, DCN) for module in model.modules()):
+    plain = opt.plain_deform_conv if kind == "onnx" else kind != "openvino"
+    opset = opt.opset if kind == "onnx" else onnx_ops.OPSET
+    if not plain and opset < onnx_ops.OPSET and any(isinstance(module, DCN) for module in model.modules()):
         raise UserError(
-            f"--opset {opt.opset}: the operator DeformConv needs {onnx_ops.OPSET}; use that or --plain_deform_conv"
+            f"--opset {opset}: the operator DeformConv needs {onnx_ops.OPSET}; use that or --plain_deform_conv"
         )
     network = fuse(copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format), batch_heads=True)
     if plain:
@@ -150,8 +171,13 @@ def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
                 torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(texts)})
                 content = buffer.getvalue()
             else:
-                content = _onnx(exported, example, shapes, texts, opt.opset, path)
-    write_bytes(path, content)  # from memory: PyTorch's own writers abort the process on a full disk
+                content = _onnx(exported, example, shapes, texts, opset, path)
+    if kind == "openvino":
+        model = openvino_ops.read_onnx(content)
+        with atomic_path(path) as xml, atomic_path(path.with_suffix(".bin")) as weights:
+            openvino_ops.write(model, xml, weights)
+    else:
+        write_bytes(path, content)  # from memory: PyTorch's own writers abort the process on a full disk
 
 
 class Exported(nn.Module):
@@ -240,7 +266,7 @@ def _torchscript(exported: nn.Module, example: Tensor, texts: dict) -> bytes:
 def _onnx(exported: Exported, example: Tensor, shapes: tuple, texts: dict, opset: int, path: Path) -> bytes:
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--output {path}: ONNX needs missing packages: pip install {' '.join(missing)}")
+        raise UserError(f"--output {path}: needs packages that are missing: pip install {' '.join(missing)}")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     written = torch.onnx.export(
         exported,

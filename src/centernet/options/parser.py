@@ -22,7 +22,7 @@ DESCRIPTIONS = {
     TRAIN: "Train a detector; with --test, score a checkpoint as validation does.",
     TEST: "Score a detector on a dataset.",
     DEMO: "Detect in images, videos or a webcam stream, and draw the results.",
-    EXPORT: "Export a network to ONNX, torch.export or TorchScript.",
+    EXPORT: "Export a network to ONNX, OpenVINO, torch.export or TorchScript.",
     CHECK: "Check a dataset before training, and draw samples as the network will see them.",
 }
 EXAMPLES = {
