@@ -30,10 +30,12 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def start(args: argparse.Namespace) -> torch.device:
-    """Set the number of threads, print the environment, and return the device: an accelerator if available."""
+def start(args: argparse.Namespace, name: str = "auto") -> torch.device:
+    """Set the number of threads, print the environment, and return the device: auto is an accelerator if available."""
     torch.set_num_threads(args.threads)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = torch.device("cpu" if name == "auto" else name)
+    if name == "auto" and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
     clock = "processor time" if by_processor(device) else "time by the clock"
     print(
         f"{name_of(device)}, {args.threads} CPU thread(s), torch {torch.__version__}, Python "
@@ -139,27 +141,41 @@ def _status(name: str) -> int:
 
 def show(
     title: str, measured: tuple[dict, dict], items: int | None = None, unit: str = "images", work: tuple = ()
-) -> None:
+) -> list[dict]:
     """Print a row per alternative: milliseconds, throughput, memory, and speedup over the first one.
 
     Args:
         measured: what ``take_turns`` gives.
         items: how many ``unit`` one turn works on.
-        work: operations of one turn and the operations a second of matrix products, for the fraction of the latter.
+        work: operations of one turn and the operations a second of matrix products, or these by alternative, for the
+            fraction of the latter.
+
+    Returns:
+        The rows: ``name``, ``ms``, ``ms_least``, ``ms_greatest``, ``speedup``, and where known ``<unit>_per_second``,
+        ``peak_mib`` and ``fraction_of_matrix_products``.
     """
     seconds, memory = measured
     first = statistics.median(next(iter(seconds.values())))
     print(f"\n{title}")
+    rows = []
     for name, values in seconds.items():
         middle = statistics.median(values)
-        row = f"  {name:32}{1000 * middle:11.2f} ms ({1000 * min(values):.2f} - {1000 * max(values):.2f})"
+        row = {"name": name, "ms": 1000 * middle, "ms_least": 1000 * min(values), "ms_greatest": 1000 * max(values)}
+        text = f"  {name:32}{row['ms']:11.2f} ms ({row['ms_least']:.2f} - {row['ms_greatest']:.2f})"
         if items is not None:
-            row += f"  {items / middle:10.1f} {unit}/s"
+            row[f"{unit}_per_second"] = items / middle
+            text += f"  {items / middle:10.1f} {unit}/s"
         if memory.get(name) is not None:
-            row += f"  {memory[name]:8.0f} MiB"
+            row["peak_mib"] = memory[name]
+            text += f"  {memory[name]:8.0f} MiB"
         if work:
-            row += f"  {100 * work[0] / middle / work[1]:4.0f} % of matrix products"
-        print(f"{row}  x {first / middle:.2f}", flush=True)
+            rate = work[1][name] if isinstance(work[1], dict) else work[1]
+            row["fraction_of_matrix_products"] = work[0] / middle / rate
+            text += f"  {100 * work[0] / middle / rate:4.0f} % of matrix products"
+        row["speedup"] = first / middle
+        rows.append(row)
+        print(f"{text}  x {first / middle:.2f}", flush=True)
+    return rows
 
 
 def make_image(rng: np.random.Generator, height: int = 480, width: int = 640) -> np.ndarray:
@@ -222,9 +238,9 @@ def network_work(model: nn.Module, x: Tensor) -> int:
     return total
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Return the FLOP/s of a large matrix product."""
-    side = 1024 if device.type == "cpu" else 8192
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, side: int | None = None) -> float:
+    """Return the FLOP/s of a product of matrices with ``side`` rows; None: 1024 on a CPU, elsewhere 8192."""
+    side = side or (1024 if device.type == "cpu" else 8192)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds, _ = take_turns({"product": lambda: a @ b}, 5, device)
     return 2 * side**3 / min(seconds["product"])

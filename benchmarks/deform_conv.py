@@ -41,7 +41,7 @@ def main() -> None:
         batch, side = NETS[net]
         print(f"\n{net}, batch {batch}, {side} x {side}: milliseconds forward and backward, peak MiB")
         # Memory is measured in child processes, which must be forked before this process starts threads.
-        sizes = layer_sizes(net)
+        sizes = layer_sizes(net, batch, side)
         jobs = [(make_layer, key, count) for key, count in sizes.items()] + [(make_network, (net,), 1)]
         peaks = [{name: peak_memory(make, key, name, args.threads) for name in OPERATORS} for make, key, _ in jobs]
         print_row("layer", OPERATORS, lambda name, way: f"{name} {way}")
@@ -59,10 +59,9 @@ def main() -> None:
                     total[where] = [s + count * value for s, value in zip(sums, values, strict=True)]
 
 
-def layer_sizes(net: str) -> Counter:
+def layer_sizes(net: str, batch: int, side: int) -> Counter:
     """Count each (input shape, output channels) among the deformable layers."""
     sizes = Counter()
-    batch, side = NETS[net]
     with torch.device("meta"):
         model = create_model(net, common.HEADS, 64)
         for module in model.modules():

@@ -43,13 +43,7 @@ def main() -> None:
             return [plain.detect(network, image, opt, device) for image in images]
 
     ways = {"the reference's way": reference, "ours": lambda: detector.run(images)}
-    for own, other in zip(detector.run(images), reference(), strict=True):
-        rows, others = (np.concatenate(list(results.values())) for results in (own["results"], other))
-        common.check("scores", np.sort(rows[:, 4]), np.sort(others[:, 4]), 2e-3)
-        # Nearly equal scores may come in any order, and the last ones may differ: compare with the nearest row.
-        best = rows[np.argsort(-rows[:, 4])[: len(rows) // 2]]
-        nearest = np.abs(best[:, None] - others).max(2).argmin(1)
-        common.check("boxes", best, others[nearest], 2e-3)
+    check_detections(detector.run(images), reference())
     if args.amp:
         half = Detector(build_task(opts().parse([*options, "--amp", args.amp])), fuse(network), device)
         ways[f"ours, {args.amp}"] = lambda: half.run(images)
@@ -58,6 +52,17 @@ def main() -> None:
     measured = common.take_turns(ways, args.repeats, device)
     title = f"{args.arch}, {args.size} x {args.size}, {args.batch} image(s): from image to boxes"
     common.show(title, measured, args.batch, work=work)
+
+
+def check_detections(own: list[dict], reference: list[dict]) -> None:
+    """Exit unless the detector's results of some images are those of ``plain.detect``."""
+    for mine, other in zip(own, reference, strict=True):
+        rows, others = (np.concatenate(list(results.values())) for results in (mine["results"], other))
+        common.check("scores", np.sort(rows[:, 4]), np.sort(others[:, 4]), 2e-3)
+        # Nearly equal scores may come in any order, and the last ones may differ: compare with the nearest row.
+        best = rows[np.argsort(-rows[:, 4])[: len(rows) // 2]]
+        nearest = np.abs(best[:, None] - others).max(2).argmin(1)
+        common.check("boxes", best, others[nearest], 2e-3)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """The benchmarks run at toy sizes; each fails if its fast implementation does not equal the plain one."""
 
+import argparse
+import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +22,13 @@ TOY = {
     "networks": "--net res_18 --side 64 --batch 1",
     "annotations": "--images 20 --objects 60",
 }
+# All but those that differ in the network only, and those that compile for minutes.
+GPU_STEPS = (
+    *("environment", "tests", "sample_1", "sample_4", "resume", "test_export"),
+    *("check_fp32", "check_tf32", "check_bf16", "check_fp16", "train_resdcn_18", "infer_resdcn_18"),
+    *("memory_resdcn_18", "profile_train_resdcn_18", "profile_inference_resdcn_18", "deform_conv_resdcn_18"),
+    *("loader", "summary"),
+)
 
 
 def run(name, arguments, monkeypatch):
@@ -29,8 +40,8 @@ def run(name, arguments, monkeypatch):
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     finally:
         torch.set_num_threads(threads)
-        for module in ("common", "plain", "train_step"):
-            sys.modules.pop(module, None)
+        for path in FOLDER.glob("*.py"):
+            sys.modules.pop(path.stem, None)
 
 
 @pytest.mark.parametrize("name", TOY)
@@ -40,6 +51,74 @@ def test_benchmark(name, monkeypatch, capsys):
     run(name, TOY[name], monkeypatch)
     text = capsys.readouterr().out
     assert "equal: " in text and ("x 1.00" in text or name == "annotations")
+
+
+def gpu_step(*arguments, **variables):
+    """Run ``gpu.sh`` on the CPU with tiny sizes."""
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "SMALL": "1", **variables}
+    command = ["bash", str(FOLDER / "gpu.sh"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def gpu_steps():
+    return gpu_step("list").stdout.split()
+
+
+def test_gpu_steps_are_described():
+    steps = gpu_steps()
+    assert len(steps) == len(set(steps)) > 20
+    text = gpu_step("--help").stdout
+    assert all(re.sub("_(resdcn_18|dla_34)$", "_NET", step) in text for step in steps)
+    assert max(map(len, text.splitlines())) < 81
+
+
+@pytest.mark.parametrize(("step", "out"), [("no_step", "a"), ("environment", "file/a")])
+def test_gpu_script_names_the_error(tmp_path, step, out):
+    (tmp_path / "file").touch()
+    done = gpu_step(step, tmp_path / out)
+    assert done.returncode == 2 and f"gpu.sh: error: {step if step == 'no_step' else tmp_path / out}: " in done.stderr
+
+
+def test_gpu_table(tmp_path, monkeypatch, capsys):
+    run("gpu", f"deform_conv --net resdcn_18 --device cpu --small --output {tmp_path}", monkeypatch)
+    content = json.loads((tmp_path / "deform_conv_resdcn_18.json").read_text())
+    assert content["where"]["torch"] == torch.__version__ and content["small"]
+    rows = [row for row in content["rows"] if row["name"] == "PyTorch operations, float32"]
+    assert len(rows) == 3 and all(row["ms"] > 0 and row["images_per_second"] > 0 for row in rows)
+    assert "all layers of resdcn_18: PyTorch operations, bf16" in capsys.readouterr().out
+
+
+def test_gpu_alternative_that_fails_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu = runpy.run_path(str(FOLDER / "gpu.py"))
+    args = argparse.Namespace(step="train", net="dla_34", compile=False, small=True, output=tmp_path)
+    table, ways = gpu["Table"](args, torch.device("cpu")), {}
+    table.attempt("good", lambda: len, ways)
+    table.attempt("bad", lambda: [][0], ways)
+    (row,) = json.loads((tmp_path / "train_dla_34.json").read_text())["rows"]
+    assert ways == {"good": len} and row == {"name": "bad", "error": "IndexError: list index out of range"}
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", GPU_STEPS)
+def test_gpu_step(tmp_path, step):
+    assert step in gpu_steps()
+    done = gpu_step(step, tmp_path, OMP_NUM_THREADS="1")
+    # A CPU without instructions for bf16 may add up in bf16, which is reported as a deviation.
+    assert done.returncode in ((0, 1) if step == "check_bf16" else (0,)), done.stdout[-3000:]
+    assert json.loads((tmp_path / f"{step}.status.json").read_text())["status"] == done.returncode
+    assert (tmp_path / f"{step}.txt").read_text().strip()
+    if step.endswith("_resdcn_18"):
+        rows = json.loads((tmp_path / f"{step}.json").read_text())["rows"]
+        assert any(row.get("ms") for row in rows)
+
+
+@pytest.mark.slow
+def test_gpu_step_is_ended_in_time(tmp_path):
+    done = gpu_step("resume", tmp_path, LIMIT="2")
+    assert done.returncode == 124 and "resume: ended after 2 s" in done.stdout
 
 
 @pytest.mark.soak

@@ -130,6 +130,9 @@ def test_command(command, data, monkeypatch):
         subprocess.run(["bash", "-n", ROOT / words[1]], check=True)
         text = (ROOT / words[1]).read_text()
         assert all(word.partition("=")[0] in text for word in words[2:] if word.startswith("--"))
+    elif words[:2] == ["bash", "benchmarks/gpu.sh"]:
+        steps = subprocess.run(["bash", ROOT / words[1], "list"], capture_output=True, text=True, check=True)
+        assert words[2] in ("list", *steps.stdout.split())
     elif words[0] == "bash":
         assert words[1] == "train_full_4p.sh" or words[1].startswith("experiments/")
         known = words[1].replace("NAME", "ddd_3dop")

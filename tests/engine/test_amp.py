@@ -156,6 +156,11 @@ def test_what_a_device_cannot_do_is_an_error():
     check_amp("off", torch.device("meta"))
 
 
+def test_support_is_found_in_inference_mode():
+    with torch.inference_mode():
+        check_amp("bf16", CPU)
+
+
 def test_the_option_is_part_of_the_recipe(tiny_voc):
     """Curves recorded before the option existed still belong to runs without it."""
     plain, mixed = (recipe(options(tiny_voc, "--dataset", "pascal", "--amp", amp)) for amp in ("off", "bf16"))

@@ -145,11 +145,17 @@ def missing_support(amp: str, device: torch.device) -> str | None:
     """
     dtype = DTYPES[amp]
     try:
-        one = torch.ones(1, 1, 1, 1, device=device)
-        weight = nn.Parameter(one.clone())
-        optimizer, scaler = torch.optim.SGD([weight], 0.0), torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        with warnings.catch_warnings(), torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
             warnings.simplefilter("ignore")
+            one = torch.ones(1, 1, 1, 1, device=device)
+            weight = nn.Parameter(one.clone())
+            optimizer = torch.optim.SGD([weight], 0.0)
+            scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
             with torch.autocast(device.type, dtype):
                 output = nn.functional.conv2d(one, weight)
             scaler.scale(output.float().sum()).backward()
