@@ -102,8 +102,8 @@ test_export() {
     for where in "$device" cpu; do
         "$python" src/test.py ctdet "${common[@]}" --flip_test --device "$where" --exp_id "test_$where" || return
     done
-    "$python" benchmarks/gpu_runs.py same "$out/exp/ctdet/test_$device/results.json" \
-        "$out/exp/ctdet/test_cpu/results.json" || return
+    "$python" benchmarks/gpu_runs.py same "$out/exp/ctdet/test_$device/results_sample_val.json" \
+        "$out/exp/ctdet/test_cpu/results_sample_val.json" || return
     for file in "${files[@]}"; do
         "$python" src/export.py ctdet --load_model "$run/model_last.pth" --output "$out/$file" --with_decode \
             --verify val ${more[@]+"${more[@]}"} || return
