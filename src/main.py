@@ -9,7 +9,7 @@ import datetime
 import time
 from collections.abc import Callable
 
-from centernet.analysis.report import finish_report, is_report_missing
+from centernet.analysis.report import RunningReport, finish_report, is_report_missing
 from centernet.datasets.base import CocoStyleDataset
 from centernet.engine import processes, setup
 from centernet.engine.checkpoints import Checkpoints, load
@@ -73,7 +73,7 @@ def main(opt: Options) -> None:
         env.print(setup.describe_resume(state))
 
     # Epochs
-    shutdown, train_log, val_log = ShutdownHandler(), None, None
+    shutdown, report, train_log, val_log = ShutdownHandler(), RunningReport(), None, None
     with shutdown.installed():
         for epoch in range(state.logged + 1, opt.num_epochs + 1):
             if setup.out_of_patience(opt, state):
@@ -96,6 +96,8 @@ def main(opt: Options) -> None:
                 if improved:
                     checkpoints.save_best()
                 finish_epoch(opt, state, run, checkpoints, val_log, log=env.print)
+                if run is not None and epoch < opt.num_epochs and not setup.out_of_patience(opt, state):
+                    report.write(run.path, *(run.validated or (None, {})))
 
     if run is not None:
         run.close()

@@ -211,6 +211,37 @@ def test_a_training_does_not_fail_because_of_its_report(tmp_path, capsys, monkey
     assert not (folder / "report.html").exists()
 
 
+def test_a_running_report_takes_a_small_part_of_the_time(tmp_path, capsys, monkeypatch):
+    folder, clock = write_run(tmp_path / "run"), [1000.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
+
+    def write(*arguments):
+        clock[0] += 6
+        dues.append(arguments[-1])
+
+    dues = []
+    running = report.RunningReport()
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_report", write)
+        assert running.write(folder, None, {})  # 6 seconds in 6: after those in 200 seconds they are 3 %
+        clock[0] = 1190.0
+        assert not running.write(folder, None, {})
+        clock[0] = 1201.0
+        assert running.write(folder, None, {})
+        assert len(dues) == 2 and dues[0] > report.time.time() + 500
+
+    assert report.RunningReport().write(folder, None, {})
+    page = (folder / "report.html").read_text()
+    assert "running</b> epoch 2 of 2, written 2" in page and capsys.readouterr().out == ""
+    report.finish_report(folder)
+    assert "running</b>" not in (folder / "report.html").read_text()
+    monkeypatch.setattr(report, "_describe", lambda run: 1 / 0)
+    capsys.readouterr()
+    assert report.RunningReport().write(folder, None, {})
+    out = capsys.readouterr().out
+    assert out == "warning: no report after this validation (ZeroDivisionError: division by zero)\n"
+
+
 def test_an_interrupted_report_is_missing(tmp_path, monkeypatch, capsys):
     """The old page stays whole, and the report counts as missing until it is written."""
     folder = write_run(tmp_path / "run")

@@ -180,7 +180,7 @@ def test_report(folder, tiny_voc, monkeypatch):
     page = Reader(path.read_text())
     text = "\n".join(page.text)
     assert page.tags.count("script") == 1 and EVIL in page.text  # shown, not run
-    assert page.tags.count("img") == 1 + 2 * (4 + 4)  # the curves; of the worst and best, detections and truth
+    assert page.tags.count("img") == 1 + 2 * (2 + 2)  # the curves; of the worst and best, detections and truth
     assert all(source.startswith("data:image/") for source in page.sources)
     assert not re.search(r"https?://|@import|url\(", path.read_text())
     for part in (
@@ -192,6 +192,7 @@ def test_report(folder, tiny_voc, monkeypatch):
         "version of torch",
     ):
         assert part in text
+    assert 'data-score="0.000"' in path.read_text() and 'data-class="[&#34;' in path.read_text()
     titles = [re.search(f"{name} images", text).start() for name in ("Worst", "Best")]
     assert titles[0] < text.index("F1 0.00") < titles[1] < text.rindex("F1 1.00")
 

@@ -1,11 +1,12 @@
 """Pages in a browser: what they look like at two widths and in both color schemes, and what their scripts do."""
 
 import json
+import time
 
 import pytest
 from tests.helpers.browser import Browser
 
-from centernet.analysis import pages, report
+from centernet.analysis import page_plots, pages, report
 
 WIDTHS = (1280, 400)
 LONG = "a_very_long_name_without_any_space_" * 6
@@ -115,6 +116,17 @@ def test_galleries_filter(browser, write):
     assert browser.run(shown) == [True, False, False, False, True]
     assert browser.run("document.querySelector('.filters').textContent").startswith("class")
     assert "F1 from" in browser.run("document.querySelector('.filters').textContent")
+
+
+def test_a_running_report_says_when_the_next_one_is_overdue(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("", ""))
+    write_run(tmp_path / "run")
+    for due, badge in ((time.time() + 600, "running"), (time.time() - 1, "interrupted?"), (None, None)):
+        browser.open(report.write_report(tmp_path / "run", due=due))
+        assert browser.run("document.querySelector('.badge')?.textContent ?? null") == badge
+        assert browser.run("document.querySelector('main').textContent.includes('epoch 2 of 4, written')") == bool(
+            badge
+        )
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -204,6 +205,23 @@ def test_a_finished_training_does_not_fail_because_of_its_report(main, tmp_path,
     assert again.returncode == 0 and f"report: {report_file}" in again.stdout and report_file.is_file()
     again = main(*arguments, "--resume")
     assert again.returncode == 0 and "report: " not in again.stdout
+
+
+def test_the_report_is_written_after_every_validation(main, tmp_path, tiny_voc, monkeypatch):
+    """While the training goes on, the page says so and shows images; the last one does not."""
+    page, pages, write = tmp_path / RUN / "report.html", [], report.write_report
+
+    def write_and_keep(*arguments):
+        write(*arguments)
+        pages.append(page.read_text())
+
+    monkeypatch.setattr(report, "write_report", write_and_keep)
+    monkeypatch.setattr(report, "RUNNING_SHARE", 100)
+    arguments = ("--num_epochs", "3", "--num_iters", "1", "--val_intervals", "1")
+    assert main(*small(tmp_path, tiny_voc, *arguments)).returncode == 0
+    running = [re.search(r"running</b> (.*?),", text) for text in pages]
+    assert [match and match[1] for match in running] == ["epoch 1 of 3", "epoch 2 of 3", None]
+    assert all("Worst images" in text for text in pages)
 
 
 def test_a_report_that_was_interrupted_is_drawn_at_the_next_start(main, tmp_path, tiny_voc, finished):

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from ..datasets.loader import black_image
 from ..errors import UserError
+from ..evaluation.analysis import box_iou
 from ..visualization import build_visualizer
 
 MIN_IOU = 0.5  # of a detection that finds an object
@@ -48,16 +47,32 @@ def score_images(dataset, results: dict) -> list[ImageScore]:
         objects = dataset.read_objects(index)
         boxes, classes = np.asarray(task.ground_truth_boxes(objects), dtype=np.float64), objects["cls"]
         found = false = 0
-        for cls, rows in results[image_id].items():
-            rows = task.detected_boxes(np.asarray(rows, dtype=np.float64))
-            rows = rows[rows[:, 4] > threshold]
-            if not len(rows):
-                continue
-            rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-            hits, misses = match_detections(rows[:, :4], boxes[classes == cls - 1], boxes[classes < 0])
+        detected, rows = _shown(task, results[image_id], threshold)
+        for cls in np.unique(detected):
+            own = rows[detected == cls]
+            own = own[np.argsort(-own[:, 4], kind="stable")]
+            hits, misses = match_detections(own[:, :4], boxes[classes == cls - 1], boxes[classes < 0])
             found, false = found + hits, false + misses
         scores.append(ImageScore(index, int((classes >= 0).sum()), found, false))
     return scores
+
+
+def _shown(task, result: dict, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes from 1 (n,) and boxes with scores (n, 5) float64 of the detections above a threshold."""
+    parts = {cls: task.detected_boxes(np.asarray(rows, dtype=np.float64)) for cls, rows in result.items() if len(rows)}
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros((0, 5))
+    boxes = np.concatenate(list(parts.values()))
+    classes = np.repeat(list(parts), [len(rows) for rows in parts.values()])
+    return classes[boxes[:, 4] > threshold], boxes[boxes[:, 4] > threshold]
+
+
+def classes_in(dataset, index: int, result: dict) -> list[str]:
+    """Return the names of the classes of an image's objects and of its detections above ``--vis_thresh``."""
+    task, threshold = dataset.task, dataset.opt.vis_thresh
+    found = {int(cls) for cls in dataset.read_objects(index)["cls"] if cls >= 0}
+    found.update(int(cls) - 1 for cls in _shown(task, result, threshold)[0])
+    return [str(dataset.class_names[cls]) for cls in sorted(found)]
 
 
 def match_detections(detections: np.ndarray, boxes: np.ndarray, ignored: np.ndarray) -> tuple[int, int]:
@@ -80,8 +95,8 @@ def match_detections(detections: np.ndarray, boxes: np.ndarray, ignored: np.ndar
 
 def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the IoU of boxes (n, 4) and (m, 4) as (n, m); 0 for boxes without an area."""
-    boxes = [torch.from_numpy(np.ascontiguousarray(values).reshape(-1, 4)) for values in (one, other)]
-    return np.nan_to_num(box_iou(*boxes).numpy())
+    pairs = box_iou(np.repeat(one, len(other), axis=0), np.tile(other, (len(one), 1)))
+    return np.nan_to_num(pairs.reshape(len(one), len(other)))
 
 
 def prediction_and_truth(dataset, index: int, result: dict) -> tuple[np.ndarray, np.ndarray]:

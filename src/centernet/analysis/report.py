@@ -1,7 +1,9 @@
 """Write ``report.html``, the results of a run in one self-contained page, and the page that compares several runs."""
 
+import datetime
 import io
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,26 @@ import numpy as np
 from ..errors import UserError
 from ..utils.text import print_line
 from .compare import MAX_RELATIVE_ERROR, Comparison
-from .images import MIN_IOU, ImageScore, prediction_and_truth, score_images
+from .images import MIN_IOU, ImageScore, classes_in, prediction_and_truth, score_images
 from .page_plots import log_curves
 from .pages import inline_image, write_page
 from .plots import draw_comparison
 from .read import Curve, RunLog, read_run
 
-WORST_AND_BEST = 4  # images of each kind
+WORST, BEST = 12, 4  # images of each kind
 LONGER_SIDE = 640  # pixels of an image in the report
+RUNNING_SHARE = 0.03  # of the time of a training, at most, for reports before its end
 
 
-def write_report(folder: Path, dataset=None, results: dict | None = None) -> Path:
+def write_report(folder: Path, dataset=None, results: dict | None = None, due: float | None = None) -> Path:
     """Write ``report.html`` into a run directory.
 
     Args:
         folder: run directory with at least ``train_log.csv``.
         dataset: the validation set; without it, the report has no single images.
         results: ``{image id: {class from 1: rows}}``, the detections in images of ``dataset``.
+        due: for a training that goes on, the time in seconds since the epoch until which the page may say so; later it
+            says that the next report is overdue.
 
     Raises:
         UserError: ``train_log.csv`` cannot be read, or the report cannot be written.
@@ -35,8 +40,36 @@ def write_report(folder: Path, dataset=None, results: dict | None = None) -> Pat
     run = read_run(folder)
     path = folder / "report.html"
     images = _images(dataset, results) if dataset is not None and results else None
-    write_page(path, "report.html", **_describe(run), images=images)
+    running = None if due is None else {"due": round(1000 * due), "written": _now()}
+    write_page(path, "report.html", **_describe(run), images=images, running=running)
     return path
+
+
+class RunningReport:
+    """Writes the report of a training that goes on, after validations, in a small part of its time."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+        self._spent = 0.0
+        self._cost = 5.0  # seconds of the last one; a guess before the first
+
+    def write(self, folder: Path, dataset, results: dict) -> bool:
+        """Write the report and return whether that was done: not if earlier ones took too long a part of the time.
+
+        A failure is printed and does not raise.
+        """
+        begin = time.monotonic()
+        if self._spent > RUNNING_SHARE * (begin - self._started):
+            return False
+        due = time.time() + 60 + 3 * max(begin - self._last, self._cost / RUNNING_SHARE)
+        try:
+            write_report(folder, dataset, results, due)
+        except Exception as error:  # of any library that draws or reads
+            print_line(f"warning: no report after this validation ({_reason(error)})")
+        self._last = time.monotonic()
+        self._cost = self._last - begin
+        self._spent += self._cost
+        return True
 
 
 def finish_report(folder: Path, dataset=None, results: dict | None = None) -> None:
@@ -47,8 +80,16 @@ def finish_report(folder: Path, dataset=None, results: dict | None = None) -> No
     try:
         print_line(f"report: {write_report(folder, dataset, results)}")
     except Exception as error:  # of any library that draws or reads
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print_line(f"warning: no report ({text}); write it later with: python src/tools/make_report.py {folder}")
+        again = f"python src/tools/make_report.py {folder}"
+        print_line(f"warning: no report ({_reason(error)}); write it later with: {again}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def is_report_missing(folder: Path) -> bool:
@@ -78,6 +119,7 @@ def _describe(run: RunLog) -> dict[str, Any]:
         "tiles": _tiles(run),
         "curves": log_curves([run], [run.name]),
         "classes": _classes(run),
+        "progress": _progress(run),
         "last_epoch": int(run.val["epoch"][-1]) if run.val else 0,
         "validations": _validations(run),
         "environment": _environment(run.info),
@@ -112,6 +154,12 @@ def _tiles(run: RunLog) -> list[tuple[str, str]]:
     return tiles
 
 
+def _progress(run: RunLog) -> str:
+    """Return how many of the epochs are in the log."""
+    last, planned = int(run.train["epoch"][-1]), run.info.get("options", {}).get("num_epochs")
+    return f"epoch {last} of {planned}" if type(planned) is int and planned >= last else f"epoch {last}"
+
+
 def _duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
@@ -140,10 +188,12 @@ def _images(dataset, results: dict) -> dict[str, Any]:
     # An image without objects and detections shows nothing.
     scores = [score for score in score_images(dataset, results) if score.objects or score.false]
     worst = sorted(scores, key=lambda score: (score.f1, score.found - score.objects - score.false))
+    worst = worst[: min(WORST, (len(scores) + 1) // 2)]
     best = sorted(scores, key=lambda score: (-score.f1, -score.objects))
+    best = [score for score in best if score not in worst][:BEST]
     return {
-        "worst": [_figure(dataset, score, results) for score in worst[:WORST_AND_BEST]],
-        "best": [_figure(dataset, score, results) for score in best[:WORST_AND_BEST]],
+        "worst": [_figure(dataset, score, results) for score in worst],
+        "best": [_figure(dataset, score, results) for score in best],
         "threshold": f"{dataset.opt.vis_thresh:g}",
         "overlap": f"{MIN_IOU:g}",
         "count": len(scores),
@@ -151,9 +201,12 @@ def _images(dataset, results: dict) -> dict[str, Any]:
     }
 
 
-def _figure(dataset, score: ImageScore, results: dict) -> dict[str, str]:
-    detections, truth = prediction_and_truth(dataset, score.index, results[dataset.image_ids[score.index]])
+def _figure(dataset, score: ImageScore, results: dict) -> dict[str, Any]:
+    result = results[dataset.image_ids[score.index]]
+    detections, truth = prediction_and_truth(dataset, score.index, result)
     return {
+        "classes": classes_in(dataset, score.index, result),
+        "f1": score.f1,
         "detections": _jpeg(detections),
         "truth": _jpeg(truth),
         "name": str(dataset.file_names[score.index]),

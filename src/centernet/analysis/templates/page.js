@@ -101,11 +101,25 @@ for (const gallery of document.querySelectorAll(".images")) {
   gallery.before(form);
 }
 
+// The report of a training that goes on says so until the next one is overdue.
+
+function checkDue() {
+  const badge = document.querySelector(".badge[data-due]");
+  if (badge && Date.now() > Number(badge.dataset.due)) {
+    badge.textContent = "interrupted?";
+    badge.title = `The next report was due by ${new Date(Number(badge.dataset.due)).toLocaleString()}.`;
+    badge.classList.add("late");
+  }
+}
+
+checkDue();
+setInterval(checkDue, 30_000);
+
 // What is wider than its container scrolls there, also by the keyboard.
 
 function markScrolling() {
   for (const element of document.querySelectorAll(".wide")) {
-    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
+    if (element.scrollWidth > element.clientWidth || element.scrollHeight > element.clientHeight) element.tabIndex = 0;
     else element.removeAttribute("tabindex");
   }
 }
