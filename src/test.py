@@ -31,7 +31,7 @@ from centernet.visualization import show_or_save
 def main(opt: Options) -> dict[str, float]:
     """Detect in all images of the dataset, score the detections, and report why they have their scores.
 
-    Writes ``results_<dataset>_<split>.json`` and ``report_<dataset>_<split>.json`` into the output folder.
+    Writes ``results_<dataset>_<split>.json`` and ``report_<dataset>_<split>.html`` into the output folder.
 
     Returns the scores by name, on the first process only.
     """
@@ -79,7 +79,7 @@ def main(opt: Options) -> dict[str, float]:
     if text is not None:
         print(text)
     if scores:
-        finish_evaluation_report(folder / f"report_{which}.json", dataset, results, scores)
+        finish_evaluation_report(folder / f"report_{which}.html", dataset, results, scores)
     return scores
 
 

@@ -76,7 +76,7 @@ def test_results_and_scores(score, tmp_path):
     assert len(re.findall(r"^AP/\w+ \d\.\d{4}$", done.stdout, re.MULTILINE)) == 20
     assert f"results: {folder / 'results_pascal_val.json'}" in done.stdout
     assert all(path.read_text() == "of the training" for path in of_training.values())
-    written = {"results_pascal_val.json", "report_pascal_val.json"}
+    written = {"results_pascal_val.json", "report_pascal_val.html", "report_pascal_val.json"}
     assert {path.name for path in folder.iterdir()} == {*of_training, *written}  # no folder of logs
 
 
@@ -86,7 +86,7 @@ def test_results_are_beside_the_checkpoint(checkpoint, tiny_voc, tmp_path, monke
     model.write_bytes(Path(checkpoint).read_bytes())
     arguments = ("ctdet", "--load_model", str(model), "--data_path", str(tiny_voc), "--exp_dir", str(exp))
     assert run_here("test", *arguments).returncode == 0
-    names = {"results_pascal_val.json", "report_pascal_val.json"}
+    names = {"results_pascal_val.json", "report_pascal_val.html", "report_pascal_val.json"}
     assert {path.name for path in model.parent.iterdir()} == {model.name, *names} and not exp.exists()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != model.parent)  # as of a read-only disk
     assert run_here("test", *arguments).returncode == 0

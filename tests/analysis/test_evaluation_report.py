@@ -1,14 +1,17 @@
 """The report of test.py, written by the program with detections that are given instead of a network's."""
 
 import json
+import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import cv2
 import numpy as np
 import pytest
+from tests.analysis.test_pages import assert_sound, browser  # noqa: F401 (a fixture)
 from tests.training import load_script, run_here
 
+from centernet.analysis import evaluation_images
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import SkippedImages
 from centernet.datasets.synthetic.base import SyntheticDataset
@@ -71,9 +74,9 @@ def test_numbers_by_hand_and_of_pycocotools(run_test, tmp_path):
     write_pets(tmp_path)
     done = run_test("ctdet", ["--dataset", "custom", "--train_images", str(tmp_path / "val")], pets)
     assert done.returncode == 0, done.stderr
-    path = tmp_path / "run/report_custom_val.json"
-    assert f"report: {path}" in done.stdout
-    report = json.loads(path.read_text())
+    page = tmp_path / "run/report_custom_val.html"
+    assert f"report: {page}" in done.stdout
+    report = json.loads(page.with_suffix(".json").read_text())
     about = [report[name] for name in ("task", "dataset", "split", "images")]
     assert about == ["ctdet", "custom", "val", 2]
     analysis = report["analysis"]
@@ -103,6 +106,19 @@ def test_numbers_by_hand_and_of_pycocotools(run_test, tmp_path):
     ]
     assert alarms[1]["overlap"] == pytest.approx(16 / 64)
 
+    # The page shows the same.
+    html = page.read_text()
+    matrix = html.partition('<table class="matrix')[2].partition("</table>")[0]
+    assert re.findall(r">(\d*)</td>", matrix) == ["3", "", "1", "1", "1", "", "2", "", ""]
+    cells = re.search(r"<td>localization</td><td>[^<]*</td>(.*)</tr>", html)[1]
+    lost = analysis["errors"]["dAP"]["localization"]
+    assert re.findall(r"[\d.]+", cells) == ["1", f"{lost:.3f}"] and lost > 0.01
+    assert re.findall(r'<figure data-class="\[&#34;(\w+)&#34;\]"(?: data-score="([\d.]+)")?>', html) == [
+        *(("dog", ""), ("cat", ""), ("cat", "0.800"), ("cat", "0.750"), ("cat", "0.700"))
+    ]
+    assert "30 × 30 pixels; found there: cat, IoU 0.97" in html and "classification of dog, IoU 0.97" in html
+    assert html.count("data:image/jpeg") == 10
+
 
 def true_objects(dataset) -> dict:
     """Return the objects of a dataset as detections."""
@@ -126,24 +142,40 @@ def true_objects(dataset) -> dict:
     return results
 
 
+def with_one_moved(dataset) -> dict:
+    """Return the objects of a dataset as detections, the first one of its first image in the last image."""
+    results = true_objects(dataset)
+    first, last = (results[dataset.image_ids[k]] for k in (0, -1))
+    cls = next(cls for cls, rows in first.items() if len(rows))
+    first[cls], last[cls] = first[cls][1:], np.concatenate([last[cls], first[cls][:1]])
+    return results
+
+
 @pytest.mark.parametrize(
     ("task", "name"), [("ctdet", "sample"), ("multi_pose", "sample_hp"), ("exdet", "sample_ex"), ("ddd", "sample_ddd")]
 )
 def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
-    """The objects themselves are perfect detections."""
+    """The objects themselves are perfect detections, but one is moved to another image: missed, and a false alarm."""
     cls = get_dataset(name)
     assert issubclass(cls, SyntheticDataset)
     monkeypatch.setattr(cls, "splits", dict(zip(cls.splits, (1, 4), strict=True)))
-    done = run_test(task, ["--dataset", name], true_objects)
+    done = run_test(task, ["--dataset", name], with_one_moved)
     assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stdout
     report = json.loads((tmp_path / f"run/report_{name}_val.json").read_text())
     analysis = report["analysis"]
-    assert analysis["scores"]["AP"] == pytest.approx(1) and sum(analysis["errors"]["count"].values()) == 0
-    assert analysis["worst"] == {"missed": [], "false_alarms": []}
+    assert analysis["scores"]["AP"] < 1 and analysis["errors"]["count"]["missed"] == 1
+    (missed,), (alarm,) = analysis["worst"]["missed"], analysis["worst"]["false_alarms"]
+    assert missed["class"] == alarm["class"] and missed["image"] != alarm["image"]
+    assert missed["box"] == pytest.approx(alarm["box"], abs=1) and alarm["score"] == pytest.approx(0.9)
+    html = (tmp_path / f"run/report_{name}_val.html").read_text()
+    assert html.count("data:image/jpeg") == 4
+    assert ("<h2>Keypoints</h2>" in html) == (task == "multi_pose")
+    assert ("<h2>Errors of Car by distance</h2>" in html) == (task == "ddd")
     assert ("joints" in analysis) == (task == "multi_pose") and ("distances" in analysis) == (task == "ddd")
     if task == "multi_pose":
         (persons,) = analysis["joints"]
-        assert persons["class"] == "person" and persons["matched"] == persons["persons"] > 0
+        assert persons["class"] == "person" and persons["matched"] == persons["persons"] - 1 > 0
         assert persons["OKS"] == pytest.approx(1) and persons["joints"][5]["error"] == pytest.approx(0, abs=1e-3)
     if task == "ddd":
         ranges = [entry for entry in analysis["distances"]["Car"] if entry["matched"]]
@@ -153,9 +185,29 @@ def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
 
 def test_the_scores_do_not_depend_on_the_report(run_test, tmp_path):
     write_pets(tmp_path)
-    path = tmp_path / "run/report_custom_val.json"
+    path = tmp_path / "run/report_custom_val.html"
     path.mkdir()
     done = run_test("ctdet", ["--dataset", "custom", "--train_images", str(tmp_path / "val")], pets)
     assert done.returncode == 0, done.stderr
     assert "\nmAP 0." in done.stdout
     assert f"warning: no report ({path}: cannot be written (Is a directory))" in done.stdout
+    assert json.loads(path.with_suffix(".json").read_text())["images"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plots", [True, False])
+def test_the_page_in_a_browser(run_test, tmp_path, monkeypatch, browser, plots):  # noqa: F811
+    ready = "true"
+    if plots:
+        pytest.importorskip("plotly")
+        ready = "document.documentElement.dataset.curves === 'drawn'"
+    else:
+        monkeypatch.setattr(evaluation_images, "plotting_library", lambda: None)
+    write_pets(tmp_path)
+    done = run_test("ctdet", ["--dataset", "custom", "--train_images", str(tmp_path / "val")], pets)
+    assert done.returncode == 0, done.stderr
+    assert_sound(browser, tmp_path / "run/report_custom_val.html", ready)
+    assert browser.run("document.querySelectorAll('.plot .trace').length") == (11 if plots else 0)
+    assert (
+        browser.run("document.querySelectorAll('.plots').length + document.querySelectorAll('img.curves').length") == 1
+    )

@@ -111,6 +111,17 @@ def test_thresholds_by_hand():
     assert dog == {**dog, "objects": 0, "AP": None, "best": None, "curve": {"recall": [], "precision": []}}
 
 
+def test_thresholds_are_evenly_spaced():
+    """Most detections have low scores, which must not take all points of the curves."""
+    scores = np.sort(np.random.default_rng(0).uniform(0, 1, 5000) ** 4)[::-1]
+    matched = analysis.Matches(np.arange(5000), np.where(scores > 0.5, 0, -1), scores, np.zeros(5000, dtype=bool))
+    curves = analysis.threshold_curves(matched, 1000)
+    thresholds = np.array(curves["threshold"])
+    assert len(thresholds) <= 102 and thresholds[0] == scores[0] and thresholds[-1] == scores[-1]
+    assert np.diff(thresholds).max() < 0 and np.diff(thresholds).min() > -0.03
+    assert max(curves["f1"]) == pytest.approx(2 * np.sum(scores > 0.5) / (np.sum(scores > 0.5) + 1000))
+
+
 def test_confusion_by_hand():
     objects = [CAT, DOG, (0, 1, (50, 50, 70, 70)), (1, 0, (80, 0, 90, 10))]
     detections = [

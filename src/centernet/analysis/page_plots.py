@@ -49,11 +49,11 @@ def plotting_library() -> tuple[str, str] | None:
     return _text(gzip.compress(script, 6, mtime=0)), script_digest(script)
 
 
-def page_panel(panel: Panel, span: tuple[float, float]) -> dict[str, Any]:
-    """Return a panel as data for ``curves.js``; ``span`` is what the horizontal axis shows."""
+def page_panel(panel: Panel, span: tuple[float, float], x: str = "epoch") -> dict[str, Any]:
+    """Return a panel as data for ``curves.js``; ``span`` is what the horizontal axis ``x`` shows."""
     return {
         "title": panel.title,
-        "x": "epoch",
+        "x": x,
         "range": list(span),
         "log": panel.log,
         "fromZero": panel.from_zero,

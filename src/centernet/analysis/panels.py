@@ -20,7 +20,8 @@ class Series:
     """One curve of a panel.
 
     Attributes:
-        kind: ``every`` iteration, moving ``mean``, ``validation`` points, ``score`` points with lines, ``step``.
+        kind: ``every`` iteration, moving ``mean``, ``validation`` points, ``score`` points with lines, ``step``,
+            ``line``.
         label: what it shows.
         run: index of the run.
         color: index of the color; None: that of the run, or for a single run black.

@@ -173,6 +173,27 @@ def draw_logs(runs: list[RunLog], file: Path | BinaryIO, window: int | None = No
         _save(figure, file)
 
 
+def draw_score_curves(panels: list[Panel], names: list[str], file: Path | BinaryIO, dpi: int = 110) -> None:
+    """Draw curves of classes with values in [0, 1], one panel each.
+
+    Args:
+        panels: at most four; only the first ``len(names)`` classes are drawn.
+        names: of the classes, by the ``run`` of a series.
+        file: file to write, whose suffix names the format, or a binary file for PNG.
+    """
+    with _settings(font_size=9):
+        figure, axes = _figure(1, COLUMNS, (14, 3.6), dpi)
+        for panel, place in zip(panels, axes, strict=False):
+            for series in panel.series[: len(names)]:
+                place.plot(series.x, series.y, linewidth=1.5, color=f"C{series.run % 10}", label=names[series.run])
+            place.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
+            place.set(xlim=(0, 1), ylim=(0, 1.02))
+        if panels:
+            handles, labels = axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper left", ncols=9, frameon=False)
+        _save(figure, file)
+
+
 def _color(index: int | None) -> str:
     return "black" if index is None else COLORS[index % len(COLORS)]
 

@@ -355,8 +355,8 @@ def average_precision(matched: Matches, objects: int) -> float | None:
 def threshold_curves(matched: Matches, objects: int) -> dict[str, list[float]]:
     """Return precision, recall and F1 over the score threshold, from the highest score down.
 
-    ``{"threshold", "precision", "recall", "f1"}``, lists of about 101 points, that with the highest F1 among them. A
-    detection counts if its score is at least the threshold.
+    ``{"threshold", "precision", "recall", "f1"}``, lists of at most 102 points whose thresholds are about evenly
+    spaced, that with the highest F1 among them. A detection counts if its score is at least the threshold.
     """
     score = matched.score[~matched.ignored]
     true = np.cumsum(matched.true[~matched.ignored])
@@ -365,8 +365,10 @@ def threshold_curves(matched: Matches, objects: int) -> dict[str, list[float]]:
     true, total = true[last], last + 1.0
     precision, recall = true / np.maximum(total, 1), true / max(objects, 1)
     f1 = 2 * true / np.maximum(total + objects, 1)
-    shown = np.unique(np.linspace(0, len(last) - 1, min(len(last), CURVE_POINTS)).round().astype(int))
-    if len(last):
+    shown = np.arange(len(last))
+    if len(last) > CURVE_POINTS:
+        thresholds = np.linspace(score[0], score[-1], CURVE_POINTS)
+        shown = np.searchsorted(-score[last], -thresholds, side="right") - 1  # the lowest score of at least each
         shown = np.union1d(shown, [int(np.argmax(f1))])
     columns = {"threshold": score[last], "precision": precision, "recall": recall, "f1": f1}
     return {name: [float(value) for value in values[shown]] for name, values in columns.items()}

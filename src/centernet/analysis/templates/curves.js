@@ -57,7 +57,8 @@ function layoutOf(panel) {
 }
 
 const touch = matchMedia("(pointer: coarse)").matches;
-const hidden = new Set();  // indices of runs
+const boxes = [...document.querySelectorAll(".runs input")];
+const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => Number(box.value)));  // indices of runs
 const places = [...document.querySelectorAll(".plot > div")];
 const {panels, names} = JSON.parse(document.getElementById("panels").textContent);
 
@@ -70,16 +71,17 @@ function draw() {
     Plotly.react(places[k], panel.series.map((series) => traceOf(series, panel, names)), layoutOf(panel), config))));
 }
 
-// Zooming one plot shows the same epochs in the others.
+// Zooming one plot shows the same epochs, or other values, in those with the same axis.
 function linkAxes() {
   let following = false;
-  for (const place of places) {
+  for (const [k, place] of places.entries()) {
+    const others = places.filter((_, j) => j !== k && panels[j].x === panels[k].x);
     place.on("plotly_relayout", async (change) => {
       const range = "xaxis.range[0]" in change ? [change["xaxis.range[0]"], change["xaxis.range[1]"]] : change["xaxis.range"];
       const update = range ? {"xaxis.range": [...range]} : change["xaxis.autorange"] ? {"xaxis.autorange": true} : null;
       if (following || !update) return;
       following = true;
-      await Promise.all(places.filter((other) => other !== place).map((other) => Plotly.relayout(other, update)));
+      await Promise.all(others.map((other) => Plotly.relayout(other, update)));
       following = false;
     });
   }
@@ -90,7 +92,7 @@ async function showCurves() {
   await draw();
   linkAxes();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  for (const box of document.querySelectorAll(".runs input")) {
+  for (const box of boxes) {
     box.addEventListener("change", () => {
       if (box.checked) hidden.delete(Number(box.value)); else hidden.add(Number(box.value));
       draw();
