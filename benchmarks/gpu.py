@@ -37,7 +37,7 @@ from centernet.engine.optim import build_optimizer
 from centernet.engine.processes import Processes, tune_malloc
 from centernet.engine.trainer import Trainer
 from centernet.models.fuse import fuse
-from centernet.ops import deform_conv as own_deform_conv
+from centernet.ops.deform_conv import deform_conv2d
 from centernet.opts import opts
 from centernet.tasks import build_task
 from centernet.utils.files import read_json, write_json
@@ -45,6 +45,7 @@ from centernet.utils.files import read_json, write_json
 SIZES = {"resdcn_18": (384, 64), "dla_34": (512, 32)}  # input size, images per training step
 SMALL = (64, 2)
 PLAIN = "plain, eager, float32"
+TRITON = partial(deform_conv2d, implementation="triton")
 
 # (what, number, unit, where): published by others, for the summary.
 ZOO = "original, model zoo"
@@ -187,6 +188,18 @@ def options(args, *more: str):
     return opts().parse(["ctdet", "--dataset", "coco", "--arch", args.net, "--input_res", str(args.size), *more])
 
 
+def with_triton(make: Callable[[], Callable]) -> Callable[[], None]:
+    """Return what ``make`` returns, with the Triton kernels of the deformable convolution."""
+    with common.operator(TRITON):
+        way = make()
+
+    def run() -> None:
+        with common.operator(TRITON):
+            way()
+
+    return run
+
+
 def train(args, device: torch.device, table: Table) -> None:
     """Time a training step against the reference's implementation, as ``train_step.py`` does."""
     opt, first, ways = options(args), {}, {}
@@ -213,6 +226,8 @@ def train(args, device: torch.device, table: Table) -> None:
             table.attempt(f"tf32{end}", partial(tf32_step, compiled), ways)
             table.attempt(f"fp16{end}", partial(step, "fp16", compiled), ways)
         table.attempt(f"bf16{end}", partial(step, "bf16", compiled), ways)
+        if device.type != "cpu":
+            table.attempt(f"bf16, Triton{end}", partial(with_triton, partial(step, "bf16", compiled)), ways)
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
     flops = 3 * common.network_work(common.make_network(args.net).to(device), x)
     rates = matrix_rates(args, device)
@@ -301,6 +316,11 @@ def infer(args, device: torch.device, table: Table) -> None:
                 table.attempt(f"{name}, compiled", partial(from_images, some, amp, False, True), whole)
         if device.type != "cpu":
             whole["tf32"] = with_tf32(from_images(some, "off"))
+            table.attempt("bf16, Triton", partial(with_triton, partial(from_images, some, "bf16")), whole)
+            table.attempt("bf16, Triton", partial(with_triton, partial(alone, count, "bf16", False)), inner)
+        if device.type == "cuda":
+            make = partial(with_triton, partial(alone, count, "bf16", True))
+            table.attempt("bf16, Triton, CUDA graph", make, inner)
         flops = common.network_work(network, batch_of(count))
         for title, ways in (("from image to boxes", whole), ("network and decoding", inner)):
             measured = common.take_turns(ways, 2 * args.repeats, device)[0], {}
@@ -387,7 +407,8 @@ def deform_conv(args, device: torch.device, table: Table) -> None:
     """Time the deformable convolutions of a network alone, forward and backward, by implementation and type."""
     operators = {
         "torchvision's operator": torchvision.ops.deform_conv2d,
-        "PyTorch operations": pytorch_operations,
+        "PyTorch operations": partial(deform_conv2d, implementation="torch"),
+        "Triton": TRITON,
     }
     total: dict[str, float] = {}
     for (shape, out_channels), count in layer_sizes(args.net, args.batch, args.size).items():
@@ -405,12 +426,6 @@ def deform_conv(args, device: torch.device, table: Table) -> None:
     for name, value in total.items():
         print(f"  all layers of {args.net}: {name:44}{value:10.2f} ms")
     table.add({"name": "all layers", "ms": total}, net=args.net, kind="deform_conv")
-
-
-def pytorch_operations(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, padding: int, mask: Tensor) -> Tensor:
-    """Compute what ``deform_conv2d`` computes on other devices than CUDA."""
-    values = (value.float() for value in (x, offset, mask, weight, bias))
-    return own_deform_conv._deform_conv2d(*values, [1, 1, padding, padding, 1, 1]).to(x.dtype)
 
 
 class Layer:

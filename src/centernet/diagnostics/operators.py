@@ -32,12 +32,15 @@ OUTPUTS = {
     "cudnn_batch_norm_backward": GRADIENTS,
     "miopen_batch_norm_backward": GRADIENTS,
     "deform_conv2d_backward": ("backward: input", "backward: offset", "backward: mask", "backward: weight"),
+    "deform_conv2d_triton_backward": ("backward: input", "backward: offset", "backward: mask", "backward: weight"),
     "_deform_conv2d_backward": ("backward: input", "backward: weight", "backward: offset", "backward: mask"),
 }
 # Operators of one backend and the operator that computes the same on the CPU, with as many of its arguments.
 SUBSTITUTES: dict[str, tuple[Callable, int]] = {
     "cudnn_batch_norm": (torch.ops.aten.native_batch_norm.default, 8),
     "miopen_batch_norm": (torch.ops.aten.native_batch_norm.default, 8),
+    "deform_conv2d_triton": (torch.ops.centernet.deform_conv2d.default, 6),
+    "deform_conv2d_triton_backward": (torch.ops.centernet.deform_conv2d_backward.default, 6),
 }
 # Operators that compute nothing, or whose result is not determined by their inputs.
 IGNORED = {

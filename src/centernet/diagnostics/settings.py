@@ -17,7 +17,7 @@ from .results import Finding, Level
 VARIABLES = (
     *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32", "NCCL_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "ONEDNN_", "DNNL_"),
     *("ASCEND_", "HCCL_", "ACL_", "MLU_", "CNCL_", "MUSA_", "MCCL_", "SDAA_", "TCCL_", "XPU_", "ZE_", "HABANA_"),
-    *("PT_HPU", "NEURON_", "XLA_", "ROCR_", "HIP_", "MIOPEN_", "SIM_"),
+    *("PT_HPU", "NEURON_", "XLA_", "ROCR_", "HIP_", "MIOPEN_", "SIM_", "CENTERNET_"),
 )
 
 

@@ -5,8 +5,12 @@ they use the operator below: an image is a table of pixels, a sample is the weig
 convolution is one matrix product of the samples with the weight. Forward and backward process the output in chunks, so
 that the samples, nine times the size of the image for 3x3 taps, never exist all at once. Images in channels-last order
 are such tables already, and outputs and gradients have that order, too.
+
+``CENTERNET_DEFORM_CONV`` selects another implementation: ``torch``, the operator below on all devices, or ``triton``,
+the kernels of ``deform_conv_triton.py`` on GPUs. The latter have not been measured yet, so they are never the default.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -15,6 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
+
+from ..errors import UserError
+from .deform_conv_triton import INTERPRETED, check_available, deform_conv2d_triton
+from .peaks import is_exporting
+
+IMPLEMENTATIONS = ("auto", "torch", "triton")
+DEFAULT = os.environ.get("CENTERNET_DEFORM_CONV", "auto")
 
 # Devices on which torch's embedding_bag is much faster than gathering rows and summing them.
 BAG_DEVICES = ("cpu",)
@@ -42,6 +53,7 @@ def deform_conv2d(
     padding: int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
     mask: Tensor | None = None,
+    implementation: str | None = None,
 ) -> Tensor:
     """Compute a deformable convolution; arguments and result as ``torchvision.ops.deform_conv2d``.
 
@@ -50,7 +62,8 @@ def deform_conv2d(
     ``dcn_v2_im2col_cuda.cu`` skips samples at <= -1 or >= size). torchvision's operator, and so this function on
     CUDA, has the one-sided derivative there. This is the only difference between devices.
 
-    Half precision and autocast are computed in float32. Second derivatives are not supported.
+    Half precision and autocast are computed in float32; ``triton`` multiplies samples rounded to 16 bits and adds in
+    float32. Second derivatives are not supported.
 
     Args:
         input: (N, C, H, W), floating point.
@@ -58,12 +71,14 @@ def deform_conv2d(
         weight: (C_out, C / conv_groups, kh, kw).
         bias: (C_out,) or None.
         mask: (N, groups * kh * kw, H_out, W_out), the factor of each tap; None: 1.
+        implementation: one of ``IMPLEMENTATIONS``; None: that of ``CENTERNET_DEFORM_CONV``, by default ``auto``.
 
     Returns:
         (N, C_out, H_out, W_out) of the dtype of an ordinary convolution: that of ``input``, or that of autocast.
 
     Raises:
         ValueError: the shapes do not match.
+        UserError: an unknown implementation, or one that does not work here.
     """
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     _check_shapes(input, offset, weight, bias, stride, padding, dilation, mask)
@@ -75,10 +90,31 @@ def deform_conv2d(
         mask = offset.new_ones(()).expand(offset.shape[0], offset.shape[1] // 2, *offset.shape[2:])
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
+    operator = _choose(DEFAULT if implementation is None else implementation, input.device, exact)
+    geometry = [*stride, *padding, *dilation]
+    if operator == "triton":
+        offset, mask = offset.to(exact), mask.to(exact)
+        return deform_conv2d_triton(input.to(dtype), offset, mask, weight.to(dtype), bias.to(dtype), geometry)
     input, offset, weight, bias, mask = (value.to(exact) for value in (input, offset, weight, bias, mask))
-    if input.is_cuda:
+    if operator == "torchvision":
         return torchvision_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask).to(dtype)
-    return _deform_conv2d(input, offset, mask, weight, bias, [*stride, *padding, *dilation]).to(dtype)
+    return _deform_conv2d(input, offset, mask, weight, bias, geometry).to(dtype)
+
+
+def _choose(implementation: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the operator of a call on tensors of a dtype: ``torchvision``, ``torch`` or ``triton``."""
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(f"CENTERNET_DEFORM_CONV={implementation}: choose from {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "auto":
+        return "torchvision" if device.type == "cuda" else "torch"
+    if implementation == "triton":
+        check_available(device)
+        # Its sums of gradients depend on the order of threads, and it has no float64. A computer with a GPU may also
+        # compute on its CPU, for comparison.
+        exact = dtype == torch.float64 or torch.are_deterministic_algorithms_enabled()
+        if not exact and not is_exporting() and (device.type != "cpu" or INTERPRETED):
+            return "triton"
+    return "torch"
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
