@@ -31,7 +31,7 @@ DOCUMENTS = sorted(
 )
 STARTS = {
     *("python", "python3", "bash", "sh", "torchrun", "pip", "apt", "ruff", "mypy", "tensorboard", "git", "cd", "curl"),
-    ".",
+    *("trtexec", "."),
 }
 
 # What is not run here, and why.
@@ -44,6 +44,7 @@ ELSEWHERE = {
     "python -m pytest": "this is it",
     "ruff": ".ci/run does it",
     "mypy": ".ci/run does it",
+    "trtexec": "needs TensorRT and its device",
     "tensorboard --logdir": "needs the package tensorboard, and stays",
 }
 

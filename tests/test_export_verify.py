@@ -1,7 +1,8 @@
-"""Exported files are compared with PyTorch on images, measured, and refused beyond tolerance."""
+"""Exported files are calibrated, compared with PyTorch on images, measured, and refused beyond tolerance."""
 
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,11 +12,13 @@ from tests.models.conformance import load_formula_weights
 from torch import nn
 
 from centernet import deployment
+from centernet.detector import Detector, load_network
 from centernet.errors import UserError
 from centernet.export import export_checkpoint
 from centernet.models import create_model, save_model
 from centernet.options import model_metadata
 from centernet.opts import opts
+from centernet.tasks import build_task
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None
@@ -141,7 +144,7 @@ class ScoredImages:
 
 @pytest.mark.parametrize(("limit", "fails"), [("0.02", True), ("0.04", False)])
 def test_a_drop_of_the_score(tmp_path, monkeypatch, checkpoint, folder, limit, fails):
-    images, _ = deployment.find_images(opts().parse(["ctdet"]), str(folder))
+    images, _ = deployment.find_images(opts().parse(["ctdet"]), str(folder), "verify")
     monkeypatch.setattr(deployment, "find_images", lambda *_: (images, ScoredImages([0.9, 0.87])))
     args = [tmp_path / "model.ts", "--verify", "val", "--max_ap_drop", limit]
     if fails:
@@ -150,6 +153,96 @@ def test_a_drop_of_the_score(tmp_path, monkeypatch, checkpoint, folder, limit, f
     else:
         assert any("0.8700" in line for line in run(checkpoint, *args))
     assert (tmp_path / "model.ts").exists() is not fails
+
+
+@needs_onnx
+@pytest.mark.parametrize(("scores", "problem"), [([0.9, 0.87], "--max_ap_drop 0.02: the score drops by 0.0300"),
+                                                 ([0.9, 0.89], None)])  # fmt: skip
+def test_int8_of_which_the_score_decides(tmp_path, monkeypatch, checkpoint, folder, scores, problem):
+    """Without --verify on the split val; an earlier file stays where the score drops too far."""
+    images, _ = deployment.find_images(opts().parse(["ctdet"]), str(folder), "verify")
+    asked = []
+
+    def find_images(opt, data, option, log):
+        asked.append((data, option))
+        return images, ScoredImages(scores) if option == "verify" else None
+
+    monkeypatch.setattr(deployment, "find_images", find_images)
+    output = tmp_path / "model.onnx"
+    output.write_text("earlier")
+    args = [output, "--int8", "--calibration_images", "2"]
+    if problem:
+        with pytest.raises(UserError, match=problem):
+            run(checkpoint, *args)
+        assert output.read_text() == "earlier"
+    else:
+        lines = run(checkpoint, *args)
+        assert "calibration with 2 of 3 images of train" in lines
+        (header,) = [k for k, line in enumerate(lines) if line.split() == ["detections", "AP", "drop"]]
+        assert lines[header + 2].split()[-2:] == ["0.8900", "+0.0100"]
+        assert b"QuantizeLinear" in output.read_bytes()
+    assert asked == [("train", "calibration"), ("val", "verify")] and list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize(("found", "problem"), [(19, None), (17, "--verify .*: detections differ beyond tolerance")])
+def test_int8_without_annotations(monkeypatch, folder, found, problem):
+    """Nine of ten detections must be found; how well they agree does not matter."""
+    comparison = deployment.Comparison()
+    comparison.count, comparison.matched = 20, found
+    comparison.ious, comparison.differences = [0.6] * found, [0.2] * found
+    monkeypatch.setattr(deployment, "detect", lambda *_: {})
+    monkeypatch.setattr(deployment, "compare", lambda *_: comparison)
+    opt = opts().parse(["ctdet", "--arch", "res_18", "--verify", str(folder), "--int8"])
+    model = create_model(opt.arch, opt.heads, opt.head_conv)
+    runtime = SimpleNamespace(names=tuple(opt.heads), title="", to=lambda _: model)
+    if problem is None:
+        deployment.verify(runtime, model, opt, lambda _: None)
+    else:
+        with pytest.raises(UserError, match=problem):
+            deployment.verify(runtime, model, opt, lambda _: None)
+
+
+def test_calibration_images_are_prepared_as_by_the_detector(checkpoint, folder):
+    opt = opts().parse(["ctdet", "--load_model", str(checkpoint), "--calibration", str(folder)])
+    opt, model = load_network(opt, lambda _: None)
+    inputs = list(deployment.calibration_inputs(model, opt, lambda _: None))
+    seen = []
+    detector = Detector(build_task(opt), Recording(model, seen), torch.device("cpu"))
+    deployment.detect(detector, deployment.find_images(opt, str(folder), "verify")[0])
+    assert len(inputs) == len(seen) == 3
+    for x, other in zip(inputs, seen, strict=True):
+        np.testing.assert_array_equal(x, other.numpy())
+
+
+class Recording(nn.Module):
+    """A network that appends its inputs to a list."""
+
+    def __init__(self, model, seen):
+        super().__init__()
+        self.model, self.seen = model, seen
+
+    def forward(self, x):
+        self.seen.append(x.clone())
+        return self.model(x)
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "missing", "problem"),
+    [
+        ("model.pt2", [], None, "--int8: not in pt2 files; use --output with the suffix .onnx or .xml"),
+        ("model.safetensors", [], None, "--int8: not in safetensors files"),
+        ("model.onnx", [], "onnxruntime", "--int8 of .*model.onnx: needs a package that is missing: pip install"),
+        ("model.onnx", ["--calibration", "nowhere"], None, "--calibration nowhere: not a split"),
+    ],
+)
+def test_int8_that_cannot_be(tmp_path, monkeypatch, checkpoint, output, more, missing, problem):
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    elif output == "model.onnx" and not HAS_ONNX:
+        pytest.skip("needs onnx, onnxscript and onnxruntime")
+    with pytest.raises(UserError, match=problem):
+        run(checkpoint, tmp_path / output, "--int8", *more)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

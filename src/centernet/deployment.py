@@ -1,11 +1,11 @@
-"""Exported files on real images: run them, compare their detections with PyTorch's, measure latency."""
+"""Exported files and real images: calibrate with them, compare detections with PyTorch's, measure latency."""
 
 import importlib
 import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .conversion.paths import IMAGE_SUFFIXES
 from .datasets.base import CocoStyleDataset
 from .datasets.images import read_image
-from .detector import Detector
+from .detector import Detector, prepare
 from .engine import processes, setup
 from .errors import UserError
 from .evaluation.analysis import box_iou
@@ -26,6 +26,7 @@ from .tasks import build_task
 SPLITS = ("train", "val", "test")
 MIN_SCORE = 0.1  # detections of lower scores are not compared
 MIN_IOU, MAX_SCORE_DIFFERENCE = 0.99, 0.01  # tolerance of --verify without --int8
+MIN_MATCHED_INT8 = 0.9  # fraction of detections that --int8 must find in images without annotations
 WARM_UP, REPEATS = 5, 50
 
 Images = list[tuple[Any, Callable[[], np.ndarray], dict]]  # image id, function that reads it, metadata
@@ -132,7 +133,7 @@ def verify(runtime: Runtime, model: nn.Module, opt, log=print) -> None:
     Raises:
         UserError: no usable images, nothing found, or a difference beyond tolerance.
     """
-    images, dataset = find_images(opt, opt.verify, log)
+    images, dataset = find_images(opt, opt.verify, "verify", log)
     device = torch.device("cpu")
     detector = Detector(build_task(opt), model, device)
     expected = detect(detector, images)
@@ -146,8 +147,9 @@ def verify(runtime: Runtime, model: nn.Module, opt, log=print) -> None:
         scores = [dataset.evaluate(results) for results in (expected, found)]
         name = next(iter(scores[0]), None)  # the main score; none without annotations
         if name is not None:
-            columns.append([name, *(format_score(one[name]) for one in scores)])
             drop = scores[0][name] - scores[1][name]
+            columns.append([name, *(format_score(one[name]) for one in scores)])
+            columns.append(["drop", "", f"{drop:+.4f}"])
     comparison = compare(expected, found, detector)
     log(f"{len(images)} images of {opt.verify}, detections of scores above {MIN_SCORE:g}:")
     for line in table(
@@ -160,16 +162,42 @@ def verify(runtime: Runtime, model: nn.Module, opt, log=print) -> None:
     limit = opt.max_ap_drop
     if drop is not None and drop > limit:
         raise UserError(f"--max_ap_drop {limit:g}: the score drops by {drop:.4f}; the exported file is not kept")
-    if not comparison.within_tolerance:
+    if opt.int8:  # the score decides, where there is one
+        accepted = drop is not None or comparison.matched >= MIN_MATCHED_INT8 * comparison.count
+    else:
+        accepted = comparison.within_tolerance
+    if not accepted:
         raise UserError(f"--verify {opt.verify}: detections differ beyond tolerance; the exported file is not kept")
 
 
-def find_images(opt, data: str, log=print) -> tuple[Images, CocoStyleDataset | None]:
+def calibration_inputs(model: nn.Module, opt, log=print) -> Iterator[np.ndarray]:
+    """Return the network's inputs (B, 3, H, W) float32 for ``--calibration_images`` of ``--calibration``.
+
+    Every test scale of an image is an input, prepared as the detector does. Images are read when they are needed.
+
+    Raises:
+        UserError: no such data, or no images; while reading, an image that cannot be read.
+    """
+    images, _ = find_images(opt, opt.calibration, "calibration", log)
+    places = np.unique(np.linspace(0, len(images) - 1, min(opt.calibration_images, len(images))).round().astype(int))
+    log(f"calibration with {len(places)} of {len(images)} images of {opt.calibration}")
+    detector = Detector(build_task(opt), model, torch.device("cpu"))
+
+    def inputs() -> Iterator[np.ndarray]:
+        for _, read, info in (images[k] for k in places):
+            for view in prepare(read(), detector.task, info)["images"].values():
+                yield np.ascontiguousarray(detector.normalized(np.asarray(view)[None]).numpy())
+
+    return inputs()
+
+
+def find_images(opt, data: str, option: str, log=print) -> tuple[Images, CocoStyleDataset | None]:
     """Return the images of ``data``, and its dataset if it is the name of a split.
 
     Args:
         opt: finished options.
         data: ``train``, ``val`` or ``test``, of ``--dataset``; or an image or a folder of images.
+        option: the option that gives ``data``, for error messages.
         log: called with notes about the data.
 
     Raises:
@@ -183,12 +211,12 @@ def find_images(opt, data: str, log=print) -> tuple[Images, CocoStyleDataset | N
         return [(name, reading(k), dataset.picture_info(k)) for k, name in enumerate(dataset.image_ids)], dataset
     path = Path(data).expanduser()
     if not path.exists():
-        raise UserError(f"--verify {data}: not a split ({', '.join(SPLITS)}) and no such file or folder")
+        raise UserError(f"--{option} {data}: not a split ({', '.join(SPLITS)}) and no such file or folder")
     files = (
         sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
     )
     if not files:
-        raise UserError(f"--verify {data}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UserError(f"--{option} {data}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
     reading_file = lambda file: lambda: read_image(file, opt.max_image_pixels)  # noqa: E731
     return [(str(file), reading_file(file), {}) for file in files], None
 

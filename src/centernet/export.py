@@ -9,13 +9,15 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deployment import check_exported, require
+from .deployment import calibration_inputs, check_exported, require
 from .detector import load_network
 from .errors import UserError
 from .models.deform_conv import DCN
@@ -24,6 +26,7 @@ from .models.weights import check_safetensors, write_safetensors
 from .ops import onnx as onnx_ops
 from .ops import openvino as openvino_ops
 from .options import model_metadata
+from .quantization import quantize
 from .tasks import build_task, get_spec
 from .utils.files import atomic_path, write_bytes
 from .version import __version__
@@ -66,13 +69,19 @@ def export_checkpoint(opt, log=print) -> Path:
     if kind == "safetensors":
         unused += ["with_decode", "plain_deform_conv", "verify", "benchmark"]
         check_safetensors(path)
+    if opt.int8:
+        check_int8(path, kind)
     for name in unused:
         if name in opt.given:
             log(f"note: --{name} has no effect on {kind}")
+    if not opt.int8:
+        for name in ("calibration", "calibration_images"):
+            if name in opt.given:
+                log(f"note: --{name} has no effect without --int8")
     opt, model = load_network(opt, log)
     if kind == "safetensors":
         write_safetensors(path, model.state_dict(), model_metadata(opt, opt.picture_info))
-    elif opt.verify or opt.benchmark:
+    elif opt.int8 or opt.verify or opt.benchmark:
         export_checked(model, opt, path, kind, log)
     else:
         export(model, opt, path, kind)
@@ -84,14 +93,19 @@ def export_checkpoint(opt, log=print) -> Path:
 def export_checked(model: nn.Module, opt, path: Path, kind: str, log=print) -> None:
     """Write a network as ``export`` does, but replace an earlier file only after ``--verify`` and ``--benchmark``.
 
+    ``--int8`` quantizes it, and implies ``--verify val``.
+
     Raises:
-        UserError: what ``export`` and ``deployment.check_exported`` raise; ``path`` is unchanged.
+        UserError: what ``export`` and functions of ``deployment`` raise; ``path`` is unchanged.
     """
     model = model.eval()
+    if opt.int8 and not opt.verify:
+        opt = opt.replace(verify="val")
+    inputs = calibration_inputs(model, opt, log) if opt.int8 else None
     reference = Exported(fuse(copy.deepcopy(model), batch_heads=True), opt).eval()
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        export(model, opt, draft, kind)
+        export(model, opt, draft, kind, inputs)
         check_exported(draft, kind, reference, model, opt, log)
         for file in files_of(draft, kind):
             os.replace(file, path.with_name(file.name))
@@ -100,6 +114,14 @@ def export_checked(model: nn.Module, opt, path: Path, kind: str, log=print) -> N
 def files_of(path: Path, kind: str) -> list[Path]:
     """Return the files of an exported network: ``path``, preceded by the weights where they are a separate file."""
     return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
+
+
+def check_int8(path: Path, kind: str) -> None:
+    """Raise UserError if a file cannot be written in int8: its format, or a missing package."""
+    if kind not in ("onnx", "openvino"):
+        raise UserError(f"--int8: not in {kind} files; use --output with the suffix .onnx or .xml")
+    for name in ("onnx", "onnxruntime"):
+        require(name, f"--int8 of {path}")
 
 
 def check_openvino(path: Path) -> None:
@@ -123,7 +145,9 @@ def file_format(opt) -> str:
     raise UserError(f"--output {opt.output}: the format does not follow from the suffix; use {known}, or add --format")
 
 
-def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
+def export(
+    model: nn.Module, opt, path: Path, kind: str = "onnx", calibration: Iterable[np.ndarray] | None = None
+) -> None:
     """Write a network with its metadata.
 
     The file takes ``input`` (B, 3, H, W) float32: images in BGR order, divided by 255, less ``mean``, divided by
@@ -139,6 +163,7 @@ def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
         opt: its finished options.
         path: the file.
         kind: ``onnx``, ``openvino``, ``pt2`` or ``torchscript``.
+        calibration: for an ONNX or OpenVINO file in int8, inputs (B, 3, H, W) float32 that give the ranges.
 
     Raises:
         UserError: a missing package, options that contradict each other, or a file that cannot be written.
@@ -172,6 +197,8 @@ def export(model: nn.Module, opt, path: Path, kind: str = "onnx") -> None:
                 content = buffer.getvalue()
             else:
                 content = _onnx(exported, example, shapes, texts, opset, path)
+                if calibration is not None:
+                    content = quantize(content, calibration)
     if kind == "openvino":
         model = openvino_ops.read_onnx(content)
         with atomic_path(path) as xml, atomic_path(path.with_suffix(".bin")) as weights:

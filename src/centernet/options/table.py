@@ -305,6 +305,15 @@ class ExportOptions(OptionGroup, title="export", scripts=(EXPORT,)):
     with_decode: bool = option(False, "output detections (--K of them) instead of the network's maps", new=True)
     plain_deform_conv: bool = option(False, "onnx: deformable convolutions without the operator DeformConv", new=True)
     opset: int = option(19, "onnx: operator set version; DeformConv needs 19", low=18, new=True)
+    int8: bool = option(
+        False,
+        "onnx, openvino: int8 weights and activations; implies --verify val without --verify, see --max_ap_drop",
+        new=True,
+    )
+    calibration: str = option(
+        "train", "--int8: images that give the ranges: a split of --dataset, an image, or a folder", new=True
+    )
+    calibration_images: int = option(100, "--int8: number of images, evenly spaced in --calibration", low=1, new=True)
     verify: str = option(
         "",
         "compare detections with PyTorch's on a split of --dataset (train, val, test) or a folder; a file beyond"
