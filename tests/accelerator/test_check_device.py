@@ -11,6 +11,7 @@ from tests.accelerator.simulation import ROOT
 
 from centernet.diagnostics.check import main as check_device
 from centernet.diagnostics.judge import judge
+from centernet.diagnostics.operators import compare
 from centernet.diagnostics.steps import distance
 
 HERE = "tests.accelerator.test_check_device"
@@ -145,3 +146,23 @@ def test_equal_overflows_are_no_distance():
     assert distance(math.inf, math.inf) == distance(math.nan, math.nan) == distance(1.5, 1.5) == 0
     assert distance(math.inf, -math.inf) == distance(math.inf, 1) == distance(1, math.nan) == math.inf
     assert distance(1.5, 1) == 0.5
+
+
+def test_gradients_of_batch_normalization_that_cancel_are_judged_by_their_terms():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 8, 16, 16, generator=generator)
+    mean, invstd = x.mean((0, 2, 3)), 1 / x.std((0, 2, 3), correction=0)
+    normalized = (x - mean.view(1, -1, 1, 1)) * invstd.view(1, -1, 1, 1)
+    noise = torch.randn(x.shape, generator=generator)
+    backward = torch.ops.aten.native_batch_norm_backward.default
+
+    def is_sound(grad: torch.Tensor, error: torch.Tensor) -> bool:
+        arguments = (grad, x, torch.ones(8), None, None, mean, invstd, True, 1e-5, [True] * 3)
+        results = list(backward(*arguments))
+        results[0] = results[0] + error
+        return all(judgement.sound for judgement in compare(backward, arguments, {}, results))
+
+    rounding = 12 * 2**-24 * noise  # of the terms, which add up to about 10
+    assert is_sound(3 * normalized + 1e-4 * noise, rounding)  # the result is about 1e-4
+    assert not is_sound(3 * normalized + 1e-4 * noise, 100 * rounding)
+    assert not is_sound(noise, 1e-3 * noise)

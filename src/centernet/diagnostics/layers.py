@@ -22,6 +22,7 @@ FACTOR = 10.0  # times the widest yardstick: errors that run through a network v
 FLOOR = 2e-6  # relative error of float32 that is never a deviation
 FLOORS_16 = 2e-2  # the same with a 16-bit type
 NUDGED = 2  # yardsticks with moved weights
+BATCHES = 3  # a deviation has to appear in each of as many batches
 
 
 @dataclass
@@ -92,35 +93,63 @@ def errors(trace: Trace, exact: Trace) -> dict[tuple[str, str], float]:
     return found
 
 
-def check_layers(scenario: Scenario) -> Level:
-    """Compare one step with float64 and name the first module that leaves the yardsticks.
+@dataclass
+class Step:
+    """One step of the device against float64.
 
-    "First" is in the order of the step: forward through the network, then backward. The gradient of a weight belongs to
-    its module; the gradient that reaches a module's output was made by the modules that use this output.
+    Attributes:
+        rows: (module, pass), error, the CPU's widest error, ratio, and whether it deviates, in the order of the step.
+        widest: the CPU's widest error by (module, pass).
     """
-    started = time.perf_counter()
-    batch = scenario.finished_batches(1)[0]
+
+    rows: list[tuple[tuple[str, str], float, float, float, bool]]
+    widest: dict[tuple[str, str], float]
+
+    @property
+    def first(self) -> int:
+        """Position of the first deviation; the number of rows if there is none."""
+        return next((k for k, row in enumerate(self.rows) if row[4]), len(self.rows))
+
+
+def compare_step(scenario: Scenario, batch: dict) -> Step:
+    """Train one step on the device and on the CPU, and judge the device's errors by those of the CPU."""
     exact = run_step(scenario, batch, CPU, torch.float64)
     found = errors(run_step(scenario, batch, scenario.device, torch.float32), exact)
     yardsticks = [errors(run_step(scenario, batch, CPU, torch.float32, seed), exact) for seed in range(NUDGED + 1)]
     widest = {key: max(one.get(key, 0.0) for one in yardsticks) for key in exact.values}
     floor = FLOOR if scenario.dtype is None else FLOORS_16
+    rows = []
+    for key, error in found.items():
+        bad = not error <= FACTOR * widest[key] + floor
+        rows.append((key, error, widest[key], error / max(widest[key], 1e-30), bad))
+    return Step(_in_order(rows), widest)
 
+
+def check_layers(scenario: Scenario) -> Level:
+    """Compare steps with float64 and name the first module that leaves the yardsticks.
+
+    "First" is in the order of the step: forward through the network, then backward. The gradient of a weight belongs to
+    its module; the gradient that reaches a module's output was made by the modules that use this output.
+
+    A value within rounding of zero before a ReLU, or two nearly equal ones in a maximum, may be decided otherwise on a
+    sound device, which changes all gradients behind it. That is rare, so a deviation counts if every batch has one; the
+    batch whose first deviation comes last in the step is reported, because such a decision can only make it earlier.
+    """
+    started = time.perf_counter()
+    batches = scenario.finished_batches(BATCHES)
+    step, tried = compare_step(scenario, batches[0]), 1
+    while step.first < len(step.rows) and tried < BATCHES:
+        step = max(step, compare_step(scenario, batches[tried]), key=lambda one: one.first)
+        tried += 1
     level = Level(
         "layers",
-        f"one step of {len({name for name, _ in exact.values})} modules against float64, in its order",
+        f"one step of {len({name for name, _ in step.widest})} modules against float64, in its order",
         ["module", "pass", "error", "CPU's error", "ratio"],
     )
-    out = []
-    for key, error in found.items():
-        ratio = error / max(widest[key], 1e-30)
-        bad = not error <= FACTOR * widest[key] + floor
-        out.append((key, error, widest[key], ratio, bad))
-    steps = _in_order(out)
-    for (name, direction), error, own, ratio, _ in sorted(steps, key=lambda row: (not row[4], -row[3])):
+    for (name, direction), error, own, ratio, _ in sorted(step.rows, key=lambda row: (not row[4], -row[3])):
         level.rows.append([name, direction, number(error), number(own), number(ratio)])
     for directions, what in ((("forward",), "output"), (("backward: output", "backward: weight"), "gradient")):
-        first = next((row for row in steps if row[0][1] in directions and row[4]), None)
+        first = next((row for row in step.rows if row[0][1] in directions and row[4]), None)
         if first is None:
             continue
         (name, direction), error, own, ratio, _ = first
@@ -130,7 +159,12 @@ def check_layers(scenario: Scenario) -> Level:
         level.findings.append(Finding(name, name, direction, text))
         if what == "output":
             break  # everything behind it deviates because of it
-    level.notes.append(_amplification(scenario, widest))
+    if tried > 1 and not level.findings:
+        level.notes.append(
+            f"batch {tried} has no deviation, batch 1 has: a value at the threshold of a ReLU or a maximum was decided "
+            "otherwise, which rounding may do"
+        )
+    level.notes.append(_amplification(scenario, step.widest))
     level.seconds = time.perf_counter() - started
     return level
 

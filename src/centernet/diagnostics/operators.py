@@ -173,6 +173,8 @@ def compare(func, arguments: tuple, options: dict, results: list[Tensor | None])
 
     @functools.cache
     def of_magnitudes() -> list[Tensor | None]:
+        if name == "native_batch_norm_backward":
+            return batch_norm_magnitudes(*widen(arguments, torch.float64)[:7])
         if name not in LINEAR:
             return []
         absolute = [
@@ -197,6 +199,24 @@ def compare(func, arguments: tuple, options: dict, results: list[Tensor | None])
             magnitude = lambda k=k: of_magnitudes()[k] if of_magnitudes() else None  # noqa: E731
             judgements.append(judge(result, exact, yardstick.to(result.dtype), noisy, magnitude))
     return judgements
+
+
+def batch_norm_magnitudes(grad, x, weight, _mean, _var, mean, invstd) -> list[Tensor | None]:
+    """Return the sums of absolute terms of batch normalization's three gradients, in training.
+
+    The gradient of the input is a difference of nearly equal terms where a channel's gradient resembles its input:
+    grad - mean(grad) - normalized * mean(grad * normalized).
+    """
+    if mean.numel() == 0:  # with running statistics no term cancels
+        return []
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    others = [k for k in range(x.dim()) if k != 1]
+    scale = invstd.view(shape)
+    normalized = (x.abs() + mean.abs().view(shape)) * scale
+    grad, products = grad.abs(), grad.abs() * normalized
+    terms = grad + grad.mean(others, keepdim=True) + normalized * products.mean(others, keepdim=True)
+    factor = scale if weight is None else scale * weight.abs().view(shape)
+    return [terms * factor, products.sum(others), grad.sum(others)]
 
 
 def is_ignored(func) -> bool:
