@@ -38,6 +38,7 @@ class Discs(Task):
     )
     ignored_options = (
         *("mse_loss", "hm_gauss", "reg_loss", "off_weight", "wh_weight", "not_reg_offset", "eval_oracle_hm"),
+        *("box_loss", "box_samples", "box_weight"),
     )
     target_inputs = ("cls", "reach")
     criterion = DiscLoss

@@ -15,9 +15,13 @@ from centernet.transforms import full_view, sample_rng
 IOU = ("--box_loss", "giou", "--box_samples", "gaussian")
 BOXES = np.array([[4, 6, 40, 30], [50, 20, 90, 90], [60, 30, 96, 60], [0, 80, 33, 96]], np.float32)
 
+# Of 17 joints each box has the middle, apart from the third, which has none.
+JOINTS = np.zeros((4, 17, 3), np.float32)
+JOINTS[:, 0, :2], JOINTS[[0, 1, 3], 0, 2] = (BOXES[:, :2] + BOXES[:, 2:]) / 2, 2
+
 
 def options(*more, task="ctdet"):
-    return opts().parse([task, "--dataset", "sample" if task == "ctdet" else f"sample_{task}", *more])
+    return opts().parse([task, "--dataset", "sample" if task == "ctdet" else "sample_hp", *more])
 
 
 def samples_of(arguments, split="train"):
@@ -29,6 +33,8 @@ def batch_of(opt, train=False, count=2):
     task = build_task(opt)
     image = np.full((96, 96, 3), 100, np.uint8)
     objects = {"boxes": BOXES, "cls": np.array([0, 1, 2, 3])}
+    if opt.task == "multi_pose":
+        objects |= {"cls": np.zeros(4, np.int64), "joints": JOINTS}
     samples = []
     for k in range(count):
         rng = sample_rng(1, 1, k) if train else None
@@ -67,9 +73,32 @@ def test_perfect_maps_have_no_box_loss_and_decode_to_the_boxes():
     np.testing.assert_allclose(found[order, :4] * 4, BOXES, atol=1e-3)
 
 
+def test_persons_without_joints_and_rotated_images_have_no_box_samples():
+    opt = options(*IOU, task="multi_pose")
+    task, batch = batch_of(opt, count=1)
+    assert list(task.criterion(opt).names)[-1] == "box_loss" and "wh_loss" not in task.criterion(opt).names
+    weights = batch["box_weight"][0].flatten()[batch["ind"][0][: len(BOXES)]]
+    assert (weights[[0, 1, 3]] > 0).all()
+    assert set(batch["box_slot"][batch["box_weight"] > 0].tolist()) == {0, 1, 3}
+    maps = perfect_maps(task, batch)
+    for name, channels in task.heads.items():
+        maps.setdefault(name, torch.zeros(1, channels, *batch["hm"].shape[2:]))
+    _, terms = task.criterion(opt)([maps], batch)
+    assert abs(float(terms["box_loss"])) < 1e-5
+    maps["wh"] = maps["wh"] + 1
+    assert task.criterion(opt)([maps], batch)[1]["box_loss"] > 0.01
+
+    rotated, turned = batch_of(options(*IOU, "--aug_rot", "1", "--rotate", "20", task="multi_pose"), train=True)
+    assert turned["rotated"].all() and not turned["box_weight"].any()
+    maps = {name: torch.zeros(2, channels, 24, 24) for name, channels in rotated.heads.items()}
+    loss, terms = rotated.criterion(rotated.opt)([maps], turned)
+    assert loss.isfinite() and terms["box_loss"] == 0
+
+
+@pytest.mark.parametrize("task", ["ctdet", "multi_pose"])
 @pytest.mark.parametrize("samples", ["center", "gaussian"])
-def test_losses_of_micro_batches_add_up(samples):
-    opt = options("--box_loss", "ciou", "--box_samples", samples)
+def test_losses_of_micro_batches_add_up(samples, task):
+    opt = options("--box_loss", "ciou", "--box_samples", samples, task=task)
     task, batch = batch_of(opt, train=True, count=4)
     criterion = task.criterion(opt)
     generator = torch.Generator().manual_seed(3)
@@ -136,12 +165,14 @@ def test_options_of_ctdet_are_noted_elsewhere(option):
         (["--box_samples", "gaussian"], "--box_samples gaussian: needs --box_loss giou, diou or ciou"),
         (["--box_loss", "giou", "--cat_spec_wh"], "--box_loss giou and --cat_spec_wh exclude each other"),
         (["--box_loss", "ciou", "--not_reg_offset"], "--box_loss ciou and --not_reg_offset exclude each other"),
+        (["multi_pose", "--box_loss", "ciou", "--not_reg_offset"], "--box_loss ciou and --not_reg_offset exclude"),
         (["--preset", "fast", "--dense_wh"], "--box_loss giou and --dense_wh exclude each other"),
     ],
 )
 def test_options_that_do_not_fit(arguments, message, capsys):
+    task = "multi_pose" if arguments[0] == "multi_pose" else "ctdet"
     with pytest.raises(SystemExit):
-        options(*arguments)
+        options(*[argument for argument in arguments if argument != task], task=task)
     assert message in capsys.readouterr().err
 
 

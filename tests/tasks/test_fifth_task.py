@@ -7,7 +7,7 @@ import torch
 from tests.tasks.discs import Discs
 from tests.training import output_here
 
-from centernet.options import loss_weights, recipe
+from centernet.options import recipe
 from centernet.opts import opts
 from centernet.tasks import TASKS
 
@@ -46,7 +46,6 @@ def test_its_options_are_declared_by_it_alone(capsys):
     opt = parse(["discs", "--disc_reach", "3", "--wh", "0.5"])
     assert (opt.dataset, opt.disc_weight, opt.disc_reach, opt.wh_least) == ("pascal", 1, 3, 0.0)
     assert opt.wh_weight == 0.5  # the abbreviation's meaning in the reference
-    assert loss_weights("discs") == ["hm_weight", "disc_weight"]
     assert recipe(parse(["discs"])) == recipe(parse(["discs", "--wh_least", "1"]))
     assert recipe(parse(["discs"])) != recipe(parse(["discs", "--disc_reach", "3"]))
     with pytest.raises(SystemExit):

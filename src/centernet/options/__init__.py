@@ -7,7 +7,7 @@ from ..tasks.option import Option
 from .derive import ROOT, chunk_sizes, learning_rate, process_shares
 from .metadata import apply_model_metadata, data_options, model_metadata
 from .parser import OptionParser
-from .recipe import loss_weights, recipe
+from .recipe import recipe
 from .table import NEVER, Options
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "chunk_sizes",
     "data_options",
     "learning_rate",
-    "loss_weights",
     "model_metadata",
     "process_shares",
     "recipe",

@@ -9,9 +9,6 @@ from ..tasks import get_spec
 from ..tasks.option import Option
 from .table import GENERAL
 
-# Loss weights that tasks share.
-LOSS_WEIGHTS = ("hm_weight", "off_weight", "wh_weight")
-
 
 def recipe(opt) -> dict[str, Any]:
     """Return the options that affect the loss curve."""
@@ -27,13 +24,6 @@ def recipe(opt) -> dict[str, Any]:
     for name in ("load_model", "pretrained"):
         values[name] = os.path.basename(values[name])  # the directory may differ between machines
     return values
-
-
-def loss_weights(task: str) -> list[str]:
-    """Return the options that weight the loss terms of a task."""
-    spec = get_spec(task)
-    own = [option.name for option in spec.options if option.recipe and option.name.endswith("_weight")]
-    return [*(name for name in LOSS_WEIGHTS if name not in spec.ignored_options), *own]
 
 
 def _recipe_options(task: str) -> list[Option]:

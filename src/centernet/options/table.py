@@ -366,6 +366,24 @@ class LossOptions(OptionGroup, title="loss", scripts=(TRAIN,)):
     hm_weight: float = option(1, "weight of the center heatmap", kind=float, low=0, recipe=True)
     off_weight: float = option(1, "weight of the offsets", kind=float, low=0, recipe=True)
     wh_weight: float = option(0.1, "weight of the size", low=0, recipe=True)
+    box_loss: str = option(
+        "l1",
+        "l1: sizes and offsets apart | giou | diou | ciou: IoU loss of the decoded box in their place",
+        choices=("l1", "giou", "diou", "ciou"),
+        recipe=True,
+        implied=True,
+        new=True,
+    )
+    box_samples: str = option(
+        "center",
+        "cells supervised by an IoU loss: center | gaussian (all cells of an object's Gaussian, as in TTFNet)",
+        choices=("center", "gaussian"),
+        recipe=True,
+        implied=True,
+        new=True,
+        scripts=(TRAIN, CHECK),
+    )
+    box_weight: float = option(5, "weight of the IoU loss", kind=float, low=0, recipe=True, implied=True, new=True)
 
 
 class SharedOptions(OptionGroup, title="shared by tasks"):

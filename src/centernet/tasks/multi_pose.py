@@ -8,6 +8,7 @@ own heatmap, which localizes it precisely. Decoding combines the two.
 """
 
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..ops.arrays import numbers
+from ..ops.box_loss import box_loss, draw_box_samples, num_box_samples, num_window_cells, sample_reach
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, draw_dense_reg, draw_msra_gaussian, draw_umich_gaussian
 from ..ops.keypoints import FLIP_INDEX
@@ -35,7 +37,15 @@ SNAP_RANGE = 0.3  # distance to a candidate up to which a joint moves to it, rel
 class MultiPoseLoss(Criterion):
     """Losses of centers, sizes and offsets as in detection, and of displacements, heatmaps and offsets of joints."""
 
-    names = ("loss", "hm_loss", "hp_loss", "hm_hp_loss", "hp_offset_loss", "wh_loss", "off_loss")
+    names: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "hm_loss",
+        "hp_loss",
+        "hm_hp_loss",
+        "hp_offset_loss",
+        "wh_loss",
+        "off_loss",
+    )
     weights = {
         "hm_loss": "hm_weight",
         "wh_loss": "wh_weight",
@@ -66,22 +76,32 @@ class MultiPoseLoss(Criterion):
 
     def stack_losses(self, output: dict[str, Tensor], batch: dict, counts: Tensor) -> dict[str, Tensor]:
         """Return the terms of ``names``; with ``--mse_loss`` the centers still have the focal loss (reference)."""
-        opt, ind, reg_mask = self.opt, batch["ind"], batch["reg_mask"]
-        num_hm, num_hps, num_reg, num_hm_hp, num_hp = counts
+        return {**self.joint_losses(output, batch, counts), **self.box_losses(output, batch, counts)}
+
+    def joint_losses(self, output: dict[str, Tensor], batch: dict, counts: Tensor) -> dict[str, Tensor]:
+        """Return the terms of centers and joints."""
+        opt, ind = self.opt, batch["ind"]
+        num_hm, num_hps, _, num_hm_hp, num_hp = counts[:5]
         losses = {"hm_loss": focal_loss(output["hm"], batch["hm"], num_hm)}
         if opt.dense_hp:
             losses["hp_loss"] = dense_l1_loss(output["hps"], self._hps_mask(batch), batch["dense_hps"], num_hps)
         else:
             losses["hp_loss"] = self.hps(output["hps"], self._hps_mask(batch), ind, batch["hps"], num_hps)
-        if opt.wh_weight > 0:
-            losses["wh_loss"] = self.reg(output["wh"], reg_mask, ind, batch["wh"], num_reg)
-        if opt.reg_offset and opt.off_weight > 0:
-            losses["off_loss"] = self.reg(output["reg"], reg_mask, ind, batch["reg"], num_reg)
         if opt.reg_hp_offset and opt.off_weight > 0:
             target = (batch["hp_mask"], batch["hp_ind"], batch["hp_offset"])
             losses["hp_offset_loss"] = self.reg(output["hp_offset"], *target, num_hp)
         if opt.hm_hp and opt.hm_hp_weight > 0:
             losses["hm_hp_loss"] = self.heatmap_loss(output["hm_hp"], batch["hm_hp"], num_hm_hp)
+        return losses
+
+    def box_losses(self, output: dict[str, Tensor], batch: dict, counts: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the persons' boxes."""
+        opt, target, num_reg = self.opt, (batch["reg_mask"], batch["ind"]), counts[2]
+        losses = {}
+        if opt.wh_weight > 0:
+            losses["wh_loss"] = self.reg(output["wh"], *target, batch["wh"], num_reg)
+        if opt.reg_offset and opt.off_weight > 0:
+            losses["off_loss"] = self.reg(output["reg"], *target, batch["reg"], num_reg)
         return losses
 
     def with_oracle(self, output: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
@@ -102,6 +122,29 @@ class MultiPoseLoss(Criterion):
         return output
 
 
+class MultiPoseBoxLoss(MultiPoseLoss):
+    """The same with an IoU loss of the decoded boxes in place of the losses of sizes and offsets (``--box_loss``)."""
+
+    names = ("loss", "hm_loss", "hp_loss", "hm_hp_loss", "hp_offset_loss", "box_loss")
+    weights = {
+        "hm_loss": "hm_weight",
+        "box_loss": "box_weight",
+        "hp_loss": "hp_weight",
+        "hm_hp_loss": "hm_hp_weight",
+        "hp_offset_loss": "off_weight",
+    }
+
+    def counts(self, batch: dict) -> list[Tensor]:
+        """Return those of ``MultiPoseLoss`` and the sum of the weights of the supervised cells."""
+        return [*super().counts(batch), num_box_samples(batch)]
+
+    def box_losses(self, output: dict[str, Tensor], batch: dict, counts: Tensor) -> dict[str, Tensor]:
+        """Return box_loss."""
+        if not self.opt.box_weight:
+            return {}
+        return {"box_loss": box_loss(output, batch, self.opt.box_loss) / (counts[5] + 1e-4)}
+
+
 class MultiPose(MultiPoseSpec, Task):
     """Poses. Result rows are [x1, y1, x2, y2, score, J joints (x, y)] in image pixels.
 
@@ -111,11 +154,15 @@ class MultiPose(MultiPoseSpec, Task):
         keypoints: the J joints of the data.
     """
 
-    target_inputs = ("cls", "radius", "joints", "rotated", "num_target_pixels")
+    target_inputs: tuple[str, ...] = ("cls", "radius", "joints", "rotated", "num_target_pixels")
     criterion = MultiPoseLoss
 
     def __init__(self, opt) -> None:
         super().__init__(opt)
+        if opt.box_loss != "l1":
+            self.criterion = MultiPoseBoxLoss
+        if opt.box_samples == "gaussian":
+            self.target_inputs = (*self.target_inputs, "box_reach")
         self.keypoints = opt.keypoints
         if opt.flip_test and not self.keypoints.flips_known:
             raise UserError("--flip_test: the data do not state which joints a flip exchanges; add flip_idx to them")
@@ -152,7 +199,8 @@ class MultiPose(MultiPoseSpec, Task):
             relative to the center's cell, and hps_mask (N, 2J) uint8, or with dense_hp the map dense_hps
             (2J, h/4, w/4); reg (N, 2) float32; hp_offset (N * J, 2) float32; for ``draw_targets``: cls (N,) int64,
             radius (N,) int64, -1 in empty slots, joints (N * J,) int64, their cells, -1 for none, rotated () uint8,
-            and num_target_pixels (2,) int64 of persons and joints; outside training also meta.
+            and num_target_pixels (2,) int64 of persons and joints; with box_samples also box_reach (N, 2) int64, and
+            a third number, of the supervised cells; outside training also meta.
         """
         opt, (height, width) = self.opt, image.shape[:2]
         if train:
@@ -173,7 +221,12 @@ class MultiPose(MultiPoseSpec, Task):
         extent = np.full_like(radius, 3 * opt.hm_gauss) if opt.mse_loss else radius
 
         sample["rotated"] = np.array(rotated, dtype=np.uint8)
-        sample["num_target_pixels"] = np.array([window_pixels(extent), window_pixels(extent, visible.sum(1))])
+        pixels = [window_pixels(extent), window_pixels(extent, visible.sum(1))]
+        if opt.box_samples == "gaussian":
+            reach = sample_reach(slots.sizes)
+            pixels.append(num_window_cells(reach[learned]))
+            sample["box_reach"] = slots.fill(np.where(learned[:, None], reach, -1), empty=-1)
+        sample["num_target_pixels"] = np.array(pixels)
         sample["cls"] = slots.fill(slots.cls)
         sample["radius"] = slots.fill(radius, empty=-1)
         sample["joints"] = slots.fill(np.where(visible, slots.index(joint_cells), -1), empty=-1).reshape(-1)
@@ -228,13 +281,14 @@ class MultiPose(MultiPoseSpec, Task):
         Returns:
             hm (B, C, h/4, w/4) float32, a Gaussian of peak 1 at each person's cell, 0.9999 all over a rotated image;
             hm_hp (B, J, h/4, w/4) float32, the same at each joint, as wide as at the person's center; hp_ind and
-            hp_mask (B, N * J) int64; with dense_hp dense_hps_mask (B, 2J, h/4, w/4) float32.
+            hp_mask (B, N * J) int64; with dense_hp dense_hps_mask (B, 2J, h/4, w/4) float32; with
+            ``--box_samples gaussian`` box_slot and box_weight (B, h/4, w/4) of the supervised cells.
         """
         opt, (batch_size, height, width) = self.opt, batch["image"].shape[:3]
         size, count = (height // opt.down_ratio, width // opt.down_ratio), len(self.keypoints)
         joints, rotated = batch["joints"], batch["rotated"].bool()[:, None, None, None]
         extent, sigma = gaussian_extent(batch["radius"], opt)
-        of_persons, of_joints = batch["num_target_pixels"]
+        of_persons, of_joints, *of_boxes = batch["num_target_pixels"]
         hm = draw_gaussians((batch_size, opt.num_classes, *size), batch["cls"], batch["ind"], extent, sigma, of_persons)
         targets = {"hm": torch.where(rotated, ROTATED_HEAT, hm)}
 
@@ -252,6 +306,9 @@ class MultiPose(MultiPoseSpec, Task):
             cells = batch["ind"].repeat_interleave(count, 1)
             mask = draw_gaussians(maps, joint, cells, extent, sigma, of_joints)
             targets["dense_hps_mask"] = torch.where(rotated, 0, mask).repeat_interleave(2, 1)
+        if of_boxes:
+            samples = draw_box_samples((batch_size, *size), batch["wh"], batch["ind"], batch["box_reach"], *of_boxes)
+            targets["box_slot"], targets["box_weight"] = samples
         return targets
 
     def decode(self, output: dict[str, Tensor], flipped: bool = False) -> Tensor:

@@ -24,8 +24,7 @@ class Option:
         above: exclusive lower bound of a number.
         choices: allowed values of a string; empty: any.
         many: the value is a comma-separated list of ``kind``.
-        recipe: the option affects the loss curve, so runs that differ in it are not compared. A recipe option named
-            ``*_weight`` is the weight of a loss term; 0 disables the term.
+        recipe: the option affects the loss curve, so runs that differ in it are not compared.
         implied: a recipe option that is left out of the recipe at its default, because recordings made before the
             option existed do not name it.
         data: the option identifies the data, so a checkpoint stores it for later tests.

@@ -50,6 +50,21 @@ class TaskSpec:
         return {}
 
 
+# General options that only tasks with the heads ``wh`` and ``reg`` of detection have.
+BOX_LOSS = ("box_loss", "box_samples", "box_weight")
+
+
+def check_box_loss(opt: Any, others: tuple[str, ...]) -> None:
+    """Raise UserError where options of the box loss contradict each other, or one of ``others``, which it replaces."""
+    if opt.box_loss == "l1":
+        if opt.box_samples != "center":
+            raise UserError(f"--box_samples {opt.box_samples}: needs --box_loss giou, diou or ciou")
+        return
+    for name in others:
+        if getattr(opt, name):
+            raise UserError(f"--box_loss {opt.box_loss} and --{name} exclude each other")
+
+
 class CtdetSpec(TaskSpec):
     """Objects as points: ``hm`` one heatmap per class, ``wh`` size in output pixels, ``reg`` sub-pixel offset."""
 
@@ -59,29 +74,6 @@ class CtdetSpec(TaskSpec):
         Option("norm_wh", "size loss relative to the object size", recipe=True),
         Option("dense_wh", "regress the size within the object's whole Gaussian", recipe=True),
         Option("cat_spec_wh", "class-specific size", recipe=True),
-        Option(
-            "box_loss",
-            "l1: sizes and offsets apart | giou | diou | ciou: IoU loss of the decoded box in their place",
-            "l1",
-            str,
-            choices=("l1", "giou", "diou", "ciou"),
-            recipe=True,
-            implied=True,
-            new=True,
-            scripts=(TRAIN,),
-        ),
-        Option(
-            "box_samples",
-            "cells supervised by an IoU loss: center | gaussian (all cells of an object's Gaussian, as in TTFNet)",
-            "center",
-            str,
-            choices=("center", "gaussian"),
-            recipe=True,
-            implied=True,
-            new=True,
-            scripts=(TRAIN, CHECK),
-        ),
-        Option("box_weight", "weight of the IoU loss", 5, low=0, recipe=True, implied=True, new=True, scripts=(TRAIN,)),
         Option(
             "exact_boxes",
             "clip boxes at the edge of the output map and mirror them exactly; the reference is off by one pixel",
@@ -127,14 +119,8 @@ class CtdetSpec(TaskSpec):
 
     @staticmethod
     def check(opt: Any) -> None:
-        if opt.box_loss == "l1":
-            if opt.box_samples != "center":
-                raise UserError(f"--box_samples {opt.box_samples}: needs --box_loss giou, diou or ciou")
-            return
         others = ("norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset", "eval_oracle_wh", "eval_oracle_offset")
-        for name in others:
-            if getattr(opt, name):
-                raise UserError(f"--box_loss {opt.box_loss} and --{name} exclude each other")
+        check_box_loss(opt, others)
 
     @staticmethod
     def head_channels(opt: Any) -> dict[str, int]:
@@ -175,6 +161,10 @@ class MultiPoseSpec(TaskSpec):
     )
 
     @staticmethod
+    def check(opt: Any) -> None:
+        check_box_loss(opt, ("not_reg_offset",))
+
+    @staticmethod
     def derive(opt: Any) -> None:
         opt.hm_hp = not opt.not_hm_hp
         opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
@@ -208,7 +198,7 @@ class ExdetSpec(TaskSpec):
         Option("aggr_weight", "weight of the edge aggregation", 0.0, low=0),
     )
     defaults = {"K": 40}  # points of each kind, as for the published results; memory and time grow with it
-    ignored_options = ("reg_loss", "wh_weight", "nms", "hm_gauss")
+    ignored_options = ("reg_loss", "wh_weight", "nms", "hm_gauss", *BOX_LOSS)
 
     @staticmethod
     def head_channels(opt: Any) -> dict[str, int]:
@@ -257,6 +247,7 @@ class DddSpec(TaskSpec):
     )
     ignored_options = (
         *("reg_loss", "flip", "no_color_aug", "not_rand_crop", "flip_test", "test_scales", "nms", "hm_gauss"),
+        *BOX_LOSS,
     )
 
     @staticmethod
