@@ -10,6 +10,7 @@ from centernet.ops.box_loss import (
     IOU_LOSSES,
     box_loss,
     draw_box_samples,
+    iou_loss,
     num_box_samples,
     num_window_cells,
     sample_reach,
@@ -64,6 +65,24 @@ def test_centers_match_torchvision(kind):
         rows.append(torch.cat([center - side / 2, center + side / 2]))
     expected = TORCHVISION[kind](torch.stack(rows), torch.tensor([[2.0, 1, 9, 7], [10.5, 3, 14, 10]]).double())
     torch.testing.assert_close(loss, expected.mean(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", IOU_LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_iou_losses_are_those_of_torchvision_to_the_bit(kind, dtype):
+    """For boxes that are apart, overlap, touch or are equal, with their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    values = 20 * torch.rand(400, 8, generator=generator)
+    # Sides of at least 2, so that they do not vanish in bfloat16.
+    boxes, targets = (torch.cat([v[:, :2], v[:, :2] + v[:, 2:] / 2 + 2], 1).to(dtype) for v in values.split(4, 1))
+    targets[:50] = boxes[:50]
+    targets[50:100, 0] = boxes[50:100, 2]
+    own, other = (boxes.clone().requires_grad_() for _ in range(2))
+    loss, expected = iou_loss(own, targets, kind), TORCHVISION[kind](other, targets)
+    assert torch.equal(loss, expected)
+    weight = torch.rand(400, generator=generator)
+    grads = (torch.autograd.grad((y * weight).sum(), x)[0] for y, x in ((loss, own), (expected, other)))
+    assert torch.equal(*grads)
 
 
 @pytest.mark.parametrize("kind", IOU_LOSSES)

@@ -247,11 +247,15 @@ class Precision:
             self._step_unless_bad(optimizer)
             self.made += 1 - self.bad
             return
-        scale = self.scaler.get_scale() if self._counts_itself(optimizer) else 0
+        before = self._scale() if self._counts_itself(optimizer) else None
         self.scaler.step(optimizer)
         self.scaler.update()
-        if self._counts_itself(optimizer):
-            self.made += float(self.scaler.get_scale() >= scale)  # it falls when a step was skipped
+        if before is not None:
+            self.made += self._scale() >= before  # it falls when a step was skipped
+
+    def _scale(self) -> Tensor:
+        """Return the loss scale as a tensor, for which nobody has to wait, unlike ``get_scale``."""
+        return self.scaler.scale(torch.ones((), device=self.device))
 
     def _counts_itself(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether steps may be skipped without the optimizer counting those that were made, as Adam does."""

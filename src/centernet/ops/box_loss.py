@@ -7,11 +7,11 @@ the maps. So a cell away from the center learns the offset from itself to the ce
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from .losses import gather_feat
 
-IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+IOU_LOSSES = ("giou", "diou", "ciou")
+EPSILON = 1e-7  # avoids divisions by zero
 GAUSSIAN_SHARE = 0.54  # of a box's side that its Gaussian covers; the standard deviation is a sixth of it (TTFNet)
 MIN_SIDE = 0.5  # output pixels; a smaller predicted side counts as this, or boxes of negative area would get no IoU
 MIN_LOG_AREA = 0.5  # least weight of an object whose samples are weighted by the logarithm of its area
@@ -115,10 +115,46 @@ def box_loss(output: dict[str, Tensor], batch: dict[str, Tensor], kind: str) -> 
     # A clamp would stop the gradient of the sides that are too small, which need it most: pass it straight through.
     wh = wh + (wh.clamp(min=MIN_SIDE) - wh).detach()
     # Cells that do not count compare a box with itself, so that nothing undefined reaches the sum or the gradient.
-    predicted = torch.where(used[:, :, None], boxes_of(wh, reg, xs, ys), target.new_tensor([0.0, 0.0, 1.0, 1.0]))
-    target = torch.where(used[:, :, None], target, target.new_tensor([0.0, 0.0, 1.0, 1.0]))
-    loss = IOU_LOSSES[kind](predicted, target)  # which computes 16-bit types in float32
-    return (loss * weight).sum()
+    unit = (torch.arange(4, device=target.device) > 1).to(target.dtype)  # [0, 0, 1, 1], made on the device
+    predicted = torch.where(used[:, :, None], boxes_of(wh, reg, xs, ys), unit)
+    target = torch.where(used[:, :, None], target, unit)
+    return (iou_loss(predicted, target, kind) * weight).sum()
+
+
+def iou_loss(boxes: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Return an IoU loss (...) of boxes (..., 4) [x1, y1, x2, y2]; 16-bit types are computed in float32.
+
+    The same numbers and gradients, to the bit, as ``torchvision.ops.generalized_box_iou_loss``,
+    ``distance_box_iou_loss`` and ``complete_box_iou_loss``. These select boxes that overlap by a mask, for whose result
+    the host has to wait.
+    """
+    dtype = torch.promote_types(boxes.dtype, torch.float32)
+    boxes, targets = boxes.to(dtype), targets.to(dtype)
+    overlap, union = _overlap_and_union(boxes, targets)
+    iou = overlap / (union + EPSILON)
+    # Every part splits the boxes again, in the order of torchvision, because gradients are added in that order.
+    (x1, y1, x2, y2), (x1g, y1g, x2g, y2g) = boxes.unbind(-1), targets.unbind(-1)
+    left, top, right, bottom = torch.min(x1, x1g), torch.min(y1, y1g), torch.max(x2, x2g), torch.max(y2, y2g)
+    if kind == "giou":
+        area = (right - left) * (bottom - top)
+        return 1 - (iou - (area - union) / (area + EPSILON))
+    diagonal = (right - left) ** 2 + (bottom - top) ** 2 + EPSILON
+    x, y, xg, yg = (x2 + x1) / 2, (y2 + y1) / 2, (x1g + x2g) / 2, (y1g + y2g) / 2
+    loss = 1 - iou + ((x - xg) ** 2 + (y - yg) ** 2) / diagonal
+    if kind == "diou":
+        return loss
+    (x1, y1, x2, y2), (x1g, y1g, x2g, y2g) = boxes.unbind(-1), targets.unbind(-1)
+    width, height = x2 - x1, y2 - y1
+    ratio = (4 / torch.pi**2) * (torch.atan((x2g - x1g) / (y2g - y1g)) - torch.atan(width / height)) ** 2
+    return loss + (ratio / (1 - iou + ratio + EPSILON)).detach() * ratio
+
+
+def _overlap_and_union(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the areas (...) of intersection and union of boxes (..., 4)."""
+    (x1, y1, x2, y2), (x1g, y1g, x2g, y2g) = boxes.unbind(-1), targets.unbind(-1)
+    left, top, right, bottom = torch.max(x1, x1g), torch.max(y1, y1g), torch.min(x2, x2g), torch.min(y2, y2g)
+    overlap = torch.where((bottom > top) & (right > left), (right - left) * (bottom - top), 0)
+    return overlap, (x2 - x1) * (y2 - y1) + (x2g - x1g) * (y2g - y1g) - overlap
 
 
 def num_box_samples(batch: dict[str, Tensor]) -> Tensor:

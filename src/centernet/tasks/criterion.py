@@ -72,4 +72,4 @@ class Criterion(nn.Module, ABC):
 
     def heatmap_count(self, target: Tensor) -> Tensor:
         """Return the number by which ``heatmap_loss`` is divided: peaks, or pixels with ``--mse_loss``."""
-        return target.new_tensor(target.numel()) if self.opt.mse_loss else target.eq(1).sum()
+        return target.new_full((), target.numel()) if self.opt.mse_loss else target.eq(1).sum()

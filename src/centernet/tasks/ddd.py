@@ -59,7 +59,7 @@ class DddLoss(Criterion):
 
     def counts(self, batch: dict) -> list[Tensor]:
         """Return the numbers of peaks (or pixels), slots, and members of the two orientation bins."""
-        slots = batch["hm"].new_tensor(batch["ind"].numel())
+        slots = batch["hm"].new_full((), batch["ind"].numel())
         return [self.heatmap_count(batch["hm"]), slots, *(batch["rotbin"] != 0).sum((0, 1))]
 
     def stack_losses(self, output: dict[str, Tensor], batch: dict, counts: Tensor) -> dict[str, Tensor]:
