@@ -134,13 +134,9 @@ def verify(runtime: Runtime, model: nn.Module, opt, log=print) -> None:
         UserError: no usable images, nothing found, or a difference beyond tolerance.
     """
     images, dataset = find_images(opt, opt.verify, "verify", log)
-    device = torch.device("cpu")
-    detector = Detector(build_task(opt), model, device)
+    detector = Detector(build_task(opt), model, torch.device("cpu"))
     expected = detect(detector, images)
-    exported = Detector(build_task(opt), runtime, device)
-    if runtime.names == ("dets",):
-        exported.task.decode = lambda output, **_: output["dets"]  # type: ignore[method-assign]
-    found = detect(exported, images)
+    found = detect(runtime_detector(runtime, opt), images)
     columns: list[list[str]] = [["detections", *(str(_count(detector, results)) for results in (expected, found))]]
     drop = None
     if dataset is not None:
@@ -219,6 +215,14 @@ def find_images(opt, data: str, option: str, log=print) -> tuple[Images, CocoSty
         raise UserError(f"--{option} {data}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
     reading_file = lambda file: lambda: read_image(file, opt.max_image_pixels)  # noqa: E731
     return [(str(file), reading_file(file), {}) for file in files], None
+
+
+def runtime_detector(runtime: Runtime, opt) -> Detector:
+    """Return a detector whose network is an exported file, with or without decoding."""
+    detector = Detector(build_task(opt), runtime, torch.device("cpu"))
+    if runtime.names == ("dets",):
+        detector.task.decode = lambda output, **_: output["dets"]  # type: ignore[method-assign]
+    return detector
 
 
 def detect(detector: Detector, images: Images) -> Results:
