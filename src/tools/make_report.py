@@ -1,6 +1,9 @@
-"""Write the report of a run directory again: python src/tools/make_report.py exp/ctdet/RUN
+"""Write the report of a run directory again, or a page that shows several runs side by side:
 
-Numbers and curves are those of the logs. For the worst and best images, the run's model_best.pth, or else
+python src/tools/make_report.py exp/ctdet/RUN
+python src/tools/make_report.py exp/ctdet/RUN exp/ctdet/OTHER ...
+
+Numbers and curves are those of the logs. For the worst and best images of a single run, its model_best.pth, or else
 model_last.pth, detects objects in the first images of the validation set.
 """
 
@@ -13,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.analysis.read import read_info
 from centernet.analysis.report import write_report
+from centernet.analysis.side_by_side import write_side_by_side
 from centernet.datasets import get_dataset
 from centernet.detector import create_detector
 from centernet.errors import UserError
@@ -20,36 +24,53 @@ from centernet.opts import opts
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
+IMAGES = 200
+
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write report.html and print its path."""
+    """Write the page and print its path."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--images", type=int, default=200, help="images to detect objects in; 0: none (%(default)s)")
-    parser.add_argument("--data_path", help="folder of the data, if not that of the training")
-    parser.add_argument("--device", default="auto", help="as in the training (%(default)s)")
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories")
+    single = parser.add_argument_group("of one run")
+    single.add_argument("--images", type=int, help=f"images to detect objects in; 0: none ({IMAGES})")
+    single.add_argument("--data_path", help="folder of the data, if not that of the training")
+    single.add_argument("--device", help="as in the training (auto)")
+    several = parser.add_argument_group("of several runs")
+    several.add_argument("--output", type=Path, help="page to write; default: comparison.html in the first directory")
     args = parser.parse_args(argv)
+    if len(args.runs) > 1:
+        for name in ("images", "data_path", "device"):
+            if getattr(args, name) is not None:
+                parser.error(f"--{name}: is for the report of one run")
+        output = args.output or args.runs[0] / "comparison.html"
+        write_side_by_side(args.runs, output)
+        print_line(output)
+        return
+    if args.output is not None:
+        parser.error("--output: is for the page of several runs; the report of one is report.html in its directory")
+    (run,) = args.runs
     dataset = results = None
-    if args.images > 0:
-        dataset, results = detect(args)
-    print_line(write_report(args.run, dataset, results))
+    images = IMAGES if args.images is None else args.images
+    if images > 0:
+        dataset, results = detect(run, images, args)
+    print_line(write_report(run, dataset, results))
 
 
-def detect(args: argparse.Namespace) -> tuple:
+def detect(run: Path, images: int, args: argparse.Namespace) -> tuple:
     """Return the validation set and the detections in its first images."""
-    checkpoint = next((path for name in ("best", "last") if (path := args.run / f"model_{name}.pth").is_file()), None)
+    checkpoint = next((path for name in ("best", "last") if (path := run / f"model_{name}.pth").is_file()), None)
     if checkpoint is None:
-        raise UserError(f"{args.run}: has no model_best.pth or model_last.pth to detect with; add --images 0")
-    task = str(read_info(args.run / "opt.json").get("options", {}).get("task", "ctdet"))
-    command = [task, "--load_model", str(checkpoint), "--device", args.device]
+        raise UserError(f"{run}: has no model_best.pth or model_last.pth to detect with; add --images 0")
+    task = str(read_info(run / "opt.json").get("options", {}).get("task", "ctdet"))
+    command = [task, "--load_model", str(checkpoint), "--device", args.device or "auto"]
     command += ["--data_path", args.data_path] if args.data_path else []
     detector = create_detector(opts().parse(command))
     dataset = get_dataset(detector.opt.dataset)(detector.task, "val")
     results = {}
-    for index in range(min(args.images, len(dataset))):
+    for index in range(min(images, len(dataset))):
         found = detector.run(dataset.read_image(index), dataset.picture_info(index))
         results[dataset.image_ids[index]] = found["results"]
     return dataset, results

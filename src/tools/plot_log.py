@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.analysis.plots import draw_logs
-from centernet.analysis.read import read_run
+from centernet.analysis.read import distinct_names, read_run
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--window {args.window}: not a positive integer")
     runs = [read_run(path) for path in args.runs]
     output = args.output or runs[0].folder / "logs.png"
-    draw_logs(runs, output, args.window)
+    draw_logs(runs, distinct_names([run.folder for run in runs]), output, args.window)
     print_line(output)
     for run in runs:
         for note in run.notes:

@@ -4,6 +4,7 @@ import base64
 import html.parser
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from centernet.analysis import page_plots, report
 from centernet.analysis.panels import log_panels
 from centernet.analysis.plots import draw_logs
-from centernet.analysis.read import RunLog, read_run
+from centernet.analysis.read import RunLog, distinct_names, read_run
 from centernet.datasets import get_dataset
 from centernet.engine import tensorboard
 from centernet.errors import UserError
@@ -100,7 +101,7 @@ def test_plot_log(folder, tmp_path, capsys):
     both = cv2.imread(str(tmp_path / "two.png"))
     assert alone.shape == both.shape and (alone != both).any()  # seven and eight panels
     with pytest.raises(UserError, match="cannot be written"):
-        draw_logs([read_run(folder)], tmp_path / "nowhere" / "a.png")
+        draw_logs([read_run(folder)], ["run"], tmp_path / "nowhere" / "a.png")
     with pytest.raises(SystemExit):
         plot_log.main([str(folder), "--window", "0"])
 
@@ -222,6 +223,40 @@ def test_curves_of_a_page(folder, monkeypatch):
     (panel, *_) = log_panels([RunLog(folder, long)], pieces=page_plots.MAX_PIECES)
     assert [len(series.y) for series in panel.series] == [2 * page_plots.MAX_PIECES] * 2
     assert panel.series[0].y.max() == 9
+
+
+def test_runs_side_by_side(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: None)
+    other = tmp_path / "other" / "my_run"
+    shutil.copytree(folder, other)
+    info = json.loads((other / "opt.json").read_text())
+    info["options"]["lr"], info["device"] = 0.5, "cuda"
+    (other / "opt.json").write_text(json.dumps(info))
+    (other / "val_log.csv").unlink()
+    page = folder / "comparison.html"
+    assert make_report.main([str(folder), str(other)]) == 0 and capsys.readouterr().out == f"{page}\n"
+    text = page.read_text()
+    for row in (
+        "<tr><td>ctdet/my_run</td><td>ctdet</td><td>pascal</td><td>res_18</td><td>-</td><td>cpu, 2 cores</td><td>2</td>"
+        '<td>mAP</td><td class="number">0.2500</td><td>1</td><td class="number">0.1250</td>'
+        '<td class="number">1.428</td><td class="number">80</td></tr>',
+        '<td>2</td><td>-</td><td class="number">-</td><td>-</td><td class="number">-</td><td class="number">1.428</td>',
+        '<tr><td>cat</td><td class="number">0.2500</td><td class="number">-</td></tr>',
+        '<tr><th>lr</th><td class="code">0.001</td><td class="code">0.5</td></tr>',
+    ):
+        assert row in text
+    assert text.count("<td>other/my_run</td>") == text.count("<img") == 1 and EVIL not in text
+    assert "main_score" not in text and "exp_id" not in text
+    assert make_report.main([str(folder), f"{folder}/."]) == 2
+    assert "is given twice; name each run once" in capsys.readouterr().err
+    for arguments in ([str(folder), str(other), "--images", "3"], [str(folder), "--output", "a.html"]):
+        with pytest.raises(SystemExit):
+            make_report.main(arguments)
+
+
+def test_names_of_runs(tmp_path):
+    folders = [tmp_path / name for name in ("a/x/run", "b/x/run", "b/y/run", "c/other")]
+    assert distinct_names(folders) == ["a/x/run", "b/x/run", "y/run", "other"]
 
 
 def unpacked(numbers):

@@ -1,12 +1,17 @@
 """Pages in a browser: what they look like at two widths and in both color schemes, and what their scripts do."""
 
 import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from tests.helpers.browser import Browser
 
 from centernet.analysis import page_plots, pages, report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "tools"))
+import make_report
 
 WIDTHS = (1280, 400)
 LONG = "a_very_long_name_without_any_space_" * 6
@@ -129,6 +134,10 @@ def test_a_running_report_says_when_the_next_one_is_overdue(browser, tmp_path, m
         )
 
 
+PLOT = """(({x, y, width, height}) => [x, y, width, height])(
+  document.querySelector(".plot .nsewdrag").getBoundingClientRect())"""
+
+
 @pytest.mark.slow
 def test_curves_zoom_and_follow_the_color_scheme(browser, tmp_path):
     pytest.importorskip("plotly")
@@ -145,11 +154,7 @@ def test_curves_zoom_and_follow_the_color_scheme(browser, tmp_path):
     assert len(browser.run(lines)) == len(dark) == 6
     # Zoomed by a drag in the first plot, all show the same epochs.
     browser.run("scrollTo(0, document.querySelector('.plot').offsetTop)")
-    box = browser.run(
-        "(({x, y, width, height}) => [x, y, width, height])"
-        "(document.querySelector('.plot .nsewdrag').getBoundingClientRect())"
-    )
-    x, y, width, height = box
+    x, y, width, height = browser.run(PLOT)
     mouse(browser, "mouseMoved", x + width / 4, y + height / 2)
     mouse(browser, "mousePressed", x + width / 4, y + height / 2)
     for step in range(1, 6):
@@ -164,14 +169,45 @@ def test_curves_zoom_and_follow_the_color_scheme(browser, tmp_path):
     assert browser.problems == browser.requests == []
 
 
+MARKUP = "<img src=x onerror=alert(1)><b>"
+
+
+@pytest.mark.slow
+def test_runs_side_by_side(browser, tmp_path):
+    """Runs of the same name get different names, which are shown as they are, and can be hidden."""
+    pytest.importorskip("plotly")
+    folders = [write_run(tmp_path / MARKUP / "run", 2.0, MARKUP), write_run(tmp_path / "b" / "run", 1.0, MARKUP)]
+    page = tmp_path / "page.html"
+    assert make_report.main([*map(str, folders), "--output", str(page)]) == 0
+    assert_sound(browser, page, ready="document.documentElement.dataset.curves === 'drawn'")
+    names = [f"{MARKUP}/run", "b/run"]
+    assert (
+        browser.run("[...document.querySelectorAll('.runs label')].map((label) => label.textContent.trim())") == names
+    )
+    assert browser.run("document.querySelectorAll('.plot h3')[1].textContent") == MARKUP
+    assert browser.run("document.querySelectorAll('main img').length") == 0
+    count = "document.querySelectorAll('.plot .trace').length"
+    everything = browser.run(count)
+    browser.run("document.querySelector('.runs input').click()")
+    browser.wait_for(f"{count} * 2 === {everything}")
+    browser.run("document.querySelector('.runs input').click()")
+    browser.wait_for(f"{count} === {everything}")
+    x, y, width, height = browser.run(PLOT)
+    mouse(browser, "mouseMoved", x + width / 2, y + height / 2)
+    browser.wait_for(f"document.querySelector('.hoverlayer').textContent.includes({json.dumps(MARKUP[:20])})")
+    assert browser.problems == browser.requests == []
+
+
 def mouse(browser, kind, x, y):
     browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
 
-def write_run(folder, scale=1.0, columns="loss"):
+def write_run(folder, scale=1.0, term=None):
     """A run of two epochs of eight iterations and two validations."""
     folder.mkdir(parents=True)
-    rows = [f"{(i - 1) // 8 + 1},{i},{scale * 9 / i},0.001,{80 + i}" for i in range(1, 17)]
+    more = "" if term is None else ",1"
+    rows = [f"{(i - 1) // 8 + 1},{i},{scale * 9 / i}{more},0.001,{80 + i}" for i in range(1, 17)]
+    columns = "loss" if term is None else f"loss,{term}"
     (folder / "train_log.csv").write_text("\n".join([f"epoch,iteration,{columns},lr,images/s", *rows]) + "\n")
     (folder / "val_log.csv").write_text(f"epoch,loss,mAP,AP/a cat\n1,{scale * 3},0.5,0.4\n2,{scale},0.75,0.7\n")
     (folder / "opt.json").write_text(json.dumps({"options": {"main_score": "mAP", "num_epochs": 4}}))

@@ -27,7 +27,7 @@ def log_curves(runs: list[RunLog], names: list[str]) -> dict[str, Any]:
     library = plotting_library()
     if library is None:
         buffer = io.BytesIO()
-        draw_logs(runs, buffer)
+        draw_logs(runs, names, buffer)
         return {"image": inline_image(buffer.getvalue(), "png")}
     script, digest = library
     panels = [page_panel(panel, epoch_span(runs)) for panel in log_panels(runs, pieces=MAX_PIECES)]

@@ -142,11 +142,14 @@ def _title(comparison: Comparison) -> str:
     return "\n".join(textwrap.wrap(title, 105, max_lines=4, placeholder=" ..."))
 
 
-def draw_logs(runs: list[RunLog], file: Path | BinaryIO, window: int | None = None, dpi: int = 120) -> None:
+def draw_logs(
+    runs: list[RunLog], names: list[str], file: Path | BinaryIO, window: int | None = None, dpi: int = 120
+) -> None:
     """Draw loss terms, scores, learning rate and throughput of runs over the epochs, one panel each.
 
     Args:
         runs: at least one; each has its color.
+        names: what to call each of them.
         file: file to write, whose suffix names the format, or a binary file for PNG.
         window: iterations of the moving average of losses and throughput; default: as in ``loss.py``.
 
@@ -166,8 +169,8 @@ def draw_logs(runs: list[RunLog], file: Path | BinaryIO, window: int | None = No
         for place in axes[len(panels) :]:
             place.set_visible(False)
         handles = [
-            matplotlib.lines.Line2D([], [], color=_color(k), linewidth=2.5, label=run_label(run))
-            for k, run in enumerate(runs)
+            matplotlib.lines.Line2D([], [], color=_color(k), linewidth=2.5, label=_label(name, run))
+            for k, (name, run) in enumerate(zip(names, runs, strict=True))
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 3), frameon=False, fontsize=10)
         _save(figure, file)
@@ -198,12 +201,11 @@ def _color(index: int | None) -> str:
     return "black" if index is None else COLORS[index % len(COLORS)]
 
 
-def run_label(run: RunLog) -> str:
-    """Return the name of a run and what it trained."""
+def _label(name: str, run: RunLog) -> str:
     recipe, processes = run.info.get("recipe", {}), run.info.get("processes")
     parts = [recipe.get("arch"), recipe.get("dataset"), f"{processes} process(es)" if processes else None]
     about = ", ".join(str(part) for part in parts if part)
-    return f"{run.name} ({about})" if about else run.name
+    return f"{name} ({about})" if about else name
 
 
 def _draw_series(axes, series: Series, alone: bool) -> None:

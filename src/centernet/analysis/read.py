@@ -9,6 +9,7 @@ import io
 import math
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -120,6 +121,25 @@ class RunLog:
         if self.first > 1:
             skipped[0] = length[0] - counts[0]  # iterations of the first epoch that are not in the log
         return epoch - 1 + (np.arange(len(epoch)) - start[place] + skipped[place] + 1) / length[place]
+
+
+def distinct_names(folders: list[Path]) -> list[str]:
+    """Return the names of folders, with as many of the folders above as tell those of the same name apart.
+
+    Raises:
+        UserError: a folder is given twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    twice = next((folder for folder, path in zip(folders, paths, strict=True) if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice}: is given twice; name each run once")
+    lengths = [1] * len(paths)
+    while True:
+        names = ["/".join(path.parts[-length:]) for path, length in zip(paths, lengths, strict=True)]
+        counts = Counter(names)
+        if all(count == 1 for count in counts.values()):
+            return names
+        lengths = [length + (counts[name] > 1) for length, name in zip(lengths, names, strict=True)]
 
 
 # Files
