@@ -1,4 +1,4 @@
-"""Check whether a device computes what the CPU computes: python src/tools/check_device.py [ctdet ...] [--device D]
+"""Check whether a device computes what the CPU computes.
 
 Takes the options of main.py, and its own:
 

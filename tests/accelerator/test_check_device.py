@@ -45,6 +45,7 @@ def test_the_help_names_the_levels(capsys):
     done = subprocess.run(
         [sys.executable, ROOT / "src/tools/check_device.py", "--help"], capture_output=True, text=True, check=True
     )
+    assert done.stdout.startswith("usage: check_device.py [TASK] ")
     assert "--save_failing DIR" in done.stdout and "processes" in done.stdout
 
 

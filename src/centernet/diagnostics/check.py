@@ -54,10 +54,15 @@ def main(argv: Sequence[str] | None = None, description: str = "") -> int:
     """Run the program; the exit status is 0 for a sound device, 1 for deviations, 2 if the check could not run."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     own, rest = own_options().parse_known_args(arguments)
-    if own.help:
-        print(description.strip())
-        return 0
-    return tool(lambda _: check(own, rest))()
+
+    def run(_) -> int:
+        if own.help:
+            usage = f"usage: {Path(sys.argv[0]).name} [TASK] [options of main.py] [options below]"
+            print(f"{usage}\n\n{description.strip()}")
+            return 0
+        return check(own, rest)
+
+    return tool(run)()
 
 
 def training_options(arguments: list[str]) -> Options:
