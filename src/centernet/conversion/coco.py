@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .coco_file import is_id, match_ids, read_annotation_file
@@ -138,7 +139,7 @@ class CocoLayout(Layout):
 
     def _images(self, images: list[dict], report: Report) -> list[dict]:
         """Return the images with file names that lead to existing files where these are found."""
-        names = [image.get("file_name") for image in images]
+        names: list[Any] = [image.get("file_name") for image in images]
         found: dict[int, Path] = {}
         listed: dict[str, set[str]] = {}
         kept = list(range(len(images)))
@@ -148,8 +149,8 @@ class CocoLayout(Layout):
             folder, _, base = name.rpartition("/")
             if not is_outside(name):
                 if folder not in listed:
-                    path = self.images / folder
-                    listed[folder] = set(os.listdir(path)) if path.is_dir() else set()
+                    place = self.images / folder
+                    listed[folder] = set(os.listdir(place)) if place.is_dir() else set()
                 if base in listed[folder]:
                     continue
             try:
@@ -216,17 +217,20 @@ class CocoLayout(Layout):
             text = f"annotation {number} has no bbox; it is the one around its segmentation"
             report(Issue(NOTE, "boxes that follow from segmentations", self.annotations, text))
         if not isinstance(box, list):
-            return refuse("annotations without a box", "has no bbox [x, y, width, height]")
+            refuse("annotations without a box", "has no bbox [x, y, width, height]")
+            return None
         bad = [key for key in ("image_id", "category_id") if not is_id(entry.get(key))]
         if bad:
-            return refuse(f"annotations without a valid {bad[0]}", f"has the {bad[0]} {str(entry.get(bad[0]))[:40]}")
+            refuse(f"annotations without a valid {bad[0]}", f"has the {bad[0]} {str(entry.get(bad[0]))[:40]}")
+            return None
         try:
             x, y, w, h = box = [float(value) for value in box]
             if not all(map(math.isfinite, box)):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             text = f"has a bbox that is not [x, y, width, height]: {str(entry.get('bbox'))[:80]}"
-            return refuse("boxes that are not four finite numbers", text)
+            refuse("boxes that are not four finite numbers", text)
+            return None
         filled = {"id": number, "iscrowd": 0, "area": w * h, "ignore": 0}
         filled.update((key, value) for key, value in entry.items() if value is not None)
         return {**filled, "bbox": box}

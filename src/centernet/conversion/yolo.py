@@ -303,13 +303,13 @@ class YoloLayout(Layout):
                 where = self.description or find_yaml(self.root)
                 text = f"differs from the names in {where}, which are used"
                 report(Issue(NOTE, "files of other class names, not used", path, text))
-        path = find_yaml(self.root)
-        if path is not None and not listed and self.description is None and not self.content:
+        other = find_yaml(self.root)
+        if other is not None and not listed and self.description is None and not self.content:
             try:
-                read_yaml(path)
+                read_yaml(other)
             except ImportError:
                 text = f"not read without `pip install pyyaml`; the class names are those of {self.names_files[0]}"
-                report(Issue(NOTE, "descriptions that were not read", path, text))
+                report(Issue(NOTE, "descriptions that were not read", other, text))
 
     def _kpt_shape(self) -> tuple[int, int] | None:
         """Return number and dimensions of the keypoints that follow each box; None if there are none."""
@@ -468,8 +468,9 @@ def _described_places(root: Path, split: str, path: Path | None = None) -> tuple
         for text, found in texts.items()
         if found
     }
+    folders: list[Path] = []
     for text, found in places[name].items():
-        if found in taken and taken[found][1] != text and os.path.basename(text) != found.name:
+        if found and found in taken and taken[found][1] != text and os.path.basename(text) != found.name:
             found = None
         if found is None:  # exports for training elsewhere name folders of that place
             found = root / name / "images" if (root / name / "images").is_dir() else None
@@ -481,8 +482,8 @@ def _described_places(root: Path, split: str, path: Path | None = None) -> tuple
                 f"{path}: the images {text} for {name} and {other_text} for {other} would both be {found}; name the "
                 f"right ones with --{option_of(split)}_annotations"
             )
-        places[name][text] = found
-    return list(dict.fromkeys(places[name].values())), path
+        folders.append(found)
+    return list(dict.fromkeys(folders)), path
 
 
 def _all_names(content: dict) -> list[str]:

@@ -32,6 +32,13 @@ class DatasetTask(Protocol):
     def has_keypoints(self) -> bool:
         """Return whether the task learns keypoints."""
 
+    @property
+    def can_augment(self) -> bool:
+        """Return whether samples can be composed of several images."""
+
+    def encode(self, image: np.ndarray, objects: dict[str, np.ndarray], rng: Any, train: bool) -> dict:
+        """Return a sample of an image and its objects."""
+
     def read_objects(self, annotations: list[dict], class_of: dict) -> dict[str, np.ndarray]:
         """Return annotations as arrays with one row per object; raise ValueError if they do not fit the task."""
 

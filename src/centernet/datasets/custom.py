@@ -236,10 +236,11 @@ class Custom(CocoStyleDataset):
         truth = voc.ground_truth(content["annotations"], self.image_ids, names)
         occurring = {item["name"] for objects in truth for item in objects if not item["difficult"]}
         classes = [k for k, name in enumerate(self.class_names) if name in occurring]
-        names = [self.class_names[k] for k in classes]
+        present = [self.class_names[k] for k in classes]
         found = voc.by_class(results, self.image_ids, len(self.class_names))
         by_voc = [
-            voc.evaluate(truth, [found[k] for k in classes], names, use_07_metric=by_2007) for by_2007 in (True, False)
+            voc.evaluate(truth, [found[k] for k in classes], present, use_07_metric=by_2007)
+            for by_2007 in (True, False)
         ]
         scores = dict(zip(VOC_SCORES, (score["mean_ap"] for score in by_voc), strict=True))
         per_class = by_voc[0]["ap"]
@@ -248,7 +249,7 @@ class Custom(CocoStyleDataset):
             by_coco = coco_evaluation.evaluate_content(content, self._to_results(results))
             self.tables = by_coco["summary"]
             scores = {**{name: by_coco[name] for name in coco_evaluation.BOX_SCORES}, **scores}
-            per_class = {name: by_coco["per_class"][name] for name in names}
+            per_class = {name: by_coco["per_class"][name] for name in present}
         return {**scores, **{f"AP/{name}": value for name, value in per_class.items()}}
 
     def _with_absent_classes(self, content: dict) -> dict:

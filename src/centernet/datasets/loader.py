@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ..transforms import sample_rng
 from ..utils.failures import OPEN_FILES, explain
 from .augment import augment, repeat_factors
 from .base import MAX_SHOWN, CocoStyleDataset
-from .policies import PLAIN_SHARE, POLICIES
+from .policies import PLAIN_SHARE, POLICIES, Policy
 from .worker import check_worker_resources, start_worker
 
 MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops
@@ -52,7 +53,7 @@ class Samples(Dataset):
                 image = black_image(self.dataset, index)
         objects = self.dataset.read_objects(index)
         if self.policy is not None:
-            image, objects = self._augmented(epoch, index, image, objects)
+            image, objects = self._augmented(self.policy, epoch, index, image, objects)
         rng = sample_rng(self.opt.seed, epoch, index) if self.train else None
         sample = self.task.encode(image, objects, rng, self.train)
         sample["skipped"] = np.array(skipped, dtype=np.int64)
@@ -60,10 +61,13 @@ class Samples(Dataset):
             sample["meta"]["img_id"] = self.dataset.image_ids[index]
         return sample
 
-    def _augmented(self, epoch: int, index: int, image: np.ndarray, objects: Objects) -> tuple[np.ndarray, Objects]:
+    def _augmented(
+        self, policy: Policy, epoch: int, index: int, image: np.ndarray, objects: Objects
+    ) -> tuple[np.ndarray, Objects]:
         """Return an image and its objects augmented by ``--augment``, possibly together with other images."""
         plain = self.opt.num_epochs * PLAIN_SHARE if self.opt.plain_epochs < 0 else self.opt.plain_epochs
-        policy = self.policy.without_composition() if epoch > self.opt.num_epochs - plain else self.policy
+        if epoch > self.opt.num_epochs - plain:
+            policy = policy.without_composition()
 
         def read(other: int) -> tuple[np.ndarray, Objects]:
             if other == index:
@@ -234,7 +238,7 @@ class EvalBatches(Sampler):
         return iter([[(0, index) for index in batch] for batch in self.batches])
 
 
-def make_loader(samples: Samples, batches: Sampler, num_workers: int, pin_memory: bool) -> "DataLoader | TrainLoader":
+def make_loader(samples: Samples, batches: Any, num_workers: int, pin_memory: bool) -> "DataLoader | TrainLoader":
     """Return the loader of batches of samples, made by ``num_workers`` processes; those of training persist."""
     if samples.train:
         return TrainLoader(samples, batches, num_workers, pin_memory)
@@ -267,7 +271,8 @@ class TrainLoader:
     def __init__(self, samples: Samples, batches: TrainBatches, num_workers: int, pin_memory: bool) -> None:
         self.dataset, self.batch_sampler, self.collate_fn = samples, batches, collate
         self._loader = _data_loader(samples, _Endless(batches, samples.opt.num_epochs), num_workers, pin_memory)
-        self._stream, self._place = None, None
+        self._stream: Iterator[dict] | None = None
+        self._place: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -280,6 +285,7 @@ class TrainLoader:
         self._place = None  # until the whole epoch has been consumed
         try:
             for _ in range(start, len(self)):
+                assert self._stream is not None  # no local variable, which would keep the workers
                 yield next(self._stream)
             if epoch < self.dataset.opt.num_epochs:
                 self._place = epoch + 1, 0
@@ -305,7 +311,7 @@ class _Endless:
 
 def collate(samples: list[dict]) -> dict:
     """Stack arrays of samples into tensors (B, ...); ``meta`` becomes a list, ``num_target_pixels`` a list of sums."""
-    batch = {}
+    batch: dict[str, Any] = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
         if name == "meta":

@@ -184,7 +184,8 @@ class Precision:
         self.clip_grad = clip_grad
         self.device, self.dtype = device, DTYPES[amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.skip_bad, self.bad = skip_bad, None
+        self.skip_bad = skip_bad
+        self.bad = torch.zeros((), device=device)  # 1: the last update was skipped
         self.made = torch.zeros((), device=device)  # steps, for optimizers that do not count them
 
     def forward(self, network: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
@@ -240,7 +241,8 @@ class Precision:
             # The gradients are the same on all processes, unlike the loss, which is a share.
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-            self.bad = 1 - norm.isfinite().float() if self.skip_bad else None
+            if self.skip_bad:
+                self.bad = 1 - norm.isfinite().float()
             if self.clip_grad:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, norm)
         if self.skip_bad and not self.scaler.is_enabled():
@@ -263,9 +265,10 @@ class Precision:
 
     def _step_unless_bad(self, optimizer: torch.optim.Optimizer) -> None:
         if optimizer.param_groups[0].get("fused"):
-            optimizer.grad_scale, optimizer.found_inf = None, self.bad  # as GradScaler does it
-            optimizer.step()
-            del optimizer.grad_scale, optimizer.found_inf
+            fused: Any = optimizer
+            fused.grad_scale, fused.found_inf = None, self.bad  # as GradScaler does it
+            fused.step()
+            del fused.grad_scale, fused.found_inf
         elif not self.bad:
             optimizer.step()
 

@@ -68,7 +68,7 @@ class Processes:
 
         A process that does not come to it within ``--dist_timeout`` ends the run, and is named.
         """
-        return _watchdog.collective() if self.world_size > 1 else contextlib.nullcontext()
+        return watching().collective() if self.world_size > 1 else contextlib.nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes; the tensor itself for one process. Not differentiable."""
@@ -81,7 +81,7 @@ class Processes:
     def barrier(self) -> None:
         """Wait for all processes, however long one of them works, as long as it is alive."""
         if self.world_size > 1:
-            _watchdog.barrier()
+            watching().barrier()
 
     def local_main_process_first(self, prepare: Callable[[], Any]) -> Any:
         """Run ``prepare`` on the local main process first, then on the others, and return its result.
@@ -104,13 +104,13 @@ class Processes:
         value = [read() if self.local_rank == 0 else None]
         self.barrier()
         leader = self.rank - self.local_rank  # the launcher numbers the processes of a machine in a row
-        leaders = [None] * self.world_size
+        leaders: list[Any] = [None] * self.world_size
         with self.collective():
             dist.all_gather_object(leaders, leader)
             for first in sorted(set(leaders)):
                 members = [rank for rank, other in enumerate(leaders) if other == first]
                 # All processes take part in making each group.
-                group = dist.new_group(members, backend="gloo", timeout=UNLIMITED)
+                group: Any = dist.new_group(members, backend="gloo", timeout=UNLIMITED)
                 if first == leader and len(members) > 1:
                     dist.broadcast_object_list(value, src=leader, group=group)
         return value[0]
@@ -151,8 +151,15 @@ class Processes:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, group_src=0, group=self._group_of(buffer))
 
-    def _group_of(self, tensor: Tensor) -> dist.ProcessGroup:
+    def _group_of(self, tensor: Tensor) -> dist.ProcessGroup | None:
         return dist.group.WORLD if tensor.device.type == "cpu" else self.group
+
+
+def watching() -> Watchdog:
+    """Return the watchdog of a run of several processes."""
+    if _watchdog is None:
+        raise RuntimeError("processes.start has not been called")
+    return _watchdog
 
 
 def start(opt: Options) -> Processes:
@@ -243,6 +250,7 @@ def _join(
             ) from error
         raise UserError(f"the {world_size} processes could not connect to {address} ({text})") from error
     world = dist.group.WORLD
+    assert world is not None  # it has just been made
     return world if library or device.type == "cpu" else HostStaged(world)
 
 
@@ -251,7 +259,7 @@ def _choose_device(opt: Options, local_rank: int) -> tuple[torch.device, bool]:
     available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if opt.device == "cpu" or opt.gpus == [-1] or (opt.device == "auto" and available is None):
         return torch.device("cpu"), False
-    kind = available.type if opt.device == "auto" else opt.device
+    kind = available.type if available is not None and opt.device == "auto" else opt.device
     if available is None or available.type != kind:
         have = f"cpu and {available.type}" if available else "only the cpu"
         raise UserError(
@@ -302,14 +310,14 @@ def run_script(main: Callable[[Options], None], opt: Options) -> None:
     try:
         main(opt)
         if dist.is_initialized():
-            _watchdog.leave()
+            watching().leave()
             dist.destroy_process_group()
         sys.stdout.flush()
         return
     except ShutdownRequested as stopped:
         report, status = str(stopped), stopped.status
     except OutputClosed as closed:
-        report, status = "stopped, because standard output was closed", closed.code
+        report, status = "stopped, because standard output was closed", int(closed.code or 0)
     except KeyboardInterrupt:
         report, status = "interrupted", 130
     except Exception as error:

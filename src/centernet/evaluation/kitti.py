@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,7 +131,7 @@ def names_in(folder: str | Path) -> list[str]:
     return names
 
 
-def from_rows(rows: Mapping[int, Sequence], class_names: Sequence[str], decimals: int | None = None) -> Labels:
+def from_rows(rows: Mapping[int, Any], class_names: Sequence[str], decimals: int | None = None) -> Labels:
     """Return a detector's result for one image as if it had been written and read.
 
     ``rows`` is ``{class from 1: rows of 13}`` as in ``kitti_text.result_text``; ``decimals=2`` rounds as the

@@ -6,7 +6,7 @@ Needs the standard library only, so that data can be prepared before anything is
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from centernet.errors import UserError
 from centernet.utils import files
@@ -165,9 +165,7 @@ def image_name(image_id: int | str) -> str:
     return f"{int(image_id):06d}"
 
 
-def write_results(
-    results: Mapping[int, Mapping[int, Sequence]], folder: str | Path, class_names: Sequence[str]
-) -> None:
+def write_results(results: Mapping[Any, Mapping[int, Any]], folder: str | Path, class_names: Sequence[str]) -> None:
     """Write ``{image id: {class from 1: rows}}`` as ``folder/000007.txt`` and so on, empty files included.
 
     Raises UserError if the folder cannot be written.

@@ -299,8 +299,8 @@ def restore(
     lr: float | None = None,
     lr_step: list[int] | None = None,
     log=print,
-) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer, int]:
-    """Load a checkpoint that has already been read from ``path``; see ``load_model``."""
+) -> Any:
+    """Load a checkpoint that has already been read from ``path``; arguments and result are those of ``load_model``."""
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: this checkpoint has no state_dict")
     averages = None if resume else averaged_state_dict(checkpoint)

@@ -162,10 +162,10 @@ def _figure(
     mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     whole = mask.sum()
     inside = (slice(margin, margin + height), slice(margin, margin + width))
-    paint = cv2.resize(paint, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)[inside]
+    colors = cv2.resize(paint, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)[inside]
     mask = mask[inside]
     # The colors of a partly covered pixel are mixed with black; return the figure's own.
-    return paint / np.maximum(mask, 1e-3)[:, :, None], mask, float(mask.sum() / whole)
+    return colors / np.maximum(mask, 1e-3)[:, :, None], mask, float(mask.sum() / whole)
 
 
 def _described(pose: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> dict:
