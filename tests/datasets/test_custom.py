@@ -15,6 +15,7 @@ from centernet.conversion.finding import find_layout
 from centernet.conversion.issues import raise_error
 from centernet.datasets.custom import Custom
 from centernet.datasets.images import image_size
+from centernet.datasets.outlines import outline_mask
 from centernet.errors import UserError
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
@@ -239,6 +240,29 @@ def check_objects(dataset, split, names=NAMES) -> None:
         assert [dataset.class_names[cls] for cls in rows["cls"]] == [names[cls] for cls, *_ in objects]
         boxes = [[x, y, x + w, y + h] for _, x, y, w, h in objects]
         np.testing.assert_allclose(rows["boxes"].reshape(-1, 4), np.reshape(boxes, (-1, 4)), atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", [yolo_outlines, yolo_images_first, coco_at_the_root])
+def test_outlines(tmp_path, layout):
+    """Polygons of YOLO's labels and COCO's are read in pixels; boxes are no outlines."""
+    layout(tmp_path)
+    if layout is coco_at_the_root:
+        content = coco("train")
+        for one in content["annotations"]:
+            x, y, w, h = one["bbox"]
+            one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x + w / 2, y + h, x, y + h]]
+        put(tmp_path / "train.json", content)
+    dataset = Custom(build_task(parse(tmp_path, "--copy_paste", "0.5")), "train")
+    assert any("--copy_paste has no effect" in note for note in dataset.notes) == (layout is yolo_images_first)
+    for name, (width, height), objects in IMAGES["train"]:
+        outlines = dataset.read_outlines([Path(file).stem for file in dataset.file_names].index(name))
+        assert len(outlines) == len(objects)
+        for outline, (_, x, y, w, h) in zip(outlines, objects, strict=True):
+            mask = outline_mask(outline, height, width)
+            if layout is yolo_images_first:
+                assert mask is None
+            else:
+                assert mask.sum() == w * h and mask[y : y + h, x : x + w].all()
 
 
 def perfect(dataset, score=1.0) -> dict:
@@ -597,6 +621,8 @@ def test_all_objects_of_an_image_are_used(tmp_path):
     content["annotations"] = [{**content["annotations"][0], "id": k} for k in range(150)]
     put(tmp_path / "train.json", content)
     assert parse(tmp_path).max_objs == 150
+    assert parse(tmp_path, "--augment", "light").max_objs == 600  # of a mosaic
+    assert parse(tmp_path, "--preset", "fast", "--copy_paste", "0.5").max_objs == 750
     content["annotations"] = []
     put(tmp_path / "train.json", content)
     assert parse(tmp_path).max_objs == 1

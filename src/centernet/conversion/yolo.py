@@ -139,6 +139,8 @@ class YoloLayout(Layout):
                 left, top = (one.x - one.w / 2) * width, (one.y - one.h / 2) * height
                 box = [left, top, one.w * width, one.h * height]
                 annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box)
+                if one.outline:
+                    annotation["segmentation"] = [[v for x, y in one.outline for v in (x * width, y * height)]]
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
@@ -346,6 +348,7 @@ class Label(NamedTuple):
         w, h: size of the box.
         has_confidence: whether a confidence followed the box.
         keypoints: x, y and visibility (0: not labeled, 1: hidden, 2: visible) of each joint.
+        outline: corners (x, y) of a polygon, of which the box is the hull.
     """
 
     cls: int
@@ -355,6 +358,7 @@ class Label(NamedTuple):
     h: float
     has_confidence: bool = False
     keypoints: tuple[tuple[float, float, float], ...] = ()
+    outline: tuple[tuple[float, float], ...] = ()
 
 
 def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
@@ -375,6 +379,7 @@ def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
         raise ValueError("not finite")
     has_confidence = len(values) == 5
     keypoints: tuple[tuple[float, float, float], ...] = ()
+    outline: tuple[tuple[float, float], ...] = ()
     if kpt_shape is not None and len(values) > 5:
         if len(values) != 4 + kpt_shape[0] * kpt_shape[1]:
             wanted = 5 + kpt_shape[0] * kpt_shape[1]
@@ -386,13 +391,14 @@ def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
     if len(values) in (4, 5):
         x, y, w, h = values[:4]
     elif len(values) >= 6 and len(values) % 2 == 0:
-        left, top, w, h = hull(list(zip(values[0::2], values[1::2], strict=True)))
+        outline = tuple(zip(values[0::2], values[1::2], strict=True))
+        left, top, w, h = hull(outline)
         x, y = left + w / 2, top + h / 2
     else:
         raise ValueError("needs a class and x, y, width, height")
     if w < 0 or h < 0:
         raise ValueError("a negative size")
-    return Label(int(cls), x, y, w, h, has_confidence, keypoints)
+    return Label(int(cls), x, y, w, h, has_confidence, keypoints, outline)
 
 
 def read_keypoints(values: Sequence[float], dimensions: int) -> tuple[tuple[float, float, float], ...]:

@@ -1,4 +1,4 @@
-"""Augmentation for small datasets (``--augment light|strong``), beyond the reference's crops, flips and colors.
+"""Augmentation for small datasets (``--augment``, ``--copy_paste``), beyond the reference's crops, flips and colors.
 
 It makes one image with its boxes out of one or several images of the dataset, before the task crops, flips and colors
 it as usual. All random numbers come from (seed, epoch, index), so a sample is the same whichever worker makes it.
@@ -9,12 +9,15 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from .outlines import outline_mask
 from .policies import Policy
 
 GRAY = 124  # of empty regions, near the mean of ImageNet
-MIN_VISIBLE = 0.3  # smallest visible fraction of a box below which the object is dropped
+MIN_VISIBLE = 0.3  # smallest visible fraction of an object, or of its box, below which it is dropped
 MIN_SIDE = 3  # pixels
 STREAM = 1  # keeps these random numbers apart from those of the crop, which come from (seed, epoch, index) alone
+
+OUTLINES = "outlines"  # of objects in ``Objects``, where they are known; see ``outlines.Outlines``
 
 Objects = dict[str, np.ndarray]
 Read = Callable[[int], tuple[np.ndarray, Objects]]
@@ -25,13 +28,18 @@ def augment(read: Read, count: int, policy: Policy, seed: int, epoch: int, index
 
     Args:
         read: returns image (H, W, 3) uint8 and objects of an index: ``boxes`` (n, 4) float32 [x1, y1, x2, y2] in
-            pixels and any other arrays with one row per object.
+            pixels and any other arrays with one row per object. ``outlines`` are needed to paste objects, and are not
+            returned, because images change.
         count: number of images to choose further ones from.
         policy: what to do.
         seed, epoch, index: identify the sample.
     """
     rng = np.random.default_rng((seed, epoch, index, STREAM))
     image, objects = read(index)
+    # Unlike the following ones this needs no number if it is off: figures of runs without it stay the same.
+    if policy.copy_paste > 0 and rng.random() < policy.copy_paste and OUTLINES in objects:
+        image, objects = _paste(rng, image, objects, *read(int(rng.integers(count))))
+    objects = {name: values for name, values in objects.items() if name != OUTLINES}
     if rng.random() < policy.mosaic:
         image, objects = _mosaic(rng, read, count, image, objects)
     if rng.random() < policy.mixup:
@@ -78,6 +86,97 @@ def _clip(objects: Objects, width: int, height: int) -> Objects:
     sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
     kept = (sides.min(1, initial=np.inf) >= MIN_SIDE) & (sides.prod(1) >= MIN_VISIBLE * before.prod(1))
     return _select(objects, kept, clipped)
+
+
+def _paste(rng, image: np.ndarray, objects: Objects, other: np.ndarray, others: Objects) -> tuple[np.ndarray, Objects]:
+    """Paste some of the objects of another image, scaled and perhaps flipped, at a random place.
+
+    Boxes of pasted objects are the extents of their visible pixels. Objects below them lose what is covered, or are
+    dropped when too little of their outline, or of their box if they have none, is left.
+    """
+    size = image.shape[:2]
+    factor, flipped = rng.uniform(0.5, 1.5) * max(size) / max(other.shape[:2]), rng.random() < 0.5
+    layers = _some_layers(rng, others[OUTLINES], other.shape[:2], factor, flipped)
+    # They are moved together, to where as much of them as possible lies inside of the image.
+    joint = _extent(np.any(list(layers.values()), axis=0)) if layers else np.zeros(4, int)
+    places, free = rng.random(2), np.array(size[::-1]) - _sides(joint)
+    left, top = np.rint(np.minimum(free, 0) + places * np.abs(free)).astype(int) - joint[:2]
+    pasted: dict[int, np.ndarray] = {}
+    for k, layer in layers.items():
+        visible = _shifted(layer, left, top, size)
+        if _enough(visible, layer):
+            pasted[k] = visible
+    if not pasted:
+        return image, objects
+    covered = np.any(list(pasted.values()), axis=0)
+    source = _shifted(_scaled(other, factor, flipped), left, top, size)
+    new = {name: values[list(pasted)] for name, values in others.items()}
+    new["boxes"] = np.array([_extent(mask) for mask in pasted.values()], np.float32)
+    old = _select(objects, *_uncovered(objects, covered))
+    return np.where(covered[:, :, None], source, image), {name: np.concatenate([old[name], new[name]]) for name in old}
+
+
+def _some_layers(rng, outlines: np.ndarray, size, factor: float, flipped: bool) -> dict[int, np.ndarray]:
+    """Return the masks of a random part of the objects that have outlines, by index, scaled like their image."""
+    known = np.flatnonzero(outlines)
+    chosen = rng.permutation(known)[: rng.integers(1, max(len(known), 1) + 1)]
+    masks = {k: outline_mask(outlines[k], *size) for k in np.sort(chosen).tolist()}
+    return {
+        k: _scaled(mask.astype(np.uint8) * 255, factor, flipped) > 127 for k, mask in masks.items() if mask is not None
+    }
+
+
+def _uncovered(objects: Objects, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which objects are visible (n,) bool, and their boxes (n, 4), where pixels ``covered`` (h, w) are not."""
+    boxes, kept = objects["boxes"].astype(np.float64), np.ones(len(objects["boxes"]), bool)
+    for k, outline in enumerate(objects[OUTLINES]):
+        x1, y1, x2, y2 = np.rint(boxes[k].clip(0)).astype(int)
+        if not covered[y1:y2, x1:x2].any():
+            continue
+        whole = outline_mask(outline, *covered.shape)
+        if whole is None:
+            whole = np.zeros_like(covered)
+            whole[y1:y2, x1:x2] = True
+        visible = whole & ~covered
+        if visible.sum() == whole.sum():
+            continue
+        kept[k] = _enough(visible, whole)
+        if kept[k]:
+            # Sides of which nothing is covered keep their fractions of pixels.
+            before, after = _extent(whole), _extent(visible)
+            boxes[k] = np.where(after == before, boxes[k], after)
+    return kept, boxes
+
+
+def _enough(visible: np.ndarray, whole: np.ndarray) -> bool:
+    """Return whether enough of an object is visible; both are masks."""
+    return visible.sum() >= MIN_VISIBLE * whole.sum() and _sides(_extent(visible)).min() >= MIN_SIDE
+
+
+def _scaled(image: np.ndarray, factor: float, flipped: bool) -> np.ndarray:
+    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if factor > 1 else cv2.INTER_AREA)
+    return cv2.flip(image, 1) if flipped else image
+
+
+def _shifted(image: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
+    """Return zeros of ``size`` (height, width) with the image at ``left``, ``top``, as far as it lies inside."""
+    height, width = size
+    canvas = np.zeros((height, width, *image.shape[2:]), image.dtype)
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + image.shape[1], width), min(top + image.shape[0], height)
+    if x1 < x2 and y1 < y2:
+        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
+    return canvas
+
+
+def _extent(mask: np.ndarray) -> np.ndarray:
+    """Return the box [x1, y1, x2, y2] of the pixels of a mask (h, w) bool; zeros if it has none."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) if len(rows) else np.zeros(4, int)
+
+
+def _sides(box: np.ndarray) -> np.ndarray:
+    return box[2:] - box[:2]
 
 
 def _mosaic(rng, read: Read, count: int, image: np.ndarray, objects: Objects) -> tuple[np.ndarray, Objects]:

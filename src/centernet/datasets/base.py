@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..evaluation import analysis
 from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
 from .images import read_image
+from .outlines import Outlines
 
 MAX_SHOWN = 5  # problems that are shown of those of one kind
 
@@ -68,9 +69,10 @@ class CocoStyleDataset:
         pretrained: default of ``--pretrained`` for a training from scratch.
 
     An instance has ``task``, ``folder``, ``split``, ``annotation_file``, ``image_folder``, ``image_ids``,
-    ``file_names``, ``sizes`` (n, 2) int32, annotated width and height, or 0, and ``notes``, lines to print at the
-    start; its ``class_names`` are those of the options. ``tables`` holds the tables that the original evaluator prints
-    for the last ``evaluate``, which programs parse; empty if it prints none.
+    ``file_names``, ``sizes`` (n, 2) int32, annotated width and height, or 0, ``outlines`` of the objects, None unless
+    ``--copy_paste`` needs them, and ``notes``, lines to print at the start; its ``class_names`` are those of the
+    options. ``tables`` holds the tables that the original evaluator prints for the last ``evaluate``, which programs
+    parse; empty if it prints none.
     """
 
     name: str
@@ -140,6 +142,11 @@ class CocoStyleDataset:
         box_issues(self.annotation_file, usable, self.sizes[owners], log)
         refuse_nothing_to_learn(self.annotation_file, usable, log, train=split == "train")
         self.notes: list[str] = log.lines()
+        self.outlines = None
+        if split == "train" and self.task.can_augment and self.opt.copy_paste > 0:
+            self.outlines = Outlines([usable.annotations[k] for k in by_image])
+            if not len(self.outlines):
+                self.notes.append(f"note: {without_outlines(self.annotation_file)}")
 
     def validate(self, content: dict, report: Report) -> Annotations:
         """Return what of ``content`` can be learned from, and for the validation split scored; report the rest."""
@@ -270,6 +277,11 @@ class CocoStyleDataset:
         part = slice(self.start[index], self.start[index + 1])
         return {name: values[part] for name, values in self.objects.items()}
 
+    def read_outlines(self, index: int) -> np.ndarray:
+        """Return the outlines (n,) of the objects of one image; see :class:`Outlines`."""
+        assert self.outlines is not None
+        return self.outlines.of(range(self.start[index], self.start[index + 1]))
+
     def picture_info(self, index: int) -> dict:
         """Return metadata of an image that detection needs, such as the camera calibration; empty by default."""
         return {}
@@ -297,3 +309,8 @@ class CocoStyleDataset:
         """
         truth, found = analysis.from_dataset(self, results, self.task.detected_boxes)
         return analysis.analyze(truth, found, self.class_names)
+
+
+def without_outlines(annotation_file: Path) -> str:
+    """Return the note about ``--copy_paste`` with a dataset that has only boxes."""
+    return f"--copy_paste has no effect: no object of {annotation_file} has an outline (docs/DATA.md)"

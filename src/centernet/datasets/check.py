@@ -21,9 +21,10 @@ from ..tasks.base import Task
 from ..utils.text import printable
 from . import get_dataset
 from .annotations import Annotations, box_issues, refuse_nothing_to_learn
-from .base import CocoStyleDataset
+from .base import CocoStyleDataset, without_outlines
 from .images import read_image
 from .loader import Samples, collate, finish_batch
+from .outlines import Outlines
 
 MAX_EXAMPLES = 5  # of a kind of problem that are shown
 SIZES = (0, 8, 16, 32, 64, 128, 256, math.inf)  # square roots of areas in the network's input
@@ -123,6 +124,8 @@ def check_split(
         report.joints = dict(zip(task.opt.keypoints.names, labeled, strict=True))
         if task.opt.keypoints is not COCO_PERSON:
             report.add(NOTE, "keypoints of the data", describe_schema(task.opt.keypoints))
+    if split == "train" and task.can_augment and task.opt.copy_paste > 0 and not len(Outlines(usable.annotations)):
+        report.add(NOTE, "options without effect", without_outlines(dataset.annotation_file))
     sizes = _image_sizes(dataset, usable.images, progress, report)
     _check_objects(dataset, usable, class_of, sizes, report)
     try:

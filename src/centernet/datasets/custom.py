@@ -31,6 +31,7 @@ from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
 from .coco_hp import COCOHP, joints_of_classes, score_keypoints
 from .images import image_size
+from .policies import policy_of
 
 VOC_SCORES = ("mAP", "mAP_area")
 STEP, MAX_SIDE = 32, 512  # of the input resolution that follows from the images
@@ -97,7 +98,8 @@ class Custom(CocoStyleDataset):
             "mean": cls.mean,
             "std": cls.std,
             "default_resolution": _resolution(layout, content["images"]),
-            "max_objs": max(counts.values(), default=1),
+            # A composed image must not have objects without a target.
+            "max_objs": max(counts.values(), default=1) * policy_of(opt).max_images,
             "main_score": VOC_SCORES[0] if by_voc and not has_keypoints else coco_evaluation.BOX_SCORES[0],
         }
 

@@ -15,9 +15,9 @@ from ..errors import UserError
 from ..tasks.base import Detections, Objects, Task
 from ..transforms import sample_rng
 from ..utils.failures import OPEN_FILES, explain
-from .augment import augment, repeat_factors
+from .augment import OUTLINES, augment, repeat_factors
 from .base import MAX_SHOWN, CocoStyleDataset
-from .policies import PLAIN_SHARE, POLICIES, Policy
+from .policies import PLAIN_SHARE, Policy, policy_of
 from .worker import check_worker_resources, start_worker
 
 MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops
@@ -31,7 +31,8 @@ class Samples(Dataset):
         self.dataset, self.task, self.opt, self.train = dataset, dataset.task, dataset.opt, train
         # An unreadable image does not stop training, but evaluation must never silently drop images.
         self.skips = self.opt.on_bad_image == "skip" or (self.opt.on_bad_image == "auto" and not self.opt.test)
-        self.policy = POLICIES.get(self.opt.augment) if train and self.task.can_augment else None
+        policy = policy_of(self.opt) if train and self.task.can_augment else Policy()
+        self.policy = policy if policy != Policy() else None
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """Return a sample; its entry ``skipped`` is the index of an unreadable image that was replaced, or -1.
@@ -51,9 +52,10 @@ class Samples(Dataset):
                 index, image = self._next_usable(index, error)
             else:
                 image = black_image(self.dataset, index)
-        objects = self.dataset.read_objects(index)
-        if self.policy is not None:
-            image, objects = self._augmented(self.policy, epoch, index, image, objects)
+        if self.policy is None:
+            objects = self.dataset.read_objects(index)
+        else:
+            image, objects = self._augmented(self.policy, epoch, index, image)
         rng = sample_rng(self.opt.seed, epoch, index) if self.train else None
         sample = self.task.encode(image, objects, rng, self.train)
         sample["skipped"] = np.array(skipped, dtype=np.int64)
@@ -61,26 +63,28 @@ class Samples(Dataset):
             sample["meta"]["img_id"] = self.dataset.image_ids[index]
         return sample
 
-    def _augmented(
-        self, policy: Policy, epoch: int, index: int, image: np.ndarray, objects: Objects
-    ) -> tuple[np.ndarray, Objects]:
-        """Return an image and its objects augmented by ``--augment``, possibly together with other images."""
+    def _augmented(self, policy: Policy, epoch: int, index: int, image: np.ndarray) -> tuple[np.ndarray, Objects]:
+        """Return an image and its objects, augmented and possibly composed with other images."""
         plain = self.opt.num_epochs * PLAIN_SHARE if self.opt.plain_epochs < 0 else self.opt.plain_epochs
         if epoch > self.opt.num_epochs - plain:
             policy = policy.without_composition()
 
         def read(other: int) -> tuple[np.ndarray, Objects]:
             if other == index:
-                return image, objects
+                return image, self._objects(index)
             try:
-                return self.dataset.read_image(other), self.dataset.read_objects(other)
+                return self.dataset.read_image(other), self._objects(other)
             except UserError as error:
                 if not self.skips:
                     raise
                 usable, replacement = self._next_usable(other, error)
-                return replacement, self.dataset.read_objects(usable)
+                return replacement, self._objects(usable)
 
         return augment(read, len(self.dataset), policy, self.opt.seed, epoch, index)
+
+    def _objects(self, index: int) -> Objects:
+        objects = self.dataset.read_objects(index)
+        return objects if self.dataset.outlines is None else {**objects, OUTLINES: self.dataset.read_outlines(index)}
 
     def _next_usable(self, index: int, last: UserError) -> tuple[int, np.ndarray]:
         tries = min(len(self.dataset), MAX_BAD_IN_A_ROW) - 1

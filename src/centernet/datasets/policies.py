@@ -1,6 +1,7 @@
 """Strengths of ``--augment``, separate from ``augment.py`` so that the command line does not import OpenCV."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 PLAIN_SHARE = 0.15  # of the epochs, the last ones, that see images one at a time, unless --plain_epochs is given
 
@@ -10,6 +11,7 @@ class Policy:
     """Probabilities and strengths.
 
     Attributes:
+        copy_paste: probability of pasting objects of another image (arXiv 2012.07177), where outlines are known.
         mosaic: probability of a mosaic of four images (YOLOv4, arXiv 2004.10934).
         mixup: probability of blending in another image (arXiv 1710.09412).
         rotate: greatest angle in degrees; boxes become those of the ellipses inscribed in them.
@@ -18,6 +20,7 @@ class Policy:
         cutout: probability of gray patches (arXiv 1708.04552).
     """
 
+    copy_paste: float = 0.0
     mosaic: float = 0.0
     mixup: float = 0.0
     rotate: float = 0.0
@@ -27,10 +30,20 @@ class Policy:
 
     def without_composition(self) -> "Policy":
         """Return the policy of the last epochs, in which images are seen one at a time, as they will be in tests."""
-        return replace(self, mosaic=0.0, mixup=0.0)
+        return replace(self, copy_paste=0.0, mosaic=0.0, mixup=0.0)
+
+    @property
+    def max_images(self) -> int:
+        """Return the number of images that a sample can be composed of."""
+        return 1 + (self.copy_paste > 0) + 3 * (self.mosaic > 0) + (self.mixup > 0)
 
 
 POLICIES = {
     "light": Policy(mosaic=0.5),
     "strong": Policy(mosaic=0.7, mixup=0.1, rotate=5, hsv=0.3, degrade=0.15, cutout=0.15),
 }
+
+
+def policy_of(opt: Any) -> Policy:
+    """Return the policy of the options ``--augment`` and ``--copy_paste``."""
+    return replace(POLICIES.get(opt.augment, Policy()), copy_paste=opt.copy_paste)
