@@ -11,7 +11,7 @@ from tests.accelerator.simulation import ROOT
 
 from centernet.diagnostics.check import main as check_device
 from centernet.diagnostics.judge import judge
-from centernet.diagnostics.operators import compare
+from centernet.diagnostics.operators import call, compare, widen
 from centernet.diagnostics.steps import distance
 
 HERE = "tests.accelerator.test_check_device"
@@ -167,3 +167,19 @@ def test_gradients_of_batch_normalization_that_cancel_are_judged_by_their_terms(
     assert is_sound(3 * normalized + 1e-4 * noise, rounding)  # the result is about 1e-4
     assert not is_sound(3 * normalized + 1e-4 * noise, 100 * rounding)
     assert not is_sound(noise, 1e-3 * noise)
+
+
+def test_results_as_good_as_the_16_bit_kernel_of_the_cpu_are_sound():
+    """In bfloat16 the CPU's batch normalization with a bfloat16 weight rounds scale and shift before it adds them."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(2, 8, 16, 16, generator=generator) + 30).bfloat16()
+    weight, bias = (torch.rand(8, generator=generator).bfloat16() for _ in range(2))
+    forward = torch.ops.aten.native_batch_norm.default
+    arguments = (x, weight, bias, None, None, True, 0.1, 1e-5)
+    results = list(forward(*arguments))
+    exact = call(forward, widen(arguments, torch.float64), {})[0]
+    yardstick = call(forward, widen(arguments, torch.float32), {})[0].bfloat16()
+    assert not judge(results[0], exact, yardstick, noisy=True).sound
+    assert all(judgement.sound for judgement in compare(forward, arguments, {}, results))
+    worse = exact + 4 * (results[0] - exact)
+    assert not compare(forward, arguments, {}, [worse.bfloat16(), *results[1:]])[0].sound

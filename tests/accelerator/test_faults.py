@@ -1,6 +1,6 @@
 """Every fault of the simulated accelerator against every level of the check.
 
-``UPDATE_TABLE=1 python -m pytest -m slow tests/accelerator/test_faults.py`` writes the table between the markers
+``UPDATE_TABLE=1 python -m pytest -m soak tests/accelerator/test_faults.py`` writes the table between the markers
 ``BEGIN`` and ``END`` of docs/ACCELERATORS.md, where they exist; without the variable the test compares it with what it
 finds.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.accelerator.simulation import ROOT, environment
 
-pytestmark = [pytest.mark.simulated, pytest.mark.slow]
+pytestmark = pytest.mark.simulated
 
 HERE = "tests.accelerator.test_faults"
 LEVELS = ("probe", "operators", "layers", "steps", "repeat", "processes")
@@ -63,18 +63,7 @@ def is_named(fault, finding: dict) -> bool:
 def curve_verdict(simulation, fault: str, data: Path, folder: Path) -> str:
     """Train 40 iterations with the fault; the verdict of loss.py about the curve."""
     options = ["ctdet", "--dataset", "sample", "--data_path", data, "--arch", "resdcn_18", "--input_res", "64"]
-    options += [
-        "--head_conv",
-        "16",
-        "--batch_size",
-        "4",
-        "--num_iters",
-        "40",
-        "--num_epochs",
-        "1",
-        "--num_workers",
-        "0",
-    ]
+    options += ["--head_conv", "16", "--batch_size", "4", "--num_iters", "40", "--num_epochs", "1"]
     options += ["--num_workers", "0", "--val_intervals", "0", "--pretrained", "none", "--hide_data_time"]
     reference = folder.parent / "reference"
     if not reference.is_dir():
@@ -90,6 +79,7 @@ def curve_verdict(simulation, fault: str, data: Path, folder: Path) -> str:
     return {0: "passes", 1: "fails"}.get(judged.returncode, judged.stderr.strip())
 
 
+@pytest.mark.soak
 def test_every_fault_is_found_and_named(simulation, tmp_path, sample_data):
     sys.path.insert(0, str(ROOT / "tests/accelerator/backend"))
     descriptions = json.loads(simulation.output(f"{HERE}:describe"))
@@ -172,10 +162,11 @@ def _marks(table: str) -> list[list[str]]:
 SOUND = [
     *(("ctdet", arch, "64", seed) for arch in ("resdcn_18",) for seed in range(1, 6)),
     *(("ctdet", arch, "128", 1) for arch in ("dla_34", "hourglass")),
-    *((task, "res_18", "64", seed) for task in ("multi_pose", "exdet", "ddd") for seed in (1, 2)),
+    *((task, "res_18", "64", seed) for task in ("multi_pose", "exdet", "ddd") for seed in range(1, 6)),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "arch", "size", "seed"), SOUND)
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_no_alarm_on_a_sound_device_that_rounds_otherwise(

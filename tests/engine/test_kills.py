@@ -154,7 +154,7 @@ def test_a_killed_run_is_the_undisturbed_one(tmp_path, tiny_voc, undisturbed):
 
 @needs_proc
 @pytest.mark.soak
-@pytest.mark.parametrize(("processes", "kills"), [(1, 30), (4, 20)])
+@pytest.mark.parametrize(("processes", "kills"), [(1, 34), (2, 33), (4, 33)])
 def test_dozens_of_kills(tmp_path, tiny_voc, undisturbed, processes, kills):
     """SIGKILL to one process or to all, at random moments and while a checkpoint is written."""
     whole = undisturbed(tiny_voc, processes)
