@@ -15,7 +15,7 @@ from .datasets.images import MAX_PIXELS, read_image
 from .datasets.loader import apply_color, as_tensor, black_image
 from .datasets.worker import check_worker_resources, start_worker
 from .engine import processes
-from .engine.precision import Precision, set_precision
+from .engine.precision import Precision, set_precision, warn_if_emulated
 from .errors import UserError
 from .evaluation.results import drop_non_finite
 from .models import create_model, load_model, read_checkpoint
@@ -49,6 +49,7 @@ def create_detector(opt: Options, device: torch.device | None = None, log=print)
     if device is None:
         device = processes.start(opt).device
     set_precision(opt.precision, device, log)
+    warn_if_emulated(opt.amp, device, log)
     opt, model = load_network(opt, log)
     return Detector(build_task(opt), fuse(model.to(device)), device)
 

@@ -10,7 +10,7 @@ from torch import nn
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
 from centernet.engine.evaluate import evaluate
-from centernet.engine.precision import Precision, check_amp
+from centernet.engine.precision import Precision, check_amp, warn_if_emulated
 from centernet.engine.processes import Processes
 from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
@@ -154,6 +154,19 @@ def test_what_a_device_cannot_do_is_an_error():
         Precision("bf16", torch.device("meta"))
     check_amp("bf16", CPU)
     check_amp("off", torch.device("meta"))
+
+
+@pytest.mark.parametrize(("device", "owner", "name"), [
+    ("cpu", torch.ops.mkldnn, "_is_mkldnn_bf16_supported"),
+    ("cuda", torch.cuda, "is_bf16_supported"),
+])  # fmt: skip
+def test_emulated_bfloat16_is_reported(monkeypatch, device, owner, name):
+    for supported in (True, False):
+        monkeypatch.setattr(owner, name, lambda supported=supported, **options: supported)
+        lines = []
+        for amp in ("bf16", "off"):
+            warn_if_emulated(amp, torch.device(device), lines.append)
+        assert len(lines) == (not supported) and all("many times slower than float32" in line for line in lines)
 
 
 def test_support_is_found_in_inference_mode():

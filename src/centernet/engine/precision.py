@@ -136,6 +136,24 @@ def check_amp(amp: str, device: torch.device) -> None:
         )
 
 
+def warn_if_emulated(amp: str, device: torch.device, log=print) -> None:
+    """Log a warning if ``--amp bf16`` is computed without instructions for it, which can take a hundred times longer."""
+    if amp == "bf16" and not has_bfloat16_instructions(device):
+        log(
+            f"warning: --amp bf16: this {device.type} has no instructions for bfloat16, which makes it many times slower "
+            "than float32; leave --amp out"
+        )
+
+
+def has_bfloat16_instructions(device: torch.device) -> bool:
+    """Return whether a CPU or CUDA device computes convolutions in bfloat16 natively; true for other devices."""
+    if device.type == "cpu":
+        return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True
+
+
 def missing_support(amp: str, device: torch.device) -> str | None:
     """Make an update of one weight as training does; return why that is not possible in 16 bits, None if it is.
 

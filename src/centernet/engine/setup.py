@@ -17,7 +17,7 @@ from ..models import create_model, read_checkpoint
 from ..models.weights import restore, save_model
 from ..options import NEVER, Options, process_shares
 from ..tasks.base import Task
-from .precision import check_amp, set_precision
+from .precision import check_amp, set_precision, warn_if_emulated
 from .processes import Processes
 from .run_state import TrainingState
 
@@ -25,6 +25,7 @@ from .run_state import TrainingState
 def configure_backends(opt: Options, env: Processes) -> None:
     """Seed PyTorch, and set numerical precision and algorithm search. Raises UserError for an impossible ``--amp``."""
     check_amp(opt.amp, env.device)
+    warn_if_emulated(opt.amp, env.device, log=env.print)
     torch.manual_seed(opt.seed)
     set_precision(opt.precision, env.device, log=env.print)
     if opt.precision == "tf32" and env.device.type == "cpu":
