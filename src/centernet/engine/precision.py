@@ -137,11 +137,11 @@ def check_amp(amp: str, device: torch.device) -> None:
 
 
 def warn_if_emulated(amp: str, device: torch.device, log=print) -> None:
-    """Log a warning if ``--amp bf16`` is computed without instructions for it, which can take a hundred times longer."""
+    """Log a warning if ``--amp bf16`` is computed without instructions for it, which is very slow."""
     if amp == "bf16" and not has_bfloat16_instructions(device):
         log(
-            f"warning: --amp bf16: this {device.type} has no instructions for bfloat16, which makes it many times slower "
-            "than float32; leave --amp out"
+            f"warning: --amp bf16: this {device.type} has no instructions for bfloat16, which makes it "
+            "many times slower than float32; leave --amp out"
         )
 
 
