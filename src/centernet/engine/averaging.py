@@ -20,7 +20,14 @@ class ModelEma:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay, self.updates = network, decay, 0
-        self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        current = network.state_dict()
+        self.state = {name: value.clone() for name, value in current.items()}
+        # Pairs of lists: averages, and the network's own tensors, which training changes in place.
+        averaged = [name for name, value in current.items() if value.is_floating_point()]
+        copied = [name for name in current if name not in averaged]
+        self._averaged, self._copied = (
+            ([self.state[name] for name in names], [current[name] for name in names]) for names in (averaged, copied)
+        )
 
     @torch.no_grad()
     def load(self, saved: dict) -> list[str]:
@@ -47,11 +54,9 @@ class ModelEma:
         """Update the averages with the current weights."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = self.network.state_dict()
-        names = [name for name, value in self.state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.state[name] for name in names], [current[name] for name in names], weight)
-        for name in self.state.keys() - set(names):
-            self.state[name].copy_(current[name])
+        torch._foreach_lerp_(*self._averaged, weight)
+        for count, current in zip(*self._copied, strict=True):
+            count.copy_(current)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
