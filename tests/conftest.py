@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.training import run_here
+from tests.helpers.training import run_here
 
 from centernet.datasets.pascal import PascalVOC
 

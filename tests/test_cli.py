@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.training import ENVIRONMENT, ROOT
+from tests.helpers.training import ENVIRONMENT, ROOT
 
 from centernet.options import OptionParser
 from centernet.tasks.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.training import run_here
+from tests.helpers.training import run_here
 
 
 def make_images(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int, int]]]:

@@ -26,7 +26,7 @@ def options(*args):
     return opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64", *args])
 
 
-def figures(name):
+def load_golden(name):
     with np.load(CONFORMANCE / f"{name}.npz", allow_pickle=False) as file:
         return dict(file)
 
@@ -47,7 +47,7 @@ def by_class(rows, classes=20):
 @pytest.mark.parametrize("k", range(6))
 def test_pre_processing(k):
     case = {
-        name[len(f"pre{k}_") :]: value for name, value in figures("detector").items() if name.startswith(f"pre{k}_")
+        name[len(f"pre{k}_") :]: value for name, value in load_golden("detector").items() if name.startswith(f"pre{k}_")
     }
     scale, fix_res, flip_test, pad, height, width = case["args"].tolist()
     arguments = ["--input_h", f"{height:.0f}", "--input_w", f"{width:.0f}", "--test_scales", str(scale)]
@@ -118,7 +118,7 @@ def test_scale_that_leaves_nothing():
 
 @needs_conformance
 def test_flip_average():
-    case = {name: torch.from_numpy(value) for name, value in figures("decode").items() if name.startswith("ct_")}
+    case = {name: torch.from_numpy(value) for name, value in load_golden("decode").items() if name.startswith("ct_")}
     averaged = Ctdet(options()).average_flipped({head: case[f"ct_{head}"] for head in ("hm", "wh", "reg")})
     torch.testing.assert_close(averaged["hm"], case["ct_flip_hm"])
     torch.testing.assert_close(averaged["wh"], case["ct_flip_wh"])
@@ -142,7 +142,7 @@ def test_flip_average_by_hand():
 
 @needs_conformance
 def test_post_processing():
-    case = figures("detector")
+    case = load_golden("detector")
     opt = options()
     opt.num_classes = 5
     meta = {"c": case["ctpost_c"], "s": float(case["ctpost_s"]), "scale": float(case["ctpost_scale"])}
@@ -155,7 +155,9 @@ def test_post_processing():
 @needs_conformance
 @pytest.mark.parametrize("k", range(4))
 def test_merging(k):
-    case = {name[len(f"merge{k}_") :]: value for name, value in figures("nms").items() if name.startswith(f"merge{k}_")}
+    case = {
+        name[len(f"merge{k}_") :]: value for name, value in load_golden("nms").items() if name.startswith(f"merge{k}_")
+    }
     opt = options(*(["--nms"] if case["nms"] else []))
     scales = [by_class(case[f"in{i}"]) for i in range(case["nscales"])]
     opt.keep_discarded = True

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.training import run_here
+from tests.helpers.training import run_here
 
 from centernet.datasets.synthetic.poses import SyntheticPoses
 from centernet.datasets.synthetic.shapes import SyntheticShapes

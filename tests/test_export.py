@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.small_disk import in_small_file_system, needs_mount
 from tests.models.conformance import error_in_std, load_formula_weights
-from tests.small_disk import in_small_file_system, needs_mount
 from torch import Tensor, nn
 from torch.nn import functional as F
 

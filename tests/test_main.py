@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training import ENVIRONMENT, LAUNCH, MAIN, ROOT, losses, small
+from tests.helpers.training import ENVIRONMENT, LAUNCH, MAIN, ROOT, losses, small
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

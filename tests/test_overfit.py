@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tests.training import ROOT, output_of, score
+from tests.helpers.training import ROOT, output_of, score
 
 SHARED = ROOT.parent / "shared" / "data"
 IMAGES, REPEATS = 16, 20  # each image is listed so often that an epoch has 40 iterations of 8

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.training import ENVIRONMENT, ROOT
+from tests.helpers.training import ENVIRONMENT, ROOT
 
 from centernet.detector import create_detector
 from centernet.models import create_model, save_model

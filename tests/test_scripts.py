@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.training import LAUNCH, ROOT, load_script, run_here
+from tests.helpers.training import LAUNCH, ROOT, load_script, run_here
 from torch import nn
 
 from centernet.datasets.pascal import PascalVOC

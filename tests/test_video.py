@@ -8,7 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from tests.small_disk import in_small_file_system, needs_mount
+from tests.helpers.small_disk import in_small_file_system, needs_mount
 
 from centernet.errors import UserError
 from centernet.video import AHEAD, RATE, VideoWriter, ahead, frame_rate, frames, open_video

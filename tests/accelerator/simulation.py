@@ -80,7 +80,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the compiler prints is no answer
     import torch
-    from tests.training import load_script
+    from tests.helpers.training import load_script
 
     for name in ("main", "test", "demo"):
         load_script(name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.accelerator.simulation import ROOT, environment
-from tests.training import LAUNCH, MAIN, output_here
+from tests.helpers.training import LAUNCH, MAIN, output_here
 
 pytestmark = pytest.mark.simulated
 

@@ -301,7 +301,7 @@ def test_the_nearest_recipe_is_the_reference(exp, tmp_path, capsys):
 
 
 def test_error_rates_of_the_committed_library():
-    """The figures in docs/CONVERGENCE.md."""
+    """The numbers in docs/CONVERGENCE.md."""
     library = read_library(COMMITTED)
     assert (len(library.runs), library.iterations, library.score_name) == (10, 160, "mAP")
     assert [run["processes"] for run in library.runs] == [1] * 7 + [4] * 3

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from tests.analysis.test_pages import assert_sound, browser  # noqa: F401 (a fixture)
-from tests.training import load_script, run_here
+from tests.helpers.training import load_script, run_here
 
 from centernet.analysis import evaluation_images
 from centernet.datasets import get_dataset

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.training import run_here
+from tests.helpers.training import run_here
 
 from centernet.datasets import get_dataset
 from centernet.datasets.images import is_truncated_jpeg, read_image

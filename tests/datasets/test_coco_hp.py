@@ -180,15 +180,15 @@ def test_result_file(tiny, tmp_path):
 
 @needs_conformance
 def test_result_file_of_the_reference(tiny, tmp_path):
-    figures = json.loads((CONFORMANCE / "results_format.json").read_text())["coco_hp"]
+    golden = json.loads((CONFORMANCE / "results_format.json").read_text())["coco_hp"]
     results = {
         int(image_id): {int(cls): np.array(rows, dtype=np.float32).reshape(-1, 39) for cls, rows in classes.items()}
-        for image_id, classes in figures["input"].items()
+        for image_id, classes in golden["input"].items()
     }
     val = open_split(tiny, "val")
     val.rounded_results = True
     val.save_results(results, tmp_path / "results.json")
-    assert json.loads((tmp_path / "results.json").read_text()) == figures["output"]
+    assert json.loads((tmp_path / "results.json").read_text()) == golden["output"]
 
 
 @needs_shared

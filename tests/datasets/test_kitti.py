@@ -16,7 +16,7 @@ from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
 from centernet.tasks import build_task
 
-FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())["results"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ddd.json").read_text())["results"]
 GENUINE = CONFORMANCE.parent / "data" / "kitti_sample"
 SETS = {"3dop": {"train": [1, 2, 3], "val": [4, 5]}, "subcnn": {"train": [2, 4, 5], "val": [1, 3]}}
 
@@ -184,7 +184,7 @@ def test_result_files(kitti_folder, tmp_path):
     images = dataset(kitti_folder, "val")
     results = {
         int(image_id): {int(cls): np.float32(rows).reshape(-1, 13) for cls, rows in by_class.items()}
-        for image_id, by_class in FIGURES["detections"].items()
+        for image_id, by_class in GOLDEN["detections"].items()
     }
     folder = tmp_path / "run" / "results"
     folder.mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_result_files(kitti_folder, tmp_path):
     (folder / "notes.txt").write_text("mine")
     images.save_results(results, tmp_path / "run" / "results.json")
     texts = {path.name: path.read_text() for path in folder.iterdir() if path.name != "notes.txt"}
-    assert texts == FIGURES["files"]
+    assert texts == GOLDEN["files"]
     assert (folder / "notes.txt").is_file()
 
 

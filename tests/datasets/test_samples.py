@@ -11,7 +11,7 @@ from tests.models.conformance import CONFORMANCE, needs_conformance
 from centernet.datasets import build_sample
 from centernet.opts import opts
 
-FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ctdet_samples.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ctdet_samples.json").read_text())
 TARGETS = ("hm", "reg_mask", "ind", "wh", "reg", "dense_wh", "dense_wh_mask", "cat_spec_wh", "cat_spec_mask")
 NAMES = {
     *("train_crop_noflip", "train_crop_flip", "train_crop_default", "train_crop_default2", "train_shift_noflip"),
@@ -74,7 +74,7 @@ def test_sample(reference, name):
         np.testing.assert_allclose(sample["meta"]["s"], expected["meta_s"])
         np.testing.assert_allclose(sample["meta"]["gt_det"], expected["meta_gt_det"], atol=1e-6)
 
-    # OpenCV 5 warps exactly; versions before it round positions, which the figures of OpenCV 3 stand for.
+    # OpenCV 5 warps exactly; versions before it round positions, which the golden values (OpenCV 3) have.
     exact = int(cv2.__version__.split(".")[0]) >= 5
     version, tolerance = ("opencv5", 2e-5) if exact else ("opencv3", 0.09)
     value = sample["input"]
@@ -107,7 +107,7 @@ def totals(array):
     return [array.sum(), (array * array).sum()]
 
 
-@pytest.mark.parametrize("case", FIGURES, ids=[case["name"] for case in FIGURES])
+@pytest.mark.parametrize("case", GOLDEN, ids=[case["name"] for case in GOLDEN])
 def test_golden_targets(case):
     """Targets do not depend on what the image shows, so a black one will do."""
     annotations = [{"bbox": row[:4], "category_id": row[4]} for row in case["annotations"]]
@@ -143,10 +143,10 @@ def test_golden_targets(case):
 
 
 def test_golden_targets_are_of_every_kind():
-    assert {case["split"] for case in FIGURES} == {"train", "val"}
-    assert {case["dataset"] for case in FIGURES} == {"pascal", "coco"}
-    assert any(len(case["slots"]) < len(case["annotations"]) for case in FIGURES)
-    assert all(any(field in case for case in FIGURES) for field in ("wh", "cat_spec_wh", "dense_wh", "meta_c"))
+    assert {case["split"] for case in GOLDEN} == {"train", "val"}
+    assert {case["dataset"] for case in GOLDEN} == {"pascal", "coco"}
+    assert any(len(case["slots"]) < len(case["annotations"]) for case in GOLDEN)
+    assert all(any(field in case for case in GOLDEN) for field in ("wh", "cat_spec_wh", "dense_wh", "meta_c"))
 
 
 def test_slots_belong_to_annotations():

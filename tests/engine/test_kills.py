@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.engine.test_processes import needs_proc, ranks, running, wait_for_losses, wait_until_gone
-from tests.training import ENVIRONMENT, LAUNCH, MAIN, losses, rows, small
+from tests.helpers.training import ENVIRONMENT, LAUNCH, MAIN, losses, rows, small
 
 RUN = "exp/ctdet/default"
 

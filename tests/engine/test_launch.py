@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from tests.training import MAIN
+from tests.helpers.training import MAIN
 
 from centernet.engine import launch
 from centernet.options import OptionParser

@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.training import small
+from tests.helpers.training import small
 
 from centernet.engine import loggers
 from centernet.engine.loggers import Loggers

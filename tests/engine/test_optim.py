@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tests.engine.test_resume import RUN, signal_at
-from tests.training import losses, rows, small
+from tests.helpers.training import losses, rows, small
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 

@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from tests.training import small
+from tests.helpers.training import small
 
 from centernet.detector import create_detector
 from centernet.engine import precision

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training import ENVIRONMENT, LAUNCH, MAIN, ROOT
+from tests.helpers.training import ENVIRONMENT, LAUNCH, MAIN, ROOT
 
 ENVIRONMENT = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")}
 

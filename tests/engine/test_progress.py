@@ -10,7 +10,7 @@ import sys
 import termios
 
 import pytest
-from tests.training import ENVIRONMENT, MAIN, small
+from tests.helpers.training import ENVIRONMENT, MAIN, small
 
 from centernet.engine import progress
 from centernet.engine.progress import Progress, StatusLine

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training import ENVIRONMENT, MAIN, losses, rows, small
+from tests.helpers.training import ENVIRONMENT, MAIN, losses, rows, small
 
 import centernet.engine.evaluate as evaluate_module
 import centernet.engine.trainer as trainer_module

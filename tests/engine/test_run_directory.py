@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training import losses, rows, small
+from tests.helpers.training import losses, rows, small
 
 from centernet.analysis import report
 from centernet.engine import run_directory

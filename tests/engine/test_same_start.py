@@ -1,7 +1,7 @@
 """--save_init and --load_model: trainings on two machines start from the same weights."""
 
 import torch
-from tests.training import losses, small
+from tests.helpers.training import losses, small
 
 
 def test_a_training_from_saved_initial_weights_is_the_same(main, tmp_path, tiny_voc):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.engine.test_processes import run_update
 from tests.engine.test_resume import RUN, signal_at
-from tests.training import losses, small
+from tests.helpers.training import losses, small
 
 import centernet.engine.trainer as trainer_module
 from centernet.engine.averaging import ModelEma

@@ -1,7 +1,7 @@
 """Shared by the model tests: weights and inputs defined by formulas, and the location of golden values.
 
 The formulas are those of ``../shared/conformance/README.md``. That folder holds what the reference implementation
-computes; tests that need it are skipped without it, and the others carry a few of its figures themselves.
+computes; tests that need it are skipped without it, and the others carry a few of its values themselves.
 """
 
 from collections.abc import Sequence

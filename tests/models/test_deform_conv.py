@@ -336,8 +336,8 @@ def test_layer_has_the_defaults_of_the_networks():
         DCN(4, 5, 3, 1, 1, deformable_groups=3)
 
 
-@pytest.mark.parametrize(("scale", "figures"), [(0.3, LAYER), (0, FRESH_LAYER)], ids=["random", "fresh"])
-def test_layer_has_golden_values(path, scale, figures):
+@pytest.mark.parametrize(("scale", "golden"), [(0.3, LAYER), (0, FRESH_LAYER)], ids=["random", "fresh"])
+def test_layer_has_golden_values(path, scale, golden):
     def tensor(entry: int, *shape: int) -> Tensor:
         return torch.from_numpy(noise(int(np.prod(shape)), entry)).view(shape)
 
@@ -346,4 +346,4 @@ def test_layer_has_golden_values(path, scale, figures):
     for name, value in results.items():
         flat = value.flatten()
         own = (flat.mean(), flat.std(unbiased=False), flat[0], flat[len(flat) // 2], flat[-1])
-        assert [float(v) for v in own] == pytest.approx(figures[name], rel=0, abs=1e-9), name
+        assert [float(v) for v in own] == pytest.approx(golden[name], rel=0, abs=1e-9), name

@@ -275,7 +275,7 @@ def formula_outputs(arch: str) -> tuple[nn.Module, list[dict[str, torch.Tensor]]
         return model, model(formula_input(shape, INPUT_PARAMS).double())
 
 
-def figures(value: torch.Tensor) -> list[float]:
+def summary_values(value: torch.Tensor) -> list[float]:
     flat = value.flatten()
     chosen = (flat.mean(), flat.std(unbiased=False), flat[0], flat[len(flat) // 2], flat[-1])
     return [float(x) for x in chosen]
@@ -287,13 +287,13 @@ def test_outputs_with_formula_weights(arch):
     for stack, output in enumerate(outputs):
         for name, value in output.items():
             expected = OUTPUTS[arch][name][stack]
-            assert figures(value) == pytest.approx(expected, rel=0, abs=1e-7 * expected[1]), (stack, name)
+            assert summary_values(value) == pytest.approx(expected, rel=0, abs=1e-7 * expected[1]), (stack, name)
     # Also the shortcuts that nothing reads see the batch.
     seen = [value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")]
     assert all(value == model.training for value in seen)
 
 
-def test_the_networks_with_figures_are_all_families():
+def test_every_family_has_golden_values():
     assert {arch.partition("_")[0] for arch in OUTPUTS} == {
         arch.partition("_")[0] for arch in reference_architectures()
     }

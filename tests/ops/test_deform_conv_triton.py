@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.helpers import triton_cases
+from tests.helpers.training import run_here
 from tests.helpers.triton_cases import CASES, NAMES, SLOW_CASES, Case
-from tests.training import run_here
 from torch import Tensor
 
 from centernet.errors import UserError

@@ -18,7 +18,7 @@ from centernet.ops.image import (
     transform_preds,
 )
 
-FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "image_ops.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "image_ops.json").read_text())
 
 
 def totals(array):
@@ -59,7 +59,7 @@ def test_affine_matrices(center, scale, rot, size, matrix):
     np.testing.assert_allclose(result, matrix, rtol=1e-7, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", FIGURES["affine"], ids=range(len(FIGURES["affine"])))
+@pytest.mark.parametrize("case", GOLDEN["affine"], ids=range(len(GOLDEN["affine"])))
 def test_golden_affine_cases(case):
     scale = case["scale"] if isinstance(case["scale"], float) else np.float32(case["scale"])
     matrix = get_affine_transform(
@@ -135,7 +135,7 @@ def test_radius_of_squares(side, radius):
 
 
 def test_golden_radii():
-    for height, width, radius in FIGURES["radius"]:
+    for height, width, radius in GOLDEN["radius"]:
         assert gaussian_radius((height, width)) == pytest.approx(radius, rel=1e-10)
 
 
@@ -188,16 +188,16 @@ def test_drawing_example():
 
 
 def test_golden_umich_cases():
-    for x, y, radius, k, *expected in FIGURES["umich"]:
+    for x, y, radius, k, *expected in GOLDEN["umich"]:
         heatmap = draw_umich_gaussian(np.zeros((32, 40), np.float32), (x, y), int(radius), k)
         np.testing.assert_allclose(totals(heatmap), expected, rtol=2e-6, atol=1e-7)
 
 
 def test_golden_umich_sequence():
     heatmap = np.zeros((32, 40), np.float32)
-    for x, y, radius in FIGURES["umich_sequence"]:
+    for x, y, radius in GOLDEN["umich_sequence"]:
         draw_umich_gaussian(heatmap, np.float32([x, y]), int(radius))
-    np.testing.assert_allclose(totals(heatmap), FIGURES["umich_sequence_map"], rtol=2e-6)
+    np.testing.assert_allclose(totals(heatmap), GOLDEN["umich_sequence_map"], rtol=2e-6)
 
 
 @needs_conformance
@@ -213,7 +213,7 @@ def test_umich_maps(reference):
 
 
 def test_golden_msra_cases():
-    for x, y, sigma, *expected in FIGURES["msra"]:
+    for x, y, sigma, *expected in GOLDEN["msra"]:
         heatmap = draw_msra_gaussian(np.zeros((32, 32), np.float32), (x, y), sigma)
         np.testing.assert_allclose(totals(heatmap), expected, rtol=2e-6, atol=1e-7)
 
@@ -256,10 +256,10 @@ def draw_dense(mode, sequence):
 
 @pytest.mark.parametrize("mode", range(3))
 def test_golden_dense_regression(mode):
-    figures = FIGURES["dense"][mode]
-    regmap, heatmap = draw_dense(mode, figures["sequence"])
-    np.testing.assert_allclose([totals(part) for part in regmap], figures["reg"], rtol=2e-6)
-    np.testing.assert_allclose(totals(heatmap), figures["hm"], rtol=2e-6)
+    golden = GOLDEN["dense"][mode]
+    regmap, heatmap = draw_dense(mode, golden["sequence"])
+    np.testing.assert_allclose([totals(part) for part in regmap], golden["reg"], rtol=2e-6)
+    np.testing.assert_allclose(totals(heatmap), golden["hm"], rtol=2e-6)
 
 
 @needs_conformance

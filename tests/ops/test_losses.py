@@ -23,7 +23,7 @@ from centernet.ops.losses import (
     gather_feat,
 )
 
-FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ctdet_loss.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ctdet_loss.json").read_text())
 AT_OBJECTS = {
     "regl1": RegL1Loss,
     "regsl1": RegLoss,
@@ -72,12 +72,12 @@ def test_focal_loss(reference, case):
 
 def test_golden_focal_loss():
     """Logits far beyond the clamp: they have a finite loss and no gradient."""
-    figures = FIGURES["focal"]
-    x = torch.tensor(figures["x"]).view(1, 1, 1, -1).requires_grad_()
-    loss = FocalLoss()(clamped_sigmoid(x), torch.tensor(figures["t"]).view(1, 1, 1, -1))
+    golden = GOLDEN["focal"]
+    x = torch.tensor(golden["x"]).view(1, 1, 1, -1).requires_grad_()
+    loss = FocalLoss()(clamped_sigmoid(x), torch.tensor(golden["t"]).view(1, 1, 1, -1))
     loss.backward()
-    assert loss.item() == pytest.approx(figures["loss"], rel=1e-5)
-    torch.testing.assert_close(x.grad.flatten(), torch.tensor(figures["grad_x"]), rtol=1e-4, atol=1e-6)
+    assert loss.item() == pytest.approx(golden["loss"], rel=1e-5)
+    torch.testing.assert_close(x.grad.flatten(), torch.tensor(golden["grad_x"]), rtol=1e-4, atol=1e-6)
     assert (x.grad == 0).any() and (x.grad != 0).any()
 
 

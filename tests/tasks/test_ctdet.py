@@ -18,7 +18,7 @@ from centernet.opts import opts
 from centernet.tasks.ctdet import Ctdet, CtdetLoss, ctdet_decode, ctdet_post_process
 from centernet.transforms import AugmentationRng
 
-FOLDER = Path(__file__).parents[1] / "figures"
+FOLDER = Path(__file__).parents[1] / "golden"
 DECODE = json.loads((FOLDER / "ctdet_decode.json").read_text())
 LOSS = json.loads((FOLDER / "ctdet_loss.json").read_text())
 
@@ -131,11 +131,11 @@ def test_relative_size_loss(losses):
     assert parts["off_loss"].item() == pytest.approx(float(losses["ctdet_norm_wh/stat_off_loss"]), rel=1e-5)
 
 
-def golden_maps(figures, head, size=(16, 20)):
-    """The maps of a head, of which the figures hold the cells that count."""
+def golden_maps(golden, head, size=(16, 20)):
+    """The maps of a head, filled at the cells that the golden values list."""
     maps = torch.full((2, 2, size[0] * size[1]), 1000.0)
     for b in range(2):
-        for cell, vector in zip(figures["ind"][b], figures[f"out_{head}"][b], strict=True):
+        for cell, vector in zip(golden["ind"][b], golden[f"out_{head}"][b], strict=True):
             maps[b, :, cell] = torch.tensor(vector)
     return maps.view(2, 2, *size)
 
@@ -143,24 +143,24 @@ def golden_maps(figures, head, size=(16, 20)):
 @pytest.mark.parametrize(("case", "args"), [("ctdet", []), ("ctdet_sl1", ["--reg_loss", "sl1"])])
 def test_golden_loss(case, args):
     """Size and offset losses of a case of the reference, and the heatmap of the focal loss's example."""
-    figures = LOSS[case]
+    golden = LOSS[case]
     batch = {
         "hm": torch.zeros(2, 1, 16, 20),
-        "reg_mask": torch.tensor(figures["mask"], dtype=torch.uint8),
-        "ind": torch.tensor(figures["ind"]),
-        "wh": torch.tensor(figures["wh"]),
-        "reg": torch.tensor(figures["reg"]),
+        "reg_mask": torch.tensor(golden["mask"], dtype=torch.uint8),
+        "ind": torch.tensor(golden["ind"]),
+        "wh": torch.tensor(golden["wh"]),
+        "reg": torch.tensor(golden["reg"]),
     }
     batch["hm"][0, 0, 0, :4] = torch.tensor([1, 0.5, 0, 0.2])
     output = {"hm": torch.full((2, 1, 16, 20), -50.0)}
     output["hm"][0, 0, 0, :4] = torch.logit(torch.tensor([0.6, 0.3, 0.1, 0.8]))
-    output |= {head: golden_maps(figures, head) for head in ("wh", "reg")}
+    output |= {head: golden_maps(golden, head) for head in ("wh", "reg")}
     loss, parts = CtdetLoss(options(*args))([output], batch)
     hm_loss = 0.5066965 - 636 * 1e-8 * np.log(1 - 1e-4)  # the example, and what the clamp leaves of the other cells
     assert parts["hm_loss"].item() == pytest.approx(hm_loss, rel=1e-5)
-    assert parts["wh_loss"].item() == pytest.approx(figures["wh_loss"], rel=1e-5)
-    assert parts["off_loss"].item() == pytest.approx(figures["off_loss"], rel=1e-5)
-    total = hm_loss + 0.1 * figures["wh_loss"] + figures["off_loss"]
+    assert parts["wh_loss"].item() == pytest.approx(golden["wh_loss"], rel=1e-5)
+    assert parts["off_loss"].item() == pytest.approx(golden["off_loss"], rel=1e-5)
+    total = hm_loss + 0.1 * golden["wh_loss"] + golden["off_loss"]
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 

@@ -21,7 +21,7 @@ from centernet.transforms import replayed_rng
 from centernet.visualization import Canvas, build_visualizer, draw_boxes, restore_image
 from centernet.visualization import ddd as visualization_3d
 
-FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "ddd.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ddd.json").read_text())
 TARGETS = ("hm", "reg_mask", "rot_mask", "ind", "dep", "dim", "rotbin", "rotres", "wh", "reg")
 SAMPLES = {
     *("train_noaug", "train_aug", "train_default", "train_default2", "val", "val_keep_res", "val_ignore"),
@@ -94,7 +94,7 @@ def test_sample(reference, name):
         for field in ("c", "s", "gt_det", "calib"):
             assert_equal_arrays(sample["meta"][field], arrays[f"{name}/meta_{field}"], field)
 
-    # OpenCV 5 warps exactly; versions before it round positions, which the figures of OpenCV 3 stand for.
+    # OpenCV 5 warps exactly; versions before it round positions, which the golden values (OpenCV 3) have.
     exact = int(cv2.__version__.split(".")[0]) >= 5
     version, tolerance = ("opencv5", 2e-5) if exact else ("opencv3", 0.09)
     assert sample["input"].shape == tuple(arrays[f"{name}/input_shape"])
@@ -102,7 +102,7 @@ def test_sample(reference, name):
     np.testing.assert_allclose(sample["input"][:, ::3, ::3], expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("case", FIGURES["samples"], ids=[case["name"] for case in FIGURES["samples"]])
+@pytest.mark.parametrize("case", GOLDEN["samples"], ids=[case["name"] for case in GOLDEN["samples"]])
 def test_golden_targets(case):
     opt = options(*case["args"])
     image = np.zeros((*case["size"], 3), np.uint8)
@@ -243,21 +243,21 @@ def test_loss(losses, case):
                 )
 
 
-@pytest.mark.parametrize("case", FIGURES["loss"])
+@pytest.mark.parametrize("case", GOLDEN["loss"])
 def test_golden_loss(case):
-    figures = FIGURES["loss"][case]
-    batch = {name: torch.tensor(figures[name]) for name in TARGETS if name in figures}
+    golden = GOLDEN["loss"][case]
+    batch = {name: torch.tensor(golden[name]) for name in TARGETS if name in golden}
     output = {"hm": torch.full((2, 3, 16, 20), -50.0)}
     for head, channels in (("dep", 1), ("rot", 8), ("dim", 3), ("wh", 2), ("reg", 2)):
         maps = torch.full((2, channels, 320), 1000.0)
         for b in range(2):
-            for cell, vector in zip(figures["ind"][b], figures[f"out_{head}"][b], strict=True):
+            for cell, vector in zip(golden["ind"][b], golden[f"out_{head}"][b], strict=True):
                 maps[b, :, cell] = torch.tensor(vector)
         output[head] = maps.view(2, channels, 16, 20)
     loss, parts = DddLoss(options())([output], {**batch, "hm": torch.zeros(2, 3, 16, 20)})
     for name in ("dep_loss", "dim_loss", "rot_loss", "wh_loss", "off_loss"):
-        assert parts[name].item() == pytest.approx(figures[name], rel=1e-5, abs=1e-12), name
-    total = sum(figures[name] for name in ("dep_loss", "dim_loss", "rot_loss", "off_loss")) + 0.1 * figures["wh_loss"]
+        assert parts[name].item() == pytest.approx(golden[name], rel=1e-5, abs=1e-12), name
+    total = sum(golden[name] for name in ("dep_loss", "dim_loss", "rot_loss", "off_loss")) + 0.1 * golden["wh_loss"]
     assert loss.item() == pytest.approx(total + parts["hm_loss"].item(), rel=1e-5)
 
 
@@ -336,10 +336,10 @@ def test_post_processing(decoding):
 
 def golden_maps():
     """The maps in which the golden peaks stand alone."""
-    classes, height, width = FIGURES["decode"]["size"]
+    classes, height, width = GOLDEN["decode"]["size"]
     heat = torch.zeros(1, classes, height, width)
     maps = [torch.zeros(1, channels, height, width) for channels in (8, 1, 3, 2, 2)]
-    for cls, y, x, score, *vector in FIGURES["decode"]["peaks"]:
+    for cls, y, x, score, *vector in GOLDEN["decode"]["peaks"]:
         heat[0, cls, y, x] = score
         for values, part in zip(maps, np.split(np.float32(vector), [8, 9, 12, 14]), strict=True):
             values[0, :, y, x] = torch.from_numpy(part)
@@ -348,15 +348,15 @@ def golden_maps():
 
 def test_golden_decoding():
     heat, (rot, dep, dim, wh, reg) = golden_maps()
-    figures = FIGURES["decode"]
-    K = len(figures["peaks"])
+    golden = GOLDEN["decode"]
+    K = len(golden["peaks"])
     dets = ddd_decode(heat, rot, dep, dim, wh, reg, K=K)
-    np.testing.assert_allclose(dets[0], figures["rows"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dets[0], golden["rows"], rtol=1e-5, atol=1e-5)
     without = ddd_decode(heat, rot, dep, dim, None, None, K=K)[0]
-    np.testing.assert_allclose(without[:, :2], figures["rows_without_reg"], rtol=1e-5)
+    np.testing.assert_allclose(without[:, :2], golden["rows_without_reg"], rtol=1e-5)
     np.testing.assert_allclose(without[:, 2:15], dets[0, :, 2:15])
 
-    post = figures["post"]
+    post = golden["post"]
     c, s = [np.float32(post["center"])], [np.int32(post["scale"])]
     results = ddd_post_process(dets.numpy(), c, s, [np.float32(post["calib"])], options())[0]
     rows = sorted(([cls, *row] for cls, found in results.items() for row in found), key=lambda row: -row[13])
@@ -364,9 +364,9 @@ def test_golden_decoding():
 
 
 def test_golden_angles_and_depths():
-    np.testing.assert_allclose(ddd.get_alpha(np.float32(FIGURES["alpha"]["rot"])), FIGURES["alpha"]["alpha"], atol=1e-6)
-    depth = ddd.depth_of(torch.tensor(FIGURES["depth"]["raw"]))
-    np.testing.assert_allclose(depth, FIGURES["depth"]["depth"], rtol=1e-5)
+    np.testing.assert_allclose(ddd.get_alpha(np.float32(GOLDEN["alpha"]["rot"])), GOLDEN["alpha"]["alpha"], atol=1e-6)
+    depth = ddd.depth_of(torch.tensor(GOLDEN["depth"]["raw"]))
+    np.testing.assert_allclose(depth, GOLDEN["depth"]["depth"], rtol=1e-5)
 
 
 def perfect_output(batch, opt):
@@ -539,8 +539,8 @@ def test_geometry(decoding):
 
 
 def test_golden_geometry():
-    figures = {name: np.array(value) for name, value in FIGURES["geometry"].items()}
-    check_geometry({**figures, "calib": np.float32(figures["calib"])})
+    golden = {name: np.array(value) for name, value in GOLDEN["geometry"].items()}
+    check_geometry({**golden, "calib": np.float32(golden["calib"])})
 
 
 def check_geometry(case):

@@ -23,7 +23,7 @@ from centernet.tasks.exdet import Exdet, ExdetLoss, agnex_ct_decode, exct_decode
 from centernet.visualization import build_visualizer
 from centernet.visualization.exdet import octagon
 
-FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "exdet_samples.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "exdet_samples.json").read_text())
 MAPS = ("hm_t", "hm_l", "hm_b", "hm_r", "hm_c")
 POINTS = tuple(f"{kind}_{side}" for kind in ("reg", "ind") for side in "tlbr")
 SAMPLES = {
@@ -44,7 +44,7 @@ def options(*args):
     return opts().parse(["exdet", "--dataset", "coco", "--input_res", "128", *args])
 
 
-def figures(name):
+def load_golden(name):
     with np.load(CONFORMANCE / f"{name}.npz", allow_pickle=False) as file:
         return {key: file[key] for key in file.files if key.startswith(("ex", "agnex"))}
 
@@ -120,7 +120,7 @@ def test_sample(reference, name):
         np.testing.assert_allclose(value, expected[f"input_full_{version}"], rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("case", FIGURES, ids=[case["name"] for case in FIGURES])
+@pytest.mark.parametrize("case", GOLDEN, ids=[case["name"] for case in GOLDEN])
 def test_golden_targets(case):
     """Targets do not depend on what the image shows, so a black one will do."""
     annotations = [
@@ -182,7 +182,7 @@ def test_validation_may_keep_the_size():
 
 @pytest.fixture(scope="module")
 def losses():
-    return figures("losses")
+    return load_golden("losses")
 
 
 def loss_case(losses, case):
@@ -254,7 +254,7 @@ def test_loss_is_the_sum_over_the_points():
 
 @pytest.fixture(scope="module")
 def decoding():
-    return figures("decode") if CONFORMANCE.is_dir() else {}
+    return load_golden("decode") if CONFORMANCE.is_dir() else {}
 
 
 def maps_of(decoding, kind):
@@ -447,7 +447,7 @@ def test_targets_decode_to_the_objects(args):
 @needs_conformance
 def test_post_processing():
     """Boxes as in the reference; the points, which it leaves in output pixels, are brought along."""
-    case = {name[7:]: value for name, value in figures("detector").items() if name.startswith("expost_")}
+    case = {name[7:]: value for name, value in load_golden("detector").items() if name.startswith("expost_")}
     with np.load(CONFORMANCE / "detector.npz", allow_pickle=False) as file:
         c, s, scale = (file[f"ctpost_{name}"] for name in ("c", "s", "scale"))
     plain, flipped = torch.from_numpy(case["dets"])

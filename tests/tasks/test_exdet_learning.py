@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from tests.training import ROOT, output_of, score
+from tests.helpers.training import ROOT, output_of, score
 
 from centernet.datasets.synthetic.polygons import SyntheticPolygons
 

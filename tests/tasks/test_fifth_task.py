@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from tests.helpers.training import output_here
 from tests.tasks.discs import Discs
-from tests.training import output_here
 
 from centernet.options import recipe
 from centernet.opts import opts

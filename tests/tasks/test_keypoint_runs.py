@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from tests.helpers.keypoints import FISH, KITE, SIZE, write_coco, write_yolo
-from tests.training import output_here, output_of, score
+from tests.helpers.training import output_here, output_of, score
 
 from centernet import CenterNet
 

@@ -26,7 +26,7 @@ from centernet.tasks.multi_pose import (
 from centernet.transforms import AugmentationRng
 from centernet.visualization import build_visualizer
 
-FOLDER = Path(__file__).parents[1] / "figures"
+FOLDER = Path(__file__).parents[1] / "golden"
 SAMPLES, LOSS, DECODE = (
     json.loads((FOLDER / f"multi_pose_{name}.json").read_text()) for name in ("samples", "loss", "decode")
 )
@@ -95,7 +95,7 @@ def test_sample(reference, name):
         np.testing.assert_allclose(sample["meta"]["c"], expected["meta_c"])
         np.testing.assert_allclose(sample["meta"]["s"], expected["meta_s"])
         np.testing.assert_allclose(sample["meta"]["gt_det"], expected["meta_gt_det"], atol=1e-6)
-    # OpenCV 5 warps exactly; versions before it round positions, which the figures of OpenCV 3 stand for.
+    # OpenCV 5 warps exactly; versions before it round positions, which the golden values (OpenCV 3) have.
     exact = int(cv2.__version__.split(".")[0]) >= 5
     version, tolerance = ("opencv5", 2e-5) if exact else ("opencv3", 0.09)
     assert sample["input"].shape == tuple(expected["input_shape"])
@@ -515,11 +515,11 @@ def test_decoding_takes_half_precision():
 
 @needs_conformance
 def test_merging():
-    figures = loaded("nms.npz", "merge_pose")
-    scales = [{1: figures["merge_pose_in0"]}, {1: figures["merge_pose_in1"]}]
+    golden = loaded("nms.npz", "merge_pose")
+    scales = [{1: golden["merge_pose_in0"]}, {1: golden["merge_pose_in1"]}]
     before = [scale[1].copy() for scale in scales]
     merged = MultiPose(options("--keep_discarded")).merge_scales(scales)[1]
-    np.testing.assert_allclose(merged, figures["merge_pose_out"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(merged, golden["merge_pose_out"], rtol=1e-5, atol=1e-5)
     kept = MultiPose(options()).merge_scales(scales)[1]
     assert 0 < len(kept) < len(merged) and np.array_equal(kept, merged[: len(kept)])
     assert all(np.array_equal(scale[1], rows) for scale, rows in zip(scales, before, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.training import ROOT, output_here, output_of, score
+from tests.helpers.training import ROOT, output_here, output_of, score
 
 from centernet.datasets.synthetic.poses import SyntheticPoses
 from centernet.models import create_model, save_model

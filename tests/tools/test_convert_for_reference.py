@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 import torch
+from tests.helpers.training import ENVIRONMENT, ROOT
 from tests.models.conformance import CONFORMANCE, needs_conformance
-from tests.training import ENVIRONMENT, ROOT
 from torch import nn
 
 from centernet.errors import UserError

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from tests.training import ENVIRONMENT, ROOT
+from tests.helpers.training import ENVIRONMENT, ROOT
 
 from centernet.errors import UserError
 from centernet.models import create_model, load_model, read_checkpoint

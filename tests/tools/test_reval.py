@@ -103,7 +103,7 @@ def test_official_result_files(capsys, tmp_path, small):
 
 
 @pytest.mark.skipif(not CONFORMANCE.is_file(), reason="no conformance data")
-def test_reference_figures(capsys, tmp_path):
+def test_golden_values(capsys, tmp_path):
     reference = json.loads(CONFORMANCE.read_text())
     images = {
         name: [(o["name"], *o["bbox"], o["difficult"]) for o in objects]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.small_disk import in_small_file_system, needs_mount
+from tests.helpers.small_disk import in_small_file_system, needs_mount
 
 from centernet.errors import UserError
 from centernet.utils import files

@@ -16,7 +16,7 @@ import pytest
 
 from centernet.cli import options_of, run_main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
 LAUNCH = [sys.executable, str(ROOT / "src/centernet/engine/launch.py"), "--standalone"]
 MAIN = str(ROOT / "src/main.py")
