@@ -129,6 +129,16 @@ def test_scaling(monkeypatch, capfd):
 
 
 @pytest.mark.soak
+def test_step_cost(monkeypatch, capfd):
+    run("step_cost", "--batch 8 --iterations 2 --processes 1 2", monkeypatch)
+    rows = dict(re.findall(r"^  (\w[\w ]*?) +([\d. ]+)$", capfd.readouterr().out, re.MULTILINE))
+    assert {"forward", "backward", "update", "averages", "in all"} <= rows.keys()
+    parts = [sum(float(rows[name].split()[k]) for name in rows if name != "in all") for k in (0, 1)]
+    whole = [float(number) for number in rows["in all"].split()]
+    assert all(0 < part <= 1.2 * one for part, one in zip(parts, whole, strict=True))
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
 def test_memory_stays_constant(monkeypatch, capsys):
     run("long_run", "--iterations 400", monkeypatch)
