@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py train --net dla_34 [--compile] [--output DIR] [--device cpu] [--small]
 
-Tables are printed and written to ``DIR/<step>.json`` with the card and the versions, after every row, so that a step
+Tables are printed and written to ``DIR/<step>.json`` with the device and the versions, after every row, so that a step
 that is stopped leaves what it has measured. An alternative that fails, for lack of memory or of a compiler, becomes a
 row with its error. ``--small`` uses tiny sizes, to test this script on a CPU.
 """
@@ -34,7 +34,7 @@ from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, finish_batch, make_loader, to_device
 from centernet.detector import Detector
 from centernet.engine.optim import build_optimizer
-from centernet.engine.processes import Processes, tune_malloc
+from centernet.engine.processes import Distributed, tune_malloc
 from centernet.engine.trainer import Trainer
 from centernet.models.fuse import fuse
 from centernet.ops.deform_conv import deform_conv2d
@@ -351,7 +351,7 @@ def profile_train(args, device: torch.device, table: Table) -> None:
     """Profile training steps of the real trainer, in bf16: where time is spent, waits of the host, kernels."""
     opt = options(args, "--amp", "bf16", "--batch_size", str(args.batch))
     network = common.make_network(args.net).to(device, memory_format=torch.channels_last)
-    env = Processes(0, 1, 0, device)
+    env = Distributed(0, 1, 0, device)
     trainer = Trainer(opt, build_task(opt), network, build_optimizer(opt, network, device), env)
     trainer.model.train()
     sent = pinned(make_batch(args, opt), device)
@@ -463,7 +463,7 @@ class Layer:
 
 
 def summarize(folder: Path) -> None:
-    """Print the tables of training and inference beside published figures."""
+    """Print the tables of training and inference next to published numbers."""
     rows = []
     for path in sorted(folder.glob("*.json")):
         content = read_json(path)

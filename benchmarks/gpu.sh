@@ -30,7 +30,7 @@ trainings to OUT/exp. OUT is gpu_results by default.
   profile_inference_NET   the same of inference
   loader                  the data path alone, by number of workers
   deform_conv_NET         the deformable convolutions alone
-  summary                 what was measured, beside published figures
+  summary                 what was measured, next to published numbers
 
 DEVICE=cpu SMALL=1 runs any step on a CPU with tiny sizes, to test this script.
 TEXT

@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from centernet.datasets.loader import collate, finish_batch, to_device
-from centernet.engine.precision import Precision
+from centernet.engine.precision import MixedPrecision
 from centernet.engine.processes import tune_malloc
 from centernet.opts import opts
 from centernet.tasks.ctdet import Ctdet
@@ -108,7 +108,7 @@ def ours(
     network = common.make_network(args.arch).to(device, memory_format=torch.channels_last)
     model = torch.compile(network) if compiled else network
     optimizer = torch.optim.Adam(network.parameters(), opt.lr, fused=device.type in ("cpu", "cuda"))
-    precision, criterion = Precision(amp, device), Ctdet.criterion(opt)
+    precision, criterion = MixedPrecision(amp, device), Ctdet.criterion(opt)
 
     def step() -> None:
         batch = finish_batch(to_device(sent, device), Ctdet(opt))

@@ -88,9 +88,9 @@ def output_folder(opt: Options) -> Path:
 
     The run directory is also taken where the checkpoint's folder cannot be written. Raises UserError if neither can.
     """
-    beside = Path(opt.load_model).parent
-    if "exp_id" not in opt.given and os.access(beside, os.W_OK):
-        return beside
+    folder = Path(opt.load_model).parent
+    if "exp_id" not in opt.given and os.access(folder, os.W_OK):
+        return folder
     folder = Path(opt.save_dir)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -400,13 +400,13 @@ def test_heads_of_the_checkpoint():
 
 
 def test_metadata_that_cannot_be_used():
-    opt, card = opts().parse(["ctdet", "--load_model", "x.pth", "--input_res", "96"]), model_metadata(options())
+    opt, metadata = opts().parse(["ctdet", "--load_model", "x.pth", "--input_res", "96"]), model_metadata(options())
     with pytest.raises(UserError, match="x.pth: its model metadata lacks heads, mean"):
-        apply_model_metadata(opt, {name: value for name, value in card.items() if name not in ("heads", "mean")})
+        apply_model_metadata(opt, {name: value for name, value in metadata.items() if name not in ("heads", "mean")})
     with pytest.raises(UserError, match="task ctdet: the network in x.pth was trained for the task ddd"):
-        apply_model_metadata(opt, {**card, "task": "ddd"})
+        apply_model_metadata(opt, {**metadata, "task": "ddd"})
     with pytest.raises(UserError, match="--input_h 96: hourglass needs a multiple of 128"):
-        apply_model_metadata(opt, {**card, "arch": "hourglass"})
+        apply_model_metadata(opt, {**metadata, "arch": "hourglass"})
 
 
 def test_a_checkpoint_without_description_goes_by_the_options(tmp_path):

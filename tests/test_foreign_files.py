@@ -152,11 +152,11 @@ def test_contents_that_are_not_weights(tmp_path, content, message):
 
 def test_untrusted_model_metadata(tmp_path):
     opt = opts().parse(["ctdet", "--dataset", "pascal", "--arch", "res_18", "--input_res", "64"])
-    card = model_metadata(opt)
-    assert all(is_right(card[name]) for name, is_right in ENTRIES.items())
+    metadata = model_metadata(opt)
+    assert all(is_right(metadata[name]) for name, is_right in ENTRIES.items())
     for name in ENTRIES:
         for value in (None, [{}], {"x": "y"}, -1.5):
-            path = write(tmp_path / "odd.pth", {"state_dict": {}, "model": {**card, name: value}})
+            path = write(tmp_path / "odd.pth", {"state_dict": {}, "model": {**metadata, name: value}})
             given = opts().parse(["ctdet", "--dataset", "pascal", "--load_model", str(path)])
             with pytest.raises(UserError, match="odd.pth|task"):
                 create_detector(given, torch.device("cpu"), log=lambda _: None)

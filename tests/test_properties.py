@@ -514,8 +514,8 @@ def checkpoints_are_read_or_refused(folder, edits, keep, evil, legacy):
 
 
 IMAGES = [
-    cv2.imencode(ending, np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8))[1].tobytes()
-    for ending in (".jpg", ".png", ".bmp")
+    cv2.imencode(suffix, np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8))[1].tobytes()
+    for suffix in (".jpg", ".png", ".bmp")
 ]
 
 

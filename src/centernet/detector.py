@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from .datasets.base import CocoStyleDataset
 from .datasets.images import MAX_PIXELS, read_image
 from .datasets.loader import apply_color, as_tensor, black_image
-from .datasets.worker import check_worker_resources, start_worker
+from .datasets.worker import check_worker_resources, init_worker
 from .engine import processes
-from .engine.precision import Precision, set_precision, warn_if_emulated
+from .engine.precision import MixedPrecision, set_precision, warn_if_emulated
 from .errors import UserError
 from .evaluation.results import drop_non_finite
 from .models import create_model, load_model, read_checkpoint
@@ -77,7 +77,7 @@ class Detector:
         self.opt = task.detector_options(task.opt)
         self.task, self.device = type(task)(self.opt), device
         self.visualizer = build_visualizer(self.task)
-        self.precision = Precision(self.opt.amp, device)
+        self.precision = MixedPrecision(self.opt.amp, device)
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -273,7 +273,7 @@ def prefetch(dataset: CocoStyleDataset, indices: Sequence[int], task: Task) -> D
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_shared,  # type: ignore[arg-type]  # called with single samples
-        worker_init_fn=start_worker,
+        worker_init_fn=init_worker,
     )
 
 

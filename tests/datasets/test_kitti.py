@@ -68,10 +68,10 @@ def test_description():
 
 
 def test_a_checkpoint_is_tested_on_the_split_that_it_was_trained_on():
-    card = model_metadata(opts().parse(["ddd", "--kitti_split", "subcnn"]))
+    metadata = model_metadata(opts().parse(["ddd", "--kitti_split", "subcnn"]))
     plain = ["ddd", "--load_model", "x.pth"]
-    assert apply_model_metadata(opts().parse(plain), card).kitti_split == "subcnn"
-    assert apply_model_metadata(opts().parse([*plain, "--kitti_split", "3dop"]), card).kitti_split == "3dop"
+    assert apply_model_metadata(opts().parse(plain), metadata).kitti_split == "subcnn"
+    assert apply_model_metadata(opts().parse([*plain, "--kitti_split", "3dop"]), metadata).kitti_split == "3dop"
 
 
 @pytest.mark.parametrize("split", ["3dop", "subcnn"])

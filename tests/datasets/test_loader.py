@@ -17,8 +17,8 @@ from centernet.datasets.loader import (
     class_repeat_factors,
     collate,
     finish_batch,
+    init_worker,
     make_loader,
-    start_worker,
 )
 from centernet.errors import UserError
 from centernet.options import chunk_sizes
@@ -254,7 +254,7 @@ def test_apply_color():
 
 def test_a_loader_process_is_silent_if_its_reader_was_killed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    start_worker(0)
+    init_worker(0)
     sys.excepthook(ConnectionResetError, ConnectionResetError("reset"), None)
     assert capsys.readouterr().err == ""
     sys.excepthook(ValueError, ValueError("a defect"), None)

@@ -97,8 +97,8 @@ def test_squared_error_works(reference):
     case = cases["val_mse_loss"]
     assert case["exception"][0] == "AttributeError"
     sample = replay(case, arrays[f"image{case['image']}"], case["annotations"])
-    twin = cases["val_mse_loss_hm_gauss2"]
-    expected = replay(twin, arrays[f"image{twin['image']}"], case["annotations"])
+    counterpart = cases["val_mse_loss_hm_gauss2"]
+    expected = replay(counterpart, arrays[f"image{counterpart['image']}"], case["annotations"])
     assert np.array_equal(sample["hm"], expected["hm"]) and (sample["hm"] == 1).any()
 
 

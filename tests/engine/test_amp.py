@@ -10,8 +10,8 @@ from torch import nn
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
 from centernet.engine.evaluate import evaluate
-from centernet.engine.precision import Precision, check_amp, warn_if_emulated
-from centernet.engine.processes import Processes
+from centernet.engine.precision import MixedPrecision, check_amp, warn_if_emulated
+from centernet.engine.processes import Distributed
 from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
@@ -43,7 +43,7 @@ def trainer_of(opt) -> tuple[Trainer, Lines]:
     model = create_model(opt.arch, opt.heads, opt.head_conv).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), opt.lr, fused=True)
     lines = Lines()
-    return Trainer(opt, build_task(opt), model, optimizer, Processes(0, 1, 0, CPU)), lines
+    return Trainer(opt, build_task(opt), model, optimizer, Distributed(0, 1, 0, CPU)), lines
 
 
 def curve(opt, epochs: int = 1) -> tuple[list[float], Trainer]:
@@ -102,13 +102,13 @@ def test_validation_runs_in_the_same_precision_and_changes_no_weight(tiny_voc):
 def test_outputs_and_checkpoints_are_float32(tmp_path):
     model = create_model("resdcn_18", {"hm": 2, "wh": 2}, 64)
     x = torch.randn(1, 3, 64, 64)
-    outputs = Precision("bf16", CPU).forward(model.eval(), x)
+    outputs = MixedPrecision("bf16", CPU).forward(model.eval(), x)
     assert all(value.dtype == torch.float32 for value in outputs[0].values())
     expected = model(x)[0]
     assert not torch.equal(outputs[0]["hm"], expected["hm"])
     torch.testing.assert_close(outputs[0]["hm"], expected["hm"], rtol=0.05, atol=0.05)
     # Without it nothing is touched, not even a float64 network's outputs.
-    plain = Precision("off", CPU).forward(model.double(), x.double())
+    plain = MixedPrecision("off", CPU).forward(model.double(), x.double())
     assert plain[0]["hm"].dtype == torch.float64
     save_model(tmp_path / "a.pth", 1, model.float())
     state = torch.load(tmp_path / "a.pth", weights_only=True)["state_dict"]
@@ -119,7 +119,7 @@ def test_outputs_and_checkpoints_are_float32(tmp_path):
 def test_steps_that_the_scaler_leaves_out_are_counted(fused):
     layer = nn.Linear(2, 1)
     optimizer = torch.optim.Adam(layer.parameters(), 0.1, fused=fused)
-    precision = Precision("off", CPU)
+    precision = MixedPrecision("off", CPU)
     assert precision.updates(optimizer) is None
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     assert precision.updates(optimizer) == 0
@@ -151,7 +151,7 @@ def test_what_a_device_cannot_do_is_an_error():
     with pytest.raises(UserError, match="--amp fp16: many times slower .* use --amp bf16"):
         check_amp("fp16", CPU)
     with pytest.raises(UserError, match="--amp bf16: PyTorch has no mixed precision for meta"):
-        Precision("bf16", torch.device("meta"))
+        MixedPrecision("bf16", torch.device("meta"))
     check_amp("bf16", CPU)
     check_amp("off", torch.device("meta"))
 
@@ -191,7 +191,7 @@ def test_an_accelerator_in_16_bits_gives_the_maps_of_float32(amp):
     model = create_model("resdcn_18", {"hm": 2, "wh": 2}, 64).to(device)
     x = torch.randn(2, 3, 64, 64, device=device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
-    precision = Precision(amp, device)
+    precision = MixedPrecision(amp, device)
     outputs = precision.forward(model, x)[0]
     with torch.no_grad():
         torch.testing.assert_close(outputs["hm"], model(x)[0]["hm"], rtol=0.05, atol=0.05)

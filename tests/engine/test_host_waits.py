@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from centernet.diagnostics.check import training_options
 from centernet.diagnostics.scenario import Scenario
-from centernet.engine.precision import Precision
+from centernet.engine.precision import MixedPrecision
 
 CPU = torch.device("cpu")
 WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "lift_fresh", "_unique2"}
@@ -85,7 +85,7 @@ def test_counting_updates_of_fp16_does_not_wait():
     """GradScaler skips an update whose gradients are not finite; SGD does not count, so that we do."""
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], 0.1, fused=True)
-    precision = Precision("bf16", CPU)
+    precision = MixedPrecision("bf16", CPU)
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for factor in (1.0, float("inf"), 1.0):
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, S
 
 import centernet.engine.trainer as trainer_module
 from centernet.engine.optim import build_optimizer, freeze, frozen_modules, set_learning_rate
-from centernet.engine.precision import Precision
+from centernet.engine.precision import MixedPrecision
 from centernet.errors import UserError
 from centernet.models import create_model
 from centernet.options import learning_rate
@@ -79,22 +79,22 @@ def test_the_step_schedule_is_the_reference_s():
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_gradients_are_clipped_as_pytorch_clips_them(skip_bad):
     weights = torch.tensor([3.0, 4.0])
-    parameter, twin = nn.Parameter(weights.clone()), nn.Parameter(weights.clone())
-    optimizers = [torch.optim.SGD([p], 0.1) for p in (parameter, twin)]
-    precision = Precision("off", CPU, skip_bad=skip_bad, clip_grad=2.0)
-    for p in (parameter, twin):
+    parameter, other = nn.Parameter(weights.clone()), nn.Parameter(weights.clone())
+    optimizers = [torch.optim.SGD([p], 0.1) for p in (parameter, other)]
+    precision = MixedPrecision("off", CPU, skip_bad=skip_bad, clip_grad=2.0)
+    for p in (parameter, other):
         (p**2).sum().backward()
     precision.update(optimizers[0])
-    nn.utils.clip_grad_norm_([twin], 2.0)
+    nn.utils.clip_grad_norm_([other], 2.0)
     optimizers[1].step()
-    torch.testing.assert_close(parameter, twin)
+    torch.testing.assert_close(parameter, other)
     assert not torch.allclose(parameter, weights - 0.1 * 2 * weights)
 
 
 def test_sgd_counts_the_updates_that_were_made():
     parameter = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([parameter], 0.1, momentum=0.9, fused=True)
-    precision = Precision("off", CPU, skip_bad=True)
+    precision = MixedPrecision("off", CPU, skip_bad=True)
     for value in (1.0, math.nan, 1.0):
         parameter.grad = torch.full((2,), value)
         precision.update(optimizer)

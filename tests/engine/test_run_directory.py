@@ -208,7 +208,7 @@ def test_a_finished_training_does_not_fail_because_of_its_report(main, tmp_path,
 
 
 def test_the_report_is_written_after_every_validation(main, tmp_path, tiny_voc, monkeypatch):
-    """While the training goes on, the page says so and shows images; the last one does not."""
+    """During the training the page shows it as running, with images; the last page does not."""
     page, pages, write = tmp_path / RUN / "report.html", [], report.write_report
 
     def write_and_keep(*arguments):

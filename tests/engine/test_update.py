@@ -8,7 +8,7 @@ from tests.helpers.training import losses, small
 
 import centernet.engine.trainer as trainer_module
 from centernet.engine.averaging import ModelEma
-from centernet.engine.precision import Precision, set_precision
+from centernet.engine.precision import MixedPrecision, set_precision
 from centernet.engine.trainer import split
 from centernet.errors import UserError
 from centernet.models import create_model
@@ -47,7 +47,7 @@ def test_averages_follow_the_weights():
         expected = decay * expected + (1 - decay) * network[0].weight
     torch.testing.assert_close(averaged.state["0.weight"], expected)
     own = network[0].weight.detach().clone()
-    with averaged.in_place():
+    with averaged.applied():
         torch.testing.assert_close(network[0].weight, expected)
         assert network[1].num_batches_tracked == 10
     assert torch.equal(network[0].weight, own)
@@ -116,7 +116,7 @@ def test_a_compiled_network_learns_the_same(main, tmp_path, tiny_voc):
 def test_one_value_per_channel_is_explained():
     """Batch normalization cannot normalize a single value: one line instead of PyTorch's traceback."""
     model = create_model("res_18", {"hm": 2}, 8).train()
-    precision = Precision("off", torch.device("cpu"))
+    precision = MixedPrecision("off", torch.device("cpu"))
     with pytest.raises(UserError, match=r"--batch_size: a process trains on 1 image of 32 x 32 at a time"):
         precision.forward(model, torch.zeros(1, 3, 32, 32))
     precision.forward(model, torch.zeros(2, 3, 32, 32))

@@ -11,7 +11,7 @@ from centernet.errors import UserError
 from centernet.evaluation import kitti
 
 
-def thing(name, box, truncated=0.0, occluded=0, alpha=0.0, dim=(1.5, 2.0, 4.0), loc=(0.0, 1.5, 20.0), ry=0.0):
+def kitti_object(name, box, truncated=0.0, occluded=0, alpha=0.0, dim=(1.5, 2.0, 4.0), loc=(0.0, 1.5, 20.0), ry=0.0):
     return name, truncated, occluded, (alpha, *box, *dim, *loc, ry, math.nan)
 
 
@@ -194,7 +194,7 @@ def scene(rng, images):
             loc = rng.uniform([-10, 1, 5], [10, 2, 40])
             ry, alpha = rng.uniform(-math.pi, math.pi, 2)
             truncated, occluded = rng.choice([0.0, 0.0, 0.0, 0.2, 0.4, 0.7]), rng.choice([0, 0, 0, 1, 2, 3])
-            objects.append(thing(name, box, truncated, occluded, alpha, dim, loc, ry))
+            objects.append(kitti_object(name, box, truncated, occluded, alpha, dim, loc, ry))
             for _ in range(rng.integers(0, 4)):
                 spread = rng.choice([0.0, 0.02, 0.1, 0.2])
                 moved = np.array(box) + rng.normal(0, spread, 4) * [w, h, w, h]
@@ -265,7 +265,7 @@ def test_few_pairs_at_once_change_nothing(monkeypatch):
         ((0, 0, 2, 2, 0), (2, 2, 2, 2, 0), 0.0),  # corner to corner
         ((0, 0, 2, 2, 0), (9, 0, 2, 2, 1), 0.0),
         ((0, 0, 2, 0, 0), (0, 0, 2, 2, 0), 0.0),  # without width
-        # The angle turns x towards -z: a long thing at -45 degrees points to +x +z and covers the small square there.
+        # The angle turns x towards -z: a long object at -45 degrees points to +x +z and covers the small square there.
         ((0, 0, 20, 2, -math.pi / 4), (5, 5, 1, 1, -math.pi / 4), 1.0),
         ((0, 0, 20, 2, math.pi / 4), (5, 5, 1, 1, math.pi / 4), 0.0),
     ],
@@ -288,7 +288,7 @@ def test_rotated_intersection_against_plain_loops():
 
 def test_3d_overlap_by_hand():
     """A car 4 long, 2 wide, 1.5 high; another 1 further along its length and 0.5 higher: 6 / 18 in common."""
-    truth = [[thing("Car", (0, 0, 100, 100))]]
+    truth = [[kitti_object("Car", (0, 0, 100, 100))]]
     found = [[guess("Car", (0, 0, 100, 100), 0.9, loc=(1.0, 1.0, 20.0))]]
     # Ground: 3 * 2 of 2 * 8 - 6 = 0.6. Volume: 6 * 1 of 2 * 12 - 6 = 1 / 3.
     assert score(truth, found, "APBEV")["precision"][0, 0] == 0
@@ -302,11 +302,11 @@ def test_3d_overlap_by_hand():
 
 
 def test_overlap_has_to_be_larger_than_the_minimum():
-    truth = [[thing("Cyclist", (0, 0, 100, 100))]]
+    truth = [[kitti_object("Cyclist", (0, 0, 100, 100))]]
     assert score(truth, [[guess("Cyclist", (0, 0, 100, 50), 0.9)]], name="Cyclist")["precision"][0, 0] == 0
     assert score(truth, [[guess("Cyclist", (0, 0, 100, 50.1), 0.9)]], name="Cyclist")["precision"][0, 0] == 1
     # A class of a higher minimum than another's.
-    truth = [labels(thing("Car", (0, 0, 100, 100)))]
+    truth = [labels(kitti_object("Car", (0, 0, 100, 100)))]
     for height, precision in ((70, 0), (70.1, 1)):
         result = kitti.evaluate(truth, [labels(guess("Car", (0, 0, 100, height), 0.9))])
         assert result["Car"]["AP2D"]["precision"][0, 0] == precision
@@ -323,7 +323,7 @@ def boxes(number):
 def test_precision_and_recall_by_hand():
     """Three cars in two images, and detections .9 right, .8 wrong, .7 right, .6 right."""
     first, second, third, empty = boxes(4)
-    truth = [[thing("Car", first), thing("Car", second)], [thing("Car", third)], []]
+    truth = [[kitti_object("Car", first), kitti_object("Car", second)], [kitti_object("Car", third)], []]
     found = [
         [guess("Car", second, 0.7), guess("Car", first, 0.9)],
         [guess("Car", empty, 0.8), guess("Car", third, 0.6)],
@@ -357,7 +357,9 @@ def test_thresholds(count, expected):
 
 def test_all_found_scores_one():
     rng = np.random.default_rng(0)
-    truth = [[thing("Car", box, alpha=a, loc=(9 * i, 1.5, 20)) for i, box in enumerate(boxes(5))] for a in range(20)]
+    truth = [
+        [kitti_object("Car", box, alpha=a, loc=(9 * i, 1.5, 20)) for i, box in enumerate(boxes(5))] for a in range(20)
+    ]
     found = [[guess("Car", o[3][1:5], rng.random(), o[3][0], loc=o[3][8:11]) for o in image] for image in truth]
     result = kitti.evaluate([labels(*p) for p in truth], [labels(*p) for p in found], ["Car"])
     scores = {**kitti.named_scores(result), **kitti.named_scores(result, 11)}
@@ -371,15 +373,15 @@ def test_levels():
     at = boxes(9)
     truth = [
         [
-            thing("Car", at[0]),
-            thing("Car", at[1], occluded=1),
-            thing("Car", at[2], occluded=2),
-            thing("Car", at[3], occluded=3),
-            thing("Car", at[4], truncated=0.15),
-            thing("Car", at[5], truncated=0.3),
-            thing("Car", at[6], truncated=0.51),
-            thing("Car", (*at[7][:3], at[7][1] + 40)),
-            thing("Car", (*at[8][:3], at[8][1] + 39.9)),
+            kitti_object("Car", at[0]),
+            kitti_object("Car", at[1], occluded=1),
+            kitti_object("Car", at[2], occluded=2),
+            kitti_object("Car", at[3], occluded=3),
+            kitti_object("Car", at[4], truncated=0.15),
+            kitti_object("Car", at[5], truncated=0.3),
+            kitti_object("Car", at[6], truncated=0.51),
+            kitti_object("Car", (*at[7][:3], at[7][1] + 40)),
+            kitti_object("Car", (*at[8][:3], at[8][1] + 39.9)),
         ]
     ]
     found = [[guess("Car", o[3][1:5], 0.5) for o in truth[0]]]
@@ -391,7 +393,7 @@ def test_levels():
 def test_height_of_detections():
     """Detections that are too low are neither true nor false positives, regardless of class."""
     tall, other = (0, 100, 60, 140.0), (100, 100, 160, 139.9)
-    truth = [[thing("Car", tall)]]
+    truth = [[kitti_object("Car", tall)]]
     for extra, precision in (
         (guess("Car", other, 0.9), [1, 0.5]),
         (guess("Car", (100, 100, 160, 140.0), 0.9), [0.5, 0.5]),
@@ -413,7 +415,7 @@ def test_height_of_detections():
 )
 def test_neighbor_class(neighbor, name):
     first, second = boxes(2)
-    truth = [[thing(name, first), thing(neighbor, second)]]
+    truth = [[kitti_object(name, first), kitti_object(neighbor, second)]]
     found = [[guess(name, first, 0.5), guess(name, second, 0.9)]]
     unfair = (neighbor, name) in (("Van", "Car"), ("Person_sitting", "Pedestrian"))
     result = score(truth, found, name=name)
@@ -426,20 +428,20 @@ def test_dontcare():
     first, second = boxes(2)
     for share, precision in ((0.71, 1), (0.69, 0.5)):
         area = (second[0], second[1], second[0] + 60 * share, second[3] + 500)
-        truth = [[thing("Car", first), dontcare(area)]]
+        truth = [[kitti_object("Car", first), dontcare(area)]]
         found = [[guess("Car", first, 0.5), guess("Car", second, 0.9, loc=(30, 1.5, 20))]]
         assert score(truth, found)["precision"][0, 0] == precision
         assert score(truth, found, "APBEV")["precision"][0, 0] == 0.5  # a DontCare region has no place on the ground
     # Two regions that cover it together only are not added up.
     halves = [dontcare((70, 100, 100, 160)), dontcare((100, 100, 130, 160))]
-    assert score([[thing("Car", first), *halves]], found)["precision"][0, 0] == 0.5
+    assert score([[kitti_object("Car", first), *halves]], found)["precision"][0, 0] == 0.5
 
 
 def test_one_detection_for_one_object():
     """A second detection of an object is wrong; an object takes the better overlap, not the better score."""
     box = (0, 100, 100, 200)
     close, exact = (0, 100, 100, 190), box
-    truth = [[thing("Car", box, alpha=0.0)]]
+    truth = [[kitti_object("Car", box, alpha=0.0)]]
     found = [[guess("Car", close, 0.9, alpha=math.pi), guess("Car", exact, 0.9, alpha=0.0)]]
     assert score(truth, found)["precision"][0, 0] == 0.5
     assert score(truth, found, "AOS")["precision"][0, 0] == pytest.approx(0.5)
@@ -447,7 +449,7 @@ def test_one_detection_for_one_object():
 
 def test_orientation_similarity():
     first, second = boxes(2)
-    truth = [[thing("Car", first, alpha=0.3), thing("Car", second, alpha=1.0)]]
+    truth = [[kitti_object("Car", first, alpha=0.3), kitti_object("Car", second, alpha=1.0)]]
     found = [[guess("Car", first, 0.9, alpha=0.3 + math.pi / 2), guess("Car", second, 0.8, alpha=1.0)]]
     result = score(truth, found, "AOS")
     # 0.5 of 1, then 1.5 of 2, and the better one to come.
@@ -458,7 +460,7 @@ def test_orientation_similarity():
 
 def test_unknown_angle_leaves_out_the_similarity():
     first, second = boxes(2)
-    truth = [[thing("Car", first)]]
+    truth = [[kitti_object("Car", first)]]
     found = [[guess("Car", first, 0.9), guess("Truck", second, 0.1, alpha=-10)]]
     result = kitti.evaluate([labels(*p) for p in truth], [labels(*p) for p in found])
     assert set(result["Car"]) == {"AP2D", "APBEV", "AP3D"}
@@ -469,7 +471,7 @@ def test_unknown_angle_leaves_out_the_similarity():
 def test_evaluated_as_the_program_would():
     box = boxes(1)[0]
     nowhere = {"dim": (-1, -1, -1), "loc": (-1000, -1000, -1000), "ry": -10}
-    truth = [[thing("Car", box), thing("Cyclist", box)]]
+    truth = [[kitti_object("Car", box), kitti_object("Cyclist", box)]]
     result = kitti.evaluate([labels(*truth[0])], [labels(guess("Car", box, 0.5, **nowhere))])
     evaluated = {metric: result["Car"][metric]["evaluated"] for metric in result["Car"]}
     assert evaluated == {"AP2D": True, "AOS": True, "APBEV": False, "AP3D": False}
@@ -488,7 +490,7 @@ def test_nothing_at_all(images):
     nothing = [labels()] * images
     scores = kitti.named_scores(kitti.evaluate(nothing, nothing))
     assert scores == dict.fromkeys(scores, 0.0)
-    truth = [labels(thing("Car", boxes(1)[0]))] * images
+    truth = [labels(kitti_object("Car", boxes(1)[0]))] * images
     assert set(kitti.named_scores(kitti.evaluate(truth, nothing)).values()) == {0.0}
     assert set(kitti.named_scores(kitti.evaluate(nothing, truth_with_scores(truth))).values()) == {0.0}
 
@@ -498,7 +500,7 @@ def truth_with_scores(truth):
 
 
 def test_bad_arguments():
-    one = [labels(thing("Car", boxes(1)[0]))]
+    one = [labels(kitti_object("Car", boxes(1)[0]))]
     for arguments, words in (
         ({"detections": []}, "0 images"),
         ({"classes": ["Van"]}, "class 'Van'"),

@@ -12,7 +12,7 @@ from centernet.datasets import get_dataset
 from centernet.datasets.synthetic.shapes import SyntheticShapes
 from centernet.detector import Detector
 from centernet.engine import evaluate as validation
-from centernet.engine.processes import Processes
+from centernet.engine.processes import Distributed
 from centernet.errors import UserError
 from centernet.evaluation.results import check_entries, drop_non_finite, find_results, format_score
 from centernet.models import create_model
@@ -88,7 +88,7 @@ def test_validation_drops_and_reports(data, tmp_path, capsys, monkeypatch):
     results = {image_id: dict.fromkeys(range(1, 4), rows) for image_id in dataset.image_ids}
     monkeypatch.setattr(validation, "predict", lambda *_: ({"loss": 1.0}, results))
     run = SimpleNamespace(path=tmp_path)
-    env = Processes(0, 1, 0, torch.device("cpu"))
+    env = Distributed(0, 1, 0, torch.device("cpu"))
     log = validation.evaluate(opt, dataset.task, None, dataset, env, run)
     count = 3 * len(dataset)
     assert f"warning: {count} detection(s) with NaN or infinity were dropped" in capsys.readouterr().out

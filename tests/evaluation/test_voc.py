@@ -20,7 +20,7 @@ def reference():
     return json.loads(path.read_text())
 
 
-def thing(x1, y1, x2, y2, name="car", difficult=0):
+def voc_object(x1, y1, x2, y2, name="car", difficult=0):
     """An object in 1-based pixels."""
     return {"name": name, "bbox": [x1, y1, x2, y2], "difficult": difficult}
 
@@ -85,7 +85,7 @@ def random_case(seed, images=25, classes=("car", "dog", "cow", "boat", "bus")):
             corner, size = rng.integers(1, 60, 2), rng.integers(5, 40, 2)
             name = classes[rng.integers(0, 4)]
             objects.append(
-                thing(*corner.tolist(), *(corner + size).tolist(), name, int(name == "boat" or rng.random() < 0.3))
+                voc_object(*corner.tolist(), *(corner + size).tolist(), name, int(name == "boat" or rng.random() < 0.3))
             )
         ground_truth.append(objects)
         for c, name in enumerate(classes):
@@ -114,8 +114,8 @@ def test_ap_by_hand():
 
 def test_rules_by_hand():
     ground_truth = [
-        [thing(1, 1, 10, 10), thing(101, 1, 110, 10, difficult=1), thing(1, 1, 10, 10, name="dog")],
-        [thing(1, 1, 10, 10)],
+        [voc_object(1, 1, 10, 10), voc_object(101, 1, 110, 10, difficult=1), voc_object(1, 1, 10, 10, name="dog")],
+        [voc_object(1, 1, 10, 10)],
     ]
     detections = [
         [
@@ -140,14 +140,14 @@ def test_rules_by_hand():
 
 def test_best_object_is_chosen_before_asking_whether_it_is_taken():
     """Two detections closest to the same object: the second is false although another object overlaps it enough."""
-    ground_truth = [[thing(1, 1, 100, 100), thing(1, 1, 100, 80)]]
+    ground_truth = [[voc_object(1, 1, 100, 100), voc_object(1, 1, 100, 80)]]
     detections = [[[0, 0, 99, 99, 0.9], [0, 0, 99, 95, 0.8]]]
     rec, _, _ = voc.evaluate_class(ground_truth, detections, "car")
     assert rec.tolist() == [0.5, 0.5]
 
 
 def test_equal_scores_keep_their_order():
-    ground_truth = [[thing(1, 1, 10, 10)]]
+    ground_truth = [[voc_object(1, 1, 10, 10)]]
     right, wrong = [0, 0, 9, 9, 0.5004], [50, 50, 59, 59, 0.4996]
     assert voc.evaluate_class(ground_truth, [[wrong, right]], "car")[1].tolist() == [0, 0.5]
     assert voc.evaluate_class(ground_truth, [[right, wrong]], "car")[1].tolist() == [1, 0.5]
@@ -155,7 +155,7 @@ def test_equal_scores_keep_their_order():
 
 
 def test_mean_of_classes_without_objects():
-    ground_truth = [[thing(1, 1, 10, 10)]]
+    ground_truth = [[voc_object(1, 1, 10, 10)]]
     found = [[[0, 0, 9, 9, 0.5]]]
     # No object and no detection counts 0; no object but a detection is NaN with the area metric only.
     scores = voc.evaluate(ground_truth, [found, [[]]], ["car", "dog"], use_07_metric=False)
@@ -165,7 +165,7 @@ def test_mean_of_classes_without_objects():
 
 
 def test_no_detections_and_bad_numbers():
-    ground_truth = [[thing(1, 1, 10, 10)], []]
+    ground_truth = [[voc_object(1, 1, 10, 10)], []]
     assert voc.evaluate(ground_truth, [[[], []]], ["car"])["mean_ap"] == 0
     rows = [[math.nan] * 4 + [0.9], [-math.inf, 0, math.inf, 9, 0.8], [0, 0, 1e38, 1e38, math.nan], [0, 0, 9, 9, 0.5]]
     assert voc.evaluate_class(ground_truth, [rows, rows], "car")[0].tolist()[-3:] == [1, 1, 1]
@@ -174,11 +174,14 @@ def test_no_detections_and_bad_numbers():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite(value):
     """Refused by the score; what the datasets convert is without such rows."""
-    truth, rows = [[thing(1, 1, 10, 10)]], np.array([[0, 0, 9, 9, 0.5], [0, value, 9, 9, 0.9], [0, 0, 9, 9, value]])
+    truth, rows = (
+        [[voc_object(1, 1, 10, 10)]],
+        np.array([[0, 0, 9, 9, 0.5], [0, value, 9, 9, 0.9], [0, 0, 9, 9, value]]),
+    )
     with pytest.raises(UserError, match="a detection of car is not finite"):
         voc.evaluate(truth, [[rows]], ["car"])
     with pytest.raises(UserError, match="an object of the ground truth"):
-        voc.evaluate([[thing(1, value, 10, 10)]], [[rows[:1]]], ["car"])
+        voc.evaluate([[voc_object(1, value, 10, 10)]], [[rows[:1]]], ["car"])
     found = {7: {1: rows}}
     assert voc.evaluate(truth, voc.by_class(found, [7], 1), ["car"])["mean_ap"] == pytest.approx(1)
     assert voc.to_results(found, [7], 1) == [[[]], [[[0, 0, 9, 9, 0.5]]]]
@@ -189,7 +192,7 @@ def test_one_crowded_image_needs_no_room_for_the_others(monkeypatch):
     monkeypatch.setattr(voc, "PAIRS_AT_ONCE", 100_000)
     corners = np.random.default_rng(0).uniform(0, 5000, (100_000, 2)).round(1)
     truth = [[] for _ in range(4000)]
-    truth[7] = [thing(x, y, x + 9, y + 9) for x, y in corners.tolist()]
+    truth[7] = [voc_object(x, y, x + 9, y + 9) for x, y in corners.tolist()]
     rows = np.hstack([corners[:20] - 1, corners[:20] + 8, np.linspace(0.9, 0.1, 20)[:, None]])
     found = [np.zeros((0, 5)) for _ in truth]
     found[7] = rows
@@ -251,7 +254,7 @@ def test_speed():
     """A tenth of VOC 2007 test with 100 detections an image; the bound is some thirty times what it takes."""
     rng = np.random.default_rng(0)
     corners = rng.integers(1, 300, (496, 3, 2))
-    ground_truth = [[thing(*c.tolist(), *(c + 60).tolist()) for c in image] for image in corners]
+    ground_truth = [[voc_object(*c.tolist(), *(c + 60).tolist()) for c in image] for image in corners]
     detections = [[np.c_[xy := rng.random((5, 2)) * 300, xy + 60, rng.random(5)] for _ in corners] for _ in range(20)]
     start = time.perf_counter()
     voc.evaluate(ground_truth, detections, ["car", *map(str, range(19))])

@@ -13,7 +13,7 @@ from centernet.ops.box_loss import (
     iou_loss,
     num_box_samples,
     num_window_cells,
-    sample_reach,
+    sample_extent,
 )
 
 H, W = 12, 16
@@ -31,18 +31,18 @@ def objects_of(*boxes):
         "wh": torch.zeros(1, 4, 2),
         "reg": torch.zeros(1, 4, 2),
     }
-    reach = torch.full((1, 4, 2), -1)
+    extent = torch.full((1, 4, 2), -1)
     for k in range(len(boxes)):
         batch["ind"][0, k] = cells[k, 1] * W + cells[k, 0]
         batch["reg_mask"][0, k] = 1
         batch["wh"][0, k] = boxes[k, 2:] - boxes[k, :2]
         batch["reg"][0, k] = centers[k] - cells[k]
-        reach[0, k] = torch.from_numpy(sample_reach(batch["wh"][0, k, None].numpy())[0])
-    return batch, reach
+        extent[0, k] = torch.from_numpy(sample_extent(batch["wh"][0, k, None].numpy())[0])
+    return batch, extent
 
 
-def with_samples(batch, reach):
-    slot, weight = draw_box_samples((len(reach), H, W), batch["wh"], batch["ind"], reach)
+def with_samples(batch, extent):
+    slot, weight = draw_box_samples((len(extent), H, W), batch["wh"], batch["ind"], extent)
     return {**batch, "box_slot": slot, "box_weight": weight}
 
 
@@ -88,9 +88,9 @@ def test_iou_losses_are_those_of_torchvision_to_the_bit(kind, dtype):
 @pytest.mark.parametrize("kind", IOU_LOSSES)
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_perfect_maps_have_no_loss_and_empty_images_no_gradient(kind, gaussian):
-    batch, reach = objects_of([2, 1, 9, 7], [10.5, 3, 14, 10])
+    batch, extent = objects_of([2, 1, 9, 7], [10.5, 3, 14, 10])
     if gaussian:
-        batch = with_samples(batch, reach)
+        batch = with_samples(batch, extent)
     output = {"wh": torch.full((1, 2, H, W), 5.0), "reg": torch.zeros(1, 2, H, W)}
     ys, xs = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     slot = batch["box_slot"][0] if gaussian else torch.where(xs >= 10, 1, 0)
@@ -102,9 +102,12 @@ def test_perfect_maps_have_no_loss_and_empty_images_no_gradient(kind, gaussian):
             output["reg"][0, axis][slot == k] = (center[axis] - grid)[slot == k].float()
     assert abs(float(box_loss(output, batch, kind))) < 1e-5
 
-    empty, reach = {name: torch.zeros_like(value) for name, value in objects_of([0, 0, 1, 1])[0].items()}, reach * 0 - 1
+    empty, extent = (
+        {name: torch.zeros_like(value) for name, value in objects_of([0, 0, 1, 1])[0].items()},
+        extent * 0 - 1,
+    )
     if gaussian:
-        empty = with_samples(empty, reach)
+        empty = with_samples(empty, extent)
     output = {name: value.requires_grad_() for name, value in output.items()}
     loss = box_loss(output, empty, kind)
     loss.backward()
@@ -114,9 +117,9 @@ def test_perfect_maps_have_no_loss_and_empty_images_no_gradient(kind, gaussian):
 
 def test_cells_go_to_the_smallest_object_and_weights_add_up_to_log_area():
     large, small = [0, 0, 15, 11], [5, 4, 10, 8]
-    batch, reach = objects_of(large, small)
-    cells = num_window_cells(reach[0, :2].numpy())
-    slot, weight = draw_box_samples((1, H, W), batch["wh"], batch["ind"], reach, cells)
+    batch, extent = objects_of(large, small)
+    cells = num_window_cells(extent[0, :2].numpy())
+    slot, weight = draw_box_samples((1, H, W), batch["wh"], batch["ind"], extent, cells)
     for k, (x1, y1, x2, y2) in ((0, large), (1, small)):
         mine = (slot[0] == k) & (weight[0] > 0)
         assert weight[0][mine].sum() == pytest.approx(np.log((x2 - x1) * (y2 - y1)), rel=1e-5)
@@ -134,23 +137,23 @@ def test_a_batch_is_the_sum_of_its_images():
     joined = with_samples(batch, torch.cat([one[1], two[1]]))
     output = {name: torch.cat([value, random_output(1)[name]]) for name, value in random_output().items()}
     parts = 0
-    for k, (part, reach) in enumerate((one, two)):
-        parts = parts + box_loss({name: v[k : k + 1] for name, v in output.items()}, with_samples(part, reach), "giou")
+    for k, (part, extent) in enumerate((one, two)):
+        parts = parts + box_loss({name: v[k : k + 1] for name, v in output.items()}, with_samples(part, extent), "giou")
     torch.testing.assert_close(box_loss(output, joined, "giou"), parts)
 
 
 def test_sides_below_the_minimum_still_learn():
-    batch, reach = objects_of([2, 1, 9, 7])
+    batch, extent = objects_of([2, 1, 9, 7])
     output = {"wh": torch.full((1, 2, H, W), -3.0, requires_grad=True), "reg": torch.zeros(1, 2, H, W)}
-    box_loss(output, with_samples(batch, reach), "giou").backward()
+    box_loss(output, with_samples(batch, extent), "giou").backward()
     y, x = divmod(int(batch["ind"][0, 0]), W)
     assert (output["wh"].grad[0, :, y, x] < 0).all()  # the sides have to grow
 
 
 @pytest.mark.parametrize("kind", IOU_LOSSES)
 def test_gradients_are_right(kind):
-    batch, reach = objects_of([2, 1, 9, 7], [10.5, 3, 14, 10])
-    batch = with_samples(batch, reach)
+    batch, extent = objects_of([2, 1, 9, 7], [10.5, 3, 14, 10])
+    batch = with_samples(batch, extent)
     wh = (random_output()["wh"].detach().abs() + 1).requires_grad_()
     reg = random_output(1)["reg"].requires_grad_()
     cells = (batch["box_weight"].flatten() > 0).nonzero()[:3, 0]

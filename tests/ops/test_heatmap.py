@@ -26,9 +26,9 @@ def random_objects(seed, slots=12, greatest=9):
     return cls, x, y, radius
 
 
-def draw(cls, x, y, reach, sigma, **more):
+def draw(cls, x, y, extent, sigma, **more):
     ind = torch.from_numpy(y * SIZE[3] + x)
-    return draw_gaussians(SIZE, torch.from_numpy(cls), ind, torch.from_numpy(reach), torch.from_numpy(sigma), **more)
+    return draw_gaussians(SIZE, torch.from_numpy(cls), ind, torch.from_numpy(extent), torch.from_numpy(sigma), **more)
 
 
 @pytest.mark.parametrize("seed", range(5))

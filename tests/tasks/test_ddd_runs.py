@@ -149,11 +149,11 @@ def test_training(trained):
     files = result_files(run_directory / "results")
     assert list(files) == ["000009", "000010", "000011"] and any(files.values())
     assert all(len(line) == 16 for lines in files.values() for line in lines)
-    card = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
-    assert card["task"] == "ddd" and card["heads"]["rot"] == 8 and card["dataset"] == "sample_ddd"
+    metadata = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
+    assert metadata["task"] == "ddd" and metadata["heads"]["rot"] == 8 and metadata["dataset"] == "sample_ddd"
     images = json.loads((folder / "data/sample_ddd/annotations/train.json").read_text())["images"]
     cameras = [np.float32(image["calib"]).tolist() for image in images]
-    assert cameras.count(card["picture_info"]["calib"]) == max(map(cameras.count, cameras))
+    assert cameras.count(metadata["picture_info"]["calib"]) == max(map(cameras.count, cameras))
 
 
 @pytest.mark.parametrize("arguments", [[], ["--batch_size", "2"], ["--not_prefetch_test"], ["--keep_res"]])
@@ -192,13 +192,13 @@ def test_the_camera_of_an_image_that_comes_alone(trained, tmp_path):
     path = folder / "exp/ddd/default/model_last.pth"
     image = folder / "data/sample_ddd/images/000009.jpg"
     checkpoint = torch.load(path, weights_only=True)
-    card = checkpoint["model"].pop("picture_info")
+    metadata = checkpoint["model"].pop("picture_info")
     torch.save(checkpoint, tmp_path / "old.pth")
     (tmp_path / "given.txt").write_text("P2: 90 0 128 5 0 90 40 0.1 0 0 1 0.001\n")
     given = {"calib": [[90, 0, 128, 5], [0, 90, 40, 0.1], [0, 0, 1, 0.001]]}
     calib = ["--calib", str(tmp_path / "given.txt")]
     for arguments, expected in (
-        ([str(path)], card),
+        ([str(path)], metadata),
         ([str(path), *calib], given),
         ([str(tmp_path / "old.pth")], {"calib": ddd.DEFAULT_CALIB}),
         ([str(tmp_path / "old.pth"), *calib], given),
@@ -217,9 +217,9 @@ def test_demo_takes_a_camera(trained, tmp_path, capsys, monkeypatch):
     model = ["--load_model", str(folder / "exp/ddd/default/model_last.pth"), "--device", "cpu", "--vis_thresh", "0"]
     demo = [*model, "--peak_thresh", "0", "--demo", str(image), "--output_dir"]
     camera.write_text("90 0 128\n0 90 40\n0 0 1\n")
-    output_here("demo", "ddd", *demo, str(tmp_path / "card"))
+    output_here("demo", "ddd", *demo, str(tmp_path / "metadata"))
     assert "note:" not in output_here("demo", "ddd", *demo, str(tmp_path / "given"), "--calib", str(camera))
-    drawn = [(tmp_path / name / f"{image.stem}_add_pred.png").read_bytes() for name in ("card", "given")]
+    drawn = [(tmp_path / name / f"{image.stem}_add_pred.png").read_bytes() for name in ("metadata", "given")]
     assert drawn[0] != drawn[1]
     assert opts().notes(opts().parse(["ddd", "--calib", str(camera)]), "test.py") == [
         "note: --calib has no effect in test.py"

@@ -68,9 +68,9 @@ def test_options_follow_from_the_heads(args):
 
 
 def test_a_checkpoint_records_whether_points_have_classes():
-    card = model_metadata(options("--agnostic_ex"))
-    opt = apply_model_metadata(options(), card)
-    assert opt.agnostic_ex and opt.heads == card["heads"]
+    metadata = model_metadata(options("--agnostic_ex"))
+    opt = apply_model_metadata(options(), metadata)
+    assert opt.agnostic_ex and opt.heads == metadata["heads"]
 
 
 # Samples

@@ -45,8 +45,8 @@ def test_training(trained):
     assert header.startswith("epoch,iteration,loss,hm_loss,hp_loss,hm_hp_loss,hp_offset_loss,wh_loss,off_loss,lr")
     entries = json.loads((run_directory / "results.json").read_text())
     assert len(entries) == 300 and all(len(entry["keypoints"]) == 51 for entry in entries)
-    card = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
-    assert card["task"] == "multi_pose" and card["heads"]["hps"] == 34 and card["dataset"] == "sample_hp"
+    metadata = torch.load(run_directory / "model_last.pth", weights_only=True)["model"]
+    assert metadata["task"] == "multi_pose" and metadata["heads"]["hps"] == 34 and metadata["dataset"] == "sample_hp"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--flip_test"], ["--test_scales", "0.75,1", "--nms"], ["--keep_res"]])
@@ -100,8 +100,8 @@ def test_options_run_through(trained, tmp_path, arguments):
     more = ["--exp_dir", str(tmp_path), "--num_epochs", "1", "--num_iters", "1", "--val_intervals", "1"]
     output_here("main", "multi_pose", *small(folder), *more, *arguments)
     path = tmp_path / "multi_pose/default/model_last.pth"
-    card = torch.load(path, weights_only=True)["model"]
-    assert card["mse_loss"] == ("--mse_loss" in arguments)
+    metadata = torch.load(path, weights_only=True)["model"]
+    assert metadata["mse_loss"] == ("--mse_loss" in arguments)
     output = output_here(
         "test", "multi_pose", "--load_model", str(path), "--exp_dir", str(tmp_path), "--exp_id", "b", "--device", "cpu"
     )

@@ -31,8 +31,8 @@ def write_report(folder: Path, dataset=None, results: dict | None = None, due: f
         folder: run directory with at least ``train_log.csv``.
         dataset: the validation set; without it, the report has no single images.
         results: ``{image id: {class from 1: rows}}``, the detections in images of ``dataset``.
-        due: for a training that goes on, the time in seconds since the epoch until which the page may say so; later it
-            says that the next report is overdue.
+        due: for a training in progress, the time in seconds since the epoch until which the page shows it as running;
+            later it shows that the next report is overdue.
 
     Raises:
         UserError: ``train_log.csv`` cannot be read, or the report cannot be written.
@@ -46,7 +46,7 @@ def write_report(folder: Path, dataset=None, results: dict | None = None, due: f
 
 
 class RunningReport:
-    """Writes the report of a training that goes on, after validations, in a small part of its time."""
+    """Writes the report of a training in progress, after validations, in a small part of its time."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()

@@ -32,7 +32,7 @@ def get_dataset(name: str) -> "type[CocoStyleDataset]":
 
 
 def read_dataset(task: "DatasetTask", split: str, processes) -> "CocoStyleDataset":
-    """Read a split of ``--dataset`` for a task, in one process of each node (``engine.processes.Processes``)."""
+    """Read a split of ``--dataset`` for a task, in one process of each node (``engine.processes.Distributed``)."""
     dataset = processes.load_once_per_node(lambda: get_dataset(task.opt.dataset)(task, split))
     dataset.task = task  # instead of a copy from another process
     return dataset

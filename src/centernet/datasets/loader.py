@@ -18,7 +18,7 @@ from ..utils.failures import OPEN_FILES, explain
 from .augment import OUTLINES, augment, repeat_factors
 from .base import MAX_SHOWN, CocoStyleDataset
 from .policies import PLAIN_SHARE, Policy, policy_of
-from .worker import check_worker_resources, start_worker
+from .worker import check_worker_resources, init_worker
 
 MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops
 MAX_PIXELS = 1 << 26  # of a black replacement image
@@ -258,7 +258,7 @@ def _data_loader(samples: Samples, batches: Iterable, num_workers: int, pin_memo
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=start_worker,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),  # worker seeds are not used; the default generator stays untouched
     )
 

@@ -41,7 +41,7 @@ def _use_few_files() -> None:
         torch.multiprocessing.set_sharing_strategy("file_system")
 
 
-def start_worker(worker: int) -> None:
+def init_worker(worker: int) -> None:
     """Initialize a loader worker (``worker_init_fn``): one thread, no reaction to the run's signals."""
     _use_few_files()
     # The workers share the cores; threads of OpenCV and PyTorch would only compete with them.

@@ -13,7 +13,7 @@ import torch
 from ..analysis.pages import write_page
 from ..engine import processes as engine_processes
 from ..engine import setup
-from ..engine.processes import Processes
+from ..engine.processes import Distributed
 from ..engine.run_directory import device_name
 from ..errors import UserError
 from ..options import OptionParser, Options
@@ -121,7 +121,7 @@ def check(own: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run(
-    levels: tuple[str, ...], own: argparse.Namespace, rest: list[str], opt: Options, env: Processes
+    levels: tuple[str, ...], own: argparse.Namespace, rest: list[str], opt: Options, env: Distributed
 ) -> Iterator[Level]:
     """Run the levels one after the other; those that fail give a level that reports the failure."""
     scenario: Scenario | None = None

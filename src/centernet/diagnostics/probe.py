@@ -1,6 +1,6 @@
 """Level "probe": exact operands through single operators. Needs no reference and takes seconds.
 
-Every product is made of terms whose exact sum is known: 1 + 2^-k tells how many bits of an operand are kept, 2^17
+Every product is made of terms whose exact sum is known: 1 + 2^-k reveals how many bits of an operand are kept, 2^17
 and 2^-25 whether it fits the range of fp16, and ones added to 2^11 how wide the accumulator is.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..engine.processes import Processes
+from ..engine.processes import Distributed
 from .judge import rms
 from .operators import to_host
 from .results import Finding, Level, number
@@ -55,7 +55,7 @@ def launch(arguments: list[str], count: int, script: Path) -> Level:
     return level
 
 
-def check_processes(scenario: Scenario, env: Processes) -> Level:
+def check_processes(scenario: Scenario, env: Distributed) -> Level:
     """Check collectives and a training step in the present processes. Collective: call on all of them."""
     title = f"{env.world_size} processes, collectives by {dist.get_backend(env.group)}"
     level = Level("processes", title, ["operation", "type", "verdict"])
@@ -70,7 +70,7 @@ def check_processes(scenario: Scenario, env: Processes) -> Level:
     return level
 
 
-def _agreed(env: Processes, check) -> str | None:
+def _agreed(env: Distributed, check) -> str | None:
     """Return what any process finds wrong, or None."""
     try:
         wrong = check()
@@ -99,7 +99,7 @@ def _difference(got: torch.Tensor, expected: torch.Tensor, size: int) -> str | N
 # and the processes must make the same calls.
 
 
-def _all_reduce(env: Processes, dtype: torch.dtype) -> str | None:
+def _all_reduce(env: Distributed, dtype: torch.dtype) -> str | None:
     found = []
     for size in SIZES:
         expected = torch.stack([_values(rank, size, torch.float64) for rank in range(env.world_size)]).sum(0)
@@ -108,7 +108,7 @@ def _all_reduce(env: Processes, dtype: torch.dtype) -> str | None:
     return next(filter(None, found), None)
 
 
-def _broadcast(env: Processes, dtype: torch.dtype) -> str | None:
+def _broadcast(env: Distributed, dtype: torch.dtype) -> str | None:
     found, source = [], env.world_size - 1
     for size in SIZES:
         value = _values(env.rank, size, dtype).to(env.device)
@@ -117,7 +117,7 @@ def _broadcast(env: Processes, dtype: torch.dtype) -> str | None:
     return next(filter(None, found), None)
 
 
-def _all_gather(env: Processes, dtype: torch.dtype) -> str | None:
+def _all_gather(env: Distributed, dtype: torch.dtype) -> str | None:
     found = []
     for size in SIZES:
         value = _values(env.rank, size, dtype).to(env.device)
@@ -127,7 +127,7 @@ def _all_gather(env: Processes, dtype: torch.dtype) -> str | None:
     return next(filter(None, found), None)
 
 
-def _compare_steps(scenario: Scenario, env: Processes, level: Level) -> None:
+def _compare_steps(scenario: Scenario, env: Distributed, level: Level) -> None:
     """Compare the gradients of one global batch in all processes, in one, and in float64."""
     raw = scenario.finished_batches(1)[0]
     size = len(raw["input"])
@@ -143,9 +143,9 @@ def _compare_steps(scenario: Scenario, env: Processes, level: Level) -> None:
     if not env.is_main:
         env.barrier()
         return
-    alone = Processes(0, 1, 0, env.device)
+    alone = Distributed(0, 1, 0, env.device)
     one = _gradients(scenario, raw, alone)
-    exact = _gradients(scenario, raw, Processes(0, 1, 0, CPU), torch.float64)
+    exact = _gradients(scenario, raw, Distributed(0, 1, 0, CPU), torch.float64)
     worst, where = 0.0, ""
     for name, reference in exact.items():
         scale = max(rms(reference), 1e-30)
@@ -162,7 +162,7 @@ def _compare_steps(scenario: Scenario, env: Processes, level: Level) -> None:
 
 
 def _gradients(
-    scenario: Scenario, batch: dict, env: Processes, dtype: torch.dtype = torch.float32
+    scenario: Scenario, batch: dict, env: Distributed, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
     """Return the gradients of a step in evaluation mode, because batch statistics belong to a process."""
     trainer = scenario.trainer(env.device, dtype, env)

@@ -13,7 +13,7 @@ from ..datasets.loader import Samples, TrainBatches, collate, finish_batch, to_d
 from ..datasets.synthetic.base import SyntheticDataset
 from ..engine import setup
 from ..engine.optim import build_optimizer, freeze
-from ..engine.processes import Processes
+from ..engine.processes import Distributed
 from ..engine.trainer import Trainer
 from ..options import Options
 from ..tasks import build_task
@@ -42,7 +42,7 @@ class Scenario:
         self.opt, self.device = opt, device
         self.dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[opt.amp]
         self.task = build_task(opt)
-        env = Processes(0, 1, 0, CPU)
+        env = Distributed(0, 1, 0, CPU)
         setup.prepare_dataset(opt, env)
         train_set, _ = setup.build_datasets(build_task(opt.replace(val_intervals=0)), env)
         assert train_set is not None  # only tests have none
@@ -71,7 +71,7 @@ class Scenario:
         return finish_batch(to_device(batch, device), self.task)
 
     def trainer(
-        self, device: torch.device, dtype: torch.dtype = torch.float32, env: Processes | None = None
+        self, device: torch.device, dtype: torch.dtype = torch.float32, env: Distributed | None = None
     ) -> Trainer:
         """Return a trainer with the initial weights.
 
@@ -82,7 +82,7 @@ class Scenario:
         """
         amp = "off" if dtype == torch.float64 else self.opt.amp
         opt = self.opt.replace(amp="bf16" if device.type == "cpu" and amp == "fp16" else amp, compile=False)
-        env = env or Processes(0, 1, 0, device)
+        env = env or Distributed(0, 1, 0, device)
         model = setup.to_device(copy.deepcopy(self.model).to(dtype), env)
         trainer = Trainer(opt, self.task, model, build_optimizer(opt, freeze(opt, model), device), env)
         trainer.model.train()

@@ -50,7 +50,7 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
     """Train some iterations on the device and look for the first that leaves the envelope.
 
     The envelope of an iteration is the largest difference so far between the CPU's training and those with moved
-    weights. It grows: training is chaotic, and what lies within it says nothing against a device.
+    weights. It grows: training is chaotic, and what lies within it is no evidence against a device.
     """
     started = time.perf_counter()
     batches = scenario.finished_batches(iterations)
@@ -92,7 +92,7 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
 def distance(a: float, b: float) -> float:
     """Return |a - b|; 0 where both are NaN or the same infinity, infinity where only one is finite.
 
-    Under mixed precision the first steps of every device may overflow alike, which says nothing against one of them.
+    Under mixed precision the first steps of every device may overflow alike, which is no evidence against any of them.
     """
     if a == b or (math.isnan(a) and math.isnan(b)):
         return 0.0

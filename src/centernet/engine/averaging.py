@@ -59,7 +59,7 @@ class ModelEma:
             count.copy_(current)
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Give the model the averages as weights while the block runs."""
         current = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.network.load_state_dict(self.state)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..models.weights import read_checkpoint, read_last, restore, save_model
-from .processes import Processes
+from .processes import Distributed
 from .run_directory import RunDirectory
 from .run_state import KEY, TrainingState, resumed_state
 from .trainer import Trainer
@@ -14,7 +14,7 @@ from .trainer import Trainer
 LAST = "model_last.pth"  # what --resume reads; the previous one is kept as model_last.pth.bak
 
 
-def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, log=print) -> TrainingState:
+def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, env: Distributed, log=print) -> TrainingState:
     """Restore model and optimizer from ``--load_model``, with ``--resume``, and return the training state.
 
     With ``--resume`` the previous checkpoint is used if the newest is corrupt. One process reads the file, so it need
@@ -23,9 +23,9 @@ def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Pro
     if not opt.load_model:
         return TrainingState()
     found = None
-    if processes.is_main:
+    if env.is_main:
         found = read_last(opt.load_model, log) if opt.resume else (read_checkpoint(opt.load_model), opt.load_model)
-    checkpoint, path = processes.broadcast(found)
+    checkpoint, path = env.broadcast(found)
     _, _, epoch = restore(model, checkpoint, path, optimizer, opt.resume, opt.lr, opt.lr_step, log)
     return resumed_state(checkpoint, epoch, path) if opt.resume and "optimizer" in checkpoint else TrainingState()
 
@@ -36,8 +36,8 @@ class Checkpoints:
     ``metadata`` is what inference needs to rebuild the model (``options.model_metadata``).
     """
 
-    def __init__(self, metadata: dict, trainer: Trainer, processes: Processes, run: RunDirectory | None) -> None:
-        self.metadata, self.trainer, self.processes, self.run = metadata, trainer, processes, run
+    def __init__(self, metadata: dict, trainer: Trainer, env: Distributed, run: RunDirectory | None) -> None:
+        self.metadata, self.trainer, self.env, self.run = metadata, trainer, env, run
 
     def save(self, name: str = LAST) -> None:
         """Save a resumable checkpoint. Collective: call on every rank; rank 0 writes."""
@@ -45,7 +45,7 @@ class Checkpoints:
 
     def save_best(self) -> None:
         """Save ``model_best.pth``, without the optimizer; with ``--ema`` the averages, which were validated."""
-        with self.trainer.averaged.in_place() if self.trainer.averaged is not None else contextlib.nullcontext():
+        with self.trainer.averaged.applied() if self.trainer.averaged is not None else contextlib.nullcontext():
             self._write("model_best.pth", {}, None)
 
     def _write(self, name: str, content: dict, optimizer: torch.optim.Optimizer | None) -> None:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..options import Options
-from .processes import Processes
+from .processes import Distributed
 
 
-def distribute(model: nn.Module, opt: Options, env: Processes) -> nn.Module:
+def distribute(model: nn.Module, opt: Options, env: Distributed) -> nn.Module:
     """Wrap a model in ``DistributedDataParallel`` if several processes train it."""
     if env.world_size == 1 or opt.test:
         return model

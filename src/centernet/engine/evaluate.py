@@ -13,8 +13,8 @@ from ..evaluation.results import drop_non_finite, dropped_note
 from ..options import Options, process_shares
 from ..tasks.base import Task
 from ..visualization import build_visualizer, show_or_save
-from .precision import Precision
-from .processes import Processes
+from .precision import MixedPrecision
+from .processes import Distributed
 from .progress import Progress
 from .run_directory import RunDirectory
 
@@ -26,7 +26,7 @@ def evaluate(
     task: Task,
     model: nn.Module,
     dataset: CocoStyleDataset,
-    env: Processes,
+    env: Distributed,
     run: RunDirectory | None = None,
     epoch: int = 0,
 ) -> dict[str, float]:
@@ -69,7 +69,7 @@ def predict(
     task: Task,
     model: nn.Module,
     dataset: CocoStyleDataset,
-    env: Processes,
+    env: Distributed,
     run: RunDirectory | None,
     epoch: int,
 ) -> tuple[dict[str, float], Results | None]:
@@ -79,7 +79,7 @@ def predict(
         The averages over images of each image's losses, and ``time`` in minutes; and on rank 0 the detections,
         ``{image id: {class id from 1: rows}}``.
     """
-    precision, criterion = Precision(opt.amp, env.device), task.criterion(opt)
+    precision, criterion = MixedPrecision(opt.amp, env.device), task.criterion(opt)
     # Images of one size are batched; with --keep_res each image has its own size.
     batch_size = 1 if opt.keep_res else max(process_shares(opt, env.world_size))
     loader = _eval_loader(opt, dataset, env, batch_size)
@@ -114,7 +114,7 @@ def predict(
     return {**averages, "time": (time.perf_counter() - started) / 60}, merged
 
 
-def report_skipped(skipped: SkippedImages, title: str, env: Processes, run: RunDirectory | None) -> None:
+def report_skipped(skipped: SkippedImages, title: str, env: Distributed, run: RunDirectory | None) -> None:
     """Print which images of an epoch could not be used by any of the processes."""
     indices = [index for part in env.gather(skipped.indices) or [] for index in part]
     if indices:
@@ -127,7 +127,7 @@ def show_maps(opt: Options, task: Task, batch: dict, output: dict[str, Tensor], 
     show_or_save(images, opt.debug_dir, name, show=opt.debug < 4)
 
 
-def _eval_loader(opt: Options, dataset: CocoStyleDataset, env: Processes, batch_size: int):
+def _eval_loader(opt: Options, dataset: CocoStyleDataset, env: Distributed, batch_size: int):
     batches = EvalBatches(len(dataset), batch_size, env.rank, env.world_size, opt.num_iters)
     workers = min(opt.num_workers, len(batches))
     return make_loader(Samples(dataset, train=False), batches, workers, env.device.type != "cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..models.weights import write_checkpoint
 from ..options import Options
-from .processes import Processes
+from .processes import Distributed
 
 MAX_SKIPPED = 50  # consecutive updates that --on_nan skip leaves out before it gives up
 MAX_WARNINGS = 3  # consecutive ones that are reported
@@ -18,7 +18,7 @@ class NanGuard:
         in_a_row: consecutive iterations without a finite loss so far.
     """
 
-    def __init__(self, opt: Options, env: Processes) -> None:
+    def __init__(self, opt: Options, env: Distributed) -> None:
         self.opt, self.env, self.in_a_row = opt, env, 0
 
     def finite(self) -> None:

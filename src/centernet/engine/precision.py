@@ -184,7 +184,7 @@ def missing_support(amp: str, device: torch.device) -> str | None:
     return None if output.dtype == dtype else f"autocast computes in {str(output.dtype).removeprefix('torch.')}"
 
 
-class Precision:
+class MixedPrecision:
     """Numerical precision of the network.
 
     Parameters, optimizer state, losses and checkpoints are float32 for every ``--amp``.
@@ -234,7 +234,7 @@ class Precision:
         return [{name: value.float() for name, value in output.items()} for output in outputs]
 
     @contextlib.contextmanager
-    def keeping(self, network: nn.Module) -> Iterator[None]:
+    def rollback_if_skipped(self, network: nn.Module) -> Iterator[None]:
         """Enclose forward pass and update of a step: with ``skip_bad`` a bad one leaves the network as it was."""
         if not self.skip_bad:
             yield

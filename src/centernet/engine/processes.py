@@ -37,7 +37,7 @@ _watchdog: Watchdog | None = None  # if there are several processes
 
 
 @dataclass
-class Processes:
+class Distributed:
     """This process among the others of a run.
 
     Attributes:
@@ -162,7 +162,7 @@ def watching() -> Watchdog:
     return _watchdog
 
 
-def start(opt: Options) -> Processes:
+def start(opt: Options) -> Distributed:
     """Join the other processes, if a launcher started several, and choose the device.
 
     Processes with exclusive use of an accelerator communicate through its library (NCCL on CUDA). Processes that share
@@ -182,10 +182,10 @@ def start(opt: Options) -> Processes:
     if opt.sync_bn and not synchronizes:
         raise UserError("--sync_bn: needs several processes, each with its own accelerator")
     if world_size == 1:
-        return Processes(rank, world_size, local_rank, device)
+        return Distributed(rank, world_size, local_rank, device)
     _die_with_parent()
     group = _join(rank, world_size, local_rank, opt.dist_timeout, device, library)
-    env = Processes(rank, world_size, local_rank, device, group)
+    env = Distributed(rank, world_size, local_rank, device, group)
     env.check_equal(_shared_options(opt))
     return env
 

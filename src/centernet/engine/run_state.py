@@ -17,7 +17,7 @@ from ..options import Options, recipe
 from ..utils import environment
 from ..utils.files import read_json
 from ..utils.text import printable
-from .processes import Processes
+from .processes import Distributed
 
 KEY = "run"  # of the checkpoint's entry
 LIMIT = 1 << 53  # larger counts are not those of a training
@@ -212,7 +212,7 @@ def launch_name() -> str:
     return f"{platform.node()}:{os.getppid()}"
 
 
-def follow_restart(opt: Options, processes: Processes, log=print) -> Options:
+def follow_restart(opt: Options, env: Distributed, log=print) -> Options:
     """Return the options with which a run continues that the launcher has restarted (``--max-restarts``)."""
     if environment.restarts() == 0 or opt.test or opt.prepare_only:
         return opt
@@ -224,7 +224,7 @@ def follow_restart(opt: Options, processes: Processes, log=print) -> Options:
         description = None
     launched = description.get("launch") if isinstance(description, dict) else None
     exists = launched == launch_name() and (last.is_file() or last.with_name(f"{last.name}.bak").is_file())
-    if processes.broadcast(exists):
+    if env.broadcast(exists):
         log(f"the processes were restarted: resuming from {last}")
         return opt.replace(resume=True, load_model=str(last))
     return opt

@@ -18,11 +18,11 @@ from ..models.weights import restore, save_model
 from ..options import NEVER, Options, process_shares
 from ..tasks.base import Task
 from .precision import check_amp, set_precision, warn_if_emulated
-from .processes import Processes
+from .processes import Distributed
 from .run_state import TrainingState
 
 
-def configure_backends(opt: Options, env: Processes) -> None:
+def configure_backends(opt: Options, env: Distributed) -> None:
     """Seed PyTorch, and set numerical precision and algorithm search. Raises UserError for an impossible ``--amp``."""
     check_amp(opt.amp, env.device)
     warn_if_emulated(opt.amp, env.device, log=env.print)
@@ -33,13 +33,13 @@ def configure_backends(opt: Options, env: Processes) -> None:
     torch.backends.cudnn.benchmark = not opt.not_cuda_benchmark and not opt.test
 
 
-def prepare_dataset(opt: Options, env: Processes) -> None:
+def prepare_dataset(opt: Options, env: Distributed) -> None:
     """Convert or generate what the dataset lacks, once per machine."""
     dataset = get_dataset(opt.dataset)
     env.local_main_process_first(lambda: dataset.prepare(dataset.locate(Path(opt.data_dir)), log=env.print))
 
 
-def build_datasets(task: Task, env: Processes) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
+def build_datasets(task: Task, env: Distributed) -> tuple[CocoStyleDataset | None, CocoStyleDataset | None]:
     """Return the training and the validation split, None for one that the run does not need.
 
     Raises UserError when images are missing or a batch has more images than the training split.
@@ -52,7 +52,7 @@ def build_datasets(task: Task, env: Processes) -> tuple[CocoStyleDataset | None,
     return train_set, val_set
 
 
-def open_split(task: Task, split: str, env: Processes) -> CocoStyleDataset:
+def open_split(task: Task, split: str, env: Distributed) -> CocoStyleDataset:
     """Read the annotations of a split, look for its images, and print the notes about it."""
     dataset = read_dataset(task, split, env)
     dataset.check_images_exist()
@@ -61,7 +61,7 @@ def open_split(task: Task, split: str, env: Processes) -> CocoStyleDataset:
     return dataset
 
 
-def build_model(opt: Options, env: Processes) -> nn.Module:
+def build_model(opt: Options, env: Distributed) -> nn.Module:
     """Return the network, initialized but not yet on its device; one process per machine downloads weights."""
     pretrained = None if opt.resume else opt.pretrained
     return env.local_main_process_first(
@@ -69,19 +69,19 @@ def build_model(opt: Options, env: Processes) -> nn.Module:
     )
 
 
-def to_device(model: nn.Module, env: Processes) -> nn.Module:
+def to_device(model: nn.Module, env: Distributed) -> nn.Module:
     """Move a model to its device. Convolutions are faster when the channels of a pixel are adjacent in memory."""
     return model.to(env.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def load_weights(opt: Options, model: nn.Module, env: Processes) -> None:
+def load_weights(opt: Options, model: nn.Module, env: Distributed) -> None:
     """Load the weights of ``--load_model``, if it is given; one process reads the file."""
     if opt.load_model:
         checkpoint = env.broadcast(read_checkpoint(opt.load_model) if env.is_main else None)
         restore(model, checkpoint, opt.load_model, log=env.print)
 
 
-def save_initial_weights(opt: Options, model: nn.Module, metadata: dict[str, Any], env: Processes) -> None:
+def save_initial_weights(opt: Options, model: nn.Module, metadata: dict[str, Any], env: Distributed) -> None:
     """Write the weights that the training starts from to ``--save_init``, if it is given.
 
     Trainings with ``--load_model`` of this file start equal on all machines, and see equal batches.
@@ -99,7 +99,7 @@ def save_initial_weights(opt: Options, model: nn.Module, metadata: dict[str, Any
         env.print(f"initial weights: {opt.save_init}")
 
 
-def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Processes) -> TrainLoader:
+def build_train_loader(opt: Options, dataset: CocoStyleDataset, env: Distributed) -> TrainLoader:
     """Return the loader of this process's share of the training batches."""
     shares = process_shares(opt, env.world_size)
     factors = class_repeat_factors(dataset, opt.repeat_threshold) if opt.repeat_threshold else None
@@ -160,7 +160,7 @@ def format_metrics(values: dict[str, float], per_class: bool = False) -> str:
     return "\n".join([line, *classes])
 
 
-def describe_run(opt: Options, images: int, iterations: int, env: Processes) -> str:
+def describe_run(opt: Options, images: int, iterations: int, env: Distributed) -> str:
     """Return what a training is about to do, in one line."""
     return (
         f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {images} images, input {opt.input_w} x {opt.input_h}, "

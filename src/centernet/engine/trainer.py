@@ -15,8 +15,8 @@ from .ddp import distribute, without_effect
 from .evaluate import report_skipped, show_maps
 from .nan_guard import NanGuard
 from .optim import frozen_modules, keep_frozen_in_eval, set_learning_rate
-from .precision import Precision
-from .processes import Processes
+from .precision import MixedPrecision
+from .processes import Distributed
 from .progress import Progress
 from .run_directory import RunDirectory
 from .run_state import TrainingState, random_state, scaler_problem, set_random_state
@@ -48,14 +48,14 @@ class Trainer:
         task,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        env: Processes,
+        env: Distributed,
         state: TrainingState | None = None,
     ) -> None:
         self.opt, self.task, self.optimizer, self.env = opt, task, optimizer, env
         self.state = state or TrainingState()
         self.network = model
         self.frozen = frozen_modules(opt)
-        self.precision = Precision(opt.amp, env.device, skip_bad=opt.on_nan == "skip", clip_grad=opt.clip_grad)
+        self.precision = MixedPrecision(opt.amp, env.device, skip_bad=opt.on_nan == "skip", clip_grad=opt.clip_grad)
         self.averaged = ModelEma(model, opt.ema) if opt.ema else None
         self.model = distribute(model, opt, env)
         if opt.compile:
@@ -79,7 +79,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         first: list[dict[str, Tensor]] = []
         sums: dict[str, Tensor] = {}
-        with self.precision.keeping(self.network):
+        with self.precision.rollback_if_skipped(self.network):
             for k, micro_batch in enumerate(micro_batches):
                 # The processes exchange gradients once, with those of the last micro-batch.
                 local = k + 1 < len(micro_batches) and self.env.world_size > 1
@@ -101,7 +101,7 @@ class Trainer:
     @contextlib.contextmanager
     def evaluation_model(self) -> Iterator[nn.Module]:
         """Yield the model to validate, with ``--ema`` using the averaged weights."""
-        with self.averaged.in_place() if self.averaged is not None else contextlib.nullcontext():
+        with self.averaged.applied() if self.averaged is not None else contextlib.nullcontext():
             yield self.network
 
     def snapshot(self) -> dict:

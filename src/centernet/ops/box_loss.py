@@ -17,18 +17,18 @@ MIN_SIDE = 0.5  # output pixels; a smaller predicted side counts as this, or box
 MIN_LOG_AREA = 0.5  # least weight of an object whose samples are weighted by the logarithm of its area
 
 
-def sample_reach(sizes: np.ndarray) -> np.ndarray:
+def sample_extent(sizes: np.ndarray) -> np.ndarray:
     """Return how many cells on each side of the center an object's Gaussian covers: (n, 2) sides to (n, 2) int64."""
     return np.floor(sizes * (GAUSSIAN_SHARE / 2)).astype(np.int64)
 
 
-def num_window_cells(reach: np.ndarray) -> int:
-    """Return the ``cells`` of ``draw_box_samples`` for objects of the given reach (n, 2)."""
-    return int((2 * reach + 1).prod(axis=1).sum())
+def num_window_cells(extent: np.ndarray) -> int:
+    """Return the ``cells`` of ``draw_box_samples`` for objects of the given extent (n, 2)."""
+    return int((2 * extent + 1).prod(axis=1).sum())
 
 
 def draw_box_samples(
-    size: tuple[int, int, int], sizes: Tensor, ind: Tensor, reach: Tensor, cells: int | None = None
+    size: tuple[int, int, int], sizes: Tensor, ind: Tensor, extent: Tensor, cells: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Assign cells to objects and weight them by the objects' Gaussians.
 
@@ -40,7 +40,7 @@ def draw_box_samples(
         size: (B, H, W) of the maps.
         sizes: (B, N, 2) float, width and height of the boxes in output pixels.
         ind: (B, N) int64, y * W + x of the centers.
-        reach: (B, N, 2) int64, cells covered on each side of the center; negative in empty slots.
+        extent: (B, N, 2) int64, cells covered on each side of the center; negative in empty slots.
         cells: ``num_window_cells`` of all objects if it is known on the host, which saves a device synchronization.
 
     Returns:
@@ -48,17 +48,17 @@ def draw_box_samples(
     """
     batch, height, width = size
     objects = ind.shape[1]
-    sides = (2 * reach + 1).clamp(min=0)
+    sides = (2 * extent + 1).clamp(min=0)
     count = sides.prod(2).flatten()
     if cells is None:
         cells = int(count.sum())
     # One row per cell of every object's window: its object, and its place in the window.
     owner = torch.repeat_interleave(count, output_size=cells)
     place = torch.arange(cells, device=ind.device) - (count.cumsum(0) - count)[owner]
-    reach_x, reach_y = reach.reshape(-1, 2)[owner].unbind(1)
-    window_width = 2 * reach_x + 1
-    dx = place % window_width - reach_x
-    dy = torch.div(place, window_width, rounding_mode="floor") - reach_y
+    extent_x, extent_y = extent.reshape(-1, 2)[owner].unbind(1)
+    window_width = 2 * extent_x + 1
+    dx = place % window_width - extent_x
+    dy = torch.div(place, window_width, rounding_mode="floor") - extent_y
     center = ind.flatten()[owner]
     x, y = center % width + dx, torch.div(center, width, rounding_mode="floor") + dy
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

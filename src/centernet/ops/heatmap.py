@@ -7,27 +7,27 @@ from torch import Tensor
 PIXELS_AT_ONCE = 2**22  # about 400 MB of temporaries
 
 
-def window_pixels(reach: np.ndarray, times: np.ndarray | int = 1) -> int:
+def window_pixels(extent: np.ndarray, times: np.ndarray | int = 1) -> int:
     """Return ``pixels`` of ``draw_gaussians`` for objects of which each is drawn ``times`` times."""
-    return int((times * (2 * reach + 1).clip(min=0) ** 2).sum())
+    return int((times * (2 * extent + 1).clip(min=0) ** 2).sum())
 
 
 def draw_gaussians(
-    size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, reach: Tensor, sigma: Tensor, pixels: int | None = None
+    size: tuple[int, int, int, int], cls: Tensor, ind: Tensor, extent: Tensor, sigma: Tensor, pixels: int | None = None
 ) -> Tensor:
     """Draw a Gaussian of peak 1 for each object; where they overlap the maximum counts.
 
-    Equal to drawing one after the other with ``draw_umich_gaussian`` (reach = radius, sigma = (2 * radius + 1) / 6)
-    or ``draw_msra_gaussian`` (reach = 3 * sigma), to float32 rounding and with exact ones at the peaks. Very many
+    Equal to drawing one after the other with ``draw_umich_gaussian`` (extent = radius, sigma = (2 * radius + 1) / 6)
+    or ``draw_msra_gaussian`` (extent = 3 * sigma), to float32 rounding and with exact ones at the peaks. Very many
     objects are drawn in parts, so that memory stays bounded.
 
     Args:
         size: (B, C, H, W) of the maps.
         cls: (B, N) int64, the map of each object.
         ind: (B, N) int64, y * W + x of its center.
-        reach: (B, N) int64, pixels drawn on each side of the center; negative: an empty slot, nothing is drawn.
+        extent: (B, N) int64, pixels drawn on each side of the center; negative: an empty slot, nothing is drawn.
         sigma: (B, N) float, in pixels.
-        pixels: sum of (2 * reach + 1)^2 over the objects if it is known on the host; saves a synchronization.
+        pixels: sum of (2 * extent + 1)^2 over the objects if it is known on the host; saves a synchronization.
 
     Returns:
         (B, C, H, W) float32 in channels-last order, as the networks' maps.
@@ -35,7 +35,7 @@ def draw_gaussians(
     batch, channels, height, width = size
     hm = torch.zeros(batch * channels * height * width, device=ind.device)
     image = torch.arange(batch, device=ind.device)[:, None].expand_as(cls)
-    objects = [values.flatten() for values in (image, cls, ind, reach, sigma)]
+    objects = [values.flatten() for values in (image, cls, ind, extent, sigma)]
     count = (2 * objects[3] + 1).clamp(min=0) ** 2
     if pixels is None:
         pixels = int(count.sum())
@@ -54,15 +54,15 @@ def draw_gaussians(
 
 
 def _draw(hm: Tensor, size: tuple[int, int, int, int], objects: list[Tensor], count: Tensor, pixels: int) -> None:
-    """Draw objects, one row each of image, class, ind, reach and sigma, with ``count`` pixels each, into a flat map."""
+    """Draw objects (image, class, ind, extent and sigma) of ``count`` pixels each into a flat map."""
     _, channels, height, width = size
     # One row for each pixel of every object's window: its object, and its position in the window.
     owner = torch.repeat_interleave(count, output_size=pixels)
     place = torch.arange(pixels, device=count.device) - (count.cumsum(0) - count)[owner]
-    image, cls, center, reach, sigma = (values[owner] for values in objects)
-    side = 2 * reach + 1
-    dy = torch.div(place, side, rounding_mode="floor") - reach
-    dx = place % side - reach
+    image, cls, center, extent, sigma = (values[owner] for values in objects)
+    side = 2 * extent + 1
+    dy = torch.div(place, side, rounding_mode="floor") - extent
+    dx = place % side - extent
     y = torch.div(center, width, rounding_mode="floor") + dy
     x = center % width + dx
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

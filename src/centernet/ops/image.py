@@ -125,13 +125,13 @@ def draw_dense_reg(regmap, heatmap, center, value, radius, is_offset=False) -> n
 
 def draw_msra_gaussian(heatmap: np.ndarray, center, sigma) -> np.ndarray:
     """Raise ``heatmap`` to a Gaussian of ``sigma`` around the rounded center, cut off at 3 sigma (``--mse_loss``)."""
-    reach = sigma * 3
+    extent = sigma * 3
     x, y = int(center[0] + 0.5), int(center[1] + 0.5)
     height, width = heatmap.shape
-    left, top, right, bottom = int(x - reach), int(y - reach), int(x + reach + 1), int(y + reach + 1)
+    left, top, right, bottom = int(x - extent), int(y - extent), int(x + extent + 1), int(y + extent + 1)
     if left >= width or top >= height or right < 0 or bottom < 0:
         return heatmap
-    kernel = gaussian2D((int(2 * reach + 1), int(2 * reach + 1)), sigma)
+    kernel = gaussian2D((int(2 * extent + 1), int(2 * extent + 1)), sigma)
     rows, columns = slice(max(0, top), min(bottom, height)), slice(max(0, left), min(right, width))
     part = heatmap[rows, columns]
     np.maximum(

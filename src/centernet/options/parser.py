@@ -62,7 +62,7 @@ class OptionParser:
     """
 
     def __init__(self, script: str = TRAIN, raises: bool = False) -> None:
-        """Declare the options of a program; ``raises``: mistakes raise UserError instead of ending the process."""
+        """Declare the options of a program; ``raises``: mistakes raise UserError instead of exiting."""
         self.script = script
         program = os.path.basename(sys.argv[0] or "centernet")
         start = f"python {SCRIPTS[script]}" if program.endswith(".py") else program

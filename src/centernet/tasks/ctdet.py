@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arrays import numbers
-from ..ops.box_loss import box_loss, draw_box_samples, num_box_samples, num_window_cells, sample_reach
+from ..ops.box_loss import box_loss, draw_box_samples, num_box_samples, num_window_cells, sample_extent
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import draw_dense_reg, draw_umich_gaussian
 from ..ops.losses import (
@@ -106,7 +106,7 @@ class Ctdet(CtdetSpec, Task):
         if opt.box_loss != "l1":
             self.criterion = CtdetBoxLoss
         if opt.box_samples == "gaussian":
-            self.target_inputs = (*self.target_inputs, "box_reach")
+            self.target_inputs = (*self.target_inputs, "box_extent")
 
     @property
     def max_per_image(self) -> int:
@@ -127,7 +127,7 @@ class Ctdet(CtdetSpec, Task):
             image (h, w, 3) uint8; color (3, 4) float32; for N = max_objs slots: reg_mask (N,) uint8, ind (N,) int64
             y * W + x of the center's cell, wh (N, 2) float32 in output pixels (or cat_spec_wh (N, 2C) and
             cat_spec_mask), reg (N, 2) float32, cls (N,) int64, radius (N,) int64, -1 in empty slots; with dense_wh
-            the maps dense_wh and dense_wh_mask (2, h/4, w/4) instead of wh; with box_samples also box_reach (N, 2)
+            the maps dense_wh and dense_wh_mask (2, h/4, w/4) instead of wh; with box_samples also box_extent (N, 2)
             int64; num_target_pixels int64; outside training also meta.
         """
         opt, (height, width) = self.opt, image.shape[:2]
@@ -140,9 +140,9 @@ class Ctdet(CtdetSpec, Task):
         extent = np.full_like(radius, 3 * opt.hm_gauss) if opt.mse_loss else radius
         sample["num_target_pixels"] = np.array([window_pixels(extent)])
         if opt.box_samples == "gaussian":
-            reach = sample_reach(slots.sizes)
-            sample["box_reach"] = slots.fill(reach, empty=-1)
-            sample["num_target_pixels"] = np.array([window_pixels(extent), num_window_cells(reach)])
+            box_extent = sample_extent(slots.sizes)
+            sample["box_extent"] = slots.fill(box_extent, empty=-1)
+            sample["num_target_pixels"] = np.array([window_pixels(extent), num_window_cells(box_extent)])
         sample["cls"] = slots.fill(slots.cls)
         sample["radius"] = slots.fill(radius, empty=-1)
         sample["reg_mask"] = slots.fill(np.ones(len(slots), dtype=np.uint8))
@@ -169,9 +169,9 @@ class Ctdet(CtdetSpec, Task):
         width, height = output_size
         hm = np.zeros((self.opt.num_classes, height, width), dtype=np.float32)
         dense_wh = np.zeros((2, height, width), dtype=np.float32)
-        for cls, cell, size, reach in zip(slots.cls, slots.cells, slots.sizes, radius, strict=True):
-            draw_umich_gaussian(hm[cls], cell, reach)
-            draw_dense_reg(dense_wh, hm.max(axis=0), cell, size, reach)
+        for cls, cell, size, r in zip(slots.cls, slots.cells, slots.sizes, radius, strict=True):
+            draw_umich_gaussian(hm[cls], cell, r)
+            draw_dense_reg(dense_wh, hm.max(axis=0), cell, size, r)
         return dense_wh, np.repeat(hm.max(axis=0)[None], 2, axis=0)
 
     def draw_targets(self, batch: dict) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ class Ctdet(CtdetSpec, Task):
         pixels, *cells = batch["num_target_pixels"]
         targets = {"hm": draw_gaussians(size, batch["cls"], batch["ind"], extent, sigma, pixels)}
         if cells:
-            samples = draw_box_samples((batch_size, *size[2:]), batch["wh"], batch["ind"], batch["box_reach"], *cells)
+            samples = draw_box_samples((batch_size, *size[2:]), batch["wh"], batch["ind"], batch["box_extent"], *cells)
             targets["box_slot"], targets["box_weight"] = samples
         return targets
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..ops.arrays import numbers
-from ..ops.box_loss import box_loss, draw_box_samples, num_box_samples, num_window_cells, sample_reach
+from ..ops.box_loss import box_loss, draw_box_samples, num_box_samples, num_window_cells, sample_extent
 from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform, draw_dense_reg, draw_msra_gaussian, draw_umich_gaussian
 from ..ops.keypoints import FLIP_INDEX
@@ -162,7 +162,7 @@ class MultiPose(MultiPoseSpec, Task):
         if opt.box_loss != "l1":
             self.criterion = MultiPoseBoxLoss
         if opt.box_samples == "gaussian":
-            self.target_inputs = (*self.target_inputs, "box_reach")
+            self.target_inputs = (*self.target_inputs, "box_extent")
         self.keypoints = opt.keypoints
         if opt.flip_test and not self.keypoints.flips_known:
             raise UserError("--flip_test: the data do not state which joints a flip exchanges; add flip_idx to them")
@@ -199,7 +199,7 @@ class MultiPose(MultiPoseSpec, Task):
             relative to the center's cell, and hps_mask (N, 2J) uint8, or with dense_hp the map dense_hps
             (2J, h/4, w/4); reg (N, 2) float32; hp_offset (N * J, 2) float32; for ``draw_targets``: cls (N,) int64,
             radius (N,) int64, -1 in empty slots, joints (N * J,) int64, their cells, -1 for none, rotated () uint8,
-            and num_target_pixels (2,) int64 of persons and joints; with box_samples also box_reach (N, 2) int64, and
+            and num_target_pixels (2,) int64 of persons and joints; with box_samples also box_extent (N, 2) int64, and
             a third number, of the supervised cells; outside training also meta.
         """
         opt, (height, width) = self.opt, image.shape[:2]
@@ -223,9 +223,9 @@ class MultiPose(MultiPoseSpec, Task):
         sample["rotated"] = np.array(rotated, dtype=np.uint8)
         pixels = [window_pixels(extent), window_pixels(extent, visible.sum(1))]
         if opt.box_samples == "gaussian":
-            reach = sample_reach(slots.sizes)
-            pixels.append(num_window_cells(reach[learned]))
-            sample["box_reach"] = slots.fill(np.where(learned[:, None], reach, -1), empty=-1)
+            box_extent = sample_extent(slots.sizes)
+            pixels.append(num_window_cells(box_extent[learned]))
+            sample["box_extent"] = slots.fill(np.where(learned[:, None], box_extent, -1), empty=-1)
         sample["num_target_pixels"] = np.array(pixels)
         sample["cls"] = slots.fill(slots.cls)
         sample["radius"] = slots.fill(radius, empty=-1)
@@ -269,10 +269,10 @@ class MultiPose(MultiPoseSpec, Task):
         hm = np.zeros((self.opt.num_classes, height, width), dtype=np.float32)
         dense_hps = np.zeros((len(self.keypoints), 2, height, width), dtype=np.float32)
         for k, (cls, cell) in enumerate(zip(slots.cls, slots.cells, strict=True)):
-            reach = self.opt.hm_gauss if self.opt.mse_loss else radius[k]
+            extent = self.opt.hm_gauss if self.opt.mse_loss else radius[k]
             for j in np.flatnonzero(visible[k]):
-                draw_dense_reg(dense_hps[j], hm[cls], cell, displacements[k, j], reach, is_offset=True)
-            draw(hm[cls], cell, reach)
+                draw_dense_reg(dense_hps[j], hm[cls], cell, displacements[k, j], extent, is_offset=True)
+            draw(hm[cls], cell, extent)
         return dense_hps.reshape(-1, height, width)
 
     def draw_targets(self, batch: dict) -> dict[str, Tensor]:
@@ -307,7 +307,7 @@ class MultiPose(MultiPoseSpec, Task):
             mask = draw_gaussians(maps, joint, cells, extent, sigma, of_joints)
             targets["dense_hps_mask"] = torch.where(rotated, 0, mask).repeat_interleave(2, 1)
         if of_boxes:
-            samples = draw_box_samples((batch_size, *size), batch["wh"], batch["ind"], batch["box_reach"], *of_boxes)
+            samples = draw_box_samples((batch_size, *size), batch["wh"], batch["ind"], batch["box_extent"], *of_boxes)
             targets["box_slot"], targets["box_weight"] = samples
         return targets
 

@@ -76,7 +76,7 @@ class CtdetSpec(TaskSpec):
         Option("cat_spec_wh", "class-specific size", recipe=True),
         Option(
             "exact_boxes",
-            "clip boxes at the edge of the output map and mirror them exactly; the reference is off by one pixel",
+            "clip boxes at the edge of the output map and flip them exactly; the reference is off by one pixel",
             recipe=True,
             implied=True,
             new=True,

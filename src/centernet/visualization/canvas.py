@@ -123,7 +123,7 @@ class Canvas:
         """Draw the labels and return the image.
 
         The last box chooses first: it has the best score. A label that finds no free place near its box is left out;
-        the color of the box still tells the class.
+        the color of the box still identifies the class.
         """
         for label in reversed(self._labels):
             self._draw_label(label)

@@ -101,7 +101,7 @@ for (const gallery of document.querySelectorAll(".images")) {
   gallery.before(form);
 }
 
-// The report of a training that goes on says so until the next one is overdue.
+// The report of a training in progress shows it as running until the next one is overdue.
 
 function checkDue() {
   const badge = document.querySelector(".badge[data-due]");
