@@ -129,8 +129,8 @@ def test_sound_runs_are_certified(exp, tmp_path, capsys):
 )
 def test_deviations_in_both_directions_are_found(exp, tmp_path, capsys, change, check):
     runs = [write_run(tmp_path / f"new{seed}", seed, **change) for seed in (21, 22, 23)]
-    assert call(exp, *runs, more=["--output", str(tmp_path)]) == 1
-    content = json.loads((tmp_path / "certificate.json").read_text())
+    assert call(exp, *runs, more=["--output", str(tmp_path / "new/folder")]) == 1
+    content = json.loads((tmp_path / "new/folder/certificate.json").read_text())
     assert content["verdict"] == "different" and check in content["found_by"]
     assert "Not certified" in capsys.readouterr().out
 
@@ -329,3 +329,14 @@ def test_named_library_of_a_folder(tmp_path):
     assert named_library(str(COMMITTED), tmp_path) == COMMITTED
     with pytest.raises(UserError, match="none; make one with"):
         named_library("x", tmp_path)
+
+
+@pytest.mark.soak
+def test_three_runs_with_a_higher_learning_rate_are_different(tmp_path):
+    """1.3 times the learning rate of the committed library, whose runs differ in nothing else but the seed."""
+    recipe = list(make_reference_library.SHORT_RECIPE)
+    recipe[recipe.index("--lr") + 1] = "1.3e-3"
+    runs = [make_reference_library.train("higher", recipe, seed, 1, tmp_path) for seed in (21, 22, 23)]
+    assert certify.main([*map(str, runs), "--references", str(COMMITTED), "--output", str(tmp_path)]) == 1
+    content = json.loads((tmp_path / "certificate.json").read_text())
+    assert content["verdict"] == "different" and "end loss" in content["found_by"]

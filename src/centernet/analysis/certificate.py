@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..utils.files import write_json
+from ..utils.files import write_errors, write_json
 from .compare import default_window, recipe_differences
 from .library import ALPHA, SEED_KEYS, Band, Library, end_losses, last_score
 from .pages import inline_image, write_page
@@ -277,7 +277,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
 def write_certificate(
     content: dict[str, Any], library: Library, curves: list[Curve], folder: Path
 ) -> tuple[Path, Path]:
-    """Write ``certificate.json`` and ``certificate.html`` into a folder and return their paths.
+    """Write ``certificate.json`` and ``certificate.html`` into a folder, made if need be; return their paths.
 
     Raises:
         UserError: they cannot be written.
@@ -285,6 +285,8 @@ def write_certificate(
     buffer = io.BytesIO()
     draw_band(library.losses, library.window, curves, library.info["limits"]["pointwise"], buffer)
     json_path, html_path = folder / "certificate.json", folder / "certificate.html"
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(json_path, content, indent=1)
     write_page(
         html_path,
