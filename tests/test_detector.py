@@ -431,4 +431,4 @@ def test_images_of_debug(checkpoint):
     args = ["--debug", "2", "--test_scales", "0.5,1", "--flip_test"]
     drawn = detector_of(checkpoint, *args).run(image)["images"]
     assert set(drawn) == {"pred_hm_0.5", "out_pred_0.5", "pred_hm_1.0", "out_pred_1.0", "ctdet"}
-    assert drawn["pred_hm_0.5"].shape == (96, 96, 3)
+    assert drawn["pred_hm_0.5"].shape == (480, 480, 3)  # enlarged

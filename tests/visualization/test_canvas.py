@@ -6,6 +6,7 @@ import pytest
 
 from centernet.visualization import Canvas, class_colors, draw_boxes
 from centernet.visualization import canvas as module
+from centernet.visualization.canvas import nearest_points
 
 THEMES = ("white", "black")
 NAMES = ["person", "dining table", "cat", "traffic light", "bird"]
@@ -88,7 +89,7 @@ def crowd(side, count, seed=0):
 
 
 @pytest.mark.parametrize("side", [96, 640, 3000])
-@pytest.mark.parametrize(("count", "least"), [(8, 8), (30, 20), (100, 20)])
+@pytest.mark.parametrize(("count", "least"), [(8, 8), (30, 30), (100, 50)])
 def test_labels_do_not_cover_each_other(side, count, least):
     canvas = Canvas(gray(side, side))
     canvas.boxes(crowd(side, count), NAMES, 0)
@@ -99,6 +100,33 @@ def test_labels_do_not_cover_each_other(side, count, least):
     for k in range(len(canvas.placed)):
         covers = (x1 < x2[k]) & (x2 > x1[k]) & (y1 < y2[k]) & (y2 > y1[k])
         assert covers.sum() == 1  # itself
+
+
+@pytest.mark.parametrize("side", [96, 640, 3000])
+def test_a_line_leads_to_a_label_that_has_no_place_near_its_box(side):
+    """Thirty boxes at one place: the labels that are not near it are connected to it."""
+    box = np.array([0.4, 0.4, 0.43, 0.43]) * side
+    canvas = Canvas(gray(side, side))
+    canvas.boxes([[*box, 0.9 - k / 100, k % 2] for k in range(30)], NAMES, 0)
+    image = canvas.finish()
+    assert len(canvas.placed) == 30
+    corners = (box * canvas.zoom).astype(int)
+    distances = [
+        np.hypot(*np.subtract(*nearest_points((*rect[:2], *(rect[2:] - 1)), corners))) for rect in canvas.placed
+    ]
+    far = np.flatnonzero(np.array(distances) > 6 * np.diff(canvas.placed[0][[1, 3]]))
+    assert len(far) >= 2
+    for k in far:
+        start, end = nearest_points((*canvas.placed[k][:2], *(canvas.placed[k][2:] - 1)), corners)
+        points = np.rint(np.linspace(start, end, 200)).astype(int)
+        outside = ~((points[:, None] >= canvas.placed[:, :2]) & (points[:, None] < canvas.placed[:, 2:])).all(2).any(1)
+        assert outside.any() and (image[points[outside, 1], points[outside, 0]] != 90).any(1).all()
+
+
+def test_nearest_points():
+    assert nearest_points((0, 0, 9, 9), (20, 5, 30, 7)) == ((9, 6), (20, 6))
+    assert nearest_points((40, 40, 50, 50), (0, 0, 10, 10)) == ((40, 40), (10, 10))
+    assert nearest_points((0, 40, 10, 50), (30, 0, 40, 10)) == ((10, 40), (30, 10))
 
 
 def test_the_best_box_chooses_the_place_of_its_label_first():

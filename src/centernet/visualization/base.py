@@ -110,9 +110,10 @@ class Visualizer:
         return dets
 
     def overlays(self, image: np.ndarray, prefix: str, maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        """Draw score maps (C, h, w) over an image."""
+        """Draw score maps (C, h, w) over an image, which is enlarged if it is small."""
+        enlarged = self.canvas(image).image
         return {
-            f"{prefix}_{name}": overlay_heat_map(image, hm.cpu().numpy(), self.opt.debugger_theme, colors)
+            f"{prefix}_{name}": overlay_heat_map(enlarged, hm.cpu().numpy(), self.opt.debugger_theme, colors)
             for name, (hm, colors) in self.heat_maps(maps).items()
         }
 

@@ -14,6 +14,8 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 FONT_SCALE = 0.5  # on an image of REFERENCE_SIDE pixels
 REFERENCE_SIDE = 640
 DARK = 90  # brightness of 255 below which the text of a label is white
+Place = tuple[int, int]  # left and top
+Corners = tuple[int, int, int, int]  # left, top, right, bottom, inclusive
 RINGS = 4  # label heights around its box within which a label looks for a free place
 
 
@@ -28,7 +30,7 @@ class Label:
     """
 
     text: str
-    corners: tuple[int, int, int, int]
+    corners: Corners
     color: list[int]
 
 
@@ -122,34 +124,47 @@ class Canvas:
     def finish(self) -> np.ndarray:
         """Draw the labels and return the image.
 
-        The last box chooses first: it has the best score. A label that finds no free place near its box is left out;
-        the color of the box still identifies the class.
+        The last box chooses first: it has the best score. A label that finds no free place near its box is drawn where
+        there is one, with a line to its box; only where the image is full is it left out.
         """
-        for label in reversed(self._labels):
-            self._draw_label(label)
+        placed = [(label, *place) for label in reversed(self._labels) if (place := self._place(label)) is not None]
+        for label, corners, _, is_near in placed:
+            if not is_near:
+                ends = nearest_points(corners, label.corners)
+                cv2.line(self.image, *ends, label.color, self.unit, cv2.LINE_AA)
+        for label, corners, text_scale, _ in placed:
+            self._draw_label(label, corners, text_scale)
         self._labels.clear()
         return self.image
 
-    def _draw_label(self, label: Label) -> None:
+    def _place(self, label: Label) -> tuple[Corners, float, bool] | None:
+        """Return corners and font scale of a label, and whether it is near its box; None if there is no free place."""
         height, width = self.image.shape[:2]
-        margin, scale, stroke = 2 * self.unit, FONT_SCALE * self.scale, self.unit
-        (text_width, text_height), below = cv2.getTextSize(label.text, FONT, scale, stroke)
+        margin, scale = 2 * self.unit, FONT_SCALE * self.scale
+        (text_width, text_height), below = cv2.getTextSize(label.text, FONT, scale, self.unit)
         if text_width + 2 * margin > width:
             scale *= max(1, width - 2 * margin) / text_width
-            (text_width, text_height), below = cv2.getTextSize(label.text, FONT, scale, stroke)
+            (text_width, text_height), below = cv2.getTextSize(label.text, FONT, scale, self.unit)
         size = min(width, text_width + 2 * margin), min(height, text_height + below + 2 * margin)
-        place = self._free_place(label.corners, size)
+        place = near = self._first_free(self._near_places(label.corners, size), size)
         if place is None:
-            return
-        left, top = place
-        self.placed = np.vstack([self.placed, [left, top, left + size[0], top + size[1]]])
-        cv2.rectangle(self.image, (left, top), (left + size[0] - 1, top + size[1] - 1), label.color, cv2.FILLED)
-        text_color = (255, 255, 255) if np.dot(label.color, (0.114, 0.587, 0.299)) < DARK else (0, 0, 0)
-        baseline = left + margin, top + margin + text_height
-        cv2.putText(self.image, label.text, baseline, FONT, scale, text_color, stroke, cv2.LINE_AA)
+            place = self._first_free(self._distant_places(label.corners, size), size)
+        if place is None:
+            return None
+        corners = (*place, place[0] + size[0] - 1, place[1] + size[1] - 1)
+        self.placed = np.vstack([self.placed, [*place, corners[2] + 1, corners[3] + 1]])
+        return corners, scale, near is not None
 
-    def _free_place(self, corners: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return left and top of a label near its box where it covers no other label; None if there is none."""
+    def _draw_label(self, label: Label, corners: Corners, scale: float) -> None:
+        left, top, right, bottom = corners
+        cv2.rectangle(self.image, (left, top), (right, bottom), label.color, cv2.FILLED)
+        text_color = (255, 255, 255) if np.dot(label.color, (0.114, 0.587, 0.299)) < DARK else (0, 0, 0)
+        (_, text_height), _ = cv2.getTextSize(label.text, FONT, scale, self.unit)
+        baseline = left + 2 * self.unit, top + 2 * self.unit + text_height
+        cv2.putText(self.image, label.text, baseline, FONT, scale, text_color, self.unit, cv2.LINE_AA)
+
+    def _near_places(self, corners: Corners, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return left and top of places on and around a box (n, 2), best first."""
         (x1, y1, x2, y2), (label_width, label_height) = corners, size
         above, below, right = y1 - label_height, y2 + 1, x2 - label_width + 1
         places = [(x1, above), (right, above), (x1, y1), (x1, below), (right, below), (right, y1)]
@@ -159,13 +174,36 @@ class Canvas:
             step = ring * label_height
             places += [(x, y) for y in (above - step, y1 + step, below + step) for x in (x1, middle, right)]
             places += [(x, y1 + step) for x in (x1 - label_width, x2 + 1)]
+        return places
+
+    def _distant_places(self, corners: Corners, size: tuple[int, int]) -> np.ndarray:
+        """Return left and top of places all over the image (n, 2), nearest to the box first."""
         height, width = self.image.shape[:2]
-        lefts, tops = np.clip(places, 0, [width - label_width, height - label_height]).T
+        lefts = np.arange(0, max(1, width - size[0]), max(1, size[0] // 4))
+        tops = np.arange(0, max(1, height - size[1]), size[1])
+        places = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
+        middles, middle = places + np.array(size) / 2, np.array([corners[0] + corners[2], corners[1] + corners[3]]) / 2
+        return places[np.argsort(((middles - middle) ** 2).sum(axis=1), kind="stable")]
+
+    def _first_free(self, places: Sequence[tuple[int, int]] | np.ndarray, size: tuple[int, int]) -> Place | None:
+        """Return the first of some places, moved into the image, where a label covers no other; None if all do."""
+        height, width = self.image.shape[:2]
+        lefts, tops = np.clip(places, 0, [width - size[0], height - size[1]]).T
         taken = self.placed.T[:, None, :]
-        covers = (lefts[:, None] < taken[2]) & (lefts[:, None] + label_width > taken[0])
-        covers &= (tops[:, None] < taken[3]) & (tops[:, None] + label_height > taken[1])
+        covers = (lefts[:, None] < taken[2]) & (lefts[:, None] + size[0] > taken[0])
+        covers &= (tops[:, None] < taken[3]) & (tops[:, None] + size[1] > taken[1])
         free = np.flatnonzero(~covers.any(axis=1))
         return (int(lefts[free[0]]), int(tops[free[0]])) if len(free) else None
+
+
+def nearest_points(one: Corners, other: Corners) -> tuple[Place, Place]:
+    """Return the points of two rectangles that are next to each other."""
+    ends = []
+    for k in (0, 1):
+        low, high = max(one[k], other[k]), min(one[k + 2], other[k + 2])
+        middle = (low + high) // 2
+        ends.append((middle, middle) if low <= high else (low, high) if one[k] > other[k] else (high, low))
+    return (ends[0][0], ends[1][0]), (ends[0][1], ends[1][1])
 
 
 def draw_boxes(
