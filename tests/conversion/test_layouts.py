@@ -27,6 +27,7 @@ from tests.datasets.test_custom import (
     yolo_split_first,
 )
 
+from centernet.conversion.issues import ignore_issue
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
 from centernet.tasks import build_task
@@ -365,6 +366,9 @@ def test_shapes_of_cvat(tmp_path):
     dataset = Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")
     boxes = [[15, 15, 25, 35], [1.5, 2, 11.5, 9], [1, 2, 3, 8], [12, 16, 28, 24], [3, 4, 8, 10]]
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes, atol=1e-4)
+    annotations = dataset.read_content(ignore_issue)["annotations"]
+    outlines = [one.get("segmentation") for one in annotations]
+    assert outlines == [None, [[1.5, 2, 11.5, 2, 6, 9]], None, None, None]
     assert any("shapes that are not boxes or outlines, left out: 2" in note for note in dataset.notes)
 
 
@@ -408,6 +412,8 @@ def test_shapes_of_labelme(tmp_path):
     dataset = Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")
     boxes = [[15, 15, 25, 25], [1, 2, 9, 8], [10, 12, 30, 30], [1, 1, 5, 6]]
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes)
+    annotations = dataset.read_content(ignore_issue)["annotations"]
+    assert [one.get("segmentation") for one in annotations] == [None, [[1, 2, 9, 2, 5, 8]], None, None]
     notes = "\n".join(dataset.notes)
     assert "points, which are not boxes, left out: 1" in notes and "images without a JSON file, left out: 2" in notes
 

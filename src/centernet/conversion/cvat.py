@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from ..errors import UserError
 from .issues import ERROR, LEFT_OUT, Issue, Report, short
-from .layout import Layout, choose_only, hull, is_split_name, make_annotation, split_rank
+from .layout import Layout, Point, choose_only, hull, is_split_name, make_annotation, split_rank
 from .paths import PathFinder, folders
 from .voc import is_cvat
 from .xml_file import REPLACED, parse_xml
@@ -79,17 +79,19 @@ class CvatLayout(Layout):
                 continue
             found.append(path)
             images.append({"width": _side(element, "width"), "height": _side(element, "height")})
-            images[-1]["annotations"] = list(self._boxes(element, where, report))
+            images[-1]["annotations"] = list(self._objects(element, where, report))
         for entry, name in zip(images, self.place(found), strict=True):
             entry.update(id=name, file_name=name)
-            for label, box in entry.pop("annotations"):
+            for label, box, outline in entry.pop("annotations"):
                 names.add(label)
-                annotations.append(make_annotation(len(annotations) + 1, name, label, box))
+                annotations.append(make_annotation(len(annotations) + 1, name, label, box, outline=outline))
         categories = [{"id": name, "name": name} for name in sorted({*names, *_label_names(self.tree)})]
         return {"images": images, "annotations": annotations, "categories": categories}
 
-    def _boxes(self, image: ElementTree.Element, where: str, report: Report) -> Iterable[tuple[str, list[float]]]:
-        """Yield (label, [x, y, width, height]) of each shape of an image."""
+    def _objects(
+        self, image: ElementTree.Element, where: str, report: Report
+    ) -> Iterable[tuple[str, list[float], list[Point]]]:
+        """Yield label, box [x, y, width, height], and corners of each shape; none unless it is a polygon."""
         for number, shape in enumerate(image, start=1):
             label = (shape.get("label") or "").strip()
             text = f"{where}: shape {number}, <{shape.tag}> {label[:40]}"
@@ -106,7 +108,7 @@ class CvatLayout(Layout):
                 reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
                 report(Issue(ERROR, "shapes that cannot be read", self.annotations, f"{text} ({reason})"))
                 continue
-            yield label, box
+            yield label, box, _corners(shape) if shape.tag == "polygon" else []
 
 
 def read_shape(shape: ElementTree.Element) -> list[float]:
@@ -127,7 +129,7 @@ def read_shape(shape: ElementTree.Element) -> list[float]:
             return [x - w / 2, y - h / 2, w, h]
         return [left, top, w, h]
     if shape.tag in ("polygon", "polyline"):
-        return hull([tuple(map(float, point.split(","))) for point in value["points"].split(";")])
+        return hull(_corners(shape))
     if shape.tag == "ellipse":
         x, y, rx, ry = (float(value[name]) for name in ("cx", "cy", "rx", "ry"))
         angle = math.radians(float(value.get("rotation", 0)))
@@ -137,6 +139,12 @@ def read_shape(shape: ElementTree.Element) -> list[float]:
     if shape.tag == "mask":
         return [float(value[name]) for name in ("left", "top", "width", "height")]
     raise ValueError("an unknown kind of shape")
+
+
+def _corners(shape: ElementTree.Element) -> list[Point]:
+    """Return the corners (x, y) of a polygon or polyline."""
+    points = (point.split(",") for point in shape.attrib["points"].split(";"))
+    return [(float(x), float(y)) for x, y in points]
 
 
 def best_subset(path: Path, split: str) -> str | None:

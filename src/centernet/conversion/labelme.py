@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .coco import is_labelme
 from .issues import ERROR, LEFT_OUT, Issue, Report, short
-from .layout import SPLIT_NAMES, Layout, hull, is_split_name, make_annotation, report_left_out
+from .layout import SPLIT_NAMES, Layout, Point, hull, is_split_name, make_annotation, report_left_out
 from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, is_image_name, walk
 
 NO_CLASSES = ("__ignore__", "_background_")  # entries of LabelMe's labels.txt
@@ -66,12 +66,12 @@ class LabelMeLayout(Layout):
             used.add(image)
             placed.append(image)
             size = {"width": record.get("imageWidth"), "height": record.get("imageHeight")}
-            images.append({**size, "annotations": list(self._boxes(path, record["shapes"], report))})
+            images.append({**size, "annotations": list(self._objects(path, record["shapes"], report))})
         for entry, name in zip(images, self.place(placed), strict=True):
             entry.update(id=name, file_name=name)
-            for label, box in entry.pop("annotations"):
+            for label, box, outline in entry.pop("annotations"):
                 names.add(label)
-                annotations.append(make_annotation(len(annotations) + 1, name, label, box))
+                annotations.append(make_annotation(len(annotations) + 1, name, label, box, outline=outline))
         self._report_images(used, report)
         categories = [{"id": name, "name": name} for name in sorted(names)]
         return {"images": images, "annotations": annotations, "categories": categories}
@@ -103,8 +103,8 @@ class LabelMeLayout(Layout):
         found = self.find_image(inside) or self.find_image(path.stem)
         return found or (self.find_image(name) if isinstance(name, str) and name else None)
 
-    def _boxes(self, path: Path, shapes: list, report: Report) -> Iterable[tuple[str, list[float]]]:
-        """Yield (label, [x, y, width, height]) of each shape."""
+    def _objects(self, path: Path, shapes: list, report: Report) -> Iterable[tuple[str, list[float], list[Point]]]:
+        """Yield label, box [x, y, width, height], and corners of each shape; none unless it is a polygon."""
         for number, shape in enumerate(shapes, start=1):
             try:
                 label, kind = shape["label"], shape.get("shape_type") or "polygon"
@@ -118,11 +118,11 @@ class LabelMeLayout(Layout):
                 continue
             if kind == "circle" and len(points) == 2:  # center, and a point of the circle
                 (x, y), radius = points[0], math.dist(*points)
-                yield label, [x - radius, y - radius, 2 * radius, 2 * radius]
+                yield label, [x - radius, y - radius, 2 * radius, 2 * radius], []
             elif len(points) == 1:
                 report(Issue(LEFT_OUT, "points, which are not boxes", path, f"shape {number} ({label[:40]})"))
             else:
-                yield label, hull(points)
+                yield label, hull(points), points if kind == "polygon" else []
 
     def _report_images(self, used: set[Path], report: Report) -> None:
         unlabeled = (path for path in walk(self.annotations) if is_image_name(path.name) and path not in used)

@@ -17,6 +17,8 @@ from ..errors import UserError
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report
 from .paths import IMAGE_SUFFIXES, PathFinder, is_hidden, is_image_name
 
+Point = tuple[float, float]  # x, y in pixels
+
 # Names of the splits in names of files and folders; the first match is used.
 SPLIT_NAMES = {
     "train": ("train", "trainval", "training"),
@@ -158,8 +160,11 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([os.path.abspath(path) for path in paths]))
 
 
-def make_annotation(number: int, image_id, category_id, box: Sequence[float], difficult: int = 0) -> dict:
-    """Return an annotation in COCO's format for a box [x, y, width, height]."""
+def make_annotation(
+    number: int, image_id, category_id, box: Sequence[float], difficult: int = 0, outline: Sequence[Point] = ()
+) -> dict:
+    """Return an annotation in COCO's format for a box [x, y, width, height], and the corners of an outline if known."""
+    polygon = {"segmentation": [[value for point in outline for value in point]]} if outline else {}
     return {
         "id": number,
         "image_id": image_id,
@@ -168,6 +173,7 @@ def make_annotation(number: int, image_id, category_id, box: Sequence[float], di
         "area": box[2] * box[3],
         "iscrowd": 0,
         "ignore": difficult,
+        **polygon,
     }
 
 

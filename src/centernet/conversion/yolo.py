@@ -138,9 +138,8 @@ class YoloLayout(Layout):
             for one in self._read_label(label, len(names), kpt_shape, report) if label in present else ():
                 left, top = (one.x - one.w / 2) * width, (one.y - one.h / 2) * height
                 box = [left, top, one.w * width, one.h * height]
-                annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box)
-                if one.outline:
-                    annotation["segmentation"] = [[v for x, y in one.outline for v in (x * width, y * height)]]
+                outline = [(x * width, y * height) for x, y in one.outline]
+                annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box, outline=outline)
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
