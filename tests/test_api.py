@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.helpers.checkpoints import checkpoint
+from tests.helpers.documents import blocks
 from tests.helpers.training import ENVIRONMENT, ROOT
-from tests.test_documents import blocks
-from tests.test_reference_interface import checkpoint
 
 from centernet import CenterNet, Result
 from centernet.detector import create_detector

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.models.conformance import CONFORMANCE, needs_conformance
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from torch import nn
 
 from centernet.detector import TIMES, Detector, batches, create_detector, prepare

@@ -13,6 +13,7 @@ import cv2
 import loss
 import numpy as np
 import pytest
+from tests.helpers.documents import blocks
 
 from centernet import datasets, models
 from centernet.detector import create_detector
@@ -47,19 +48,6 @@ ELSEWHERE = {
     "trtexec": "needs TensorRT and its device",
     "tensorboard --logdir": "needs the package tensorboard, and stays",
 }
-
-
-def blocks(path: Path) -> list[tuple[str, list[str]]]:
-    """Language and lines of the fenced blocks."""
-    found, inside = [], False
-    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
-        if line.startswith("```"):
-            inside = not inside
-            if inside:
-                found.append((line[3:], []))
-        elif inside:
-            found[-1][1].append(line)
-    return found
 
 
 def commands() -> dict[str, list[str]]:

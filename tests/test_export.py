@@ -1,7 +1,6 @@
 """Exported networks give what PyTorch gives; ONNX and OpenVINO are skipped where their packages are not installed."""
 
 import importlib.util
-import json
 import re
 import subprocess
 import sys
@@ -11,14 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.conformance import error_in_std, load_formula_weights
+from tests.helpers.exported import load
 from tests.helpers.small_disk import in_small_file_system, needs_mount
-from tests.models.conformance import error_in_std, load_formula_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from centernet.detector import create_detector
 from centernet.errors import UserError
-from centernet.export import METADATA_FILE, Exported, export, export_checkpoint, files_of
+from centernet.export import Exported, export, export_checkpoint, files_of
 from centernet.models import create_model, save_model
 from centernet.models.deform_conv import DCN
 from centernet.models.heads import run_heads
@@ -48,32 +48,6 @@ class Maps(nn.Module):
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         return [run_heads(self, F.pixel_unshuffle(x, 4))]
-
-
-def load(kind, path):
-    """What runs an exported file, (B, 3, H, W) to a list of tensors, and what the file says about itself."""
-    files = {METADATA_FILE: ""}
-    if kind == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        about = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
-        assert [value.name for value in session.get_outputs()] == about["outputs"]
-        return lambda x: [torch.from_numpy(value) for value in session.run(None, {"input": x.numpy()})], about
-    if kind == "openvino":
-        import openvino
-
-        model = openvino.Core().read_model(path)
-        names = model.get_rt_info("framework").astype(dict)
-        about = {name: json.loads(model.get_rt_info(["framework", name]).astype(str)) for name in names}
-        assert [value.any_name for value in model.outputs] == about["outputs"]
-        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
-        return lambda x: [torch.from_numpy(value.copy()) for value in compiled(x.numpy()).values()], about
-    if kind == "pt2":
-        module = torch.export.load(path, extra_files=files).module()
-    else:
-        module = torch.jit.load(path, _extra_files=files)
-    return lambda x: list(module(x)), json.loads(files[METADATA_FILE])
 
 
 def skip_without_packages(kind):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.models.conformance import load_formula_weights
+from tests.helpers.conformance import load_formula_weights
 from torch import nn
 
 from centernet import deployment

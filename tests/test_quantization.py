@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from tests.test_export import load
+from tests.helpers.exported import load
 from torch import Tensor, nn
 
 from centernet.export import Exported, export

@@ -6,12 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tests.helpers.checkpoints import checkpoint
 from tests.helpers.training import ENVIRONMENT, ROOT
 
 from centernet.detector import create_detector
-from centernet.models import create_model, save_model
-from centernet.options import model_metadata
-from centernet.opts import opts as parser
 from centernet.tasks import build_task
 
 SIZES = {"ctdet": 5, "multi_pose": 39, "exdet": 13, "ddd": 13}
@@ -32,16 +30,6 @@ img = {image!r}
 ret = detector.run(img)['results']
 print(type(ret), sorted(ret) == list(range(1, 81)), ret[1].shape, ret[1].dtype)
 """
-
-
-def checkpoint(folder, task, *more):
-    """A network of random weights with its metadata, as the training leaves it."""
-    opt = parser().parse([task, "--arch", "res_18", "--input_res", "64", *more])
-    torch.manual_seed(0)
-    model = create_model(opt.arch, opt.heads, opt.head_conv)
-    path = folder / f"{task}.pth"
-    save_model(path, 1, model, extra={"model": model_metadata(opt)})
-    return path
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from tests.models.conformance import CONFORMANCE, needs_conformance
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 
 from centernet import transforms
 from centernet.ops.image import get_affine_transform

@@ -78,7 +78,7 @@ def test_the_probe_names_every_fault(simulation):
 
 def probe_every_fault() -> None:
     from simulated_accelerator import faults
-    from tests.accelerator.test_faults import is_named
+    from tests.accelerator.findings import is_named
 
     from centernet.diagnostics.probe import check_probe
 

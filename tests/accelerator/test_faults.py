@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.accelerator.findings import is_named
 from tests.accelerator.simulation import ROOT, environment
 
 pytestmark = pytest.mark.simulated
@@ -23,15 +24,6 @@ LEVELS = ("probe", "operators", "layers", "steps", "repeat", "processes")
 DOCUMENTS = (ROOT / "docs/ACCELERATORS.md", ROOT / "docs/ACCELERATORS.zh-CN.md")
 BEGIN, END = "<!-- table of faults: begin -->", "<!-- table of faults: end -->"
 SETUP = ("ctdet", "--arch", "resdcn_18", "--input_res", "64", "--head_conv", "16", "--iterations", "6")
-# How level "probe" calls what ATen calls otherwise.
-ATEN = {
-    "matrix product mm": "mm",
-    "matrix product bmm": "bmm",
-    "matrix product addmm": "addmm",
-    "matrix product baddbmm": "baddbmm",
-    "batch normalization": "batch_norm",
-    "copy to the host": "copy to host",
-}
 
 
 def run_levels(fault: str, data: str, result: str) -> None:
@@ -43,21 +35,6 @@ def run_levels(fault: str, data: str, result: str) -> None:
     status = main([*SETUP, "--data_path", data, "--exp_dir", str(folder), "--levels", levels])
     report = json.loads((folder / "ctdet/default/device_check.json").read_text())
     Path(result).write_text(json.dumps({"status": status, "levels": report["levels"]}))
-
-
-def operator_of(finding: dict) -> str:
-    """The name in ATen of what a finding names."""
-    name = ATEN.get(finding["operator"], finding["operator"])
-    if "convolution" in name and "deformable" not in name:
-        return "convolution_backward" if "backward" in finding["direction"] else "convolution"
-    return "Adam" if name.startswith("Adam") else name
-
-
-def is_named(fault, finding: dict) -> bool:
-    """Whether a finding names the operator and the pass of a fault."""
-    passes = fault.passes
-    right_pass = not passes or finding["direction"] in passes or finding["direction"] in ("memory order", "rows")
-    return operator_of(finding) in fault.operators and right_pass
 
 
 def curve_verdict(simulation, fault: str, data: Path, folder: Path) -> str:

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 import cv2
 import numpy as np
 import pytest
-from tests.analysis.test_pages import assert_sound, browser  # noqa: F401 (a fixture)
+from tests.helpers.pages import assert_sound
 from tests.helpers.training import load_script, run_here
 
 from centernet.analysis import evaluation_images
@@ -196,7 +196,7 @@ def test_the_scores_do_not_depend_on_the_report(run_test, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plots", [True, False])
-def test_the_page_in_a_browser(run_test, tmp_path, monkeypatch, browser, plots):  # noqa: F811
+def test_the_page_in_a_browser(run_test, tmp_path, monkeypatch, browser, plots):
     ready = "true"
     if plots:
         pytest.importorskip("plotly")

@@ -6,27 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.helpers.browser import Browser
+from tests.helpers.pages import assert_sound
 
 from centernet.analysis import page_plots, pages, report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "tools"))
 import make_report
 
-WIDTHS = (1280, 400)
 LONG = "a_very_long_name_without_any_space_" * 6
-# Elements that are wider than the window or than their container, apart from what scrolls.
-CUT_OFF = """[...document.querySelectorAll("main *")].filter((element) => {
-  const box = element.getBoundingClientRect(), width = document.documentElement.clientWidth;
-  return box.width > 0 && !element.closest(".wide, svg") && (box.left < 0 || box.right > width + 0.5);
-}).map((element) => element.outerHTML.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
@@ -46,20 +33,6 @@ def write(tmp_path, monkeypatch):
         return tmp_path / "page.html"
 
     return write_content
-
-
-def assert_sound(browser, page, ready="true"):
-    """At every width and in both color schemes nothing is cut off, requested, or wrong."""
-    grounds = set()
-    for width in WIDTHS:
-        for dark in (False, True):
-            browser.open(page, width, dark)
-            browser.wait_for(ready)
-            assert browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-            assert browser.run(CUT_OFF) == []
-            assert browser.requests == browser.problems == []
-            grounds.add(browser.run("getComputedStyle(document.body).backgroundColor"))
-    assert len(grounds) == 2
 
 
 def column(browser, index):

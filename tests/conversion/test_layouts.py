@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.datasets.test_custom import (
+from tests.helpers.layouts import (
     IMAGES,
     NAMES,
     check_objects,
@@ -25,6 +25,14 @@ from tests.datasets.test_custom import (
     yolo_images_first,
     yolo_labels,
     yolo_split_first,
+)
+from tests.helpers.tool_exports import (
+    cvat_text,
+    cvat_xml,
+    label_studio_coco,
+    labelimg_yolo,
+    labelme_files,
+    labelme_flat,
 )
 
 from centernet.conversion.issues import ignore_issue
@@ -221,14 +229,6 @@ def label_studio_yolo(root):
     put(root / "notes.json", {"categories": [{"id": 0, "name": "fox"}], "info": {}})
 
 
-def label_studio_coco(root):
-    draw(root / "images", "train")
-    content = coco("train")
-    for image in content["images"]:
-        image["file_name"] = "images\\" + image["file_name"]
-    put(root / "result.json", content)
-
-
 def label_studio_voc(root):
     draw(root / "images", "train", ".png")
     voc_files(root / "Annotations", "train")
@@ -263,45 +263,7 @@ def cvat_ultralytics(root):
     put(root / "data.yaml", "names:\n  0: hen house\n  1: fox\npath: .\ntrain: train.txt\n")
 
 
-def cvat_xml(root, subset=""):
-    draw(root / "images", "train")
-    put(root / "annotations.xml", cvat_text("train", subset))
-
-
-def labelme_flat(root):
-    draw(root, "train")
-    labelme_files(root, "train")
-
-
-def labelimg_yolo(root):
-    """labelImg saves classes.txt next to the labels."""
-    draw(root / "images/train", "train")
-    yolo_labels(root / "labels/train", "train")
-    put(root / "labels/train/classes.txt", "hen house\nfox\n")
-
-
 UNDIVIDED = [label_studio_yolo, label_studio_coco, label_studio_voc, cvat_coco, cvat_voc, cvat_xml, labelme_flat]
-
-
-def cvat_text(split, subset="") -> str:
-    text = "<?xml version='1.0' encoding='utf-8'?>\n<annotations><version>1.1</version><meta><task><labels>"
-    text += "".join(f"<label><name>{name}</name></label>" for name in NAMES) + "</labels></task></meta>"
-    for k, (name, (width, height), objects) in enumerate(IMAGES[split]):
-        text += f'<image id="{k}" name="{name}.jpg" width="{width}" height="{height}" subset="{subset}">'
-        for cls, x, y, w, h in objects:
-            text += f'<box label="{NAMES[cls]}" xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}" occluded="0"/>'
-        text += "</image>"
-    return text + "</annotations>"
-
-
-def labelme_files(folder, split, image_path="{name}.jpg", **more):
-    for name, (width, height), objects in IMAGES[split]:
-        shapes = [
-            {"label": NAMES[cls], "points": [[x, y], [x + w, y + h]], "shape_type": "rectangle", "flags": {}}
-            for cls, x, y, w, h in objects
-        ]
-        content = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": image_path.format(name=name)}
-        put(folder / f"{name}.json", {**content, "imageData": None, "imageHeight": height, "imageWidth": width, **more})
 
 
 @pytest.mark.parametrize("layout", UNDIVIDED, ids=lambda layout: layout.__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.conversion.test_kitti_devkit import make_kitti
-from tests.conversion.test_voc_devkit import TINY, annotation_xml, make_devkit
+from tests.helpers.kitti import make_kitti
+from tests.helpers.voc import TINY, annotation_xml, make_devkit
 
 from centernet.conversion import coco_extreme, kitti_devkit, voc_devkit
 from centernet.conversion.preparation import prepare_once

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conversion.test_voc_devkit import TINY, make_devkit
+from tests.helpers.voc import TINY, make_devkit
 
 from centernet.datasets import DATASETS, get_dataset
 from centernet.datasets.coco import COCO

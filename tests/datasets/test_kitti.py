@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.models.conformance import CONFORMANCE
+from tests.helpers.conformance import CONFORMANCE
 
 from centernet.datasets.kitti import KITTI
 from centernet.datasets.synthetic.streets import SyntheticStreets, draw_image

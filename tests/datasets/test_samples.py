@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.models.conformance import CONFORMANCE, needs_conformance
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets import build_sample
 from centernet.opts import opts

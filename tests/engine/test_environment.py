@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.test_kills import RUN, assert_complete, command, finish, start
-from tests.engine.test_processes import needs_proc, ranks, wait_for_losses, wait_until_gone
+from tests.helpers.processes import needs_proc, ranks, wait_for_losses, wait_until_gone
+from tests.helpers.runs import RUN, assert_complete, command, finish, start
 from tests.helpers.training import ENVIRONMENT, LAUNCH, MAIN, losses, small
 
 LONG = ("--num_epochs", "9999", "--save_minutes", "0", "--val_intervals", "0")

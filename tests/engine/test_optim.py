@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from tests.engine.test_resume import RUN, signal_at
+from tests.helpers.runs import RUN
+from tests.helpers.signals import signal_at
 from tests.helpers.training import losses, rows, small
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR

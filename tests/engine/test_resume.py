@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.helpers.signals import signal_at
 from tests.helpers.training import ENVIRONMENT, MAIN, losses, rows, small
 
-import centernet.engine.evaluate as evaluate_module
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
 from centernet.engine import nan_guard
 from centernet.engine.run_state import TrainingState, check_plan, resumed_state
 from centernet.engine.signals import ShutdownHandler, ShutdownRequested
-from centernet.engine.trainer import LossReader
 from centernet.errors import UserError
 from centernet.models import create_model
 from centernet.opts import opts
@@ -83,27 +82,6 @@ def assert_same_run(folder: Path, whole: Path) -> None:
                 torch.equal(*pair) for pair in zip(one["run"]["random"][0], other["run"]["random"][0], strict=True)
             )
     assert (folder / "results.json").read_bytes() == (whole / "results.json").read_bytes()
-
-
-def signal_at(monkeypatch, count: int, number: int, in_validation: bool = False) -> None:
-    """Send this process a signal after iteration ``count``, or at the beginning of the validation of that number."""
-    record, predict, calls = LossReader.record, evaluate_module.predict, []
-
-    def record_and_signal(self, *arguments):
-        record(self, *arguments)
-        if self.trainer.state.iteration == count:
-            os.kill(os.getpid(), number)
-
-    def signal_and_predict(*arguments):
-        calls.append(1)
-        if len(calls) == count:
-            os.kill(os.getpid(), number)
-        return predict(*arguments)
-
-    if in_validation:
-        monkeypatch.setattr(evaluate_module, "predict", signal_and_predict)
-    else:
-        monkeypatch.setattr(LossReader, "record", record_and_signal)
 
 
 @pytest.mark.parametrize(

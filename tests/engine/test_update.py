@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tests.engine.test_processes import run_update
-from tests.engine.test_resume import RUN, signal_at
+from tests.helpers.processes import run_update
+from tests.helpers.runs import RUN
+from tests.helpers.signals import signal_at
 from tests.helpers.training import losses, small
 
 import centernet.engine.trainer as trainer_module

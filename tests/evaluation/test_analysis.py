@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from pycocotools.cocoeval import Params
-from tests.evaluation.test_coco import crowded
-from tests.evaluation.test_kitti import guess, labels
+from tests.helpers.crowded import crowded
+from tests.helpers.kitti_labels import guess, labels
 
 from centernet.datasets import get_dataset
 from centernet.errors import UserError

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tests.analysis.test_edited_runs import INFO, VAL
-from tests.analysis.test_edited_runs import TRAIN as TRAIN_LOG
-from tests.conversion.test_fuzz import keypoints_of_coco, keypoints_of_yolo, yolo_with_a_yaml
-from tests.conversion.test_layouts import cvat_xml, label_studio_coco, labelme_flat
-from tests.datasets.test_custom import parse, voc_devkit_form
+from tests.helpers.broken_layouts import keypoints_of_coco, keypoints_of_yolo, yolo_with_a_yaml
+from tests.helpers.layouts import parse, voc_devkit_form
+from tests.helpers.logs import INFO, VAL
+from tests.helpers.logs import TRAIN as TRAIN_LOG
+from tests.helpers.tool_exports import cvat_xml, label_studio_coco, labelme_flat
 
 from centernet.analysis.compare import compare
 from centernet.analysis.library import read_library

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tests.models.conformance import CONFORMANCE, needs_conformance, noise
+from tests.helpers.conformance import CONFORMANCE, needs_conformance, noise
 from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 

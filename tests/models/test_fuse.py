@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tests.models.conformance import architectures, bn_statistics, error_in_std, sweep
+from tests.helpers.conformance import architectures, bn_statistics, error_in_std, sweep
 from torch import nn
 
 from centernet.models import create_model, describe

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.models.conformance import (
+from tests.helpers.conformance import (
     CONFORMANCE,
     DETECTION_HEADS,
     architectures,

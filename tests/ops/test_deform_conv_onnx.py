@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.models.conformance import error_in_std, load_formula_weights
+from tests.helpers.conformance import error_in_std, load_formula_weights
 from torch import Tensor, nn
 
 from centernet.models import create_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.models.conformance import CONFORMANCE, needs_conformance
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 
 from centernet.ops.image import (
     affine_transform,

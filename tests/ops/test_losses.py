@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.models.conformance import CONFORMANCE, needs_conformance
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 
 from centernet.ops import losses
 from centernet.ops.losses import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from tests.helpers.tasks import random_outputs
-from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets.loader import collate, finish_batch
 from centernet.ops.losses import RegL1Loss

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from tests.helpers.training import ROOT, output_here, output_of, score
-from tests.models.conformance import CONFORMANCE, needs_conformance
 from torch import nn
 
 from centernet.datasets.synthetic.streets import SyntheticStreets

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from tests.helpers.tasks import random_outputs
-from tests.models.conformance import CONFORMANCE, needs_conformance
 
 from centernet.datasets import build_sample
 from centernet.datasets.loader import collate, finish_batch

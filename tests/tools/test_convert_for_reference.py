@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 import torch
+from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from tests.helpers.training import ENVIRONMENT, ROOT
-from tests.models.conformance import CONFORMANCE, needs_conformance
 from torch import nn
 
 from centernet.errors import UserError

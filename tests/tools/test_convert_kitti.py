@@ -1,14 +1,14 @@
 """convert_kitti_to_coco.py as a command: without any package, with one line for an error."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.kitti import make_kitti
+
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = TESTS.parent / "src" / "tools" / "convert_kitti_to_coco.py"
-make_kitti = runpy.run_path(str(TESTS / "conversion" / "test_kitti_devkit.py"))["make_kitti"]
 FILES = {f"kitti_{name}.json" for name in ("3dop_train", "3dop_val", "subcnn_train", "subcnn_val", "trainval", "test")}
 
 

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import runpy
 import shutil
 import stat
 import subprocess
@@ -19,12 +18,11 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.helpers.downloads import CLOSED, DOWNLOADERS, Handler, error_line, only
+from tests.helpers.kitti import make_kitti
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = TESTS.parent / "src" / "tools" / "get_kitti.sh"
-kitti = runpy.run_path(str(TESTS / "conversion" / "test_kitti_devkit.py"))
-voc = runpy.run_path(str(Path(__file__).with_name("test_get_pascal_voc.py")))
-DOWNLOADERS, CLOSED, only, error_line = (voc[name] for name in ("DOWNLOADERS", "CLOSED", "only", "error_line"))
 OFFICIAL = "https://s3.eu-central-1.amazonaws.com/avg-kitti"
 
 pytestmark = pytest.mark.skipif(not (shutil.which("bash") and DOWNLOADERS), reason="needs bash, and curl or wget")
@@ -61,7 +59,7 @@ def pack_image_sets(sets):
 @pytest.fixture(scope="session")
 def tiny_kitti(tmp_path_factory):
     """``{name: bytes}`` of the five files."""
-    root = kitti["make_kitti"](tmp_path_factory.mktemp("kitti_files") / "kitti")
+    root = make_kitti(tmp_path_factory.mktemp("kitti_files") / "kitti")
     # The list of SubCNN is the number of names, then the numbers; 3DOP's are those of make_kitti.
     files = {name: pack_zip(root, folder) for name, folder in ARCHIVES.items()}
     files[DOP] = pack_image_sets({path.stem: path.read_text() for path in (root / "ImageSets_3dop").iterdir()})
@@ -71,7 +69,7 @@ def tiny_kitti(tmp_path_factory):
 
 @pytest.fixture
 def server(tiny_kitti):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), voc["Handler"])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     server.files, server.requests, server.cuts, server.ranges = dict(tiny_kitti), [], {}, True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -288,7 +286,7 @@ def test_archive_of_something_else(tmp_path, server, tiny_kitti, checksums):
 
 
 def test_missing_image_is_named(tmp_path, server, tiny_kitti, checksums):
-    root = kitti["make_kitti"](tmp_path / "source")
+    root = make_kitti(tmp_path / "source")
     (root / "training" / "image_2" / "000001.png").unlink()
     server.files[IMAGES] = pack_zip(root, "image_2")
     write_checksums(checksums, server.files)

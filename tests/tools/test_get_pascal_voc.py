@@ -8,26 +8,26 @@ import hashlib
 import io
 import json
 import os
-import re
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.helpers.downloads import CLOSED, DOWNLOADERS, Handler, error_line, only
+from tests.helpers.voc import make_devkit
 
 TESTS = Path(__file__).resolve().parents[1]
 TOOLS = TESTS.parent / "src" / "tools"
 SCRIPT = TOOLS / "get_pascal_voc.sh"
-make_devkit = runpy.run_path(str(TESTS / "conversion" / "test_voc_devkit.py"))["make_devkit"]
-DOWNLOADERS = [name for name in ("curl", "wget") if shutil.which(name)]
+
+
 OFFICIAL = "http://host.robots.ox.ac.uk/pascal/VOC"
-CLOSED = "http://127.0.0.1:9"  # nothing listens on the discard port
+
 
 pytestmark = pytest.mark.skipif(not (shutil.which("bash") and DOWNLOADERS), reason="needs bash, and curl or wget")
 
@@ -66,42 +66,6 @@ def pack(devkit):
     return buffer.getvalue()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves ``server.files`` with ranges, and follows ``server.cuts`` and ``server.ranges``."""
-
-    def do_GET(self):
-        server = self.server
-        server.requests.append((self.path, self.headers.get("Range")))
-        name = self.path.lstrip("/")
-        if name not in server.files:
-            self.send_error(404)
-            return
-        data = server.files[name]
-        start = 0
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if match and server.ranges:
-            start = int(match[1])
-            if start >= len(data):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(data)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        cuts = server.cuts.get(name)
-        length = cuts.pop(0) if cuts else len(data)
-        self.wfile.write(data[start : start + length])
-        self.close_connection = True
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(tiny_voc):
     """A running server: ``url``, ``files``, ``requests`` so far, ``cuts`` {name: bytes of each next answer}."""
@@ -132,28 +96,11 @@ def write_checksums(path, archives):
     path.write_text("# repacked\n\n" + "".join(checksum_line(name, data) for name, data in archives.items()))
 
 
-def only(folder, *programs):
-    """A folder for PATH that has these programs and what the script takes for granted, nothing else."""
-    folder.mkdir()
-    for program in ("bash", "cat", "dirname", "mkdir", "mv", "rm", "rmdir", "sleep", "tr", "wc", *programs):
-        (folder / program).symlink_to(shutil.which(program))
-    return str(folder)
-
-
 def run(cwd, *argv, proxy=CLOSED, path=None):
     env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     env |= {"http_proxy": proxy, "no_proxy": "127.0.0.1", "PYTHON": sys.executable, "PATH": path or env["PATH"]}
     command = [shutil.which("bash"), str(SCRIPT), *map(str, argv)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
-
-
-def error_line(result, status=1):
-    """The one line of a failed run on standard error."""
-    assert result.returncode == status, result.stdout + result.stderr
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def assert_complete(voc):

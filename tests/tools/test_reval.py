@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.conversion.test_voc_devkit import annotation_xml, make_devkit
+from tests.helpers.voc import annotation_xml, make_devkit
 
 from centernet.conversion.voc_devkit import convert_image_set
 from centernet.datasets.pascal import PascalVOC
