@@ -107,6 +107,23 @@ def test_a_running_report_says_when_the_next_one_is_overdue(browser, tmp_path, m
         )
 
 
+def test_a_running_report_is_loaded_again(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("", ""))
+    write_run(tmp_path / "run")
+    browser.open(report.write_report(tmp_path / "run", due=time.time() + 600))
+    report.write_report(tmp_path / "run")
+    badge = "document.querySelector('.badge')?.textContent ?? null"
+    browser.run("reloadIfIdle(Date.now() + 30_000)")
+    browser.run("dispatchEvent(new Event('keydown'))")
+    time.sleep(0.5)
+    assert browser.run(badge) == "running"
+    browser.run("setTimeout(() => reloadIfIdle(Date.now() + 61_000)) && 0")
+    deadline = time.monotonic() + 20
+    while browser.run(badge) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert browser.run(badge) is None
+
+
 PLOT = """(({x, y, width, height}) => [x, y, width, height])(
   document.querySelector(".plot .nsewdrag").getBoundingClientRect())"""
 

@@ -115,6 +115,20 @@ function checkDue() {
 checkDue();
 setInterval(checkDue, 30_000);
 
+// It is loaded again from time to time, but not while somebody works with the page.
+
+const RELOAD_AFTER = 60_000;
+let lastInput = Date.now();
+for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "change"]) {
+  addEventListener(kind, () => { lastInput = Date.now(); }, {passive: true});
+}
+
+function reloadIfIdle(now) {
+  if (document.querySelector(".badge[data-due]") && now - lastInput > RELOAD_AFTER) location.reload();
+}
+
+setInterval(() => reloadIfIdle(Date.now()), RELOAD_AFTER / 2);
+
 // What is wider than its container scrolls there, also by the keyboard.
 
 function markScrolling() {
