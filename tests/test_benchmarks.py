@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.helpers.training import output_here
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TOY = {
@@ -51,6 +52,23 @@ def test_benchmark(name, monkeypatch, capsys):
     run(name, TOY[name], monkeypatch)
     text = capsys.readouterr().out
     assert "equal: " in text and ("x 1.00" in text or name == "annotations")
+
+
+@pytest.mark.slow
+def test_deployment(tmp_path, monkeypatch, capsys):
+    for package in ("onnxruntime", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    data = ["--data_path", str(tmp_path)]
+    steps = ["--num_epochs", "1", "--num_iters", "2", "--batch_size", "2", "--num_workers", "0", "--val_intervals", "0"]
+    output_here("main", "ctdet", "--dataset", "sample", "--arch", "lite", *data, *steps, "--exp_dir", str(tmp_path))
+    checkpoint = tmp_path / "ctdet/default/model_last.pth"
+    run("deployment", f"{checkpoint} --data_path {tmp_path}", monkeypatch)
+    text = capsys.readouterr().out
+    for name in ("ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32", "OpenVINO int8"):
+        assert len(re.findall(f"^ *{name} ", text, re.MULTILINE)) == 2, text  # scores and latency
+    assert text.count("equal: scores of ") == 2
+    sizes = dict(re.findall(r"^(\w.*?) {2,}([\d.]+) ", text, re.MULTILINE))
+    assert float(sizes["ONNX Runtime int8"]) < float(sizes["ONNX Runtime float32"])
 
 
 def gpu_step(*arguments, **variables):
