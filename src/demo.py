@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 
 from centernet import found
-from centernet.datasets.images import read_image
 from centernet.detector import TIMES, Detector, create_detector, prepare
 from centernet.engine import processes
 from centernet.engine.signals import ShutdownRequested
@@ -26,6 +25,7 @@ from centernet.errors import UserError
 from centernet.evaluation.results import dropped_note
 from centernet.options import Options
 from centernet.utils import files
+from centernet.utils.images import read_image
 from centernet.utils.text import print_line
 from centernet.video import (
     Source,

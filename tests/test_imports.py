@@ -40,6 +40,19 @@ def test_imports_form_no_circle():
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
+def test_folders_import_in_one_direction():
+    """``options`` and ``tasks`` is the only pair: options know the tasks' declarations, tasks the type ``Options``."""
+    package = ROOT / "centernet"
+    folders = {
+        (path.relative_to(package).parts[0], file.relative_to(package).parts[0])
+        for path in package.rglob("*/*.py")
+        for file in imported_files(path)
+        if file.parent != package
+    }
+    both = {frozenset(pair) for pair in folders if pair[::-1] in folders and pair[0] != pair[1]}
+    assert both == {frozenset(("options", "tasks"))}
+
+
 @pytest.mark.parametrize("line", ["from ..tasks.base import Task", "if TYPE_CHECKING:\n    from ..tasks import base"])
 def test_type_only_imports_count(tmp_path, monkeypatch, line):
     for name, text in (("tasks/base.py", "from ..data import x"), ("data/x.py", line), ("data/__init__.py", "")):

@@ -21,7 +21,6 @@ from centernet.conversion.issues import raise_error
 from centernet.conversion.voc_devkit import read_annotation
 from centernet.conversion.yolo import YoloLayout
 from centernet.datasets import get_dataset
-from centernet.datasets.images import read_image
 from centernet.datasets.loader import Samples, collate, finish_batch
 from centernet.errors import UserError
 from centernet.evaluation.kitti_text import read_calib, read_image_names, read_label_lines
@@ -31,6 +30,7 @@ from centernet.ops.oracle import oracle_map
 from centernet.opts import opts
 from centernet.tasks import TASKS, build_task, get_task
 from centernet.transforms import replayed_rng, sample_rng
+from centernet.utils.images import read_image
 
 FAST = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)

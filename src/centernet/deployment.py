@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from .conversion.paths import IMAGE_SUFFIXES
 from .datasets.base import CocoStyleDataset
-from .datasets.images import read_image
 from .detector import Detector, prepare
 from .engine import processes, setup
 from .errors import UserError
 from .evaluation.analysis import box_iou
 from .evaluation.results import format_score
 from .tasks import build_task
+from .utils.images import read_image
 
 SPLITS = ("train", "val", "test")
 MIN_SCORE = 0.1  # detections of lower scores are not compared

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .datasets.base import CocoStyleDataset
-from .datasets.images import MAX_PIXELS, read_image
 from .datasets.loader import apply_color, as_tensor, black_image
 from .datasets.worker import check_worker_resources, init_worker
 from .engine import processes
@@ -25,6 +24,7 @@ from .tasks import build_task
 from .tasks.base import Detections, Task
 from .transforms import color_matrix
 from .utils.failures import OPEN_FILES, explain
+from .utils.images import MAX_PIXELS, read_image
 from .visualization import build_visualizer
 
 TIMES = ("tot", "load", "pre", "net", "dec", "post", "merge")

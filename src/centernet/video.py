@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from .conversion.paths import IMAGE_SUFFIXES
-from .datasets.images import MAX_PIXELS
 from .errors import UserError
 from .utils.files import atomic_path, is_disk_full, write_errors
+from .utils.images import MAX_PIXELS
 
 T = TypeVar("T")
 AHEAD = 4  # frames that wait for the network, and images that wait to be written

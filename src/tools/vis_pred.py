@@ -13,10 +13,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
-from centernet.datasets.images import MAX_PIXELS, read_image
 from centernet.errors import UserError
 from centernet.evaluation.results import check_ids, find_results, read_results
 from centernet.options import ROOT
+from centernet.utils.images import MAX_PIXELS, read_image
 from centernet.utils.tool import tool
 from centernet.visualization import draw_boxes, show_or_save
 

@@ -15,8 +15,8 @@ from centernet.datasets.augment import augment, repeat_factors
 from centernet.datasets.check import check_split
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
 from centernet.datasets.outlines import Outlines, outline_mask
-from centernet.datasets.policies import POLICIES, Policy
 from centernet.opts import opts
+from centernet.policies import POLICIES, Policy
 from centernet.tasks import build_task
 
 GROUND = 40

@@ -17,7 +17,6 @@ from PIL import Image
 from tests.helpers.training import run_here
 
 from centernet.datasets import get_dataset
-from centernet.datasets.images import is_truncated_jpeg, read_image
 from centernet.datasets.loader import (
     EvalBatches,
     Samples,
@@ -30,6 +29,7 @@ from centernet.errors import UserError
 from centernet.opts import opts
 from centernet.tasks import build_task
 from centernet.utils.failures import explain
+from centernet.utils.images import is_truncated_jpeg, read_image
 
 HARD_CASES = Path(__file__).resolve().parents[3] / "shared" / "data" / "hard_cases"
 needs_hard_cases = pytest.mark.skipif(not HARD_CASES.is_dir(), reason="../shared/data is not there")

@@ -38,12 +38,12 @@ from centernet.conversion import coco as coco_layout
 from centernet.conversion.finding import find_layout
 from centernet.conversion.issues import raise_error
 from centernet.datasets.custom import Custom
-from centernet.datasets.images import image_size
 from centernet.datasets.outlines import outline_mask
 from centernet.errors import UserError
 from centernet.options import apply_model_metadata, model_metadata
 from centernet.opts import opts
 from centernet.tasks import build_task
+from centernet.utils.images import image_size
 
 # Layouts
 

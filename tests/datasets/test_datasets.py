@@ -10,11 +10,11 @@ from tests.helpers.voc import TINY, make_devkit
 
 from centernet.datasets import DATASETS, get_dataset
 from centernet.datasets.coco import COCO
-from centernet.datasets.images import read_image
 from centernet.datasets.pascal import PascalVOC
 from centernet.errors import UserError
 from centernet.opts import opts
 from centernet.tasks import build_task
+from centernet.utils.images import read_image
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not (SHARED / "voc128").is_dir(), reason="../shared/data is not there")

@@ -21,13 +21,13 @@ from centernet.analysis.panels import log_panels
 from centernet.analysis.read import read_curve, read_info, read_run
 from centernet.conversion.yaml_file import read_yaml
 from centernet.datasets.custom import Custom
-from centernet.datasets.images import image_size, read_image
 from centernet.errors import UserError
 from centernet.evaluation.coco import BOX_SCORES, evaluate_content
 from centernet.evaluation.kitti_text import read_calib, read_image_names, read_label_lines
 from centernet.evaluation.results import read_results
 from centernet.models.weights import read_safetensors
 from centernet.tasks import build_task
+from centernet.utils.images import image_size, read_image
 
 Target = Callable[[Path, bytes], None]
 TARGETS: dict[str, tuple[Target, list[bytes]]] = {}

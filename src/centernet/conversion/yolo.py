@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ..datasets.images import image_size
 from ..errors import UserError
 from ..ops.keypoints import MAX_JOINTS, numbered_names
+from ..utils.images import image_size
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
 from .keypoints import JOINT_FIELDS
 from .layout import (

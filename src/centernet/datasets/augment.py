@@ -9,8 +9,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from ..policies import Policy
 from .outlines import outline_mask
-from .policies import Policy
 
 GRAY = 124  # of empty regions, near the mean of ImageNet
 MIN_VISIBLE = 0.3  # smallest visible fraction of an object, or of its box, below which it is dropped

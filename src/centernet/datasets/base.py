@@ -13,8 +13,8 @@ from ..conversion.coco_file import is_id, read_annotation_file
 from ..conversion.issues import IssueLog, Report, ignore_issue, raise_error
 from ..errors import UserError
 from ..evaluation import analysis
+from ..utils.images import read_image
 from .annotations import Annotations, box_issues, gc_disabled, refuse_nothing_to_learn, sizes_of, validate
-from .images import read_image
 from .outlines import Outlines
 
 MAX_SHOWN = 5  # problems that are shown of those of one kind

@@ -18,11 +18,11 @@ from ..conversion.keypoints import describe_schema
 from ..errors import UserError
 from ..ops.keypoints import COCO_PERSON
 from ..tasks.base import Task
+from ..utils.images import read_image
 from ..utils.text import printable
 from . import get_dataset
 from .annotations import Annotations, box_issues, refuse_nothing_to_learn
 from .base import CocoStyleDataset, without_outlines
-from .images import read_image
 from .loader import Samples, collate, finish_batch
 from .outlines import Outlines
 

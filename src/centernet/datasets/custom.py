@@ -24,14 +24,14 @@ from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
 from ..ops.keypoints import KeypointSchema
+from ..policies import policy_of
 from ..tasks import get_spec
 from ..utils import files
+from ..utils.images import image_size
 from ..utils.text import printable
 from .base import CocoStyleDataset
 from .coco import COCO_MEAN, COCO_STD
 from .coco_hp import COCOHP, joints_of_classes, score_keypoints
-from .images import image_size
-from .policies import policy_of
 
 VOC_SCORES = ("mAP", "mAP_area")
 STEP, MAX_SIDE = 32, 512  # of the input resolution that follows from the images

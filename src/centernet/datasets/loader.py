@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..errors import UserError
+from ..policies import PLAIN_SHARE, Policy, policy_of
 from ..tasks.base import Detections, Objects, Task
 from ..transforms import sample_rng
 from ..utils.failures import OPEN_FILES, explain
 from .augment import OUTLINES, augment, repeat_factors
 from .base import MAX_SHOWN, CocoStyleDataset
-from .policies import PLAIN_SHARE, Policy, policy_of
 from .worker import check_worker_resources, init_worker
 
 MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops

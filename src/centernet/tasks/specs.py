@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar
 
-from ..datasets.policies import POLICIES
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
+from ..policies import POLICIES
 from .option import CHECK, DEMO, TRAIN, Option, loss_weight, oracle
 
 

@@ -1,4 +1,4 @@
-"""Strengths of ``--augment``, separate from ``augment.py`` so that the command line does not import OpenCV."""
+"""Strengths of ``--augment``, separate from ``datasets/augment.py`` so that the command line does not import OpenCV."""
 
 from dataclasses import dataclass, replace
 from typing import Any

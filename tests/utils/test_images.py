@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from centernet.datasets import images
-from centernet.datasets.images import MAX_PIXELS, image_size, is_truncated_jpeg, read_image
 from centernet.detector import as_array
 from centernet.errors import UserError
 from centernet.options import OptionParser
+from centernet.utils import images
+from centernet.utils.images import MAX_PIXELS, image_size, is_truncated_jpeg, read_image
 from centernet.video import open_video
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "gif": "GIF", "jp2": "JPEG2000"}
