@@ -98,12 +98,12 @@ def train(tmp_path: Path, name: str, epochs: int, *augmentation: str) -> list[st
     data += ["--train_images", folder, "--val_images", folder]
     size = ["--arch", "res_18", "--input_res", "192", "--pretrained", "none", "--num_workers", "1"]
     steps = ["--batch_size", "8", "--lr", "5e-4", "--num_epochs", str(epochs), "--lr_step", "1000"]
-    every = ["--val_intervals", str(epochs), "--exp_id", "heart"]
+    every = ["--val_intervals", str(epochs), "--exp_id", "overfit"]
     output = output_of(
         "main", "ctdet", *data, *size, *steps, *every, "--not_rand_crop", "--no_color_aug", *augmentation
     )
     print(re.search(r"final loss.*", output)[0])
-    return ["--load_model", str(tmp_path / "exp/ctdet/heart/model_last.pth"), "--exp_dir", exp]
+    return ["--load_model", str(tmp_path / "exp/ctdet/overfit/model_last.pth"), "--exp_dir", exp]
 
 
 @pytest.mark.soak

@@ -12,7 +12,7 @@ ATEN = {
 
 
 def operator_of(finding: dict) -> str:
-    """The name in ATen of what a finding names."""
+    """Return the ATen name of the operator of a finding."""
     name = ATEN.get(finding["operator"], finding["operator"])
     if "convolution" in name and "deformable" not in name:
         return "convolution_backward" if "backward" in finding["direction"] else "convolution"
@@ -20,7 +20,7 @@ def operator_of(finding: dict) -> str:
 
 
 def is_named(fault, finding: dict) -> bool:
-    """Whether a finding names the operator and the pass of a fault."""
+    """Return whether a finding names the operator and the pass of a fault."""
     passes = fault.passes
     right_pass = not passes or finding["direction"] in passes or finding["direction"] in ("memory order", "rows")
     return operator_of(finding) in fault.operators and right_pass

@@ -94,7 +94,7 @@ def test_every_fault_is_found_and_named(simulation, tmp_path, sample_data):
 
 
 def processes_findings(fault: str, data: Path, folder: Path) -> list[dict]:
-    """What level "processes" finds; only faults of the collective library need it."""
+    """Return the findings of level "processes"; only faults of the collective library need it."""
     if "all_reduce" not in fault:
         return []
     command = [sys.executable, ROOT / "src/tools/check_device.py", *SETUP, "--data_path", data, "--exp_dir", folder]

@@ -43,7 +43,7 @@ def test_corners():
 
 
 def test_tolerance():
-    """What is within 2 % of the height of the top belongs to it, and only as far as the outline stays there."""
+    """Points within 2 % of the height belong to the top, as long as the outline stays there."""
     near = [[0, 1], [40, 0], [60, 2], [100, 2.1], [100, 100], [0, 100]]
     assert extremes(near)[0] == [30, 0]
     # The second tower is as high as the first, but the outline goes down between them.
@@ -134,7 +134,7 @@ def test_annotations_keep_everything_else():
     [[], [[]], [[10, 10, 30, 30]], [[10, 10, 20, 10, 30, 10]], {"counts": [2000], "size": [40, 50]}, None],
 )
 def test_objects_without_an_outline(segmentation):
-    """They stay, for the scores count them, and get the middles of their box's sides."""
+    """They are kept, because scoring counts them, and get the midpoints of their box's sides."""
     content = content_of(segmentation, [sum(SQUARE, [])])
     assert add_extreme_points(content) == 1
     assert [annotation["extreme_points"] for annotation in content["annotations"]] == [MIDDLES, MIDDLES]

@@ -232,7 +232,7 @@ def test_files_made_for_the_reference_need_no_conversion(tmp_path):
 
 
 def test_a_file_of_an_interrupted_conversion_is_replaced(tmp_path):
-    """What the interrupted run has written may be older than the labels."""
+    """Files of the interrupted run may be older than the labels."""
     make_voc(tmp_path)
     path = tmp_path / "VOCdevkit/VOC2007/Annotations/000005.xml"
 

@@ -36,7 +36,7 @@ def stand_ins(monkeypatch):
 
 
 def stand_in_device(kind: str) -> types.SimpleNamespace:
-    """What stands for a device of which PyTorch here does not know the type."""
+    """A stand-in for a device whose type this PyTorch does not know."""
     return types.SimpleNamespace(type=kind)
 
 

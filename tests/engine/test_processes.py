@@ -48,7 +48,7 @@ def test_resumed_updates_are_exact(tmp_path, tiny_voc, count, more):
 
 
 def test_one_process_reads_for_all(tmp_path, tiny_voc):
-    """Two processes train and test a dataset that only one of them can read, with nothing to complain of."""
+    """Two processes train and test a dataset that only one of them can read, without warnings."""
     script = tmp_path / "main.py"
     script.write_text(
         f"""import os, sys

@@ -150,7 +150,7 @@ def test_both_checkpoints_damaged_is_an_error(main, tmp_path, tiny_voc):
     assert re.fullmatch(r"error: \S+model_last.pth.bak: .+\n", done.stderr)
 
 
-def test_another_plan_begins_the_epoch_anew(main, tmp_path, tiny_voc, monkeypatch):
+def test_another_plan_restarts_the_epoch(main, tmp_path, tiny_voc, monkeypatch):
     with monkeypatch.context() as patch:
         signal_at(patch, 4, signal.SIGTERM)
         assert main(*recipe(tmp_path, tiny_voc)).returncode == 143
@@ -214,7 +214,7 @@ with requests.installed(), requests.deferred():
     assert done.stderr == "SIGTERM for the second time: stopped without a checkpoint\n"
 
 
-def test_nobody_waits_for_a_wish_that_nobody_looks_for():
+def test_a_deferred_signal_that_nobody_handles_ends_the_run():
     requests = ShutdownHandler()
     with pytest.raises(ShutdownRequested, match="stopped by SIGTERM") as stopped, requests.installed():
         os.kill(os.getpid(), signal.SIGTERM)

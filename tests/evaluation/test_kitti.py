@@ -397,7 +397,7 @@ def test_neighbor_class(neighbor, name):
 
 
 def test_dontcare():
-    """What lies in a DontCare region with more than the class's overlap of its own area is not wrong."""
+    """A detection that lies in a DontCare region with more than the class's overlap is not a false positive."""
     first, second = boxes(2)
     for share, precision in ((0.71, 1), (0.69, 0.5)):
         area = (second[0], second[1], second[0] + 60 * share, second[3] + 500)

@@ -172,7 +172,7 @@ def test_calib(tmp_path):
 
 
 def test_camera(tmp_path):
-    """What --calib takes: KITTI's files, and a matrix without its name."""
+    """--calib accepts KITTI's files, and a matrix without its name."""
     path = tmp_path / "camera.txt"
     matrix = [[700, 0, 600, 45.5], [0, 710, 180, -0.5], [0, 0, 1, 0.005]]
     rows = "700 0 600 45.5\n0, 710, 180, -0.5\n0 0 1 5e-3\n"

@@ -8,7 +8,7 @@ from centernet.export import METADATA_FILE
 
 
 def load(kind, path):
-    """What runs an exported file, (B, 3, H, W) to a list of tensors, and what the file says about itself."""
+    """Return a function that runs an exported file, (B, 3, H, W) to a list of tensors, and its metadata."""
     files = {METADATA_FILE: ""}
     if kind == "onnx":
         import onnxruntime

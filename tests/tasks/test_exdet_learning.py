@@ -118,8 +118,8 @@ def test_sixteen_images_are_overfit(tmp_path):
     data = ["--data_path", tmp_path, "--exp_dir", tmp_path / "exp", "--pretrained", "none", "--input_res", "128"]
     plain = ["--not_rand_crop", "--shift", "0", "--scale", "0", "--flip", "0", "--no_color_aug"]
     steps = ["--batch_size", "8", "--lr", "1e-3", "--num_epochs", "6", "--lr_step", "100", "--val_intervals", "6"]
-    output_of("main", "exdet", *data, *NETWORK, *steps, *plain, "--exp_id", "heart")
-    model = ["--load_model", tmp_path / "exp/exdet/heart/model_last.pth", "--exp_dir", tmp_path / "exp"]
+    output_of("main", "exdet", *data, *NETWORK, *steps, *plain, "--exp_id", "overfit")
+    model = ["--load_model", tmp_path / "exp/exdet/overfit/model_last.pth", "--exp_dir", tmp_path / "exp"]
     # The middle between the cells of the points need not be the cell of the center, and next to that one a network that
     # knows its images overfit has little score left: peaks without a Gaussian around them give an AP of 0.71 here,
     # and of 0.997 where the center is only asked to rank.

@@ -85,7 +85,7 @@ def test_python_api(trained):
 
 
 def test_fine_tuning_with_other_joints(trained, tmp_path):
-    """What does not fit is named and starts from new values; the rest of the network is kept."""
+    """Mismatched weights are named and reinitialized; the rest of the network is kept."""
     folder, _ = trained
     pytest.importorskip("yaml")
     model = folder / "exp/multi_pose/default/model_last.pth"

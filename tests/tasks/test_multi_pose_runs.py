@@ -118,7 +118,7 @@ def test_true_heads_give_a_perfect_score(trained):
 
 
 def test_a_detector_is_a_starting_point(trained, tmp_path):
-    """What fits of a ctdet network is kept, the heads of joints are new, and mismatches are reported."""
+    """Matching weights of a ctdet network are kept, heads of joints are new, and mismatches are reported."""
     folder, _ = trained
     opt = opts().parse(["ctdet", "--dataset", "coco", "--arch", "res_18"])
     torch.manual_seed(5)

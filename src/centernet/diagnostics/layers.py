@@ -1,6 +1,6 @@
 """Level "layers": a whole step on the device and in float64 side by side, module by module.
 
-The step runs freely: each module gets what the one before it made of its inputs. Errors therefore add up, and batch
+The step runs freely: each module gets the outputs of the preceding one. Errors therefore add up, and batch
 normalization and ReLU amplify them, on a sound device too. The yardsticks are the CPU's float32 and the same with
 weights moved by one unit in the last place.
 """

@@ -96,7 +96,7 @@ class FPNDetector(nn.Module):
     """Backbone, feature pyramid and heads.
 
     Args:
-        backbone: a module that returns maps at strides 4, 8, ...; each stride is twice the one before.
+        backbone: a module that returns maps at strides 4, 8, ...; each stride is twice the preceding one.
         in_channels: their widths.
         heads: head name to number of channels, in the order of the task.
         head_conv: channels of the heads' 3x3 convolution, 0 for a single 1x1.

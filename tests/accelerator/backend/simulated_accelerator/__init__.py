@@ -27,7 +27,7 @@ NAME = "sim"
 
 
 def library_path() -> Path:
-    """Where the compiled library is kept: one for each content of the source, PyTorch and Python."""
+    """Return the path of the compiled library: one for each content of the source, PyTorch and Python."""
     about = f"{torch.__version__} {platform.python_version()} {platform.machine()}"
     key = hashlib.sha256(SOURCE.read_bytes() + about.encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centernet_tests"
