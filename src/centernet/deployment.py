@@ -20,6 +20,7 @@ from .engine import processes, setup
 from .errors import UserError
 from .evaluation.analysis import box_iou
 from .evaluation.results import format_score
+from .options import Options
 from .tasks import build_task
 from .utils.images import read_image
 
@@ -99,7 +100,7 @@ def require(name: str, purpose: str) -> Any:
         raise UserError(f"{purpose}: needs a package that is missing: pip install {name}") from error
 
 
-def check_exported(path: Path, kind: str, reference: nn.Module, model: nn.Module, opt, log=print) -> None:
+def check_exported(path: Path, kind: str, reference: nn.Module, model: nn.Module, opt: Options, log=print) -> None:
     """Do what ``--verify`` and ``--benchmark`` ask for.
 
     Args:
@@ -127,7 +128,7 @@ def check_exported(path: Path, kind: str, reference: nn.Module, model: nn.Module
         torch.set_num_threads(before)
 
 
-def verify(runtime: Runtime, model: nn.Module, opt, log=print) -> None:
+def verify(runtime: Runtime, model: nn.Module, opt: Options, log=print) -> None:
     """Compare detections of an exported file with PyTorch's on the images of ``--verify``, and log a table.
 
     Raises:
@@ -166,7 +167,7 @@ def verify(runtime: Runtime, model: nn.Module, opt, log=print) -> None:
         raise UserError(f"--verify {opt.verify}: detections differ beyond tolerance; the exported file is not kept")
 
 
-def calibration_inputs(model: nn.Module, opt, log=print) -> Iterator[np.ndarray]:
+def calibration_inputs(model: nn.Module, opt: Options, log=print) -> Iterator[np.ndarray]:
     """Return the network's inputs (B, 3, H, W) float32 for ``--calibration_images`` of ``--calibration``.
 
     Every test scale of an image is an input, prepared as the detector does. Images are read when they are needed.
@@ -187,7 +188,7 @@ def calibration_inputs(model: nn.Module, opt, log=print) -> Iterator[np.ndarray]
     return inputs()
 
 
-def find_images(opt, data: str, option: str, log=print) -> tuple[Images, CocoStyleDataset | None]:
+def find_images(opt: Options, data: str, option: str, log=print) -> tuple[Images, CocoStyleDataset | None]:
     """Return the images of ``data``, and its dataset if it is the name of a split.
 
     Args:
@@ -217,7 +218,7 @@ def find_images(opt, data: str, option: str, log=print) -> tuple[Images, CocoSty
     return [(str(file), reading_file(file), {}) for file in files], None
 
 
-def runtime_detector(runtime: Runtime, opt) -> Detector:
+def runtime_detector(runtime: Runtime, opt: Options) -> Detector:
     """Return a detector whose network is an exported file, with or without decoding."""
     detector = Detector(build_task(opt), runtime, torch.device("cpu"))
     if runtime.names == ("dets",):
@@ -304,7 +305,7 @@ def table(header: Sequence[str], names: Sequence[str], columns: Sequence[Sequenc
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def benchmark(runtime: Runtime, reference: nn.Module, opt) -> list[str]:
+def benchmark(runtime: Runtime, reference: nn.Module, opt: Options) -> list[str]:
     """Return lines with the latency of an exported file and of the exported module in PyTorch."""
     x = torch.randn(1, 3, opt.input_h, opt.input_w, generator=torch.Generator().manual_seed(0))
     array = x.numpy()

@@ -25,7 +25,7 @@ from .models.fuse import fuse
 from .models.weights import check_safetensors, write_safetensors
 from .ops import onnx as onnx_ops
 from .ops import openvino as openvino_ops
-from .options import model_metadata
+from .options import Options, model_metadata
 from .quantization import quantize
 from .tasks import build_task, get_spec
 from .utils.files import atomic_path, write_bytes
@@ -42,7 +42,7 @@ SUFFIXES = {
 METADATA_FILE = "centernet.json"  # inside of .pt2 and TorchScript archives
 
 
-def export_checkpoint(opt, log=print) -> Path:
+def export_checkpoint(opt: Options, log=print) -> Path:
     """Write the network of ``--load_model`` to ``--output``. An earlier file is replaced only by a complete one.
 
     Args:
@@ -90,7 +90,7 @@ def export_checkpoint(opt, log=print) -> Path:
     return path
 
 
-def export_checked(model: nn.Module, opt, path: Path, kind: str, log=print) -> None:
+def export_checked(model: nn.Module, opt: Options, path: Path, kind: str, log=print) -> None:
     """Write a network as ``export`` does, but replace an earlier file only after ``--verify`` and ``--benchmark``.
 
     ``--int8`` quantizes it, and implies ``--verify val``.
@@ -131,7 +131,7 @@ def check_openvino(path: Path) -> None:
     require("openvino", f"--output {path}")
 
 
-def file_format(opt) -> str:
+def file_format(opt: Options) -> str:
     """Return the key of ``SUFFIXES`` that ``--format`` or the suffix of ``--output`` determines."""
     if not opt.output:
         raise UserError("--output: needs the file to write, such as model.onnx")
@@ -210,7 +210,7 @@ def export(
 class Exported(nn.Module):
     """The exported module: the network, with or without decoding, which returns a tuple of ``names``."""
 
-    def __init__(self, network: nn.Module, opt) -> None:
+    def __init__(self, network: nn.Module, opt: Options) -> None:
         super().__init__()
         self.network, self.opt, self.task = network, opt, build_task(opt)
         self.names = ("dets",) if opt.with_decode else tuple(opt.heads)
@@ -223,7 +223,7 @@ class Exported(nn.Module):
         return tuple(output[name] for name in self.names)
 
 
-def metadata(opt, names: tuple[str, ...]) -> dict:
+def metadata(opt: Options, names: tuple[str, ...]) -> dict:
     """Return the metadata needed to run the exported model, as plain values by name."""
     values = {
         "task": opt.task,

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .options import Options
+
 # What follows box and score in the rows of a task, by the first column of each.
 KEYPOINTS = {"multi_pose": 5}
 BOX_3D = {"alpha": (0,), "dimensions": (5, 6, 7), "location": (8, 9, 10), "rotation_y": (11,)}
@@ -33,7 +35,7 @@ class Detection:
     missing_joints: int = 0
 
 
-def detections_above(results: dict[int, np.ndarray], task, opt) -> list[Detection]:
+def detections_above(results: dict[int, np.ndarray], task, opt: Options) -> list[Detection]:
     """Return the detections of an image above ``--vis_thresh``, best first.
 
     ``results`` are ``{class id from 1: rows}`` of the task.
@@ -51,7 +53,7 @@ def detections_above(results: dict[int, np.ndarray], task, opt) -> list[Detectio
     return sorted(found, key=lambda one: -one.score)
 
 
-def _more(opt, cls: int, row: list[float]) -> dict[str, Any]:
+def _more(opt: Options, cls: int, row: list[float]) -> dict[str, Any]:
     if opt.task in KEYPOINTS:
         numbers, joints = row[KEYPOINTS[opt.task] :], opt.keypoints.joints_of(cls)
         points = [list(pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
@@ -64,7 +66,7 @@ def _more(opt, cls: int, row: list[float]) -> dict[str, Any]:
     return {}
 
 
-def _missing_joints(opt, cls: int) -> int:
+def _missing_joints(opt: Options, cls: int) -> int:
     counts = [len(opt.keypoints.joints_of(k)) for k in range(len(opt.class_names))]
     return max(counts) - counts[cls]
 

@@ -11,6 +11,7 @@ import torchvision
 
 from ..engine.precision import DTYPES, SWITCHES, missing_support, precision_switches
 from ..engine.run_directory import device_name
+from ..options import Options
 from .results import Finding, Level
 
 # Environment variables by the beginnings of their names.
@@ -21,7 +22,7 @@ VARIABLES = (
 )
 
 
-def check_settings(device: torch.device, opt) -> Level:
+def check_settings(device: torch.device, opt: Options) -> Level:
     """Report what the results of the other levels depend on. Reduced precision that is switched on is a deviation."""
     started = time.perf_counter()
     level = Level("settings", "device, versions and switches", ["setting", "value"])

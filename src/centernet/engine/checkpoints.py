@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..models.weights import read_checkpoint, read_last, restore, save_model
+from ..options import Options
 from .processes import Distributed
 from .run_directory import RunDirectory
 from .run_state import KEY, TrainingState, resumed_state
@@ -14,7 +15,9 @@ from .trainer import Trainer
 LAST = "model_last.pth"  # what --resume reads; the previous one is kept as model_last.pth.bak
 
 
-def load(opt, model: nn.Module, optimizer: torch.optim.Optimizer, env: Distributed, log=print) -> TrainingState:
+def load(
+    opt: Options, model: nn.Module, optimizer: torch.optim.Optimizer, env: Distributed, log=print
+) -> TrainingState:
     """Restore model and optimizer from ``--load_model``, with ``--resume``, and return the training state.
 
     With ``--resume`` the previous checkpoint is used if the newest is corrupt. One process reads the file, so it need

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..options import Options
 from ..utils.files import write_json
 from ..utils.text import print_line
 
@@ -86,7 +87,7 @@ LOGGERS: dict[str, Callable[[str, Path, dict[str, Any], str | None], Any]] = {
 class Loggers:
     """The trackers of a training. One that fails is reported and left out, because a training must not end with it."""
 
-    def __init__(self, opt, folder: Path, config: dict[str, Any], resumed: bool) -> None:
+    def __init__(self, opt: Options, folder: Path, config: dict[str, Any], resumed: bool) -> None:
         """Start the runs, or continue those of the run directory ``folder`` if the training is ``resumed``.
 
         Args:

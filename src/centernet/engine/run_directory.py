@@ -18,12 +18,14 @@ import torch
 
 from ..errors import UserError
 from ..ops.keypoints import KeypointSchema
+from ..options import Options
 from ..utils.files import file_lock, link_or_copy, reason, write_errors, write_json, write_text
 from ..utils.text import print_line
 from ..version import __version__
 from . import tensorboard
 from .loggers import Loggers
 from .precision import precision_switches
+from .processes import Distributed
 from .resume_logs import kept_epochs, kept_losses, kept_scores, read_lines
 from .run_state import TrainingState, launch_name
 
@@ -37,7 +39,9 @@ class RunDirectory:
         validated: the dataset of the last validation and its results, ``{image id: {class from 1: rows}}``.
     """
 
-    def __init__(self, opt, processes, loss_names: tuple[str, ...], state: TrainingState | None = None) -> None:
+    def __init__(
+        self, opt: Options, env: Distributed, loss_names: tuple[str, ...], state: TrainingState | None = None
+    ) -> None:
         """Make the folder and write the options.
 
         A training has a ``state`` and exclusive use of the folder. If it is resumed, it continues ``train_log.csv`` and
@@ -63,7 +67,7 @@ class RunDirectory:
             write_text(self.logs / "opt.txt", text)
             if state is not None:  # a test in the folder of a training keeps the training's options
                 write_text(self.path / "opt.txt", text)
-                write_json(self.path / "opt.json", _description(opt, processes, state), indent=1)
+                write_json(self.path / "opt.json", _description(opt, env, state), indent=1)
                 self._start_logs(opt, state)
         except OSError as error:
             self.close()
@@ -88,7 +92,7 @@ class RunDirectory:
         file.write(f"process {os.getpid()} on {platform.node()} since {started}".encode())
         file.flush()
 
-    def _start_logs(self, opt, state: TrainingState) -> None:
+    def _start_logs(self, opt: Options, state: TrainingState) -> None:
         checkpoint = Path(opt.load_model)
         if checkpoint.parent != self.path:
             state.logs = []  # of another folder
@@ -219,7 +223,7 @@ def _write_rows(path: Path, rows: list[list[str]]) -> None:
         write_text(path, text.getvalue())
 
 
-def _options_text(opt) -> str:
+def _options_text(opt: Options) -> str:
     """Return the content of opt.txt, as the reference writes it."""
     lines = [
         f"==> torch version: {torch.__version__}",
@@ -232,16 +236,16 @@ def _options_text(opt) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _description(opt, processes, state: TrainingState) -> dict[str, Any]:
+def _description(opt: Options, env: Distributed, state: TrainingState) -> dict[str, Any]:
     """Return the content of opt.json: options, recipe, and the environment, for programs."""
     return {
         "options": _plain(vars(opt)),
         "recipe": _plain(state.recipe),
         "run": state.name,
         "launch": launch_name(),
-        "processes": processes.world_size,
-        "device": device_name(processes.device),
-        "precision": precision_switches(processes.device),
+        "processes": env.world_size,
+        "device": device_name(env.device),
+        "precision": precision_switches(env.device),
         "versions": {"centernet": __version__, "torch": torch.__version__, "numpy": np.__version__},
         "command": shlex.join([_script(opt.root_dir), *sys.argv[1:]]),
         "git": _git_commit(opt.root_dir),

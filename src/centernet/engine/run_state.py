@@ -193,7 +193,7 @@ def check_plan(
     state.plan = plan
 
 
-def check_recipe(state: TrainingState, opt, log=print) -> None:
+def check_recipe(state: TrainingState, opt: Options, log=print) -> None:
     """Log options that affect the loss curve and differ from the original run."""
     current = recipe(opt)
     before = {**current, **state.recipe}

@@ -11,7 +11,7 @@ from ..models import describe
 from ..ops.keypoints import COCO_PERSON
 from ..tasks import all_specs, get_spec
 from ..utils.schedule import cosine_decay, step_decay, warmup
-from .table import CUSTOM_OPTIONS, NEVER, Draft
+from .table import CUSTOM_OPTIONS, NEVER, Draft, Options
 
 LOGGERS = ("wandb", "mlflow")  # of engine/loggers.py
 # The repository; an installed package, which is not in one, works in the current directory.
@@ -95,7 +95,7 @@ def chunk_sizes(batch_size: int, master: int, count: int) -> list[int]:
     return [first] + [rest // (count - 1) + (i < rest % (count - 1)) for i in range(count - 1)]
 
 
-def process_shares(opt, processes: int) -> list[int]:
+def process_shares(opt: Options, processes: int) -> list[int]:
     """Return the images of a global batch per process: equal shares, unless --master_batch_size is given."""
     if processes == 1:
         return [opt.batch_size]
@@ -103,7 +103,7 @@ def process_shares(opt, processes: int) -> list[int]:
     return chunk_sizes(opt.batch_size, -1 if equal else opt.master_batch_size, processes)
 
 
-def learning_rate(opt, epoch: int, done: int = 0, iterations: int = 1) -> float:
+def learning_rate(opt: Options, epoch: int, done: int = 0, iterations: int = 1) -> float:
     """Return the learning rate of an update.
 
     Args:

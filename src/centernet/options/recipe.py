@@ -7,12 +7,12 @@ from typing import Any
 from ..datasets import get_dataset
 from ..tasks import get_spec
 from ..tasks.option import Option
-from .table import GENERAL
+from .table import GENERAL, Options
 
 
-def recipe(opt) -> dict[str, Any]:
+def recipe(opt: Options) -> dict[str, Any]:
     """Return the options that affect the loss curve."""
-    values = {"task": opt.task, "heads": opt.heads}
+    values: dict[str, Any] = {"task": opt.task, "heads": opt.heads}
     for option in _recipe_options(opt.task):
         value = getattr(opt, option.name)
         if not (option.implied and value == option.default):

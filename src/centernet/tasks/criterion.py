@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.losses import clamped_sigmoid, focal_loss
+from ..options.table import Options
 
 
 class Criterion(nn.Module, ABC):
@@ -26,7 +27,7 @@ class Criterion(nn.Module, ABC):
     weights: ClassVar[dict[str, str]]
     mse_of_scores: ClassVar[bool] = False
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__()
         self.opt = opt
 

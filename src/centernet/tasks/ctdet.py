@@ -20,6 +20,7 @@ from ..ops.losses import (
 )
 from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
+from ..options.table import Options
 from ..transforms import full_view, random_view
 from .base import Task, flip_maps, to_image_points
 from .criterion import Criterion
@@ -33,7 +34,7 @@ class CtdetLoss(Criterion):
     names: ClassVar[tuple[str, ...]] = ("loss", "hm_loss", "wh_loss", "off_loss")
     weights = {"hm_loss": "hm_weight", "wh_loss": "wh_weight", "off_loss": "off_weight"}
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__(opt)
         self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
         self.wh = NormRegL1Loss() if opt.norm_wh else self.reg
@@ -101,7 +102,7 @@ class Ctdet(CtdetSpec, Task):
     can_augment = True
     unflip = {"hm": flip_maps, "wh": flip_maps}
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__(opt)
         if opt.box_loss != "l1":
             self.criterion = CtdetBoxLoss

@@ -24,6 +24,7 @@ from ..ops.image import gaussian_radius, transform_preds
 from ..ops.losses import BinRotLoss, L1Loss, gather_feat
 from ..ops.oracle import oracle_map
 from ..ops.peaks import peak_filter, topk
+from ..options.table import Options
 from ..transforms import View, jitter_by_size
 from .base import Detections, Task
 from .criterion import Criterion
@@ -53,7 +54,7 @@ class DddLoss(Criterion):
     weights = {name: name.replace("_loss", "_weight") for name in names[1:]}
     mse_of_scores = True
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__(opt)
         self.l1, self.rot = L1Loss(), BinRotLoss()
 
@@ -99,7 +100,7 @@ class Ddd(DddSpec, Task):
     row_length = 13
 
     @classmethod
-    def detector_options(cls, opt):
+    def detector_options(cls, opt: Options):
         """Return the options without flip test, test scales and NMS, which do not exist in 3D."""
         return opt.replace(flip_test=False, test_scales=[1.0], nms=False)
 
@@ -374,7 +375,9 @@ def get_alpha(rot: np.ndarray) -> np.ndarray:
     return np.where(rot[:, 1] > rot[:, 5], first, second)
 
 
-def ddd_post_process_2d(dets: np.ndarray, c, s, opt, size_as_point: bool = True) -> list[dict[int, np.ndarray]]:
+def ddd_post_process_2d(
+    dets: np.ndarray, c, s, opt: Options, size_as_point: bool = True
+) -> list[dict[int, np.ndarray]]:
     """Transform detections (B, K, 18 or 16) to image pixels, and decode the angle from its bins.
 
     Args:
@@ -424,7 +427,9 @@ def ddd_post_process_3d(dets: list[dict[int, np.ndarray]], calibs) -> list[dict[
     return results
 
 
-def ddd_post_process(dets: np.ndarray, c, s, calibs, opt, size_as_point: bool = True) -> list[dict[int, np.ndarray]]:
+def ddd_post_process(
+    dets: np.ndarray, c, s, calibs, opt: Options, size_as_point: bool = True
+) -> list[dict[int, np.ndarray]]:
     """Transform detections (B, K, 18 or 16) to result rows of the reference: ``{class from 1: (n, 13)}`` per image.
 
     Arguments as for ``ddd_post_process_2d``; ``calibs``: the camera (3, 4) of each image.

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..ops.image import gaussian_radius
+from ..options.table import Options
 from ..transforms import AugmentationRng, View, color_matrix
 
 
-def warped_image(image: np.ndarray, view: View, opt, rng: AugmentationRng | None = None) -> dict[str, Any]:
+def warped_image(image: np.ndarray, view: View, opt: Options, rng: AugmentationRng | None = None) -> dict[str, Any]:
     """Return the network's view of an image: ``image`` (h, w, 3) uint8 and its color matrix ``color`` (3, 4) float32.
 
     Args:
@@ -38,7 +39,7 @@ def box_radius(sizes: np.ndarray) -> np.ndarray:
     return gaussian_radius((height, width)).astype(np.int64).clip(min=0)
 
 
-def gaussian_extent(radius: Tensor, opt) -> tuple[Tensor, Tensor]:
+def gaussian_extent(radius: Tensor, opt: Options) -> tuple[Tensor, Tensor]:
     """Return extent and sigma of the Gaussians that ``draw_gaussians`` draws for ``radius`` (B, N), -1: none."""
     if opt.mse_loss:
         extent = torch.where(radius >= 0, 3 * opt.hm_gauss, -1)
@@ -67,7 +68,7 @@ class Slots:
     output_width: int
 
     @classmethod
-    def from_boxes(cls, boxes: np.ndarray, classes: np.ndarray, view: View, opt, keep=None) -> "Slots":
+    def from_boxes(cls, boxes: np.ndarray, classes: np.ndarray, view: View, opt: Options, keep=None) -> "Slots":
         """Keep the objects whose box in output pixels has an area, or those of ``keep`` (n,) bool."""
         classes = classes[: opt.max_objs]
         has_area = (boxes[:, 2:] - boxes[:, :2] > 0).all(1)

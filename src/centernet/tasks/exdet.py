@@ -15,6 +15,7 @@ from ..ops.heatmap import draw_gaussians, window_pixels
 from ..ops.image import affine_transform
 from ..ops.losses import RegL1Loss, gather_feat
 from ..ops.peaks import is_exporting, peak_filter, topk
+from ..options.table import Options
 from ..transforms import AugmentationRng, View, full_view, jitter_by_size, random_crop
 from .base import Task, to_image_points
 from .criterion import Criterion
@@ -35,7 +36,7 @@ class ExdetLoss(Criterion):
     weights = {"hm_loss": "hm_weight", "off_loss": "off_weight"}
     mse_of_scores = True
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__(opt)
         self.reg = RegL1Loss()
 

@@ -23,6 +23,7 @@ from ..ops.keypoints import FLIP_INDEX
 from ..ops.losses import RegL1Loss, RegLoss, RegWeightedL1Loss, dense_l1_loss, focal_loss, gather_feat
 from ..ops.oracle import oracle_map
 from ..ops.peaks import is_exporting, peak_filter, topk
+from ..options.table import Options
 from ..transforms import View, full_view, random_view
 from .base import Task, flip_maps, to_image_points
 from .criterion import Criterion
@@ -55,7 +56,7 @@ class MultiPoseLoss(Criterion):
         "hp_offset_loss": "off_weight",
     }
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__(opt)
         self.reg = {"l1": RegL1Loss, "sl1": RegLoss}[opt.reg_loss]()
         self.hps = RegWeightedL1Loss()
@@ -157,7 +158,7 @@ class MultiPose(MultiPoseSpec, Task):
     target_inputs: tuple[str, ...] = ("cls", "radius", "joints", "rotated", "num_target_pixels")
     criterion = MultiPoseLoss
 
-    def __init__(self, opt) -> None:
+    def __init__(self, opt: Options) -> None:
         super().__init__(opt)
         if opt.box_loss != "l1":
             self.criterion = MultiPoseBoxLoss
