@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from tests.helpers.tool_exports import (
     labelme_files,
     labelme_flat,
 )
+from tests.helpers.training import output_of
 
 from centernet.conversion.issues import ignore_issue
 from centernet.datasets.custom import Custom
@@ -831,3 +833,46 @@ def test_what_cannot_be_a_path_is_refused_in_one_line(tmp_path):
             Custom(build_task(parse(tmp_path)), "train").check_images_exist()
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
         assert os.sep in str(caught.value)
+
+
+# Names of splits, reasons, and images in both splits
+
+
+@pytest.mark.parametrize("layout", [yolo_images_first, yolo_split_first, voc_devkit_form])
+@pytest.mark.parametrize("spelling", [str.capitalize, str.upper])
+def test_split_names_in_other_cases(tmp_path, layout, spelling):
+    """``images/Train`` is the training split, and ``images/Val`` is not trained on."""
+    layout(tmp_path)
+    for path in sorted(tmp_path.rglob("*"), key=lambda path: -len(path.parts)):
+        if path.stem in ("train", "val"):
+            path.rename(path.with_name(spelling(path.stem) + path.suffix))
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"), [("xmax>", "x2>", "xmax"), ("<name>[^<]*</name>", "<name></name>", "name")]
+)
+def test_no_usable_object_names_the_reason(tmp_path, capsys, before, after, reason):
+    """Where no object can be read, there are no classes; the first object's reason is what helps."""
+    voc_devkit_form(tmp_path)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.write_text(re.sub(before, after, path.read_text()))
+    message = refused(capsys, tmp_path)
+    assert "no classes found; " in message and "Annotations/t1.xml" in message and reason in message
+
+
+def test_images_in_both_splits_are_counted(tmp_path):
+    """``val: images/train`` is allowed, but its scores are not those of unseen images."""
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    assert "also trained on" not in prepared(tmp_path)
+    put(tmp_path / "data.yaml", "train: images/train\nval: [images/train, images/val]\nnames: [hen house, fox]\n")
+    shared, unseen = len(IMAGES["train"]), len(IMAGES["val"])
+    note = f"note: {shared} of the {shared + unseen} validation images are also trained on"
+    assert note in prepared(tmp_path)
+
+
+def prepared(root) -> str:
+    """Return the output of ``--prepare_only``."""
+    arguments = ["--dataset", "custom", "--data_path", root, "--arch", "lite", "--batch_size", "2"]
+    return output_of("main", "ctdet", *arguments, "--prepare_only", "--exp_dir", root / "exp")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .coco import is_labelme
 from .issues import ERROR, LEFT_OUT, Issue, Report, short
-from .layout import SPLIT_NAMES, Layout, Point, hull, is_split_name, make_annotation, report_left_out
+from .layout import Layout, Point, hull, is_split_name, make_annotation, report_left_out, split_spellings
 from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, is_image_name, walk
 
 NO_CLASSES = ("__ignore__", "_background_")  # entries of LabelMe's labels.txt
@@ -25,7 +25,7 @@ class LabelMeLayout(Layout):
 
     @classmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "LabelMeLayout | None":
-        for name in SPLIT_NAMES[split]:
+        for name in split_spellings(split):
             places = (root / name, *(root / other / name for other in LABEL_FOLDERS), root / "images" / name)
             for folder in places:
                 if has_labelme(folder):

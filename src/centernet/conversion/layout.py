@@ -210,6 +210,11 @@ def read_names(path: Path) -> list[str]:
     return lines
 
 
+def split_spellings(split: str) -> list[str]:
+    """Return the names of files and folders of a split, the best first: train, Train, TRAIN, trainval, ..."""
+    return [spelling for name in SPLIT_NAMES[split] for spelling in (name, name.capitalize(), name.upper())]
+
+
 def split_rank(split: str, name: str) -> int | None:
     """Return how well a name fits a split: 0 is best, None not at all."""
     words = name.lower()

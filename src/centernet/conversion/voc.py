@@ -8,7 +8,15 @@ from pathlib import Path
 from ..errors import UserError
 from .coco_file import name_problem
 from .issues import ERROR, Issue, Report, short
-from .layout import SPLIT_NAMES, Layout, is_split_name, make_annotation, option_of, read_lines, report_left_out
+from .layout import (
+    Layout,
+    is_split_name,
+    make_annotation,
+    option_of,
+    read_lines,
+    report_left_out,
+    split_spellings,
+)
 from .paths import PathFinder, folders, has_images, is_hidden, is_image_name, is_outside, plain_parts, walk
 from .voc_devkit import read_annotation
 
@@ -33,14 +41,14 @@ class VocLayout(Layout):
             raise UserError(f"--data_path {root}: contains several VOC folders ({names}); choose one")
         for base in whole:
             labels = base / "Annotations"
-            for name in SPLIT_NAMES[split]:
+            for name in split_spellings(split):
                 for image_set in (base / "ImageSets" / "Main" / f"{name}.txt", base / f"{name}.txt"):
                     if image_set.is_file():
                         return cls(root, split, image_set, images or find_images(labels), labels)
-            for name in SPLIT_NAMES[split]:
+            for name in split_spellings(split):
                 if (labels / name).is_dir():
                     return cls(root, split, labels / name, images or find_images(labels / name), labels / name)
-        for name in SPLIT_NAMES[split]:
+        for name in split_spellings(split):
             folder = root / name
             labels = folder / "Annotations" if folder in of_split else folder
             if has_xml(labels):

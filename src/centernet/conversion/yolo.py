@@ -28,6 +28,7 @@ from .layout import (
     read_names,
     refuse_duplicates,
     report_left_out,
+    split_spellings,
 )
 from .paths import PathFinder, counterpart, has_images, is_hidden, is_image_name, walk
 from .yaml_file import MAX_BYTES, read_yaml
@@ -64,7 +65,7 @@ class YoloLayout(Layout):
             places, description = _described_places(root, split)
             if places:
                 return cls.open(root, split, places, description=description)
-        for name in SPLIT_NAMES[split]:
+        for name in split_spellings(split):
             for path in (root / "images" / name, root / name / "images", root / name):
                 if images is None and path.is_dir() and has_images(path):
                     return cls.open(root, split, [path])

@@ -202,6 +202,14 @@ class CocoStyleDataset:
                 raise UserError(f"{text} (--on_bad_image skip continues without them)")
             self.notes.append(f"note: {text}")
 
+    def count_shared_images(self, other: "CocoStyleDataset") -> int:
+        """Return how many images of this split are the same files as images of ``other``."""
+        return len(self._image_paths() & other._image_paths())
+
+    def _image_paths(self) -> set[str]:
+        folder = os.path.realpath(self.image_folder)
+        return {os.path.normpath(os.path.join(folder, name)) for name in self.file_names}
+
     @classmethod
     def uninitialized(cls, task: DatasetTask, split: str) -> "CocoStyleDataset":
         """Return the dataset with the paths of its files, but without reading annotations."""

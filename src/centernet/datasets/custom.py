@@ -10,7 +10,7 @@ import numpy as np
 
 from ..conversion.coco_file import name_problem
 from ..conversion.finding import find_layout
-from ..conversion.issues import Report, ignore_issue, raise_error, short
+from ..conversion.issues import ERROR, Issue, Report, raise_error, short
 from ..conversion.keypoints import (
     Joints,
     complete_keypoints,
@@ -63,11 +63,12 @@ class Custom(CocoStyleDataset):
         root = cls.locate(Path(opt.data_dir))
         layouts: list = []
         contents, problems = [], []
+        issues: list[Issue] = []
         for split in ("train", "val"):
             try:
                 layout = _find(opt, root, split)
                 if layout is not None and (not layouts or layout.names_from_objects):
-                    contents.append(layout.read_checked(ignore_issue))  # issues are reported when the split is used
+                    contents.append(layout.read_checked(issues.append))  # issues are reported when the split is used
             except UserError as error:  # reported when this split is used; the other one may do
                 problems.append(error)
             else:
@@ -85,7 +86,8 @@ class Custom(CocoStyleDataset):
             # A class may happen to occur in one split only.
             names = list(dict.fromkeys([*names, *sorted(map(printable, layouts[1].class_names(contents[1])))]))
         if not names:
-            raise UserError(f"{layout.annotations}: no classes found")
+            reason = next((issue.line for issue in issues if issue.severity == ERROR), None)
+            raise UserError(f"{layout.annotations}: no classes found" + (f"; {reason}" if reason else ""))
         category_of = {printable(category["name"]): category["id"] for category in content["categories"]}
         counts = Counter(annotation["image_id"] for annotation in content["annotations"])
         # VOC-style data has only VOC's scores, all others have both.

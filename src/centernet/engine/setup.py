@@ -49,6 +49,12 @@ def build_datasets(task: Task, env: Distributed) -> tuple[CocoStyleDataset | Non
     val_set = open_split(task, "val", env) if validates(opt) else None
     if train_set is not None and opt.batch_size > len(train_set):
         raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} images to train on")
+    if train_set is not None and val_set is not None:
+        shared = val_set.count_shared_images(train_set)
+        if shared:
+            env.print(
+                f"note: {shared} of the {len(val_set)} validation images are also trained on: scores will be too high"
+            )
     return train_set, val_set
 
 
