@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .options import OptionParser, Options
+from .utils import environment
 from .utils.text import make_streams_tolerant
 
 HERE = Path(__file__).resolve().parent
@@ -74,6 +75,7 @@ draw_results = partial(run_tool, FOLDER / "tools" / "vis_pred.py")
 
 def run(script: str) -> None:
     """Parse the command line and run ``main(opt)`` of a script. Raises SystemExit at the end."""
+    environment.die_with_launcher()  # long before the processes join: the imports take seconds
     make_streams_tolerant()
     # More loader workers than cores are the user's choice; PyTorch would print two warnings of 400 characters.
     warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)

@@ -3,14 +3,19 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from tests.helpers.processes import ENVIRONMENT, needs_proc, ranks, run_update, wait_for_losses, wait_until_gone
 from tests.helpers.training import LAUNCH, MAIN, ROOT
+
+from centernet.errors import UserError
+from centernet.utils import environment
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,32 @@ def test_killing_the_launcher_leaves_no_orphans(tmp_path, tiny_voc):
     started.kill()
     started.communicate(timeout=60)
     assert wait_until_gone(str(tmp_path), 30) == []
+
+
+@needs_proc
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are prevented on Linux")
+def test_a_launcher_killed_at_the_start_leaves_no_orphans(tmp_path, tiny_voc):
+    """The processes are still importing what they need."""
+    started, _ = start_training(tmp_path, tiny_voc)
+    deadline = time.monotonic() + 60
+    while len(ranks(str(tmp_path))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started.kill()
+    started.communicate(timeout=60)
+    assert wait_until_gone(str(tmp_path), 60) == []
+
+
+def test_a_launcher_that_has_ended_is_noticed(monkeypatch):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        environment.check_launcher(patience=0)
+    with pytest.raises(UserError, match=f"the launcher at localhost:{port} has ended"):
+        environment.check_launcher(patience=0)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    environment.check_launcher(patience=0)
 
 
 def test_an_error_on_all_processes_is_reported_once(tmp_path, tiny_voc):

@@ -183,7 +183,8 @@ def start(opt: Options) -> Distributed:
         raise UserError("--sync_bn: needs several processes, each with its own accelerator")
     if world_size == 1:
         return Distributed(rank, world_size, local_rank, device)
-    _die_with_parent()
+    environment.die_with_launcher()
+    environment.check_launcher()
     group = _join(rank, world_size, local_rank, opt.dist_timeout, device, library)
     env = Distributed(rank, world_size, local_rank, device, group)
     env.check_equal(_shared_options(opt))
@@ -288,14 +289,6 @@ def tune_malloc(device: torch.device) -> None:
             libc.malloc_trim(0)
             libc.mallopt(m_mmap_max, 0)
             libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def _die_with_parent() -> None:
-    """On Linux, end when the launcher ends, however that happens: a killed launcher leaves no orphans."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            pr_set_pdeathsig = 1
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def run_script(main: Callable[[Options], None], opt: Options) -> None:

@@ -1,7 +1,12 @@
 """Environment of a process: variables set by its launcher, and limits of the system."""
 
 import contextlib
+import ctypes
 import os
+import signal
+import socket
+import sys
+import time
 
 from ..errors import UserError
 
@@ -49,6 +54,42 @@ def reports() -> bool:
 def restarts() -> int:
     """Return how many times the launcher has restarted all processes."""
     return number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
+def die_with_launcher() -> None:
+    """On Linux, end when the launcher ends, however that happens: a killed launcher leaves no orphans.
+
+    Call it early, because a launcher that has ended already is not noticed.
+    """
+    if sys.platform == "linux" and os.environ.get("WORLD_SIZE", "1") != "1":
+        with contextlib.suppress(OSError, AttributeError):
+            pr_set_pdeathsig = 1
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def check_launcher(patience: float = 10) -> None:
+    """Check that the store of torchrun, which is there before the processes, accepts connections.
+
+    Raises:
+        UserError: all connections are refused for so many seconds.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    address = os.environ["MASTER_ADDR"], number("MASTER_PORT", 0)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the launcher at {address[0]}:{address[1]} has ended, so this process ends, too"
+                ) from None
+            time.sleep(0.5)
+        except OSError:  # says nothing about the launcher; joining reports what is wrong
+            return
+        else:
+            return
 
 
 def allow_open_files() -> None:
