@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.pages import assert_sound
 from tests.helpers.training import load_script, run_here
 
-from centernet.analysis import evaluation_images
+from centernet.analysis import page_plots
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import SkippedImages
 from centernet.datasets.synthetic.base import SyntheticDataset
@@ -202,7 +202,7 @@ def test_the_page_in_a_browser(run_test, tmp_path, monkeypatch, browser, plots):
         pytest.importorskip("plotly")
         ready = "document.documentElement.dataset.curves === 'drawn'"
     else:
-        monkeypatch.setattr(evaluation_images, "plotting_library", lambda: None)
+        monkeypatch.setattr(page_plots, "plotting_library", lambda: None)
     write_pets(tmp_path)
     done = run_test("ctdet", ["--dataset", "custom", "--train_images", str(tmp_path / "val")], pets)
     assert done.returncode == 0, done.stderr

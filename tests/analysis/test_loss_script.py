@@ -12,6 +12,7 @@ import loss
 import numpy as np
 import pytest
 
+from centernet.analysis import page_plots
 from centernet.analysis.read import read_curve
 
 ROOT = Path(loss.__file__).parent
@@ -519,8 +520,9 @@ def test_make_reference_script_and_loss_script_together(exp, tmp_path):
     assert loss.main(["--exp_dir", str(exp), "--plot", "none"]) == 0
 
 
-def test_a_page_of_several_runs(call, exp, tmp_path):
+def test_a_page_of_several_runs(call, exp, tmp_path, monkeypatch):
     """``--html``: a line for each run, and a page that shows them without anything from elsewhere."""
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: None)
     write_run(exp, "same", losses(seed=1))
     write_run(exp, "<b>other", 2 * losses(seed=2), processes=1)
     reference = tmp_path / "curve.csv"

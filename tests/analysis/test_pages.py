@@ -1,18 +1,26 @@
 """Pages in a browser: what they look like at two widths and in both color schemes, and what their scripts do."""
 
+import base64
 import json
+import math
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.helpers.pages import assert_sound
 
 from centernet.analysis import page_plots, pages, report
+from centernet.analysis.certificate import Margins, certify, describe, write_certificate
+from centernet.analysis.compare import compare, moving_average
+from centernet.analysis.library import read_library
+from centernet.analysis.read import Curve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "tools"))
 import make_report
 
+COMMITTED = Path(__file__).resolve().parents[2] / "exp" / "reference" / "sample_short"
 LONG = "a_very_long_name_without_any_space_" * 6
 
 
@@ -157,6 +165,63 @@ def test_curves_zoom_and_follow_the_color_scheme(browser, tmp_path):
     mouse(browser, "mouseMoved", x + width / 2, y + height / 3)
     browser.wait_for("document.querySelector('.plot .hoverlayer').textContent.includes('training')")
     assert browser.problems == browser.requests == []
+
+
+@pytest.fixture
+def curves(tmp_path):
+    """Three smooth curves of 100 iterations: a reference, and two runs that are higher by 10 % and 20 %."""
+    loss = 2 + 3 * np.exp(-np.arange(100) / 20)
+    return [Curve(tmp_path / f"{name}.csv", factor * loss) for name, factor in (("ref", 1), ("a", 1.1), ("b", 1.2))]
+
+
+def values_of(panel: dict) -> list[np.ndarray]:
+    return [np.frombuffer(base64.b64decode(one["y"]["bdata"]), "<f4") for one in panel["series"]]
+
+
+def test_curves_of_a_comparison(curves, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("", ""))
+    reference, *runs = curves
+    data = page_plots.comparison_curves(runs, reference, [compare(run, reference, 4) for run in runs])["data"]
+    losses, errors = data["panels"]
+    assert data["names"] == ["reference ref", "a", "b"] and losses["range"] == errors["range"] == [1, 100]
+    assert [(one["kind"], one["run"]) for one in losses["series"]] == [
+        (kind, k) for k in range(3) for kind in ("every", "mean")
+    ]
+    np.testing.assert_allclose(values_of(losses)[2], runs[0].loss, rtol=1e-6)
+    np.testing.assert_allclose(values_of(losses)[3], moving_average(runs[0].loss, 4), rtol=1e-6)
+    assert [one["run"] for one in errors["series"]] == [1, 2]
+    np.testing.assert_allclose(values_of(errors)[0], 10, rtol=1e-5)
+    np.testing.assert_allclose(values_of(errors)[1], 20, rtol=1e-5)
+
+
+def test_curves_of_a_band(curves, monkeypatch):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("", ""))
+    losses = np.stack([curve.loss for curve in curves])
+    data = page_plots.band_curves(losses, 4, curves[:1], limit=2.0)["data"]
+    assert data["names"] == ["3 runs of the library", "band", "ref"]
+    mean, half = 1.1 * curves[0].loss, 2.0 * 0.1 * curves[0].loss * math.sqrt(1 + 1 / 3)
+    absolute, relative = map(values_of, data["panels"])
+    for got, expected in zip(absolute[3:], (mean - half, mean + half, curves[0].loss), strict=True):
+        np.testing.assert_allclose(got, moving_average(expected, 4), rtol=1e-5)
+    np.testing.assert_allclose(relative[5], -100 / 11, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["comparison", "certificate"])
+def test_pages_of_comparisons(browser, tmp_path, curves, kind):
+    pytest.importorskip("plotly")
+    reference, *runs = curves
+    page = tmp_path / "page.html"
+    if kind == "comparison":
+        report.write_study(runs, reference, [compare(run, reference) for run in runs], page)
+    else:
+        library = read_library(COMMITTED)
+        curves = [Curve(curve.path, np.tile(curve.loss, 2)) for curve in curves]
+        content = describe(certify(curves, [0.8] * 3, library, Margins()), library, curves, Margins())
+        page = write_certificate(content, library, curves, tmp_path)[1]
+    assert_sound(browser, page, ready="document.documentElement.dataset.curves === 'drawn'")
+    assert browser.run("document.querySelectorAll('.plot').length") == 2
+    assert browser.run("document.querySelectorAll('img.curves').length") == 0
 
 
 MARKUP = "<img src=x onerror=alert(1)><b>"

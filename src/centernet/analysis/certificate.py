@@ -5,7 +5,6 @@ the library, the mean loss at the end, and the main score. The runs are equivale
 than their margins (two one-sided tests at 0.05) and no check finds a difference.
 """
 
-import io
 import math
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,8 +18,8 @@ from ..errors import UserError
 from ..utils.files import write_errors, write_json
 from .compare import default_window, recipe_differences
 from .library import ALPHA, SEED_KEYS, Band, Library, end_losses, last_score
-from .pages import inline_image, write_page
-from .plots import draw_band
+from .page_plots import band_curves
+from .pages import write_page
 from .read import Curve, read_curve, read_run
 from .statistics import Difference, compare_means, detectable_difference, equivalence_power, group_deviation, t_quantile
 
@@ -282,8 +281,6 @@ def write_certificate(
     Raises:
         UserError: they cannot be written.
     """
-    buffer = io.BytesIO()
-    draw_band(library.losses, library.window, curves, library.info["limits"]["pointwise"], buffer)
     json_path, html_path = folder / "certificate.json", folder / "certificate.html"
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -292,7 +289,7 @@ def write_certificate(
         html_path,
         "certificate.html",
         name=library.name,
-        curves={"image": inline_image(buffer.getvalue(), "png")},
+        curves=band_curves(library.losses, library.window, curves, library.info["limits"]["pointwise"]),
         verdict_text=VERDICTS[content["verdict"]],
         **content,
     )

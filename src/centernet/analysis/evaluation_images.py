@@ -1,6 +1,5 @@
 """The images in the report of a test: curves, and drawings of missed objects and false alarms."""
 
-import io
 from typing import Any
 
 import cv2
@@ -9,7 +8,7 @@ import numpy as np
 from ..datasets.loader import black_image
 from ..errors import UserError
 from ..visualization import build_visualizer
-from .page_plots import page_panel, plotting_library
+from .page_plots import page_curves, page_panel
 from .pages import inline_image
 from .panels import Panel, Series
 from .plots import draw_score_curves
@@ -38,20 +37,10 @@ def score_curves(analysis: dict) -> dict[str, Any]:
         columns = [(thresholds["threshold"], thresholds[panel.name]) for panel in panels[:3]]
         for panel, (x, y) in zip(panels, [*columns, (curve["recall"], curve["precision"])], strict=True):
             panel.series.append(Series("line", panel.title.partition(" ")[0], k, k, np.array(x), np.array(y)))
-    names = [name for name, _, _ in curves]
-    library = plotting_library()
-    if library is None:
-        buffer = io.BytesIO()
-        draw_score_curves(panels, names[: SHOWN_CLASSES + 1], buffer)
-        return {"image": inline_image(buffer.getvalue(), "png")}
-    script, digest = library
     axes = ("score threshold", "score threshold", "score threshold", "recall")
     data = [page_panel(panel, (0, 1), x) for panel, x in zip(panels, axes, strict=True)]
-    return {
-        "library": script,
-        "digest": digest,
-        "data": {"panels": data, "names": names, "shown": SHOWN_CLASSES + 1},
-    }
+    names, shown = [name for name, _, _ in curves], SHOWN_CLASSES + 1
+    return page_curves(data, names, lambda file: draw_score_curves(panels, names[:shown], file), shown)
 
 
 def draw_missed(dataset, index: int, result: dict, box: list[float], threshold: float) -> dict[str, Any]:

@@ -5,14 +5,16 @@ import functools
 import gzip
 import io
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from .compare import Comparison, moving_average
 from .pages import inline_image, script_digest
-from .panels import Panel, epoch_span, log_panels
-from .plots import draw_logs
-from .read import RunLog
+from .panels import Panel, Series, epoch_span, log_panels, needs_log_axis, outline
+from .plots import band_of, draw_band, draw_comparison, draw_logs
+from .read import Curve, RunLog
 
 MAX_PIECES = 1000  # of a curve; a page of several runs has dozens of curves
 
@@ -24,14 +26,75 @@ def log_curves(runs: list[RunLog], names: list[str]) -> dict[str, Any]:
         runs: at least one.
         names: what to call each of them.
     """
+    span = epoch_span(runs)
+    panels = [page_panel(panel, span) for panel in log_panels(runs, pieces=MAX_PIECES)]
+    return page_curves(panels, names, lambda file: draw_logs(runs, names, file))
+
+
+def page_curves(
+    panels: list[dict[str, Any]], names: list[str], draw: Callable[[BinaryIO], None], shown: int | None = None
+) -> dict[str, Any]:
+    """Return the curves of a page: plots, or an image without Plotly.
+
+    Args:
+        panels: of ``page_panel``.
+        names: of the runs.
+        draw: writes the image, PNG.
+        shown: how many of the runs are shown at first; default: all.
+    """
     library = plotting_library()
     if library is None:
         buffer = io.BytesIO()
-        draw_logs(runs, names, buffer)
+        draw(buffer)
         return {"image": inline_image(buffer.getvalue(), "png")}
     script, digest = library
-    panels = [page_panel(panel, epoch_span(runs)) for panel in log_panels(runs, pieces=MAX_PIECES)]
-    return {"library": script, "digest": digest, "data": {"panels": panels, "names": names}}
+    return {
+        "library": script,
+        "digest": digest,
+        "data": {"panels": panels, "names": names, "shown": len(names) if shown is None else shown},
+    }
+
+
+def comparison_curves(runs: list[Curve], reference: Curve, comparisons: list[Comparison]) -> dict[str, Any]:
+    """Return the losses of runs and their reference, and the relative errors, for a page."""
+    shown = np.concatenate([reference.loss, *(run.loss for run in runs)])
+    losses = Panel("loss", "loss", needs_log_axis(shown), from_zero=False)
+    errors = Panel("error", "relative error in %", log=False, from_zero=True)
+    windows = [comparison.window for comparison in comparisons]
+    for k, (curve, window) in enumerate(zip([reference, *runs], [windows[0], *windows], strict=True)):
+        losses.series.append(Series("every", "iteration", k, k, *outline(curve.loss, 1, curve.first, MAX_PIECES)))
+        smoothed = outline(moving_average(curve.loss, window), window, curve.first, MAX_PIECES)
+        losses.series.append(Series("mean", f"mean of {window}", k, k, *smoothed))
+    for k, one in enumerate(comparisons):
+        places = outline(one.relative_error * 100, one.window, one.first, MAX_PIECES)
+        errors.series.append(Series("line", "relative error in %", k + 1, k + 1, *places))
+    span = (min(curve.first for curve in (reference, *runs)), max(curve.last for curve in (reference, *runs)))
+    names = [f"reference {reference.path.stem}", *(run.name for run in runs)]
+    panels = [page_panel(panel, span, "iteration") for panel in (losses, errors)]
+    return page_curves(panels, names, lambda file: draw_comparison(runs, reference, comparisons, file, dpi=110))
+
+
+def band_curves(losses: np.ndarray, window: int, runs: list[Curve], limit: float) -> dict[str, Any]:
+    """Return the losses of runs over those of a library and its band, for a page; arguments as for ``draw_band``."""
+    count, iterations = losses.shape
+    smoothed = np.stack([moving_average(loss, window) for loss in losses])
+    mean, half = band_of(smoothed, limit)
+    curves = [("every", "run of the library", 0, curve) for curve in smoothed]
+    curves.append(("line", "lower limit of 95 % of single runs", 1, mean - half))
+    curves.append(("line", "upper limit of 95 % of single runs", 1, mean + half))
+    for k, one in enumerate(runs, start=2):
+        curves.append(("mean", f"mean of {window}", k, moving_average(one.loss[:iterations], window)))
+    panels = [
+        Panel("loss", f"loss, mean of {window} iterations", needs_log_axis(losses.ravel()), from_zero=False),
+        Panel("deviation", "deviation from the mean in %", log=False, from_zero=False),
+    ]
+    for panel, scale, shift in zip(panels, (1.0, 100 / mean), (0.0, mean), strict=True):
+        for kind, label, run, curve in curves:
+            places = outline((curve - shift) * scale, window, pieces=MAX_PIECES)
+            panel.series.append(Series(kind, label, run, run, *places))
+    names = [f"{count} runs of the library", "band", *(run.name for run in runs)]
+    data = [page_panel(panel, (1, iterations), "iteration") for panel in panels]
+    return page_curves(data, names, lambda file: draw_band(losses, window, runs, limit, file))
 
 
 @functools.cache

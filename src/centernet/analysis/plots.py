@@ -89,6 +89,11 @@ def _error_outline(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
     return outline(comparison.relative_error * 100, comparison.window, comparison.first)
 
 
+def band_of(smoothed: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and half width of the band of single runs around smoothed losses (references, iterations)."""
+    return smoothed.mean(0), limit * smoothed.std(0, ddof=1) * math.sqrt(1 + 1 / len(smoothed))
+
+
 def draw_band(
     losses: np.ndarray, window: int, runs: list[Curve], limit: float, file: Path | BinaryIO, dpi: int = 110
 ) -> None:
@@ -102,7 +107,7 @@ def draw_band(
         file: file to write, whose suffix names the format, or a binary file for PNG.
     """
     smoothed = np.stack([moving_average(loss, window) for loss in losses])
-    mean, half = smoothed.mean(0), limit * smoothed.std(0, ddof=1) * math.sqrt(1 + 1 / len(losses))
+    mean, half = band_of(smoothed, limit)
     with _settings():
         figure, (top, bottom) = _figure(2, 1, (10, 6.5), dpi, sharex=True, height_ratios=[2, 1])
         places, _ = outline(mean, window)

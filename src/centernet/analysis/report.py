@@ -1,7 +1,6 @@
 """Write ``report.html``, the results of a run in one self-contained page, and the page that compares several runs."""
 
 import datetime
-import io
 import math
 import time
 from pathlib import Path
@@ -14,9 +13,8 @@ from ..errors import UserError
 from ..utils.text import print_line
 from .compare import MAX_RELATIVE_ERROR, Comparison
 from .images import MIN_IOU, ImageScore, classes_in, prediction_and_truth, score_images
-from .page_plots import log_curves
+from .page_plots import comparison_curves, log_curves
 from .pages import inline_image, write_page
-from .plots import draw_comparison
 from .read import Curve, RunLog, read_run
 
 WORST, BEST = 12, 4  # images of each kind
@@ -231,8 +229,6 @@ def write_study(runs: list[Curve], reference: Curve, comparisons: list[Compariso
     Raises:
         UserError: it cannot be written.
     """
-    buffer = io.BytesIO()
-    draw_comparison(runs, reference, comparisons, buffer, dpi=110)
     names = ("processes", "device", "amp", "mean relative error", "mean absolute error", "final mAP", "verdict")
     rows = [_study_row(f"reference {reference.path.stem}", reference, None)]
     rows += [_study_row(run.name, run, comparison) for run, comparison in zip(runs, comparisons, strict=True)]
@@ -242,7 +238,7 @@ def write_study(runs: list[Curve], reference: Curve, comparisons: list[Compariso
         name=reference.path.stem,
         window=comparisons[0].window,
         limit=f"{MAX_RELATIVE_ERROR * 100:g}",
-        curves={"image": inline_image(buffer.getvalue(), "png")},
+        curves=comparison_curves(runs, reference, comparisons),
         columns=["run", *names],
         rows=rows,
         recipe=reference.recipe or {},
