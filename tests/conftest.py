@@ -2,6 +2,7 @@
 
 import functools
 import json
+import signal
 
 import cv2
 import numpy as np
@@ -13,6 +14,10 @@ from centernet.datasets.pascal import PascalVOC
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+# A command in the background of a script, or under nohup, ignores these signals, and so would trainings of the tests.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
 
 TINY_SPLITS = {"pascal_trainval0712.json": 6, "pascal_test2007.json": 4}
 

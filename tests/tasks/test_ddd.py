@@ -583,11 +583,10 @@ def test_debug_images(monkeypatch):
     names = {"hm_pred", "hm_gt", "det_pred", "det_gt", "add_pred", "add_gt", "bird_pred_gt"}
     assert set(images) == names
     sizes = {name: drawing.shape for name, drawing in images.items()}
-    assert all(sizes[name] == (128, 416, 3) for name in ("hm_pred", "hm_gt"))
-    assert all(sizes[name] == (256, 832, 3) for name in ("det_pred", "det_gt"))  # enlarged
+    assert all(sizes[name] == (256, 832, 3) for name in ("hm_pred", "hm_gt", "det_pred", "det_gt"))  # enlarged
     assert sizes["add_pred"] == sizes["add_gt"] == (375, 1242, 3) and sizes["bird_pred_gt"] == (640, 640, 3)
     # What is predicted is the truth here, apart from labels; peaks below 0.999 are other cells.
-    monkeypatch.setattr(Canvas, "_draw_label", lambda self, label: None)
+    monkeypatch.setattr(Canvas, "_draw_label", lambda *arguments: None)
     opt.center_thresh = 0.999
     images = build_visualizer(Ddd(opt)).training_images(batch, output)
     bare = draw_boxes(restore_image(batch["input"][0].numpy(), opt.mean, opt.std), np.zeros((0, 6)), [], 0, "white")

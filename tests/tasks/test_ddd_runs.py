@@ -96,7 +96,7 @@ def test_a_box_comes_back_where_it_is(args):
 
 
 def test_images_of_debug(monkeypatch):
-    monkeypatch.setattr(Canvas, "_draw_label", lambda self, label: None)
+    monkeypatch.setattr(Canvas, "_draw_label", lambda *arguments: None)
     image = np.zeros((94, 310, 3), np.uint8)
     image[30:66, 90:150] = 255
     calib = np.float32([[300, 0, 150, 0], [0, 300, 47, 0], [0, 0, 1, 0]])

@@ -597,8 +597,7 @@ def test_images():
     assert (build_visualizer(MultiPose(strict)).result_images(image, results, {})["multi_pose"] == 128).all()
     true = build_visualizer(MultiPose(opt)).ground_truth_images(image, objects)["gt"]
     sizes = {name: drawing.shape for name, drawing in {**drawings, "true": true}.items()}
-    enlarged = {"out_pred", "out_gt", "true"}
-    assert all(size == ((512, 512, 3) if name in enlarged else (128, 128, 3)) for name, size in sizes.items())
+    assert set(sizes.values()) == {(512, 512, 3)}  # enlarged
     # What is found is what is there: the same discs in the same colors.
     for color in ((255, 0, 0), (0, 0, 255)):
         here, there = ((drawing == color).all(2) for drawing in (drawn["multi_pose"], true))
