@@ -58,11 +58,7 @@ def test_a_closed_standard_output_leaves_a_checkpoint(tmp_path, tiny_voc, whole,
 @needs_proc
 def test_a_closed_terminal_leaves_a_checkpoint(tmp_path, tiny_voc):
     """SIGHUP to the process group, as a terminal sends it when it is closed."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup trainings ignore it, as they should
-    try:
-        training = start([sys.executable, MAIN, "ctdet", *small(tmp_path, tiny_voc, *LONG, "--num_workers", "1")])
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    training = start([sys.executable, MAIN, "ctdet", *small(tmp_path, tiny_voc, *LONG, "--num_workers", "1")])
     wait_for_losses(training, tmp_path / RUN, 2)
     os.killpg(training.pid, signal.SIGHUP)
     _, errors = training.communicate(timeout=120)

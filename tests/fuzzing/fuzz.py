@@ -3,7 +3,7 @@
     python tests/fuzzing/fuzz.py logs -max_total_time=600
 
 Options after the target are libFuzzer's. A content that breaks the reader is saved in the current folder as
-``crash-...`` (or ``timeout-``, ``oom-``) and belongs into ``FINDINGS`` of test_targets.py. Without a target all of them
+``crash-...`` (or ``timeout-``, ``oom-``) and belongs in ``FINDINGS`` of test_targets.py. Without a target all of them
 are listed.
 """
 

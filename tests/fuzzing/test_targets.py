@@ -1,9 +1,9 @@
-"""Every fuzzing target takes its seeds, and what the fuzzer found."""
+"""Every fuzzing target reads its seeds, and reads or refuses what remains of them, and what the fuzzer found."""
 
 import pytest
 from tests.fuzzing.targets import TARGETS, run, seeds
 
-FINDINGS: list[tuple[str, bytes]] = []
+FINDINGS: dict[str, list[bytes]] = {}  # by target
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -15,6 +15,9 @@ def test_valid_contents_are_read(tmp_path, name):
         TARGETS[name][0](tmp_path / "work", content)
 
 
-@pytest.mark.parametrize(("name", "content"), FINDINGS)
-def test_findings(tmp_path, name, content):
-    run(name, tmp_path, content)
+@pytest.mark.parametrize("name", TARGETS)
+def test_other_contents_are_read_or_refused(tmp_path, name):
+    contents = [b"", *(content[: len(content) // 2] for content in seeds(name, tmp_path)), *FINDINGS.get(name, [])]
+    (tmp_path / "work").mkdir()
+    for content in contents:
+        run(name, tmp_path / "work", content)

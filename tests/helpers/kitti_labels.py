@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from centernet.evaluation import kitti
 
 
@@ -21,15 +19,5 @@ def dontcare(box):
 
 def labels(*objects):
     """Return the Labels of one image from objects of the three functions above."""
-    rows = np.array([o[3] for o in objects], dtype=np.float64).reshape(-1, 13)
-    return kitti.Labels(
-        names=np.array([o[0] for o in objects], dtype="U14"),
-        truncated=np.array([o[1] for o in objects], dtype=np.float64),
-        occluded=np.array([o[2] for o in objects], dtype=np.int64),
-        alpha=rows[:, 0],
-        bbox=rows[:, 1:5],
-        dimensions=rows[:, 5:8],
-        location=rows[:, 8:11],
-        rotation_y=rows[:, 11],
-        score=rows[:, 12],
-    )
+    names, truncated, occluded, rows = ([one[k] for one in objects] for k in range(4))
+    return kitti._labels(names, truncated, occluded, rows)
