@@ -19,6 +19,17 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, name), handler)
 
+
+@pytest.fixture(autouse=True)
+def restored_signal_handlers():
+    """Restore signal handlers that a test leaves, as loader workers do that it initializes in its own process."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler and handler is not None:
+            signal.signal(number, handler)
+
+
 TINY_SPLITS = {"pascal_trainval0712.json": 6, "pascal_test2007.json": 4}
 
 
