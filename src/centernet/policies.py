@@ -1,7 +1,7 @@
 """Strengths of ``--augment``, separate from ``datasets/augment.py`` so that the command line does not import OpenCV."""
 
+from argparse import Namespace
 from dataclasses import dataclass, replace
-from typing import Any
 
 PLAIN_SHARE = 0.15  # of the epochs, the last ones, that see images one at a time, unless --plain_epochs is given
 
@@ -44,6 +44,6 @@ POLICIES = {
 }
 
 
-def policy_of(opt: Any) -> Policy:
+def policy_of(opt: Namespace) -> Policy:
     """Return the policy of the options ``--augment`` and ``--copy_paste``."""
     return replace(POLICIES.get(opt.augment, Policy()), copy_paste=opt.copy_paste)

@@ -4,6 +4,7 @@ The random numbers of a sample come from ``sample_rng(seed, epoch, index)`` only
 the worker or process that creates it, nor on the order. ``replayed_rng`` feeds recorded numbers to the same code.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ def border(size: int) -> int:
     return 128 // i
 
 
-def full_view(height: int, width: int, opt, square: bool = False) -> View:
+def full_view(height: int, width: int, opt: Namespace, square: bool = False) -> View:
     """Return the whole image, as in validation: scaled to the input, or with ``--keep_res`` padded at its own size.
 
     ``square``: the input is ``input_res`` wide and high, regardless of ``input_w`` and ``input_h``.
@@ -173,7 +174,7 @@ def full_view(height: int, width: int, opt, square: bool = False) -> View:
 
 
 def random_view(
-    height: int, width: int, opt, rng: AugmentationRng, square: bool = False, rotates: bool = False
+    height: int, width: int, opt: Namespace, rng: AugmentationRng, square: bool = False, rotates: bool = False
 ) -> View:
     """Return a random crop: one of eight scales around a random center, with ``--not_rand_crop`` a jittered one.
 
@@ -202,7 +203,7 @@ def random_crop(view: View, height: int, width: int, rng: AugmentationRng) -> No
     view.center[1] = rng.randint(border(height), height - border(height))
 
 
-def jitter_by_size(view: View, height: int, width: int, opt, rng: AugmentationRng) -> None:
+def jitter_by_size(view: View, height: int, width: int, opt: Namespace, rng: AugmentationRng) -> None:
     """Scale a view and shift it by shares of the image's own width and height, in place."""
     shift, scale = opt.shift, opt.scale
     view.scale = view.scale * np.clip(rng.randn() * scale + 1, 1 - scale, 1 + scale)

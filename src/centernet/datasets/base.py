@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,7 @@ class CocoStyleDataset:
         )
 
     @classmethod
-    def describe(cls, opt) -> dict:
+    def describe(cls, opt: Namespace) -> dict:
         """Return the attributes that become options, and ``main_score``, the first of ``score_names``."""
         names = ("class_names", "category_ids", "mean", "std", "default_resolution", "max_objs")
         return {**{name: getattr(cls, name) for name in names}, "main_score": cls.score_names[0]}

@@ -1,6 +1,7 @@
 """Your own dataset, in the styles of COCO, VOC, YOLO, LabelMe or CVAT, with any classes (``--dataset custom``)."""
 
 import contextlib
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
@@ -58,7 +59,7 @@ class Custom(CocoStyleDataset):
         return folder.is_dir()
 
     @classmethod
-    def describe(cls, opt) -> dict:
+    def describe(cls, opt: Namespace) -> dict:
         """Return classes, resolution and number of objects of the training split, or of the other without one."""
         root = cls.locate(Path(opt.data_dir))
         layouts: list = []
@@ -315,7 +316,7 @@ def read_schema(layout: Layout, content: dict, class_names: list[str]) -> Keypoi
     return schema
 
 
-def _find(opt, root: Path, split: str) -> Layout | None:
+def _find(opt: Namespace, root: Path, split: str) -> Layout | None:
     """Return the layout of a split, given by options or detected (in the training split's style)."""
     option = option_of(split)
     annotations, images = getattr(opt, f"{option}_annotations"), getattr(opt, f"{option}_images")

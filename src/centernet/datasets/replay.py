@@ -1,5 +1,7 @@
 """Replay of single samples, for comparison with recorded ones."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -8,13 +10,20 @@ from ..transforms import replayed_rng
 from .loader import collate, finish_batch
 
 
-def build_sample(image, annotations, opt, draws, split="train", calib=None) -> dict:
+def build_sample(
+    image: np.ndarray,
+    annotations: list[dict[str, Any]],
+    opt: Any,
+    draws: dict[str, Any] | None,
+    split: str = "train",
+    calib: np.ndarray | list | None = None,
+) -> dict[str, Any]:
     """Return a finished sample of an image, its annotations and explicit random draws, by the code of the training.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         annotations: list of dicts as in the annotation file.
-        opt: finished options.
+        opt: finished ``Options``.
         draws: ``{"draws": [[function, value], ...], "color": {"order", "alpha", "lighting"} or None}``; None or empty
             outside training.
         split: ``train`` augments; anything else is the whole image.
@@ -28,7 +37,7 @@ def build_sample(image, annotations, opt, draws, split="train", calib=None) -> d
     if calib is not None:
         objects["calib"] = np.asarray(calib, dtype=np.float32)
     train = split == "train"
-    sample = task.encode(image, objects, replayed_rng(draws) if train else None, train)
+    sample = task.encode(image, objects, replayed_rng(draws or {}) if train else None, train)
     with torch.no_grad():
         batch = finish_batch(collate([sample]), task)
     intermediate = {"image", "color", "meta", *task.target_inputs}  # replaced by ``input`` and the target maps

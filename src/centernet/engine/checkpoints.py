@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import nn
 
-from ..models.weights import read_checkpoint, read_last, restore, save_model
+from ..models.weights import read_checkpoint, read_last, restore_training, restore_weights, save_model
 from ..options import Options
 from .processes import Distributed
 from .run_directory import RunDirectory
@@ -29,8 +29,11 @@ def load(
     if env.is_main:
         found = read_last(opt.load_model, log) if opt.resume else (read_checkpoint(opt.load_model), opt.load_model)
     checkpoint, path = env.broadcast(found)
-    _, _, epoch = restore(model, checkpoint, path, optimizer, opt.resume, opt.lr, opt.lr_step, log)
-    return resumed_state(checkpoint, epoch, path) if opt.resume and "optimizer" in checkpoint else TrainingState()
+    if not opt.resume:
+        restore_weights(model, checkpoint, path, log)
+        return TrainingState()
+    epoch = restore_training(model, optimizer, checkpoint, path, log)
+    return resumed_state(checkpoint, epoch, path) if "optimizer" in checkpoint else TrainingState()
 
 
 class Checkpoints:

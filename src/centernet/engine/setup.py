@@ -14,7 +14,7 @@ from ..datasets.loader import Samples, TrainBatches, TrainLoader, class_repeat_f
 from ..errors import UserError
 from ..evaluation.results import format_score
 from ..models import create_model, read_checkpoint
-from ..models.weights import restore, save_model
+from ..models.weights import restore_weights, save_model
 from ..options import NEVER, Options, process_shares
 from ..tasks.base import Task
 from .precision import check_amp, set_precision, warn_if_emulated
@@ -84,7 +84,7 @@ def load_weights(opt: Options, model: nn.Module, env: Distributed) -> None:
     """Load the weights of ``--load_model``, if it is given; one process reads the file."""
     if opt.load_model:
         checkpoint = env.broadcast(read_checkpoint(opt.load_model) if env.is_main else None)
-        restore(model, checkpoint, opt.load_model, log=env.print)
+        restore_weights(model, checkpoint, opt.load_model, log=env.print)
 
 
 def save_initial_weights(opt: Options, model: nn.Module, metadata: dict[str, Any], env: Distributed) -> None:

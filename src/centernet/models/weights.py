@@ -6,6 +6,7 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -287,45 +288,62 @@ def load_model(
     Raises:
         UserError: the file cannot be read, or nothing in it fits.
     """
-    return restore(model, read_checkpoint(path), path, optimizer, resume, lr, lr_step, log)
+    checkpoint = read_checkpoint(path)
+    if optimizer is None or not resume:
+        restore_weights(model, checkpoint, path, log)
+        return model if optimizer is None else (model, optimizer, 0)
+    epoch = restore_training(model, optimizer, checkpoint, path, log)
+    if lr is not None and "optimizer" in checkpoint:
+        for group in optimizer.param_groups:
+            group["lr"] = step_decay(lr, lr_step or [], epoch + 1)
+    return model, optimizer, epoch
 
 
-def restore(
+def restore_weights(
+    model: nn.Module, checkpoint: dict[str, Any], path: str | os.PathLike, log: Callable[[str], None] = print
+) -> None:
+    """Load the weights of a checkpoint that was read from ``path``, or the running averages of a training with them.
+
+    Raises UserError if nothing in it fits.
+    """
+    state_dict, averages = _state_dict(checkpoint, path), averaged_state_dict(checkpoint)
+    what = ", running averages of its weights" if averages is not None else ""
+    log(f"loaded {path}, epoch {checkpoint.get('epoch', 'unknown')}{what}")
+    fit_state_dict(bare(model), state_dict if averages is None else rename_entries(averages), str(path), log)
+
+
+def restore_training(
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     checkpoint: dict[str, Any],
     path: str | os.PathLike,
-    optimizer: torch.optim.Optimizer | None = None,
-    resume: bool = False,
-    lr: float | None = None,
-    lr_step: list[int] | None = None,
-    log=print,
-) -> Any:
-    """Load a checkpoint that has already been read from ``path``; arguments and result are those of ``load_model``."""
+    log: Callable[[str], None] = print,
+) -> int:
+    """Load weights and optimizer of a checkpoint that was read from ``path``, and return the number of epochs trained.
+
+    It is 0 for a checkpoint without an optimizer, which cannot be resumed. Raises UserError as ``restore_weights``.
+    """
+    state_dict, network = _state_dict(checkpoint, path), bare(model)
+    log(f"loaded {path}")
+    fit_state_dict(network, state_dict, str(path), log)
+    if "optimizer" not in checkpoint:
+        log(f"{path}: no optimizer state in this file, training starts at epoch 1")
+        return 0
+    epoch = checkpoint.get("epoch", -1)
+    if type(epoch) is not int or not 0 <= epoch < 1 << 31:
+        raise UserError(f"{path}: its epoch is {str(epoch)[:40]}, not a number of epochs; leave out --resume")
+    buffers = {name for name, _ in network.named_buffers()}
+    names = [name for name in state_dict if name not in buffers and not name.endswith(BUFFERS)]
+    restore_optimizer(network, optimizer, checkpoint["optimizer"], names, str(path), log)
+    log("restored the optimizer")
+    return epoch
+
+
+def _state_dict(checkpoint: dict[str, Any], path: str | os.PathLike) -> "OrderedDict[str, Tensor]":
+    """Return the weights of a checkpoint under the names of this project."""
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: this checkpoint has no state_dict")
-    averages = None if resume else averaged_state_dict(checkpoint)
-    what = ", running averages of its weights" if averages is not None else ""
-    log(f"loaded {path}" + ("" if resume else f", epoch {checkpoint.get('epoch', 'unknown')}{what}"))
-    network = bare(model)
-    fit_state_dict(network, rename_entries(averages or checkpoint["state_dict"]), str(path), log)
-    if optimizer is None:
-        return model
-    start_epoch = 0
-    if resume and "optimizer" in checkpoint:
-        start_epoch = checkpoint.get("epoch", -1)
-        if type(start_epoch) is not int or not 0 <= start_epoch < 1 << 31:
-            raise UserError(f"{path}: its epoch is {str(start_epoch)[:40]}, not a number of epochs; leave out --resume")
-        buffers = {name for name, _ in network.named_buffers()}
-        names = [name for name in rename_entries(checkpoint["state_dict"]) if not name.endswith(BUFFERS)]
-        names = [name for name in names if name not in buffers]
-        restore_optimizer(network, optimizer, checkpoint["optimizer"], names, str(path), log)
-        if lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = step_decay(lr, lr_step or [], start_epoch + 1)
-        log(f"restored the optimizer, learning rate {optimizer.param_groups[0]['lr']:g}")
-    elif resume:
-        log(f"{path}: no optimizer state in this file, training starts at epoch 1")
-    return model, optimizer, start_epoch
+    return rename_entries(checkpoint["state_dict"])
 
 
 def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:

@@ -7,6 +7,7 @@ from ..registry import Registry
 from .specs import SPECS, TaskSpec
 
 if TYPE_CHECKING:
+    from ..options.table import Options
     from .base import Task
 
 # One line per task: its name and where its class is, which is imported on first use.
@@ -40,6 +41,6 @@ def all_specs() -> dict[str, type[TaskSpec]]:
     return {name: get_spec(name) for name in TASKS}
 
 
-def build_task(opt) -> "Task":
+def build_task(opt: "Options") -> "Task":
     """Return the task of finished options."""
     return get_task(opt.task)(opt)

@@ -1,5 +1,6 @@
 """Options and heads of each task, which the command line needs. Importing this module does not import PyTorch."""
 
+from argparse import Namespace
 from typing import Any, ClassVar
 
 from ..errors import UserError
@@ -32,15 +33,15 @@ class TaskSpec:
     has_keypoints: ClassVar[bool] = False
 
     @staticmethod
-    def check(opt: Any) -> None:
+    def check(opt: Namespace) -> None:
         """Raise UserError where options of the task contradict each other."""
 
     @staticmethod
-    def derive(opt: Any) -> None:
+    def derive(opt: Namespace) -> None:
         """Set in the options being derived what follows from the task's own ones. Called for every task."""
 
     @staticmethod
-    def head_channels(opt: Any) -> dict[str, int]:
+    def head_channels(opt: Namespace) -> dict[str, int]:
         """Return head name to channels, in the order of the reference."""
         raise NotImplementedError
 
@@ -54,7 +55,7 @@ class TaskSpec:
 BOX_LOSS = ("box_loss", "box_samples", "box_weight")
 
 
-def check_box_loss(opt: Any, others: tuple[str, ...]) -> None:
+def check_box_loss(opt: Namespace, others: tuple[str, ...]) -> None:
     """Raise UserError where options of the box loss contradict each other, or one of ``others``, which it replaces."""
     if opt.box_loss == "l1":
         if opt.box_samples != "center":
@@ -129,12 +130,12 @@ class CtdetSpec(TaskSpec):
     )
 
     @staticmethod
-    def check(opt: Any) -> None:
+    def check(opt: Namespace) -> None:
         others = ("norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset", "eval_oracle_wh", "eval_oracle_offset")
         check_box_loss(opt, others)
 
     @staticmethod
-    def head_channels(opt: Any) -> dict[str, int]:
+    def head_channels(opt: Namespace) -> dict[str, int]:
         channels = {"hm": opt.num_classes, "wh": 2 if not opt.cat_spec_wh else 2 * opt.num_classes}
         if opt.reg_offset:
             channels["reg"] = 2
@@ -172,16 +173,16 @@ class MultiPoseSpec(TaskSpec):
     )
 
     @staticmethod
-    def check(opt: Any) -> None:
+    def check(opt: Namespace) -> None:
         check_box_loss(opt, ("not_reg_offset",))
 
     @staticmethod
-    def derive(opt: Any) -> None:
+    def derive(opt: Namespace) -> None:
         opt.hm_hp = not opt.not_hm_hp
         opt.reg_hp_offset = not opt.not_reg_hp_offset and opt.hm_hp
 
     @staticmethod
-    def head_channels(opt: Any) -> dict[str, int]:
+    def head_channels(opt: Namespace) -> dict[str, int]:
         channels = {"hm": opt.num_classes, "wh": 2, "hps": 2 * len(opt.keypoints)}
         if opt.reg_offset:
             channels["reg"] = 2
@@ -212,7 +213,7 @@ class ExdetSpec(TaskSpec):
     ignored_options = ("reg_loss", "wh_weight", "nms", "hm_gauss", *BOX_LOSS)
 
     @staticmethod
-    def head_channels(opt: Any) -> dict[str, int]:
+    def head_channels(opt: Namespace) -> dict[str, int]:
         channels = {f"hm_{side}": 1 if opt.agnostic_ex else opt.num_classes for side in "tlbr"}
         channels["hm_c"] = opt.num_classes
         if opt.reg_offset:
@@ -262,13 +263,13 @@ class DddSpec(TaskSpec):
     )
 
     @staticmethod
-    def derive(opt: Any) -> None:
+    def derive(opt: Namespace) -> None:
         opt.reg_bbox = not opt.not_reg_bbox
         if opt.calib:
             opt.picture_info["calib"] = read_camera(opt.calib)
 
     @staticmethod
-    def head_channels(opt: Any) -> dict[str, int]:
+    def head_channels(opt: Namespace) -> dict[str, int]:
         channels = {"hm": opt.num_classes, "dep": 1, "rot": 8, "dim": 3}
         if opt.reg_bbox:
             channels["wh"] = 2
