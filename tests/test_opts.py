@@ -341,6 +341,7 @@ def test_heads_of_ctdet(args, heads):
         (["ctdet", "--num_workers", "-1"], "--num_workers"),
         (["ctdet", "--num_epochs", "0"], "--num_epochs"),
         (["ctdet", "--num_iters", "0"], "--num_iters"),
+        (["ctdet", "--num_iters", "-5"], "--num_iters"),
         (["ctdet", "--seed", "-1"], "--seed"),
         (["ctdet", "--K", "0"], "--K"),
         (["ctdet", "--debug", "5"], "--debug"),

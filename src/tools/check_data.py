@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for report in reports[1:]:
+        report.compare(reports[0])
     for report in reports:
         for line in report.lines():
             print_line(line)

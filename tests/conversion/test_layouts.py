@@ -35,7 +35,7 @@ from tests.helpers.tool_exports import (
     labelme_files,
     labelme_flat,
 )
-from tests.helpers.training import output_of
+from tests.helpers.training import load_script, output_of
 
 from centernet.conversion.issues import ignore_issue
 from centernet.datasets.custom import Custom
@@ -861,7 +861,7 @@ def test_no_usable_object_names_the_reason(tmp_path, capsys, before, after, reas
     assert "no classes found; " in message and "Annotations/t1.xml" in message and reason in message
 
 
-def test_images_in_both_splits_are_counted(tmp_path):
+def test_images_in_both_splits_are_counted(tmp_path, capsys):
     """``val: images/train`` is allowed, but its scores are not those of unseen images."""
     pytest.importorskip("yaml")
     yolo_images_first(tmp_path)
@@ -870,6 +870,43 @@ def test_images_in_both_splits_are_counted(tmp_path):
     shared, unseen = len(IMAGES["train"]), len(IMAGES["val"])
     note = f"note: {shared} of the {shared + unseen} validation images are also trained on"
     assert note in prepared(tmp_path)
+    main = load_script("tools/check_data").main
+    assert (
+        main(["ctdet", "--dataset", "custom", "--data_path", str(tmp_path), "--output_dir", str(tmp_path / "o")]) == 0
+    )
+    note = f"note: images of both splits: {shared} of the {shared + unseen} images are also trained on"
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keys", ["Train Val Names", "TRAIN VAL NAMES", "train val names"])
+def test_keys_of_data_yaml_in_any_case(tmp_path, keys):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    (tmp_path / "images/train").rename(tmp_path / "images/a")
+    (tmp_path / "labels/train").rename(tmp_path / "labels/a")
+    (tmp_path / "classes.txt").unlink()
+    train, val, names = keys.split()
+    put(tmp_path / "data.yaml", f"{train}: images/a\n{val}: images/val\n{names}: [{', '.join(NAMES)}]\n")
+    check(tmp_path)
+
+
+def test_images_that_share_a_label_file(tmp_path):
+    """``a.jpg`` and ``a.png`` have the labels ``a.txt``: both are used, and that is said."""
+    yolo_images_first(tmp_path)
+    name = IMAGES["train"][0][0]
+    image = cv2.imread(str(tmp_path / f"images/train/{name}.jpg"))
+    assert cv2.imwrite(str(tmp_path / f"images/train/{name}.png"), image)
+    (note,) = Custom(build_task(parse(tmp_path)), "train").notes
+    assert re.fullmatch(
+        rf"note: .*label files that several images share: 1, the first: .*{name}\.txt: is used for .*", note
+    )
+    assert f"{name}.jpg" in note and f"{name}.png" in note
+
+
+def test_a_dataset_of_options(tmp_path):
+    """Programs may have options and no task."""
+    yolo_images_first(tmp_path)
+    check_objects(Custom(parse(tmp_path), "train"), "train")
 
 
 def prepared(root) -> str:

@@ -5,6 +5,7 @@ Labels of poses are boxes followed by keypoints, as defined by ``kpt_shape`` in 
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,6 +145,14 @@ class YoloLayout(Layout):
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
+        images_of: dict[Path, list[Path]] = defaultdict(list)
+        for image in readable:
+            if labels_of[image] in present:
+                images_of[labels_of[image]].append(image)
+        for label, sharing in images_of.items():
+            if len(sharing) > 1:
+                text = f"is used for {', '.join(image.name for image in sharing)}"
+                report(Issue(NOTE, "label files that several images share", label, text))
         if images and not present:
             label = labels_of[readable[-1]]
             raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
@@ -242,7 +251,7 @@ class YoloLayout(Layout):
         if path is None:
             return {}
         try:
-            return read_yaml(path)
+            return _read_description(path)
         except ImportError:
             if self.names_files:
                 return {}
@@ -438,6 +447,12 @@ def find_yaml(root: Path) -> Path | None:
     return others[0] if len(others) == 1 else None
 
 
+def _read_description(path: Path) -> dict:
+    """Return the content of data.yaml with its keys in lower case, unless it has both spellings of one."""
+    content = read_yaml(path)
+    return {(key if key.lower() in content else key.lower()): value for key, value in content.items()}
+
+
 def _flat(value) -> list[str]:
     """Return the strings in nested lists."""
     if isinstance(value, list):
@@ -455,7 +470,7 @@ def _described_places(root: Path, split: str, path: Path | None = None) -> tuple
     if path is None:
         return [], None
     try:
-        content = read_yaml(path)
+        content = _read_description(path)
     except ImportError:
         return [], None
     bases = [path.parent, root]

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DatasetTask(Protocol):
-    """The part of ``tasks.base.Task`` that reading a dataset needs, so that this module does not import tasks."""
+    """The part of ``tasks.base.Task`` that reading a dataset needs."""
 
     @property
     def opt(self) -> Any:
@@ -124,8 +124,15 @@ class CocoStyleDataset:
         """Convert or generate missing files. The default does nothing."""
 
     @gc_disabled()
-    def __init__(self, task: DatasetTask, split: str) -> None:
-        """Read and check the annotations of ``split`` (train, val, or test) for a task. Raises UserError."""
+    def __init__(self, task: DatasetTask | Namespace, split: str) -> None:
+        """Read and check the annotations of ``split`` (train, val, or test) for a task, or for finished options.
+
+        Raises UserError.
+        """
+        if isinstance(task, Namespace):
+            from ..tasks import build_task  # tasks are above datasets
+
+            task = build_task(task)  # type: ignore[arg-type]
         self._find_files(task, split)
         log = IssueLog(self.opt.on_bad_image != "skip", " (--on_bad_image skip leaves it out)")
         content = self.read_content(log)
@@ -205,11 +212,12 @@ class CocoStyleDataset:
 
     def count_shared_images(self, other: "CocoStyleDataset") -> int:
         """Return how many images of this split are the same files as images of ``other``."""
-        return len(self._image_paths() & other._image_paths())
+        return len(self.paths_of(self.file_names) & other.paths_of(other.file_names))
 
-    def _image_paths(self) -> set[str]:
+    def paths_of(self, file_names: Iterable[str | os.PathLike]) -> set[str]:
+        """Return the absolute paths of images of this split, without ``..``."""
         folder = os.path.realpath(self.image_folder)
-        return {os.path.normpath(os.path.join(folder, name)) for name in self.file_names}
+        return {os.path.normpath(os.path.join(folder, name)) for name in file_names}
 
     @classmethod
     def uninitialized(cls, task: DatasetTask, split: str) -> "CocoStyleDataset":

@@ -45,6 +45,7 @@ class Report:
         classes: class name to number of objects.
         sizes: number of objects in each interval of ``SIZES``.
         joints: name of a joint to number of objects in which it is labeled.
+        paths: absolute paths of the images.
     """
 
     split: str
@@ -55,6 +56,7 @@ class Report:
     classes: Counter = field(default_factory=Counter)
     sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) - 1))
     joints: dict[str, int] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)
 
     @property
     def problems(self) -> int:
@@ -64,6 +66,12 @@ class Report:
     def add(self, severity: str, kind: str, text: str) -> None:
         """Report an issue of the annotation file."""
         self.log(Issue(severity, kind, self.annotation_file, text))
+
+    def compare(self, training: "Report") -> None:
+        """Report images that are also in the training split."""
+        if shared := self.paths & training.paths:
+            text = f"{len(shared)} of the {self.images} images are also trained on, so scores will be too high"
+            self.add(NOTE, "images of both splits", text)
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines of text."""
@@ -119,6 +127,7 @@ def check_split(
         report.add(ERROR, "datasets that cannot be used", str(error).removeprefix(f"{dataset.annotation_file}: "))
         return report
     report.images, report.objects = len(usable.images), len(usable.annotations)
+    report.paths = dataset.paths_of(image["file_name"] for image in usable.images)
     if task.has_keypoints:
         labeled = (usable.objects["joints"][:, :, 2] > 0).sum(0).tolist()
         report.joints = dict(zip(task.opt.keypoints.names, labeled, strict=True))

@@ -108,7 +108,7 @@ class Custom(CocoStyleDataset):
 
     def __init__(self, task, split: str) -> None:
         super().__init__(task, split)
-        if task.has_keypoints and split == "train":
+        if self.task.has_keypoints and split == "train":
             if not (self.objects["joints"][:, :, 2] > 0).any():
                 raise UserError(f"{self.annotation_file}: no keypoint is labeled, so there is nothing to learn")
             unflipped = "" if self.opt.keypoints.flips_known or self.opt.flip else ", so images are not flipped"

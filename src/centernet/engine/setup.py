@@ -49,7 +49,7 @@ def build_datasets(task: Task, env: Distributed) -> tuple[CocoStyleDataset | Non
     val_set = open_split(task, "val", env) if validates(opt) else None
     if train_set is not None and opt.batch_size > len(train_set):
         raise UserError(f"--batch_size {opt.batch_size}: there are only {len(train_set)} images to train on")
-    if train_set is not None and val_set is not None:
+    if env.is_main and train_set is not None and val_set is not None:
         shared = val_set.count_shared_images(train_set)
         if shared:
             env.print(

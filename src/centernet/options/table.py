@@ -253,7 +253,7 @@ class TrainingOptions(OptionGroup, title="training", scripts=(TRAIN,)):
     )
     master_batch_size: int = option(-1, "share of the first process; -1: equal shares", low=-1, scripts=(TRAIN, TEST))
     num_iters: int = option(
-        -1, "iterations per epoch, of training and of validation; -1: the whole dataset", recipe=True
+        -1, "iterations per epoch, of training and of validation; -1: the whole dataset", low=-1, recipe=True
     )
     on_nan: str = option(
         "stop", "on a non-finite loss: stop the run, or skip the update", choices=("stop", "skip"), new=True
