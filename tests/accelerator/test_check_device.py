@@ -12,7 +12,7 @@ from tests.accelerator.simulation import ROOT
 from centernet.diagnostics.check import main as check_device
 from centernet.diagnostics.judge import judge
 from centernet.diagnostics.operators import call, compare, widen
-from centernet.diagnostics.steps import distance
+from centernet.diagnostics.steps import distance, total_norm
 
 HERE = "tests.accelerator.test_check_device"
 SMALL = ("ctdet", "--arch", "res_18", "--input_res", "64", "--head_conv", "16", "--iterations", "3")
@@ -147,6 +147,15 @@ def test_equal_overflows_are_no_distance():
     assert distance(math.inf, math.inf) == distance(math.nan, math.nan) == distance(1.5, 1.5) == 0
     assert distance(math.inf, -math.inf) == distance(math.inf, 1) == distance(1, math.nan) == math.inf
     assert distance(1.5, 1) == 0.5
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-30, 3e25])
+def test_norms_do_not_overflow(size):
+    values = [torch.full((2, 8), size), torch.zeros(3), torch.tensor([-3 * size])]
+    assert total_norm(values) == pytest.approx(5 * size)
+    assert total_norm([*values, torch.tensor([math.inf])]) == math.inf
+    assert math.isnan(total_norm([*values, torch.tensor([math.nan])]))
+    assert total_norm([torch.zeros(2)]) == total_norm([]) == 0
 
 
 def test_gradients_of_batch_normalization_that_cancel_are_judged_by_their_terms():
