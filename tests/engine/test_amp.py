@@ -10,7 +10,7 @@ from torch import nn
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, make_loader
 from centernet.engine.evaluate import evaluate
-from centernet.engine.precision import MixedPrecision, check_amp, warn_if_emulated
+from centernet.engine.precision import MixedPrecision, check_amp, has_bfloat16_instructions, warn_if_emulated
 from centernet.engine.processes import Distributed
 from centernet.engine.trainer import Trainer, train_one_epoch
 from centernet.errors import UserError
@@ -77,6 +77,7 @@ def test_bf16_follows_float32(tiny_voc):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not has_bfloat16_instructions(CPU), reason="takes hours on a CPU without bfloat16 instructions")
 @pytest.mark.parametrize("arch", ["res_18", "resdcn_18", "dlav0_34", "dla_34"])
 def test_bf16_follows_float32_longer(tmp_path, arch):
     curves = {}
