@@ -15,7 +15,7 @@ from centernet.diagnostics.operators import call, compare, widen
 from centernet.diagnostics.steps import distance, total_norm
 
 HERE = "tests.accelerator.test_check_device"
-SMALL = ("ctdet", "--arch", "res_18", "--input_res", "64", "--head_conv", "16", "--iterations", "3")
+SMALL = ("ctdet", "--arch", "res_18", "--input_res", "64", "--head_conv", "16", "--iterations", "2")
 
 
 def folders(tmp_path, data) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Training, validation, testing, demo and export on an accelerator (a simulated one), in their real code paths."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -9,29 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.accelerator.simulation import ROOT, environment
-from tests.helpers.training import LAUNCH, MAIN, output_here
+from tests.accelerator.simulation import environment
+from tests.accelerator.trainings import losses, options
+from tests.helpers.training import MAIN, output_here
 
 pytestmark = pytest.mark.simulated
-
-TASKS = {"ctdet": "sample", "multi_pose": "sample_hp", "exdet": "sample_ex", "ddd": "sample_ddd"}
-
-
-def options(task: str, exp: Path, data: Path, *more: str) -> list[str]:
-    """A training of two iterations of two images; later options overrule earlier ones."""
-    size = ("--input_res", "64") if task != "ddd" else ("--input_h", "64", "--input_w", "96")
-    return [
-        *(task, "--dataset", TASKS[task], "--data_path", str(data), "--exp_dir", str(exp), "--arch", "res_18", *size),
-        *("--batch_size", "2", "--num_workers", "0", "--num_iters", "2", "--num_epochs", "1", "--val_intervals", "1"),
-        *("--hide_data_time", "--pretrained", "none", "--head_conv", "16", *more),
-    ]
-
-
-def losses(exp: Path, task: str = "ctdet") -> np.ndarray:
-    """All loss terms by iteration, as written by a training, (iterations, terms)."""
-    with open(exp / task / "default/train_log.csv", newline="") as file:
-        _, *rows = csv.reader(file)
-    return np.array([[float(value) for value in row[2:-2]] for row in rows])
 
 
 def weights(exp: Path) -> dict[str, torch.Tensor]:
@@ -134,31 +115,3 @@ def test_demo_and_export_use_the_device_and_its_checkpoint(simulation, tmp_path,
     simulation.output("export", "ctdet", "--load_model", trained, "--output", file)
     hm, wh, reg = torch.jit.load(file)(torch.zeros(1, 3, 64, 64))[:3]
     assert hm.shape[-2:] == wh.shape[-2:] == reg.shape[-2:] == (16, 16) and hm.isfinite().all()
-
-
-def launch(count: int, arguments: list[str], **variables: str) -> str:
-    """Train in several processes through the launcher; the output."""
-    command = [*LAUNCH, f"--nproc_per_node={count}", MAIN, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment(**variables), cwd=ROOT, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"SIM_DEVICES": "4"},
-        {"SIM_DEVICES": "1"},
-        pytest.param({"SIM_DEVICES": "4", "SIM_COLLECTIVES": "0"}, marks=pytest.mark.slow),
-    ],
-    ids=["a device each", "one shared device", "no collective library"],
-)
-def test_four_processes_train_as_on_the_cpu(simulation, tmp_path, sample_data, variables):
-    more = ("--batch_size", "4", "--num_iters", "2")
-    simulation.output("main", *options("ctdet", tmp_path / "once", sample_data, "--prepare_only"))
-    output = launch(4, options("ctdet", tmp_path / "sim", sample_data, *more), **variables)
-    assert "4 process(es) on sim" in output
-    launch(4, options("ctdet", tmp_path / "cpu", sample_data, *more, "--device", "cpu"))
-    np.testing.assert_allclose(losses(tmp_path / "sim"), losses(tmp_path / "cpu"), rtol=2e-3, atol=1e-4)

@@ -1,6 +1,9 @@
 """Our deformable convolution against torchvision's operator and against the reference's layer."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +88,26 @@ def path(request, monkeypatch):
     if "pieces" in request.param:
         monkeypatch.setattr(ops, "BAG_CHUNK", 1)
         monkeypatch.setattr(ops, "CHUNK", 1)
+
+
+def test_torchvision_is_imported_for_cuda_only():
+    """The import takes about as long as that of PyTorch, in every process of a training."""
+    code = (
+        "import sys, torch; from centernet.models import create_model;"
+        "from centernet.ops.deform_conv import deform_conv2d;"
+        "create_model('lite', {'hm': 2}, 0);"
+        "deform_conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 18, 3, 3), torch.zeros(1, 1, 3, 3), padding=1);"
+        "assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2] / "src", check=True)
+
+
+def test_torchvision_s_operator_compiles(monkeypatch):
+    """The operator for CUDA, on the CPU; its import is traced."""
+    monkeypatch.setattr(ops, "_choose", lambda *_: "torchvision")
+    case = arguments()
+    compiled = torch.compile(deform_conv2d, backend="eager", fullgraph=True)
+    check_equal(with_gradients(compiled, *case), with_gradients(torchvision_deform_conv2d, *case))
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), GRID)

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from ..errors import UserError
 from .deform_conv_triton import INTERPRETED, check_available, deform_conv2d_triton
@@ -97,6 +96,8 @@ def deform_conv2d(
         return deform_conv2d_triton(input.to(dtype), offset, mask, weight.to(dtype), bias.to(dtype), geometry)
     input, offset, weight, bias, mask = (value.to(exact) for value in (input, offset, weight, bias, mask))
     if operator == "torchvision":
+        from torchvision.ops import deform_conv2d as torchvision_deform_conv2d  # imported in seconds, so only for CUDA
+
         return torchvision_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask).to(dtype)
     return _deform_conv2d(input, offset, mask, weight, bias, geometry).to(dtype)
 
