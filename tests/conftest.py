@@ -22,7 +22,7 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
 
 @pytest.fixture(autouse=True)
 def restored_signal_handlers():
-    """Restore signal handlers that a test leaves, as loader workers do that it initializes in its own process."""
+    """Restore the handlers that a test replaces, such as one that initializes a loader worker in this process."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     yield
     for number, handler in handlers.items():

@@ -12,7 +12,9 @@ from tests.accelerator.simulation import ROOT
 from centernet.diagnostics.check import main as check_device
 from centernet.diagnostics.judge import judge
 from centernet.diagnostics.operators import call, compare, widen
+from centernet.diagnostics.scenario import CPU
 from centernet.diagnostics.steps import distance, total_norm
+from centernet.engine.precision import has_bfloat16_instructions
 
 HERE = "tests.accelerator.test_check_device"
 SMALL = ("ctdet", "--arch", "res_18", "--input_res", "64", "--head_conv", "16", "--iterations", "2")
@@ -32,6 +34,14 @@ def test_the_cpu_is_sound_on_every_level_of_one_process(tmp_path, sample_data, c
     assert report["sound"] and [level["name"] for level in report["levels"]] == levels.split(",")
     page = (folder / "device_check.html").read_text()
     assert "convolution_backward" in page and "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.skipif(has_bfloat16_instructions(CPU), reason="this CPU has instructions for bfloat16")
+def test_a_cpu_without_bfloat16_instructions_does_not_pass(tmp_path, sample_data, capsys):
+    more = ("--device", "cpu", "--amp", "bf16", "--levels", "probe")
+    assert check_device([*SMALL, *folders(tmp_path, sample_data), *more]) == 1
+    output = capsys.readouterr().out
+    assert "DEVIATION: convolution 3x3, bfloat16, backward: weight: operands bf16, accumulator bf16" in output
 
 
 def test_a_wrong_device_level_or_file_is_one_line_and_status_2(tmp_path, sample_data, capsys):

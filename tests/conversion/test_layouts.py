@@ -870,10 +870,8 @@ def test_images_in_both_splits_are_counted(tmp_path, capsys):
     shared, unseen = len(IMAGES["train"]), len(IMAGES["val"])
     note = f"note: {shared} of the {shared + unseen} validation images are also trained on"
     assert note in prepared(tmp_path)
-    main = load_script("tools/check_data").main
-    assert (
-        main(["ctdet", "--dataset", "custom", "--data_path", str(tmp_path), "--output_dir", str(tmp_path / "o")]) == 0
-    )
+    folders = ("--data_path", str(tmp_path), "--output_dir", str(tmp_path / "o"))
+    assert load_script("tools/check_data").main(["ctdet", "--dataset", "custom", *folders]) == 0
     note = f"note: images of both splits: {shared} of the {shared + unseen} images are also trained on"
     assert note in capsys.readouterr().out
 

@@ -61,7 +61,8 @@ def test_a_stopped_run_is_resumed_as_by_the_version_that_wrote_it(stopped, tmp_p
     done = run_here("main", "ctdet", *small(tmp_path, tiny_voc, *RECIPE, "--num_epochs", "4", "--resume"))
     assert done.returncode == 0, done.stderr
     assert "resuming at epoch 3, iteration 3" in done.stdout
-    assert "reinitialized" not in done.stdout and "warning" not in done.stdout and "differ" not in done.stdout
+    for sign in ("reinitialized", "warning", "another recipe", "starts again"):
+        assert sign not in done.stdout
 
     header, *trained = losses(stopped)
     expected_header, *expected = losses(GOLDEN / "whole")
@@ -89,7 +90,7 @@ def test_another_recipe_is_noticed(stopped, tmp_path, tiny_voc):
     arguments = small(tmp_path, tiny_voc, *RECIPE, "--num_epochs", "4", "--wh_weight", "0.2", "--resume")
     done = run_here("main", "ctdet", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "wh_weight" in done.stdout and "0.1" in done.stdout
+    assert "note: this run continues with another recipe: wh_weight 0.2 (0.1 before)\n" in done.stdout
 
 
 def test_its_weights_are_tested(stopped, tmp_path, tiny_voc):
@@ -111,4 +112,4 @@ def test_it_is_reported(stopped, tiny_voc):
     assert "tiny" in page and "pottedplant" in page and "5.6764" in page
     make_report.main([str(stopped), str(GOLDEN / "whole"), "--output", str(stopped / "both.html")])
     page = (stopped / "both.html").read_text()
-    assert "default" in page and "whole" in page
+    assert '"names": ["default", "whole"]' in page

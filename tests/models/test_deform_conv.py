@@ -95,6 +95,7 @@ def test_torchvision_is_imported_for_cuda_only():
     code = (
         "import sys, torch; from centernet.models import create_model;"
         "from centernet.ops.deform_conv import deform_conv2d;"
+        "import centernet.analysis.report, centernet.detector, centernet.engine.setup, centernet.engine.trainer;"
         "create_model('lite', {'hm': 2}, 0);"
         "deform_conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 18, 3, 3), torch.zeros(1, 1, 3, 3), padding=1);"
         "assert 'torchvision' not in sys.modules"

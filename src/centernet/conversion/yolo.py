@@ -145,18 +145,13 @@ class YoloLayout(Layout):
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
-        images_of: dict[Path, list[Path]] = defaultdict(list)
-        for image in readable:
-            if labels_of[image] in present:
-                images_of[labels_of[image]].append(image)
-        for label, sharing in images_of.items():
-            if len(sharing) > 1:
-                text = f"is used for {', '.join(image.name for image in sharing)}"
-                report(Issue(NOTE, "label files that several images share", label, text))
         if images and not present:
             label = labels_of[readable[-1]]
             raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
         self._report_unused_labels(present, report)
+        self._report_shared_labels(
+            [(labels_of[image], image) for image in readable if labels_of[image] in present], report
+        )
         categories = [{"id": k, "name": name, **self._joints(k, name, kpt_shape)} for k, name in enumerate(names)]
         self._report_names(report)
         return {"images": images, "annotations": annotations, "categories": categories}
@@ -230,6 +225,15 @@ class YoloLayout(Layout):
                 report(Issue(NOTE, CONFIDENCE, path, f"line {number} has six columns"))
             rows.append(label)
         return rows
+
+    def _report_shared_labels(self, pairs: Iterable[tuple[Path, Path]], report: Report) -> None:
+        """Report label files that belong to several images, given pairs of label file and image."""
+        images_of: dict[Path, list[str]] = defaultdict(list)
+        for label, image in pairs:
+            images_of[label].append(image.name)
+        for label, names in images_of.items():
+            if len(names) > 1:
+                report(Issue(NOTE, "label files that several images share", label, f"is used for {', '.join(names)}"))
 
     def _report_unused_labels(self, present: set[Path], report: Report) -> None:
         """Report label files that belong to no image of any split."""

@@ -30,7 +30,7 @@ from ..tasks import get_spec
 from ..utils import files
 from ..utils.images import image_size
 from ..utils.text import printable
-from .base import CocoStyleDataset
+from .base import CocoStyleDataset, DatasetTask
 from .coco import COCO_MEAN, COCO_STD
 from .coco_hp import COCOHP, joints_of_classes, score_keypoints
 
@@ -106,7 +106,7 @@ class Custom(CocoStyleDataset):
             "main_score": VOC_SCORES[0] if by_voc and not has_keypoints else coco_evaluation.BOX_SCORES[0],
         }
 
-    def __init__(self, task, split: str) -> None:
+    def __init__(self, task: DatasetTask | Namespace, split: str) -> None:
         super().__init__(task, split)
         if self.task.has_keypoints and split == "train":
             if not (self.objects["joints"][:, :, 2] > 0).any():
