@@ -2,10 +2,10 @@
 
 import contextlib
 import json
-import time
 
 import numpy as np
 import pytest
+from tests.helpers.timing import growth
 
 from centernet.analysis.read import MAX_LINE, read_curve, read_loss, read_run
 from centernet.errors import UserError
@@ -214,24 +214,20 @@ def hostile_file(path, name, size):
             file.write(line)
 
 
-def growth(write, path, sizes) -> float:
-    """Return how many times as long, in CPU time, reading takes for the second size as for the first."""
-    times = []
-    for size in sizes:
-        write(path, size)
-        started = time.process_time()
-        with contextlib.suppress(UserError):
-            read_loss(path)
-        times.append(time.process_time() - started)
-    return times[1] / max(times[0], 0.05)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_time_is_linear(tmp_path, name):
     """Ten times the file takes about ten times as long; a quadratic reader takes a hundred times as long."""
-    sizes = (5_000_000, 50_000_000)
-    assert growth(lambda path, size: hostile_file(path, name, size), tmp_path / "file.log", sizes) < 30
+
+    def reading(size):
+        hostile_file(tmp_path / "file.log", name, size)
+        return read
+
+    def read() -> None:
+        with contextlib.suppress(UserError):
+            read_loss(tmp_path / "file.log")
+
+    assert growth(reading, (5_000_000, 50_000_000)) < 30
 
 
 @pytest.mark.slow
@@ -244,11 +240,13 @@ def test_time_is_linear(tmp_path, name):
     ],
 )
 def test_a_long_honest_log(tmp_path, line):
-    path, sizes = tmp_path / "file.log", (50_000, 500_000)
+    path, counts = tmp_path / "file.log", []
 
-    def write(path, count) -> None:
+    def reading(count):
         with path.open("w") as file:
             file.writelines(line.format(n=n + 1, e=n // 1000 + 1, i=n % 1000) + "\n" for n in range(count))
+        return lambda: counts.append(len(read_loss(path).loss))
 
-    assert growth(write, path, sizes) < 30
-    assert len(read_loss(path).loss) == sizes[1]
+    sizes = (50_000, 500_000)
+    assert growth(reading, sizes) < 30
+    assert tuple(counts) == sizes

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from tests.helpers.kitti_labels import dontcare, guess, kitti_object, labels
+from tests.helpers.timing import growth
 
 from centernet.errors import UserError
 from centernet.evaluation import kitti
@@ -485,10 +486,9 @@ def test_bad_arguments():
             kitti.evaluate(**{"ground_truth": one, "detections": [labels()], **arguments})
 
 
-def test_a_split_of_full_size():
-    """As many images and objects as in the 3DOP validation split."""
+def random_scenes(images: int) -> tuple[list, list]:
+    """Ground truth of 10 objects and 50 detections in each image; half of the objects are found, some twice."""
     rng = np.random.default_rng(0)
-    images = 3769
     truth, found = [], []
     for _ in range(images):
         parts = []
@@ -499,7 +499,7 @@ def test_a_split_of_full_size():
             rows[:, 5:8] = rng.uniform([1.4, 1.5, 3.5], [1.6, 1.8, 4.2], (count, 3))
             rows[:, 8:11] = rng.uniform([-20, 1.5, 5], [20, 1.6, 60], (count, 3))
             rows[:, 11], rows[:, 12] = rng.uniform(-3, 3, count), rng.random(count)
-            if parts:  # half of the objects are found, some twice
+            if parts:
                 chosen = rng.integers(0, 10, 7)
                 rows[:7, 1:12] = parts[0][chosen, 1:12] + rng.normal(0, 0.03, (7, 11)) * [
                     *(50, 50, 50, 50),
@@ -511,5 +511,16 @@ def test_a_split_of_full_size():
             zeros = np.zeros(len(rows))
             columns = (rows[:, 0], rows[:, 1:5], rows[:, 5:8], rows[:, 8:11], rows[:, 11], rows[:, 12])
             place.append(kitti.Labels(names, zeros, zeros.astype(np.int64), *columns))
-    result = kitti.evaluate(truth, found)
-    assert all(result["Car"][metric]["ap"][40][1] > 0 for metric in kitti.METRICS)
+    return truth, found
+
+
+def test_time_is_linear():
+    """Up to as many images and objects as in the 3DOP validation split."""
+    results = []
+
+    def evaluation(images):
+        truth, found = random_scenes(images)
+        return lambda: results.append(kitti.evaluate(truth, found))
+
+    assert growth(evaluation, (377, 3769)) < 30
+    assert all(results[1]["Car"][metric]["ap"][40][1] > 0 for metric in kitti.METRICS)

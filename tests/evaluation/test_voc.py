@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.helpers.timing import growth
 
 from centernet.errors import UserError
 from centernet.evaluation import voc
@@ -247,6 +248,19 @@ def test_results_list():
     assert results == [[[], [], []], [[], [], [[1, 2, 3, 4, 0.5]]], [[[1, 2, 3, 4, 0.5]], [], []]]
     assert json.loads(json.dumps(results)) == results
     assert results[0][0] is not results[0][1]
+
+
+def test_time_is_linear():
+    """Up to half of VOC 2007 test with 100 detections an image."""
+
+    def evaluation(images):
+        rng = np.random.default_rng(0)
+        corners = rng.integers(1, 300, (images, 3, 2))
+        truth = [[voc_object(*c.tolist(), *(c + 60).tolist()) for c in image] for image in corners]
+        found = [[np.c_[xy := rng.random((5, 2)) * 300, xy + 60, rng.random(5)] for _ in corners] for _ in range(20)]
+        return lambda: voc.evaluate(truth, found, ["car", *map(str, range(19))])
+
+    assert growth(evaluation, (248, 2480)) < 30
 
 
 def test_reference_ap(reference):
