@@ -17,6 +17,14 @@ from centernet.models import ARCHITECTURES, Architecture
 from tools import make_report
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "version_0.1.0"
+ROUNDING_ERRORS = tuple(
+    f"{name}/{part}"
+    for name, parts in {
+        **dict.fromkeys(("state_dict", "best", "averages/state_dict"), ("base.0.bias", "base.3.bias")),
+        "optimizer": ("1/", "5/"),  # their moments
+    }.items()
+    for part in parts
+)
 RECIPE = ("--arch", "tiny", "--lr", "0.002", "--ema", "0.9", "--lr_step", "3", "--val_intervals", "2")
 
 
@@ -45,19 +53,26 @@ def read(folder: Path) -> dict:
     return torch.load(folder / "model_last.pth", weights_only=True)
 
 
-def assert_close(one, other, where: str = "") -> None:
-    """Compare nested containers; numbers to the rounding of another processor."""
+def assert_close(one, other, before, where: str = "") -> None:
+    """Compare nested containers, tensors by what the iterations after ``before`` changed in them.
+
+    Batch normalization removes the biases of the convolutions before it: their gradients are rounding errors, which
+    Adam scales up, so that they and the means of their outputs differ between processors.
+    """
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key, value in one.items():
-            assert_close(value, other[key], f"{where}/{key}")
-    elif isinstance(one, torch.Tensor):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, msg=lambda text: f"{where}: {text}")
-    else:
+            assert_close(value, other[key], before.get(key), f"{where}/{key}")
+    elif not isinstance(one, torch.Tensor):
         assert one == pytest.approx(other, rel=1e-3), where
+    elif not where.startswith(ROUNDING_ERRORS):
+        limit = 1e-2 if where.endswith("running_mean") else 1e-3
+        change = (other - before).double().norm() if before is not None else other.double().norm()
+        assert (one - other).double().norm() <= limit * change, where
 
 
 def test_a_stopped_run_is_resumed_as_by_the_version_that_wrote_it(stopped, tmp_path, tiny_voc):
+    before = read(stopped)
     done = run_here("main", "ctdet", *small(tmp_path, tiny_voc, *RECIPE, "--num_epochs", "4", "--resume"))
     assert done.returncode == 0, done.stderr
     assert "resuming at epoch 3, iteration 3" in done.stdout
@@ -80,9 +95,9 @@ def test_a_stopped_run_is_resumed_as_by_the_version_that_wrote_it(stopped, tmp_p
     resumed, whole = read(stopped), read(GOLDEN / "whole")
     assert resumed["epoch"] == whole["epoch"] == 4
     for entry in ("state_dict", "best"):
-        assert_close(resumed[entry], whole[entry], entry)
-    assert_close(resumed["optimizer"]["state"], whole["optimizer"]["state"], "optimizer")
-    assert_close(resumed["run"]["ema"], whole["run"]["ema"], "averages")
+        assert_close(resumed[entry], whole[entry], before[entry], entry)
+    assert_close(resumed["optimizer"]["state"], whole["optimizer"]["state"], before["optimizer"]["state"], "optimizer")
+    assert_close(resumed["run"]["ema"], whole["run"]["ema"], before["run"]["ema"], "averages")
     assert resumed["run"]["iteration"] == whole["run"]["iteration"] == 12
 
 
