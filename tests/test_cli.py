@@ -58,6 +58,17 @@ def test_dry_run_prints_the_configuration_without_pytorch(task):
     assert re.search(r"^heads: \{'hm(_t)?': ", done.stdout, re.MULTILINE)
 
 
+def test_options_of_other_programs_are_named_in_one_line():
+    arguments = ["ctdet", "--num_iters", "2", "--lr", "0.1", "--K", "50", "--demo", "a.jpg", "--batch_size", "2"]
+    for script, unused in (
+        ("test.py", "--demo, --lr, --num_iters have"),
+        ("demo.py", "--batch_size, --lr, --num_iters have"),
+        ("main.py", "--demo has"),
+    ):
+        parser = OptionParser(script)
+        assert parser.notes(parser.parse(arguments)) == [f"note: {unused} no effect in {script}"]
+
+
 def help_of(script: str, capsys, option: str = "--help") -> str:
     with pytest.raises(SystemExit) as ended:
         OptionParser(script).parse([option])

@@ -54,7 +54,8 @@ SCRIPTS = {TRAIN: "src/main.py", TEST: "src/test.py", DEMO: "src/demo.py", EXPOR
 class OptionParser:
     """The command line of a program: its options, what follows from them, and its help.
 
-    Every program accepts the options of all programs, so that commands can be copied; ``--help`` shows its own.
+    Every program accepts the options of all programs, so that commands can be copied; ``--help`` shows its own, and
+    ``notes`` names those that a program does not use.
 
     Attributes:
         script: the program (``main.py``, ...).
@@ -130,17 +131,17 @@ class OptionParser:
         return draft.finished()
 
     def notes(self, opt: Options, script: str = "") -> list[str]:
-        """Return one line for each given option that has no effect in this program or on the task."""
+        """Return a line for each given option that has no effect on the task, and one for those of other programs."""
         script, spec = script or self.script, get_spec(opt.task)
         others = {option.name for other in all_specs().values() for option in other.options} - {
             option.name for option in spec.options
         }
         others |= set(spec.ignored_options)
         known = {**GENERAL, **{option.name: option for option in spec.options}}
-        # Training options are not reported elsewhere: the command of a test may be that of the training.
-        unused = {name for name, option in known.items() if script not in option.scripts and option.scripts != (TRAIN,)}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
-        notes += [f"note: --{name} has no effect in {script}" for name in opt.given if name in unused]
+        unused = [f"--{name}" for name in opt.given if name in known and script not in known[name].scripts]
+        if unused:
+            notes.append(f"note: {', '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect in {script}")
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes
