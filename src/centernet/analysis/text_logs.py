@@ -38,6 +38,8 @@ _LOSS = re.compile(
     rf"({_NUMBER})",
     re.IGNORECASE,
 )
+_LOSS_WORD = re.compile("loss", re.IGNORECASE)
+_BEFORE_LOSS = (len("step_train_"), len("train_"), 0)  # characters of _LOSS before the word, longest first
 _OTHER_PHASE = re.compile(r"\b(?:val|valid|validation|eval|evaluation|test)\b", re.IGNORECASE)
 _ITERATION = re.compile(
     r"(?<![a-z])(?:iter|iteration|step)\s{0,4}[\[:=#]?\s{0,4}(\d{1,9})(?![\d.])(?:\s{0,2}/\s{0,2}(\d{1,9}))?"
@@ -125,9 +127,12 @@ def read_text_log(lines: Iterable[str], path: Path, formats: str) -> Reading:
         for match in _AVERAGE.finditer(line) if "rain:" in line or "RAIN:" in line else ():
             averages.add(float(match[4]), int(match[1]), int(match[2]), int(match[3]))
             found = True
-        if found or len(averages) or _read_dllogger(line, dllogger) or _OTHER_PHASE.search(line):
+        if found or len(averages) or _read_dllogger(line, dllogger):
             continue
-        first, second = _first_two(_LOSS.finditer(line))
+        lower = line.lower()
+        if ("val" in lower or "test" in lower) and _OTHER_PHASE.search(line):
+            continue
+        first, second = _first_two(_losses(line))
         if first is None:
             continue
         if second is not None:
@@ -152,6 +157,17 @@ def read_text_log(lines: Iterable[str], path: Path, formats: str) -> Reading:
     return _in_order(plain, f"'{names.pop()}'")
 
 
+def _losses(line: str) -> Iterator[re.Match]:
+    """Yield the matches of ``_LOSS``, which is tried only where the word is: most of a line is something else."""
+    end = 0
+    for word in _LOSS_WORD.finditer(line):
+        starts = [word.start() - length for length in _BEFORE_LOSS]
+        match = next(filter(None, (_LOSS.match(line, start) for start in starts if start >= end)), None)
+        if match is not None:
+            end = match.end()
+            yield match
+
+
 def _first_two(matches: Iterator[re.Match]) -> tuple[re.Match | None, re.Match | None]:
     return next(matches, None), next(matches, None)
 
@@ -165,9 +181,12 @@ def _keras_bar(line: str, loss: int) -> re.Match | None:
 def _position(line: str) -> tuple[int, int, int, int]:
     """Return the epoch, iteration, iterations per epoch and rank that a line states, -1 for what it does not."""
     iteration = total = -1
-    if match := _ITERATION.search(line):
-        iteration, total = ([int(group) for group in match.groups() if group is not None] + [-1])[:2]
-    epoch, rank = _EPOCH.search(line), _RANK.search(line)
+    lower = line.lower()  # the expressions below are slower than a look for the words they begin with
+    if "iter" in lower or "step" in lower or "[" in line or "/" in line:
+        if match := _ITERATION.search(line):
+            iteration, total = ([int(group) for group in match.groups() if group is not None] + [-1])[:2]
+    epoch = _EPOCH.search(line) if "epoch" in lower else None
+    rank = _RANK.search(line) if "rank" in lower else None
     return int(epoch[1]) if epoch else -1, iteration, total, int(rank[1]) if rank else -1
 
 
