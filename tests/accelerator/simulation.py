@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -57,9 +58,13 @@ class Simulation:
         if self.process.stdout.readline() != "ready\n":
             raise RuntimeError("the simulated accelerator could not be built or loaded")
 
-    def run(self, script: str, *arguments: object, faults: str = "", **variables: str) -> Finished:
-        """Run ``src/<script>.py`` (or a function ``module:name``) with arguments, faults and environment variables."""
-        request = {"script": script, "arguments": list(map(str, arguments)), "faults": faults, "variables": variables}
+    def run(self, script: str, *arguments: object, faults: str = "", processes: int = 1, **variables: str) -> Finished:
+        """Run ``src/<script>.py`` (or a function ``module:name``) with arguments, faults and environment variables.
+
+        With several ``processes`` it runs in each of them, as under torchrun; a run fails if one of them fails.
+        """
+        request = {"script": script, "arguments": list(map(str, arguments)), "faults": faults}
+        request["places"] = [{**variables, **place} for place in places(processes)]
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Finished(**json.loads(self.process.stdout.readline()))
@@ -73,6 +78,18 @@ class Simulation:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+
+
+def places(processes: int) -> list[dict[str, str]]:
+    """Return the environment variables by which each process finds the others; none for a process alone."""
+    if processes == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common.update(dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes)))
+    return [{**common, **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))} for rank in range(processes)]
 
 
 def serve() -> None:
@@ -89,10 +106,13 @@ def serve() -> None:
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-            child = os.fork()
-            if child == 0:
-                _run(json.loads(line), output.fileno(), errors.fileno())
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            request, children = json.loads(line), []
+            for variables in request["places"]:
+                children.append(os.fork())
+                if children[-1] == 0:
+                    _run(request, variables, output.fileno(), errors.fileno())
+            statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            status = next(filter(None, statuses), 0)
             texts = []
             for file in (output, errors):
                 file.seek(0)
@@ -100,13 +120,13 @@ def serve() -> None:
         print(json.dumps({"status": status, "output": texts[0], "errors": texts[1]}), file=answers, flush=True)
 
 
-def _run(request: dict, output: int, errors: int) -> None:
+def _run(request: dict, variables: dict[str, str], output: int, errors: int) -> None:
     """Do what a request asks for and end this process, which is a copy of the serving one."""
     status = 1
     try:
         os.dup2(output, 1)
         os.dup2(errors, 2)
-        os.environ.update(request["variables"], SIM_FAULTS=request["faults"])
+        os.environ.update(variables, SIM_FAULTS=request["faults"])
         from simulated_accelerator import faults
 
         if os.environ.get("SIM_ROUNDING") == "1":

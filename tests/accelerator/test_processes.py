@@ -1,6 +1,7 @@
 """Training in several processes on an accelerator (a simulated one)."""
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,24 +24,30 @@ def launch(arguments: list[str], **variables: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def losses_on_the_cpu(tmp_path_factory, sample_data) -> np.ndarray:
-    """The losses of four processes on the CPU."""
-    exp = tmp_path_factory.mktemp("cpu")
-    launch(options("ctdet", exp, sample_data, *BATCHES, "--device", "cpu"))
+def losses_of_four(simulation, exp: Path, data: Path, *more: str, **variables: str) -> np.ndarray:
+    """The losses of four processes, which are forked instead of launched."""
+    simulation.output("main", *options("ctdet", exp, data, *BATCHES, *more), processes=4, **variables)
     return losses(exp)
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"SIM_DEVICES": "4"},
-        {"SIM_DEVICES": "1"},
-        pytest.param({"SIM_DEVICES": "4", "SIM_COLLECTIVES": "0"}, marks=pytest.mark.slow),
-    ],
-    ids=["a device each", "one shared device", "no collective library"],
-)
-def test_four_processes_train_as_on_the_cpu(simulation, tmp_path, sample_data, losses_on_the_cpu, variables):
-    output = launch(options("ctdet", tmp_path, sample_data, *BATCHES), **variables)
+@pytest.fixture(scope="module")
+def losses_on_the_cpu(simulation, tmp_path_factory, sample_data) -> np.ndarray:
+    """The losses of four processes on the CPU."""
+    return losses_of_four(simulation, tmp_path_factory.mktemp("cpu"), sample_data, "--device", "cpu")
+
+
+def test_four_processes_of_the_launcher_train_as_on_the_cpu(simulation, tmp_path, sample_data, losses_on_the_cpu):
+    output = launch(options("ctdet", tmp_path, sample_data, *BATCHES), SIM_DEVICES="4")
     assert "4 process(es) on sim" in output
+    np.testing.assert_allclose(losses(tmp_path), losses_on_the_cpu, rtol=2e-3, atol=1e-4)
+
+
+def test_four_processes_that_share_a_device_train_as_on_the_cpu(simulation, tmp_path, sample_data, losses_on_the_cpu):
+    found = losses_of_four(simulation, tmp_path, sample_data, SIM_DEVICES="1")
+    np.testing.assert_allclose(found, losses_on_the_cpu, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_four_processes_without_a_collective_library(simulation, tmp_path, sample_data, losses_on_the_cpu):
+    launch(options("ctdet", tmp_path, sample_data, *BATCHES), SIM_DEVICES="4", SIM_COLLECTIVES="0")
     np.testing.assert_allclose(losses(tmp_path), losses_on_the_cpu, rtol=2e-3, atol=1e-4)
