@@ -111,6 +111,35 @@ def nudge(model: torch.nn.Module, seed: int) -> None:
 
 
 @contextmanager
+def rounding_noise(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Add noise of two units in the last place to the results of every layer with weights, within the block.
+
+    The noise is added to the layer's output, to the gradient of that output, and to the gradients of its weights, as
+    the rounding errors of a device are that sums in another order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(value: Tensor) -> Tensor:
+        size = 2 * torch.finfo(value.dtype).eps * value.detach().abs().mean()  # errors of a sum are those of its terms
+        return value + torch.empty_like(value).uniform_(-1, 1, generator=generator) * size
+
+    def of_output(_module, _inputs, output: Tensor) -> Tensor:
+        output = moved(output)
+        if output.requires_grad:
+            output.register_hook(moved)
+        return output
+
+    layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    handles = [module.register_forward_hook(of_output) for module in layers]
+    handles += [parameter.register_hook(moved) for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def module_paths(model: torch.nn.Module) -> Iterator["Paths"]:
     """Know, within the block, in which module the forward pass is, and to which one a node of autograd belongs."""
     paths = Paths()

@@ -1,5 +1,6 @@
-"""Level "steps": some iterations of a training against an envelope of CPU trainings that differ in the last bit."""
+"""Level "steps": some iterations of a training against an envelope of CPU trainings with noise in the last bit."""
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -8,11 +9,12 @@ import torch
 
 from .operators import to_host
 from .results import Finding, Level, number
-from .scenario import CPU, Scenario, nudge, place
+from .scenario import CPU, Scenario, place, rounding_noise
 
 ITERATIONS = 20
-RUNS = 3  # trainings with moved weights: the envelope
-FACTOR = 10.0  # times the envelope: rounding of every operator moves more than the last bit of the weights
+RUNS = 3  # trainings with rounding noise
+FIRST_RUNS = 12  # of their first iteration, whose spread three runs underestimate by chance
+FACTOR = 20.0  # times their spread: the envelope
 FLOOR, FLOOR_16 = 1e-5, 2e-2  # relative difference that is never a deviation, in float32 and with 16 bits
 
 
@@ -27,14 +29,13 @@ class History:
 
 
 def train(scenario: Scenario, batches: list[dict], device: torch.device, seed: int = 0) -> History:
-    """Train through all batches; with a ``seed`` from weights moved by one unit in the last place."""
+    """Train through all batches; with a ``seed`` with rounding noise (``rounding_noise``)."""
     trainer, history = scenario.trainer(device), History()
-    if seed:
-        nudge(trainer.network, seed)
     parameters = [value for value in trainer.network.parameters() if value.requires_grad]
-    for batch in batches:
+    for k, batch in enumerate(batches):
         before = [value.detach().clone() for value in parameters]
-        _, terms = trainer.step(place(batch, device))
+        with rounding_noise(trainer.network, seed * 1000 + k) if seed else contextlib.nullcontext():
+            _, terms = trainer.step(place(batch, device))
         for name, value in terms.items():
             history.add(name, float(to_host(value.detach().float())))
         gradients = [value.grad for value in parameters if value.grad is not None]
@@ -60,25 +61,27 @@ def total_norm(tensors: list[torch.Tensor]) -> float:
 def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
     """Train some iterations on the device and look for the first that leaves the envelope.
 
-    The envelope of an iteration is the largest difference so far between the CPU's training and those with moved
-    weights. It grows: training is chaotic, and what lies within it is no evidence against a device. Neither is any
-    value where the CPU's own is not finite: whether a sum overflows may depend on the last bit.
+    The envelope of an iteration is ``FACTOR`` times the largest difference so far between the CPU's training and those
+    with rounding noise. It grows: training is chaotic, and what lies within it is no evidence against a device. Neither
+    is any value where the CPU's own is not finite: whether a sum overflows may depend on the last bit.
     """
     started = time.perf_counter()
     batches = scenario.finished_batches(iterations)
     center = train(scenario, batches, CPU)
     moved = [train(scenario, batches, CPU, seed) for seed in range(1, RUNS + 1)]
+    first = [train(scenario, batches[:1], CPU, seed) for seed in range(RUNS + 1, FIRST_RUNS + 1)]
     own = train(scenario, batches, scenario.device)
     floor = FLOOR if scenario.dtype is None else FLOOR_16
     level = Level(
         "steps",
-        f"{iterations} iterations against {RUNS} CPU trainings from weights moved by one unit in the last place",
+        f"{iterations} iterations against {RUNS} CPU trainings with rounding noise of two units in the last place",
         ["iteration", "value", "device", "CPU", "difference", "envelope"],
     )
     left: list[tuple[int, str, str]] = []
     for k in range(iterations):
         for name, curve in center.values.items():
-            spread = max(distance(run.values[name][j], curve[j]) for run in moved for j in range(k + 1))
+            pairs = (pair for run in moved + first for pair in zip(run.values[name][: k + 1], curve, strict=False))
+            spread = max(distance(*pair) for pair in pairs)
             value = own.values[name][k]
             difference = distance(value, curve[k])
             limit = FACTOR * spread + floor * abs(curve[k]) if math.isfinite(curve[k]) else math.inf
@@ -89,13 +92,13 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
             else:
                 level.rows.append(row)
     if left:
-        first, name, text = left[0]
-        names = sorted({other for iteration, other, _ in left if iteration == first})
+        iteration, name, text = left[0]
+        names = sorted({other for k, other, _ in left if k == iteration})
         hint = {"gradient norm": "backward", "update norm": "optimizer"}
         kinds = [hint.get(one, "forward") for one in names]
         direction = "forward" if "forward" in kinds else "backward" if "backward" in kinds else "optimizer"
-        text = f"iteration {first} leaves the envelope: {name} {text}; left by {', '.join(names)}"
-        level.findings.append(Finding("training step", f"iteration {first}", direction, text))
+        text = f"iteration {iteration} leaves the envelope: {name} {text}; left by {', '.join(names)}"
+        level.findings.append(Finding("training step", f"iteration {iteration}", direction, text))
     level.notes.append(_growth(center, moved))
     level.seconds = time.perf_counter() - started
     return level
