@@ -14,7 +14,7 @@ from .scenario import CPU, Scenario, place, rounding_noise
 ITERATIONS = 20
 RUNS = 3  # trainings with rounding noise
 FIRST_RUNS = 12  # of their first iteration, whose spread three runs underestimate by chance
-FACTOR = 20.0  # times their spread: the envelope
+FACTOR, FACTOR_16 = 20.0, 2.0  # times their spread: the envelope; devices round to 16 bits alike, once per result
 FLOOR, FLOOR_16 = 1e-5, 2e-2  # relative difference that is never a deviation, in float32 and with 16 bits
 
 
@@ -61,9 +61,10 @@ def total_norm(tensors: list[torch.Tensor]) -> float:
 def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
     """Train some iterations on the device and look for the first that leaves the envelope.
 
-    The envelope of an iteration is ``FACTOR`` times the largest difference so far between the CPU's training and those
-    with rounding noise. It grows: training is chaotic, and what lies within it is no evidence against a device. Neither
-    is any value where the CPU's own is not finite: whether a sum overflows may depend on the last bit.
+    The envelope of an iteration is ``FACTOR`` (``FACTOR_16``) times the largest difference so far between the CPU's
+    training and those with rounding noise. It grows: training is chaotic, and what lies within it is no evidence
+    against a device. Neither is any value where the CPU's own is not finite: whether a sum overflows may depend on the
+    last bit.
     """
     started = time.perf_counter()
     batches = scenario.finished_batches(iterations)
@@ -71,7 +72,7 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
     moved = [train(scenario, batches, CPU, seed) for seed in range(1, RUNS + 1)]
     first = [train(scenario, batches[:1], CPU, seed) for seed in range(RUNS + 1, FIRST_RUNS + 1)]
     own = train(scenario, batches, scenario.device)
-    floor = FLOOR if scenario.dtype is None else FLOOR_16
+    factor, floor = (FACTOR, FLOOR) if scenario.dtype is None else (FACTOR_16, FLOOR_16)
     level = Level(
         "steps",
         f"{iterations} iterations against {RUNS} CPU trainings with rounding noise of two units in the last place",
@@ -84,7 +85,7 @@ def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
             spread = max(distance(*pair) for pair in pairs)
             value = own.values[name][k]
             difference = distance(value, curve[k])
-            limit = FACTOR * spread + floor * abs(curve[k]) if math.isfinite(curve[k]) else math.inf
+            limit = factor * spread + floor * abs(curve[k]) if math.isfinite(curve[k]) else math.inf
             row = [str(k + 1), name, number(value), number(curve[k]), number(difference), number(limit)]
             if not difference <= limit:
                 left.append((k + 1, name, f"{value:.6g}, the CPU has {curve[k]:.6g} +- {limit:.1g}"))
