@@ -19,6 +19,7 @@ from ..options import Options
 from ..tasks import build_task
 
 CPU = torch.device("cpu")
+NOISE_PLACES = 100_003  # where the noise of a layer may begin in the random numbers
 BATCH_SIZE = 2  # unless --batch_size is given: enough for every operator, and quick
 
 
@@ -118,10 +119,18 @@ def rounding_noise(model: torch.nn.Module, seed: int) -> Iterator[None]:
     the rounding errors of a device are that sums in another order.
     """
     generator = torch.Generator().manual_seed(seed)
+    pool = torch.empty(0)  # random numbers, of which every use takes a part from another place: drawing all is slow
 
     def moved(value: Tensor) -> Tensor:
-        size = 2 * torch.finfo(value.dtype).eps * value.detach().abs().mean()  # errors of a sum are those of its terms
-        return value + torch.empty_like(value).uniform_(-1, 1, generator=generator) * size
+        nonlocal pool
+        needed = value.numel() + NOISE_PLACES
+        if pool.numel() < needed:
+            pool = torch.empty(needed).uniform_(-1, 1, generator=generator)
+        place = int(torch.randint(NOISE_PLACES, (), generator=generator))
+        noise = pool.as_strided(value.shape, torch.empty_like(value).stride(), place).to(value.dtype)
+        # Errors of a sum are those of its terms, so that small results have no smaller ones.
+        size = torch.linalg.vector_norm(value.detach(), 1, dtype=torch.float32) / max(value.numel(), 1)
+        return torch.add(value, noise, alpha=2 * torch.finfo(value.dtype).eps * float(size))
 
     def of_output(_module, _inputs, output: Tensor) -> Tensor:
         output = moved(output)
