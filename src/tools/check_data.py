@@ -41,12 +41,14 @@ def main(argv: list[str] | None = None) -> int:
     for report in reports:
         for line in report.lines():
             print_line(line)
+    problems = sum(report.problems for report in reports)
     folder = opt.output_dir or str(Path(opt.save_dir) / "check_data")
     try:
         grids = sample_grids(task, build_visualizer(task), SAMPLES)
     except UserError as error:
         grids = {}
-        print(f"no training samples: {error}")
+        problems += not problems  # it may be one of those above
+        print_line(f"no training samples: {error}")
     try:
         show_or_save(grids, folder, "samples_", show=False)
     except UserError as error:
@@ -54,7 +56,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for name in grids:
         print(f"training samples: {Path(folder) / f'samples_{name}.png'}")
-    problems = sum(report.problems for report in reports)
     print(f"{problems} problem(s)" if problems else "no problems")
     return 1 if problems else 0
 

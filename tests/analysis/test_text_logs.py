@@ -133,6 +133,33 @@ def test_logs_of_windows_consoles(tmp_path):
     assert read_loss(path).loss.tolist() == [2.5, 1.5]
 
 
+def test_tables_are_read_by_their_iterations(read):
+    def table(header, rows):
+        return read([header, *(",".join(map(str, row)) for row in rows)], "table.csv")
+
+    every_tenth = table("step,loss", [(10, 3), (20, 2), (30, 1)])
+    assert every_tenth.loss.tolist() == [3.0] * 10 + [2.0] * 10 + [1.0] * 10
+    assert any("printed every 10 iterations" in note for note in every_tenth.notes)
+    twice = table("iteration,loss", [(i, x) for i, x in enumerate(LOSSES, 1) for _ in range(2)])
+    assert twice.loss.tolist() == LOSSES
+    resumed = table("iter,loss", [(1, 9), (2, 8), (3, 7), (2, 6), (3, 5)])
+    assert resumed.loss.tolist() == [9, 6, 5]
+    lightning = table("epoch,step,train_loss,val_loss", [(0, 0, 3, ""), (0, 1, 2, ""), (0, 1, "", 7), (1, 2, 1, "")])
+    assert lightning.loss.tolist() == [3, 2, 1]
+    of_epochs = table("epoch,iteration,loss", [(e, i, 10 * e + i) for e in (1, 2) for i in (1, 2, 3)])
+    assert of_epochs.loss.tolist() == [11, 12, 13, 21, 22, 23]
+    for rows, problem in (
+        ([(3, 1), (2, 2), (1, 3)], "its iterations count down"),
+        ([(1, 1), (2, 2), (9, 3), (10, 4)], "iterations 3 to 8 are missing"),
+        ([("a", 1)], "'a' in column step is not an iteration"),
+        ([(1.5, 1)], "'1.5' in column step is not an iteration"),
+        ([(1, "x")], "'x' as the loss is not a number"),
+        ([(1, "")], "has a header and no iterations"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            table("step,loss", rows)
+
+
 def test_a_sentence_with_the_word_loss_is_not_a_header(read):
     assert read(["Start training with focal loss", "step 1 loss: 2.5", "step 2 loss: 1.5"]).loss.tolist() == [2.5, 1.5]
 

@@ -57,6 +57,14 @@ def test_the_block_of_losses_that_can_be_continued(lines, kept, problem):
     assert [",".join(row) for row in found] == (lines_of(*kept) if kept else []) and why == problem
 
 
+def test_losses_with_quotes_are_continued():
+    def quoted(line):
+        return ",".join(f'"{cell}"' for cell in line.split(","))
+
+    found, why = kept_losses([quoted(COLUMNS), *map(quoted, lines_of(1, 6))], HEADER, 6)
+    assert [",".join(row) for row in found] == lines_of(1, 6) and why is None
+
+
 def test_losses_of_other_columns_are_not_continued():
     assert kept_losses([], HEADER, 6) == ([], None)
     for header in ("", "epoch,iteration,loss,hm_loss,lr,images/s", "\udcff"):
@@ -77,6 +85,7 @@ def test_losses_of_other_columns_are_not_continued():
         (["1,0.5", '2,"0.5', "4,0.5"], ["1", "4"], "line 3 is not one of an epoch and numbers"),
         (["1,0.5", "\udcff", "4,0.5"], ["1", "4"], "line 3 is not one of an epoch and numbers"),
         (["1,0.5", "1,0.5", "4,0.5"], ["1", "4"], None),
+        (["1,0.5", "7,0.5", "4,0.5"], ["1", "4"], "line 4 is of epoch 4, the line before of epoch 7"),
         ([], None, None),
     ],
 )

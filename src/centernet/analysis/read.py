@@ -25,6 +25,7 @@ from .text_logs import LOSS_NAMES, MAX_ITERATIONS, Reading, in_step_order, read_
 MAX_LINE = 1_000_000  # characters
 MAX_JSON = 32 << 20  # bytes
 MAX_NUMBER = 80  # characters of a number
+ITERATION_NAMES = ("iteration", "iter", "global_step", "step")  # columns of other programs' tables
 EVENT_FILES = "events.out.tfevents.*"
 EVENT_TAGS = ("train.loss", "train/loss", "loss/train", "loss", "train_loss", "total_loss", "train_loss_step")
 FORMATS = (
@@ -408,7 +409,36 @@ def _read_column(table: Table) -> Curve:
     if found.count(name) > 1 or (name != "loss" and len(found) > 1):
         raise UserError(f"{path}: several columns could be the loss ({', '.join(found)}); expected one of them")
     index = names.index(name)
-    return Curve(path, _losses((row[index].strip() for row in table.rows), path))
+    counters = [names.index(counter) for counter in ITERATION_NAMES if counter in names]
+    if not counters:
+        return Curve(path, _losses((row[index].strip() for row in table.rows), path))
+    epoch = names.index("epoch") if "epoch" in names else None
+    return _as_curve(path, in_step_order(_positions(table, index, counters[0], epoch), f"column '{name}'", path))
+
+
+def _positions(table: Table, loss: int, counter: int, epoch: int | None) -> Iterator[tuple[int, float, int]]:
+    """Yield iteration, loss and epoch (-1 without one) of the rows that have a loss; others are of validations."""
+    before = math.inf
+    falling = rising = False
+    for row in table.rows:
+        text = row[loss].strip()
+        if not text:
+            continue
+        value = to_number(text)
+        if value is None:
+            raise UserError(f"{table.path}: '{text[:40]}' as the loss is not a number; expected {FORMATS}")
+        numbers = [to_number(row[index].strip()) for index in (counter, counter if epoch is None else epoch)]
+        if any(number is None or not 0 <= number <= MAX_ITERATIONS or number % 1 for number in numbers):
+            cell = row[counter].strip()[:40]
+            raise UserError(f"{table.path}: '{cell}' in column {table.columns[counter]} is not an iteration")
+        iteration, epoch_number = (int(number or 0) for number in numbers)
+        falling, rising = falling or iteration < before < math.inf, rising or iteration > before
+        before = iteration
+        yield iteration, value, -1 if epoch is None else epoch_number
+    if falling and not rising:
+        raise UserError(f"{table.path}: its iterations count down; expected them in the order of the training")
+    if before == math.inf:
+        raise UserError(f"{table.path}: has a header and no iterations")
 
 
 def _read_columns(table: Table, names: list[str]) -> tuple[dict[str, np.ndarray], IterationOrder]:
@@ -456,11 +486,11 @@ def read_events(path: Path) -> Curve:
             f"expected one of {', '.join(EVENT_TAGS)}"
         )
     if tag in tags:
-        points = [(event.step, event.value) for event in events.Scalars(tag)]
+        points = [(event.step, event.value, -1) for event in events.Scalars(tag)]
     else:
         from tensorboard.util.tensor_util import make_ndarray
 
-        points = [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+        points = [(event.step, float(make_ndarray(event.tensor_proto)), -1) for event in events.Tensors(tag)]
     return _as_curve(path, in_step_order(points, f"'{tag}'", path))
 
 

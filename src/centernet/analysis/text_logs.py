@@ -218,13 +218,13 @@ def _read_dllogger(line: str, records: Records) -> bool:
     return True
 
 
-def in_step_order(points: Iterable[tuple[int, float]], name: str, path: Path) -> Reading:
-    """Place losses, given as pairs of an iteration and a loss, by iteration."""
+def in_step_order(points: Iterable[tuple[int, float, int]], name: str, path: Path) -> Reading:
+    """Place losses, given as iteration, loss and epoch (-1 if it is not known), by iteration."""
     records = Records(path)
-    for step, loss in points:
+    for step, loss, epoch in points:
         if step < 0:
             raise UserError(f"{path}: has a loss at iteration {step}")
-        records.add(loss, iteration=step)
+        records.add(loss, epoch, step)
     return _in_order(records, name)
 
 
@@ -297,8 +297,8 @@ def _spread(positions: np.ndarray, losses: np.ndarray, name: str, path: Path, no
             before, after = positions[wide[0] : wide[0] + 2]
             raise UserError(f"{path}: iterations {before + 1} to {after - 1} are missing")
     first = max(int(positions[0]) - step + 1, 1)
-    every = f", printed every {step} iterations: each iteration has the loss of its interval" if step > 1 else ""
-    notes.append(f"{path} is read as text: {name} by iteration{every}")
+    if step > 1:
+        notes.append(f"{path}: {name} is printed every {step} iterations: each iteration has the loss of its interval")
     return Reading(np.repeat(losses, np.diff(positions, prepend=first - 1)), first, notes)
 
 

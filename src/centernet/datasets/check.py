@@ -21,7 +21,7 @@ from ..tasks.base import Task
 from ..utils.images import read_image
 from ..utils.text import printable
 from . import get_dataset
-from .annotations import Annotations, box_issues, refuse_nothing_to_learn
+from .annotations import Annotations, box_issues, refuse_nothing_to_learn, sizes_of
 from .base import CocoStyleDataset, without_outlines
 from .loader import Samples, collate, finish_batch
 from .outlines import Outlines
@@ -156,15 +156,15 @@ def _image_sizes(dataset: CocoStyleDataset, images: list[dict], progress, report
         return (width, height), ""
 
     sizes = np.zeros((len(images), 2), dtype=np.int32)
+    stated = sizes_of(images).tolist()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for k, (size, error) in enumerate(progress(pool.map(read, images), len(images))):
             name, sizes[k] = images[k]["file_name"], size
-            stated = (images[k].get("width"), images[k].get("height"))
             if error:
                 missing = "no such file" in error
                 report.add(ERROR, "missing images" if missing else "images that cannot be read", f"{name} ({error})")
-            elif None not in stated and stated != size:
-                text = f"{name} is {size[0]} x {size[1]}, not {stated[0]} x {stated[1]}"
+            elif all(stated[k]) and stated[k] != [*size]:
+                text = f"{name} is {size[0]} x {size[1]}, not {stated[k][0]} x {stated[k][1]}"
                 report.add(ERROR, "images of another size than stated", text)
     shared = Counter(image["file_name"] for image in images)
     for name, count in shared.items():
@@ -222,8 +222,9 @@ def sample_grids(task: Task, visualizer, count: int) -> dict[str, np.ndarray]:
     Raises:
         UserError: the dataset cannot be used for training.
     """
-    # Samples carry what drawing needs, and unreadable images are reported, not replaced.
-    task = type(task)(task.opt.replace(debug=1, on_bad_image="error"))
+    # Samples carry what drawing needs, and unreadable images are reported, not replaced, unless that is asked for.
+    policy = "skip" if task.opt.on_bad_image == "skip" else "error"
+    task = type(task)(task.opt.replace(debug=1, on_bad_image=policy))
     samples = Samples(get_dataset(task.opt.dataset)(task, "train"), train=True)
     found: dict[str, list[np.ndarray]] = {}
     # The samples of the first epoch, from all over the dataset.

@@ -108,11 +108,27 @@ class Custom(CocoStyleDataset):
 
     def __init__(self, task: DatasetTask | Namespace, split: str) -> None:
         super().__init__(task, split)
+        if split == "train" and (text := self._classes_without_objects()):
+            self.notes.append(f"note: {self.annotation_file}: {text}")
         if self.task.has_keypoints and split == "train":
             if not (self.objects["joints"][:, :, 2] > 0).any():
                 raise UserError(f"{self.annotation_file}: no keypoint is labeled, so there is nothing to learn")
             unflipped = "" if self.opt.keypoints.flips_known or self.opt.flip else ", so images are not flipped"
             self.notes.append(f"note: {self.annotation_file}: {describe_schema(self.opt.keypoints)}{unflipped}")
+
+    def _classes_without_objects(self) -> str:
+        """Return a text that names the classes without an object, and others whose names differ in case only."""
+        counts = np.bincount(self.objects["cls"].ravel(), minlength=len(self.class_names))
+        names = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if not count]
+        if not names:
+            return ""
+        known = {name.casefold(): name for name in self.class_names if name not in names}
+        shown = [
+            f"{name} (other objects are named {known[name.casefold()]})" if name.casefold() in known else name
+            for name in names[:5]
+        ]
+        more = f", ... {len(names)} in all" if len(names) > 5 else ""
+        return f"classes without an object to learn from: {', '.join(shown)}{more}"
 
     @cached_property
     def layout(self) -> Layout:

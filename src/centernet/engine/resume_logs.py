@@ -33,7 +33,7 @@ def kept_losses(lines: list[str], header: list[str], iteration: int) -> tuple[li
     """
     if not lines:
         return [], None
-    if lines[0].split(",") != header:
+    if _cells(lines[0]) != header:
         return [], "line 1 does not have the columns of this run"
     kept: list[list[str]] = []
     number, problem = len(lines), None
@@ -56,8 +56,8 @@ def kept_losses(lines: list[str], header: list[str], iteration: int) -> tuple[li
 
 def _numbers(line: str, width: int) -> list[str] | None:
     """Return the cells of a row of epoch, iteration and numbers, or None if it is not one."""
-    row = line.split(",")
-    if len(row) != width or not all(_COUNT.fullmatch(cell) for cell in row[:2]):
+    row = _cells(line)
+    if row is None or len(row) != width or not all(_COUNT.fullmatch(cell) for cell in row[:2]):
         return None
     return row if all(_is_number(cell) for cell in row[2:]) else None
 
@@ -78,7 +78,7 @@ def kept_scores(lines: list[str], epoch: int) -> tuple[list[list[str]], str | No
     header, *rows = [_cells(line) for line in lines] or [None]
     if header is None or header[:1] != ["epoch"] or len(set(header)) < len(header):
         return [], "line 1 is not a header that begins with epoch" if lines else None
-    kept, problem, last = [header], None, 0
+    kept, problem, last, before = [header], None, 0, 0
     for number, row in enumerate(rows, start=2):
         is_right = (
             row is not None
@@ -86,11 +86,16 @@ def kept_scores(lines: list[str], epoch: int) -> tuple[list[list[str]], str | No
             and _COUNT.fullmatch(row[0]) is not None
             and all(not cell or _is_number(cell) for cell in row[1:])
         )
-        if is_right and row is not None and last < int(row[0]) <= epoch:
-            kept.append(row)
-            last = int(row[0])
-        elif not is_right:
+        if not is_right or row is None:
             problem = problem or f"line {number} is not one of an epoch and numbers"
+            continue
+        current = int(row[0])
+        if current < before:
+            problem = problem or f"line {number} is of epoch {current}, the line before of epoch {before}"
+        before = current
+        if last < current <= epoch:
+            kept.append(row)
+            last = current
     return kept if len(kept) > 1 else [], problem
 
 
