@@ -70,7 +70,7 @@ def main(opt: Options) -> None:
     checkpoints = Checkpoints(model_metadata(opt, train_set.default_image_info()), trainer, env, run)
     env.print(setup.describe_run(opt, len(train_set), len(loader), env))
     if opt.resume:
-        env.print(setup.describe_resume(state))
+        env.print(setup.describe_resume(state, opt))
 
     # Epochs
     shutdown, report, train_log, val_log = ShutdownHandler(), RunningReport(), None, None
@@ -138,10 +138,11 @@ def print_summary(
     seconds: float,
 ) -> None:
     """Print the results of a training, and write its report."""
-    score = f"{opt.main_score}: {val_log[opt.main_score]:.4f}" if val_log else "score: not validated"
-    print(f"images per second: {trainer.images_per_second:.1f}")
-    print(f"final loss: {train_log['loss']:.4f}" if train_log else "final loss: no epoch was left to train")
-    print(f"final {score}")
+    if train_log:
+        score = f"{opt.main_score}: {val_log[opt.main_score]:.4f}" if val_log else "score: not validated"
+        print(f"images per second: {trainer.images_per_second:.1f}")
+        print(f"final loss: {train_log['loss']:.4f}")
+        print(f"final {score}")
     print(f"duration: {datetime.timedelta(seconds=round(seconds))}")
     print(f"weights and logs: {run.path}")
     if train_log or is_report_missing(run.path):

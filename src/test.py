@@ -45,23 +45,27 @@ def main(opt: Options) -> dict[str, float]:
         raise UserError(f"--trainval: the dataset {opt.dataset} has no test split; without it the val split is tested")
     processes.tune_malloc(env.device)
     folder = output_folder(opt) if env.is_main else None
+    count = min(opt.num_iters, len(dataset)) if opt.num_iters >= 0 else len(dataset)
+    of_all = f"the first {count} of " if count < len(dataset) else ""
     env.print(
-        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {len(dataset)} images at "
+        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {of_all}{len(dataset)} images at "
         f"{'their own size' if opt.keep_res else f'{opt.input_w} x {opt.input_h}'}, scales "
         f"{', '.join(f'{scale:g}' for scale in opt.test_scales)}{', flip test' if opt.flip_test else ''}, "
         f"{env.world_size} process(es) on {env.device.type}"
     )
-    indices = list(range(len(dataset)))[env.rank :: env.world_size]
+    indices = list(range(count))[env.rank :: env.world_size]
     results, sums, skipped = detect(detector, dataset, indices, batch_size, env.is_main)
     parts = env.gather((results, sums, skipped.indices))
     if folder is None or parts is None:
         return {}
     found = {image_id: rows for part, _, _ in parts for image_id, rows in part.items()}
-    results = {image_id: found[image_id] for image_id in dataset.image_ids}  # in the order of the dataset
+    results = {image_id: found[image_id] for image_id in dataset.image_ids[:count]}  # in the order of the dataset
     dataset.rounded_results = opt.rounded_results
+    if count < len(dataset):
+        dataset.scored_images = results
     which = f"{opt.dataset}_{dataset.split}"
     path = dataset.save_results(results, folder / f"results_{which}.json")
-    means = {name: sum(sums[name] for _, sums, _ in parts) / len(dataset) for name in TIMES}
+    means = {name: sum(sums[name] for _, sums, _ in parts) / count for name in TIMES}
     dropped = round(sum(sums["dropped"] for _, sums, _ in parts))
     if dropped:
         print(dropped_note(dropped))
@@ -74,6 +78,8 @@ def main(opt: Options) -> dict[str, float]:
     if not scores:
         print(f"{dataset.annotation_file}: no annotations to score against; results are for the evaluation server")
     print(f"results: {path}")
+    if opt.debug:
+        print(f"drawings: {opt.debug_dir}")
     all_skipped = [index for _, _, part in parts for index in part]
     text = skipped.report("scored as if nothing was found", all_skipped, folder / f"skipped_images_{which}.txt")
     if text is not None:

@@ -39,6 +39,8 @@ def test_help_needs_no_pytorch(script):
         (["ctdet", "--no_such_option"], "unrecognized arguments: --no_such_option"),
         (["ctdet", "--lr", "0"], "argument --lr: invalid number above 0 value: '0'"),
         (["ctdet", "--arch", "dla_35"], "--arch dla_35: unknown network"),
+        (["ctdet", "--gpus", "0,-1"], "--gpus 0,-1: -1 is the CPU, alone and without another --device"),
+        (["ctdet", "--gpus=-1", "--device", "cuda"], "--gpus -1: -1 is the CPU, alone and without another --device"),
         (["ctdet", "--dataset", "kitti"], "its annotations do not fit the task ctdet"),
         (["multi_pose", "--eval_oracle_hmhp", "--not_hm_hp"], "exclude each other"),
     ],
@@ -61,7 +63,7 @@ def test_dry_run_prints_the_configuration_without_pytorch(task):
 def test_options_of_other_programs_are_named_in_one_line():
     arguments = ["ctdet", "--num_iters", "2", "--lr", "0.1", "--K", "50", "--demo", "a.jpg", "--batch_size", "2"]
     for script, unused in (
-        ("test.py", "--demo, --lr, --num_iters have"),
+        ("test.py", "--demo, --lr have"),
         ("demo.py", "--batch_size, --lr, --num_iters have"),
         ("main.py", "--demo has"),
     ):

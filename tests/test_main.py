@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers.training import ENVIRONMENT, LAUNCH, MAIN, ROOT, losses, small
+
+from centernet.datasets import get_dataset
+from centernet.opts import opts
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -96,6 +100,30 @@ def test_the_log_of_validations_is_continued(main, tmp_path, tiny_voc):
     assert main(*arguments, "--num_epochs", "1").returncode == 0  # again from the beginning
     assert len(log.read_text().splitlines()) == 2
     assert len(list(log.parent.glob("val_log_before_*.csv"))) == 1
+
+
+def test_scores_of_some_images_are_of_those_only(main, tmp_path, tiny_voc):
+    """Objects of images that were not looked at are not missed."""
+    opt = opts().parse(["ctdet", *small(tmp_path, tiny_voc)])
+    val = get_dataset("pascal")(opt, "val")
+    objects = val.read_objects(0)
+    rows = np.column_stack([objects["boxes"], np.ones(len(objects["boxes"]))])
+    found = {cls + 1: rows[objects["cls"] == cls] for cls in range(20)}
+    results = {val.image_ids[0]: found}
+    in_all = len(val.filtered_annotations()["annotations"])
+    val.scored_images = results
+    scores = val.evaluate(results)
+    assert [scores[f"AP/{val.class_names[cls]}"] for cls in objects["cls"]] == [1] * len(objects["cls"])
+    assert len(val.filtered_annotations()["annotations"]) == len(objects["cls"]) < in_all
+
+
+def test_resuming_a_finished_run_says_so(main, tmp_path, tiny_voc):
+    arguments = small(tmp_path, tiny_voc, "--val_intervals", "0", "--num_epochs", "1", "--num_iters", "1")
+    assert main(*arguments).returncode == 0
+    again = main(*arguments, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "already trained for 1 epochs; --num_epochs 1 leaves none to train\n" in again.stdout
+    assert "images per second" not in again.stdout and "not validated" not in again.stdout
 
 
 def test_a_new_run_in_an_old_folder_keeps_the_old_losses(main, tmp_path, tiny_voc):

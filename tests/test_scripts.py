@@ -93,6 +93,16 @@ def test_results_are_beside_the_checkpoint(checkpoint, tiny_voc, tmp_path, monke
     assert {path.name for path in (exp / "ctdet/default").iterdir()} == names
 
 
+def test_some_of_the_images(score, tmp_path):
+    """Images that are not looked at are in no score: the whole result is that of data of the others alone."""
+    done = score("--num_iters", "2")
+    assert done.returncode == 0, done.stderr
+    assert "the first 2 of 4 images at" in done.stdout and "note: --num_iters" not in done.stdout
+    assert all(not any(images[2:]) for images in results_of(tmp_path))
+    report = json.loads((tmp_path / "exp/ctdet/default/report_pascal_val.json").read_text())
+    assert report["images"] == 2
+
+
 def test_reading_ahead_does_not_change_the_results(score, tmp_path):
     assert score("--exp_id", "ahead", "--print_iter", "1").returncode == 0
     done = score("--exp_id", "alone", "--not_prefetch_test", "--print_iter", "2")

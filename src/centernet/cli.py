@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -95,13 +95,13 @@ def run_main(main: Callable[[Options], None], opt: Options) -> None:
     run_script(main, opt)
 
 
-def options_of(script: str) -> Options:
-    """Return the options of the command line, and print notes about those that have no effect.
+def options_of(script: str, args: Sequence[str] | str = "") -> Options:
+    """Return the options of a command line (of the process, unless given), and print notes about those without effect.
 
     With ``--dry_run`` the configuration is printed and the process ends.
     """
     parser = OptionParser(f"{script}.py")
-    opt = parser.parse()
+    opt = parser.parse(args)
     if os.environ.get("RANK", "0") == "0":
         print("".join(f"{note}\n" for note in parser.notes(opt)), end="", flush=True)
         if opt.dry_run:

@@ -12,10 +12,11 @@ from progress.bar import Bar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from centernet.cli import options_of
 from centernet.datasets import get_dataset
 from centernet.datasets.check import check_split, sample_grids
 from centernet.errors import UserError
-from centernet.options import NEVER, OptionParser
+from centernet.options import NEVER
 from centernet.tasks import build_task
 from centernet.utils.text import make_streams_tolerant, print_line
 from centernet.visualization import build_visualizer, show_or_save
@@ -26,7 +27,7 @@ SAMPLES = 16  # images of a grid
 def main(argv: list[str] | None = None) -> int:
     """Check the dataset that the options name; returns the exit status."""
     make_streams_tolerant()
-    opt = OptionParser("check_data.py").parse(sys.argv[1:] if argv is None else argv)
+    opt = options_of("check_data", sys.argv[1:] if argv is None else argv)
     try:
         dataset = get_dataset(opt.dataset)
         dataset.prepare(dataset.locate(Path(opt.data_dir)))

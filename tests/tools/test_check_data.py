@@ -94,6 +94,33 @@ def test_the_grids_are_in_the_run_directory_by_default(data, tmp_path):
     assert list((tmp_path / "exp/ctdet/a/check_data").glob("samples_*.png"))
 
 
+def test_options_are_shown_and_noted(data):
+    status, output, _ = check(data, "--dry_run", "--lr", "0.1")
+    assert status == 0 and output.startswith("note: --arch, --lr have no effect in check_data.py\n")
+    assert "\narch: res_18\n" in output and "objects of" not in output
+    status, output, _ = check(data, "--box_samples", "gaussian", "--box_loss", "giou", "--val_intervals", "0")
+    assert status == 0 and "note: --box" not in output
+
+
+def test_no_sample_is_a_problem(data):
+    """No keypoint is labeled, which only shows when samples are made."""
+    change(data, lambda c: [one.update(keypoints=[0] * 6, num_keypoints=0) for one in c["annotations"]])
+    change(data, lambda c: [one.update(keypoints=["a", "b"]) for one in c["categories"]])
+    argv = ["multi_pose", "--dataset", "custom", "--data_path", str(data), "--arch", "res_18", "--val_intervals", "0"]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert check_data.main(argv) == 1
+    assert "no training samples: " in output.getvalue() and "no problems" not in output.getvalue()
+
+
+def test_data_of_which_a_part_is_left_out(data, tmp_path):
+    change(data, lambda c: c["annotations"][0].update(category_id=99))
+    grids = ("--output_dir", str(tmp_path / "grids"))
+    assert "no training samples: " in check(data, *grids)[1]
+    status, output, _ = check(data, *grids, "--on_bad_image", "skip")
+    assert status == 1 and "no training samples" not in output and any((tmp_path / "grids").iterdir())
+
+
 def test_sizes_are_those_in_the_networks_input(data, tmp_path):
     _, output, _ = check(data, "--output_dir", str(tmp_path / "grids"), "--input_res", "256", "--val_intervals", "0")
     # Four times as large: 80, 120, 221.7, 26.

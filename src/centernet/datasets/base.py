@@ -3,7 +3,7 @@
 import hashlib
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,7 @@ class CocoStyleDataset:
         max_objs: number of annotations used per image.
         score_names: keys of ``evaluate`` by which ``--metric`` can select the best model, the default first.
         rounded_results: write and score results with two decimals, where the reference does so.
+        scored_images: ids of the images whose objects are scored; None: all. Set where not all are looked at.
         ignored_categories: valid category ids that do not belong to a class.
         scored_fields: fields of annotations that must be numbers, because scoring needs them.
         pretrained: default of ``--pretrained`` for a training from scratch.
@@ -87,6 +88,7 @@ class CocoStyleDataset:
     max_objs: int
     score_names: tuple[str, ...]
     rounded_results = False
+    scored_images: Container | None = None
     ignored_categories: tuple[int, ...] = ()
     scored_fields: tuple[str, ...] = ()
     pretrained = "imagenet"
@@ -175,12 +177,17 @@ class CocoStyleDataset:
     def filtered_annotations(self) -> dict:
         """Read the annotations again for scoring, without invalid entries and with unique ids.
 
+        Those of ``scored_images``, if it is set.
+
         If ids are duplicated or one is 0, all annotations are renumbered, because pycocotools keeps only one of each id
         and treats 0 as unmatched.
         """
         content = self.read_content(ignore_issue)
         usable = self.validate(content, ignore_issue)
         content = {**content, "images": usable.images, "annotations": usable.annotations}
+        if self.scored_images is not None:
+            content["images"] = [image for image in usable.images if image["id"] in self.scored_images]
+            content["annotations"] = [one for one in usable.annotations if one["image_id"] in self.scored_images]
         ids = {annotation["id"] for annotation in content["annotations"] if is_id(annotation.get("id"))}
         if len(ids) < len(content["annotations"]) or 0 in ids:
             content["annotations"] = [{**one, "id": k} for k, one in enumerate(content["annotations"], start=1)]

@@ -55,6 +55,7 @@ def evaluate(
             dataset.save_results(results, path)
         except OSError as error:
             raise UserError(f"{error.filename or path}: results cannot be written ({error.strerror})") from error
+        dataset.scored_images = results if len(results) < len(dataset) else None
         scores = dataset.evaluate(results)
         if dataset.tables:
             env.print(dataset.tables)

@@ -128,10 +128,10 @@ class Metric:
     def __init__(self, opt: Options, losses: Sequence[str], val_set: CocoStyleDataset | None) -> None:
         """Choose the metric; ``losses`` names the loss and its terms. Raises UserError for an unknown metric."""
         self.name = opt.metric if "metric" in opt.given else opt.main_score
-        self.lower_is_better = self.name in (*losses, "time")
+        self.lower_is_better = self.name in losses
         scores = () if val_set is None else val_set.score_names
         if val_set is not None and not self.lower_is_better and self.name not in scores:
-            raise UserError(f"--metric {self.name}: choose from {', '.join((*losses, 'time', *scores))}")
+            raise UserError(f"--metric {self.name}: choose from {', '.join((*losses, *scores))}")
 
     def improve(self, best: dict[str, float], values: dict[str, float]) -> bool:
         """Return whether ``values`` of a validation are the best so far, and if so store them in ``best``."""
@@ -175,8 +175,10 @@ def describe_run(opt: Options, images: int, iterations: int, env: Distributed) -
     )
 
 
-def describe_resume(state: TrainingState) -> str:
+def describe_resume(state: TrainingState, opt: Options) -> str:
     """Return where a resumed training continues: epoch and iteration, both from 1."""
+    if state.logged >= opt.num_epochs:
+        return f"already trained for {state.logged} epochs; --num_epochs {opt.num_epochs} leaves none to train"
     if state.unlogged is not None:
         return f"resuming at the validation of epoch {state.epoch}"
     return f"resuming at epoch {state.epoch + 1}, iteration {state.done + 1}"

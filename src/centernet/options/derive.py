@@ -126,6 +126,8 @@ def _parse_lists(opt: Draft) -> None:
     ids = _numbers(opt.gpus, int)
     if not ids:
         raise UserError("--gpus: names no device; use -1 for the CPU")
+    if -1 in ids and (len(ids) > 1 or opt.device not in ("auto", "cpu")):
+        raise UserError(f"--gpus {opt.gpus_str}: -1 is the CPU, alone and without another --device")
     opt.gpus = list(range(len(ids))) if ids[0] >= 0 else [-1]
     opt.lr_step = _numbers(opt.lr_step, int)
     scales = _numbers(opt.test_scales, float)

@@ -45,10 +45,13 @@ class BasicOptions(OptionGroup, title="basic"):
     )
     output_dir: str = option("", "directory for the drawings, instead of showing them", new=True, scripts=(DEMO, CHECK))
     load_model: str = option("", "checkpoint to load", recipe=True, scripts=(TRAIN, TEST, DEMO, EXPORT))
-    save_init: str = option("", "file for the initial weights, for --load_model on another machine", new=True)
+    save_init: str = option(
+        "", "file for the initial weights, for --load_model on another machine", new=True, scripts=(TRAIN,)
+    )
     resume: bool = option(
         False,
-        "also restore optimizer, epoch and learning rate; without --load_model from the run's model_last.pth",
+        "continue the run from its model_last.pth or --load_model: optimizer, epoch, learning rate; other programs:"
+        " load the run's model_last.pth",
         scripts=(TRAIN, TEST, DEMO, EXPORT),
     )
     exp_dir: str = option("", "directory of the run directories; default: exp/", new=True, scripts=ALL)
@@ -253,12 +256,16 @@ class TrainingOptions(OptionGroup, title="training", scripts=(TRAIN,)):
     )
     master_batch_size: int = option(-1, "share of the first process; -1: equal shares", low=-1, scripts=(TRAIN, TEST))
     num_iters: int = option(
-        -1, "iterations per epoch, of training and of validation; -1: the whole dataset", low=-1, recipe=True
+        -1,
+        "iterations per epoch of training, images of validations and tests; -1: the whole dataset",
+        low=-1,
+        recipe=True,
+        scripts=(TRAIN, TEST),
     )
     on_nan: str = option(
         "stop", "on a non-finite loss: stop the run, or skip the update", choices=("stop", "skip"), new=True
     )
-    val_intervals: int = option(5, "validate every n epochs; 0: never", scripts=(TRAIN, CHECK))
+    val_intervals: int = option(5, "validate every n epochs; 0 or below: never", scripts=(TRAIN, CHECK))
     trainval: bool = option(
         False, "main.py: train without validation; test.py: use the test split", scripts=(TRAIN, TEST, CHECK)
     )
@@ -373,6 +380,7 @@ class LossOptions(OptionGroup, title="loss", scripts=(TRAIN,)):
         recipe=True,
         implied=True,
         new=True,
+        scripts=(TRAIN, CHECK),
     )
     box_samples: str = option(
         "center",

@@ -73,7 +73,7 @@ def loss_weight(name: str, of: str) -> Option:
 
 
 def oracle(name: str) -> Option:
-    """Declare ``--eval_oracle_<name>``, which replaces a head by its ground truth in validation."""
+    """Declare ``--eval_oracle_<name>``, which replaces a head by its ground truth, in the loss, too."""
     return Option(f"eval_oracle_{name}", f"replace {name} by the ground truth, for error analysis", scripts=(TRAIN,))
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ..errors import UserError
 from ..evaluation.kitti_text import read_camera
 from ..policies import POLICIES
-from .option import CHECK, DEMO, TRAIN, Option, loss_weight, oracle
+from .option import ALL, CHECK, DEMO, TRAIN, Option, loss_weight, oracle
 
 
 class TaskSpec:
@@ -72,8 +72,8 @@ class CtdetSpec(TaskSpec):
     name = "ctdet"
     default_dataset = "coco"
     options = (
-        Option("norm_wh", "size loss relative to the object size", recipe=True),
-        Option("dense_wh", "regress the size within the object's whole Gaussian", recipe=True),
+        Option("norm_wh", "size loss relative to the object size", recipe=True, scripts=(TRAIN,)),
+        Option("dense_wh", "regress the size within the object's whole Gaussian", recipe=True, scripts=(TRAIN,)),
         Option("cat_spec_wh", "class-specific size", recipe=True),
         Option(
             "exact_boxes",
@@ -155,11 +155,13 @@ class MultiPoseSpec(TaskSpec):
     has_keypoints = True
     default_dataset = "coco_hp"
     options = (
-        Option("rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True),
-        Option("aug_rot", "probability of rotation", 0, low=0, high=1, recipe=True),
+        Option(
+            "rotate", "standard deviation of the rotation in degrees", 0, low=0, recipe=True, scripts=(TRAIN, CHECK)
+        ),
+        Option("aug_rot", "probability of rotation", 0, low=0, high=1, recipe=True, scripts=(TRAIN, CHECK)),
         loss_weight("hp_weight", "the joint displacements"),
         loss_weight("hm_hp_weight", "the joint heatmaps"),
-        Option("dense_hp", "regress the joints within the person's whole Gaussian", recipe=True),
+        Option("dense_hp", "regress the joints within the person's whole Gaussian", recipe=True, scripts=(TRAIN,)),
         Option("not_hm_hp", "no joint heatmaps", recipe=True),
         Option("not_reg_hp_offset", "no joint offsets", recipe=True),
         oracle("kps"),
@@ -233,9 +235,17 @@ class DddSpec(TaskSpec):
     name = "ddd"
     default_dataset = "kitti"
     options = (
-        Option("kitti_split", "3dop | subcnn | NAME, of lists in ImageSets_NAME", "3dop", str, recipe=True, data=True),
-        Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True),
-        Option("rect_mask", "ignored objects mask their whole box", recipe=True),
+        Option(
+            "kitti_split",
+            "3dop | subcnn | NAME, of lists in ImageSets_NAME",
+            "3dop",
+            str,
+            recipe=True,
+            data=True,
+            scripts=ALL,
+        ),
+        Option("aug_ddd", "probability of jitter", 0.5, low=0, high=1, recipe=True, scripts=(TRAIN, CHECK)),
+        Option("rect_mask", "ignored objects mask their whole box", recipe=True, scripts=(TRAIN, CHECK)),
         loss_weight("dep_weight", "the depth"),
         loss_weight("dim_weight", "the 3D size"),
         loss_weight("rot_weight", "the orientation"),
