@@ -71,6 +71,38 @@ def test_options_of_other_programs_are_named_in_one_line():
         assert parser.notes(parser.parse(arguments)) == [f"note: {unused} no effect in {script}"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "notes"),
+    [
+        ("ctdet --lr_step 5", []),
+        ("ctdet --preset fast --lr_step 5", ["--lr_step has no effect on the learning rate with --lr_schedule cosine"]),
+        (
+            "ctdet --box_loss giou --wh_weight 1 --off_weight 2 --reg_loss sl1",
+            ["--wh_weight, --off_weight, --reg_loss have no effect with --box_loss giou"],
+        ),
+        ("multi_pose --box_loss giou --off_weight 2", []),
+        ("ctdet --box_weight 2", ["--box_weight has no effect without --box_loss giou, diou or ciou"]),
+        ("ctdet --hm_gauss 3", ["--hm_gauss has no effect without --mse_loss"]),
+        ("ctdet --plain_epochs 3", ["--plain_epochs has no effect without --augment or --copy_paste"]),
+        ("ctdet --plain_epochs 3 --augment light", []),
+        ("ctdet --shift 0.3 --scale 0.2", ["--shift, --scale have no effect without --not_rand_crop"]),
+        ("ddd --shift 0.3", []),
+        ("multi_pose --rotate 9", ["--rotate has no effect without --aug_rot"]),
+        ("ctdet --hide_data_time", ["--hide_data_time has no effect without --print_iter"]),
+        ("ctdet --hide_data_time --print_iter 5", []),
+    ],
+)
+def test_options_that_others_contradict_are_noted(arguments, notes):
+    parser = OptionParser("main.py")
+    assert parser.notes(parser.parse(arguments.split())) == [f"note: {note}" for note in notes]
+
+
+def test_sizes_with_images_at_their_own_size_are_noted():
+    parser = OptionParser("test.py")
+    notes = parser.notes(parser.parse(["ctdet", "--keep_res", "--input_res", "64"]))
+    assert notes == ["note: --input_res has no effect with --keep_res"]
+
+
 def help_of(script: str, capsys, option: str = "--help") -> str:
     with pytest.raises(SystemExit) as ended:
         OptionParser(script).parse([option])

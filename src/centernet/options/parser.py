@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,7 @@ class OptionParser:
         return draft.finished()
 
     def notes(self, opt: Options, script: str = "") -> list[str]:
-        """Return a line for each given option that has no effect on the task, and one for those of other programs."""
+        """Return lines about given options without effect: on the task, in this program, and beside other options."""
         script, spec = script or self.script, get_spec(opt.task)
         others = {option.name for other in all_specs().values() for option in other.options} - {
             option.name for option in spec.options
@@ -139,9 +139,13 @@ class OptionParser:
         others |= set(spec.ignored_options)
         known = {**GENERAL, **{option.name: option for option in spec.options}}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
-        unused = [f"--{name}" for name in opt.given if name in known and script not in known[name].scripts]
-        if unused:
-            notes.append(f"note: {', '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect in {script}")
+        used = [name for name in opt.given if name in known and script in known[name].scripts]
+        reasons = [(f"in {script}", tuple(name for name in opt.given if name in known and name not in used))]
+        reasons += [(reason, tuple(name for name in names if name in used)) for reason, names in _contradicted(opt)]
+        for reason, names in reasons:
+            if names:
+                shown = ", ".join(f"--{name}" for name in names)
+                notes.append(f"note: {shown} {'has' if len(names) == 1 else 'have'} no effect {reason}")
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
         return notes
@@ -164,6 +168,28 @@ class OptionParser:
 
     def _defaults(self) -> dict[str, Any]:
         return {name: option.default for name, option in self._options.items()}
+
+
+def _contradicted(opt: Options) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield why options have no effect beside the others, and their names."""
+    if opt.lr_schedule != "step":
+        yield f"on the learning rate with --lr_schedule {opt.lr_schedule}", ("lr_step",)
+    if opt.box_loss == "l1":
+        yield "without --box_loss giou, diou or ciou", ("box_weight",)
+    else:
+        yield f"with --box_loss {opt.box_loss}", ("wh_weight", *(("off_weight", "reg_loss") * (opt.task == "ctdet")))
+    if not opt.mse_loss:
+        yield "without --mse_loss", ("hm_gauss",)
+    if opt.augment == "reference" and not opt.copy_paste:
+        yield "without --augment or --copy_paste", ("plain_epochs",)
+    if not opt.not_rand_crop and opt.task != "ddd":
+        yield "without --not_rand_crop", ("shift", "scale")
+    if not opt.aug_rot:
+        yield "without --aug_rot", ("rotate",)
+    if not opt.print_iter:
+        yield "without --print_iter", ("hide_data_time",)
+    if opt.keep_res:
+        yield "with --keep_res", ("input_res", "input_h", "input_w")
 
 
 class _ArgumentParser(argparse.ArgumentParser):
