@@ -1,10 +1,13 @@
 """Compare the loss curve of a training run with a reference curve.
 
-    python loss.py                                   the newest run in exp/ against the reference of its recipe
-    python loss.py --run exp/ctdet/my_run            another run directory
+    python loss.py
+        compares the newest run in exp/ with the reference of its recipe
+    python loss.py --run exp/ctdet/my_run
     python loss.py --run vendor.log --reference pascal_resdcn18_512
-    python loss.py --run exp/ctdet/a --run exp/ctdet/b --html study.html      several runs, and a page about them
-    python loss.py --sdaa-log sdaa.log --cuda-log cuda.log --rule vendor      as the scripts of model zoos are called
+    python loss.py --run exp/ctdet/a --run exp/ctdet/b --html study.html
+        compares several runs, and writes a page about them
+    python loss.py --sdaa-log sdaa.log --cuda-log cuda.log --rule vendor
+        is how the scripts of model zoos call it
 
 Both losses are smoothed by a moving average and compared over their common iterations. A pass needs a mean relative
 error of at most 0.05 or a mean absolute error of at most 0.0002; every number finite; at least 20 iterations and two
@@ -35,6 +38,7 @@ else:  # installed as centernet-loss
 from centernet.analysis import compare, library, plots, read  # noqa: E402
 from centernet.analysis.zoo_readme import results_block  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
+from centernet.utils.help import HelpFormatter  # noqa: E402
 from centernet.utils.text import make_streams_tolerant, print_line, print_lines  # noqa: E402
 
 
@@ -49,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="centernet-loss" if sys.argv[0].endswith("centernet-loss") else "loss.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     text = "run directory, or a csv or log file; several with --html; default: the newest run"

@@ -1,5 +1,6 @@
 """The programs' command lines: they answer before PyTorch is imported, and --help shows a program's own options."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 from tests.helpers.training import ENVIRONMENT, ROOT
 
+from centernet.cli import load
 from centernet.options import OptionParser
 from centernet.tasks.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
 
@@ -124,7 +126,7 @@ def test_help_shows_the_options_of_the_program(script, capsys, monkeypatch):
 
 @pytest.mark.parametrize("script", ALL)
 def test_the_examples_of_help_are_valid(script, capsys):
-    text = help_of(script, capsys)
+    text = help_of(script, capsys).replace(" \\\n", "")
     for example in re.findall(r"^  .*?((?:ctdet|multi_pose) --.*)$", text, re.MULTILINE):
         words = [str(ROOT / "data") if word == "DIR" else word for word in example.split()]
         parser = OptionParser(script)
@@ -144,3 +146,20 @@ def test_main_is_a_story():
     source = (ROOT / "src/main.py").read_text()
     (body,) = re.findall(r"^def main\(.*?(?=^def )", source, re.MULTILINE | re.DOTALL)
     assert len(body.rstrip().splitlines()) <= 80 and "    def " not in body and "lambda" not in body
+
+
+@pytest.mark.parametrize("path", [ROOT / "loss.py", *sorted((ROOT / "src/tools").glob("*.py"))], ids=lambda p: p.stem)
+def test_help_of_tools_fits_the_terminal(path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", [str(path)])
+    monkeypatch.syspath_prepend(str(path.parent))  # tools may import each other
+    with contextlib.suppress(SystemExit):
+        load(path).main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5 and [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_help_of_programs_fits_the_terminal(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [line for line in help_of(script, capsys).splitlines() if len(line) > 80] == []

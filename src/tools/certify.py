@@ -28,6 +28,7 @@ from centernet.analysis.certificate import (
     write_certificate,
 )
 from centernet.analysis.library import named_library, read_library
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -48,9 +49,7 @@ def margin(text: str) -> float:
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the certificate, write it, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a csv or log file")
     parser.add_argument(
         "--references", required=True, metavar="NAME", help="library in EXP_DIR/reference, or its folder"

@@ -2,16 +2,19 @@
 
 Takes the options of main.py, and its own:
 
-  --levels LIST        levels to run, comma-separated: settings, probe, operators, layers, steps, repeat, processes
+  --levels LIST        levels to run, comma-separated; default: all of settings,
+                       probe, operators, layers, steps, repeat, processes
   --short              settings and probe: seconds
   --iterations N       iterations of level steps, default 20
   --nproc N            processes of level processes, default 2
   --save_failing DIR   write every failing operator call as a file and a script
   --replay FILE        run one of these files alone
 
-Without --dataset the synthetic dataset of the task is used, without --batch_size batches of 2 images. The tables are
-also written to <run folder>/device_check.json and device_check.html. Exit status 0: sound, 1: deviations found,
-2: the check could not run. docs/ACCELERATORS.md explains the levels.
+Without --dataset the synthetic dataset of the task is used, without
+--batch_size batches of 2 images. The tables are also written to
+<run folder>/device_check.json and device_check.html. Exit status 0: sound,
+1: deviations found, 2: the check could not run. docs/ACCELERATORS.md explains
+the levels.
 """
 
 import sys

@@ -19,6 +19,7 @@ from centernet.analysis.read import read_finished_run
 from centernet.errors import UserError
 from centernet.options import ROOT
 from centernet.utils.files import write_errors, write_text
+from centernet.utils.help import HelpFormatter
 
 
 def make_reference(folder: Path, name: str, exp_dir: Path, force: bool = False) -> tuple[Path, Path]:
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     """Make the reference, print what was written and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="directory exp/<task>/<exp_id> of a finished run")

@@ -28,6 +28,7 @@ import centernet
 from centernet.analysis.library import write_library
 from centernet.analysis.read import read_finished_run
 from centernet.errors import UserError
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -102,7 +103,7 @@ def remove_checkpoints(run: Path) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("name", metavar="NAME", help="name of the library")

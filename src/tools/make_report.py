@@ -21,6 +21,7 @@ from centernet.datasets import get_dataset
 from centernet.detector import create_detector
 from centernet.errors import UserError
 from centernet.opts import opts
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -30,9 +31,7 @@ IMAGES = 200
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page and print its path."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     single = parser.add_argument_group("of one run")
     single.add_argument("--images", type=int, help=f"images to detect objects in; 0: none ({IMAGES})")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.analysis.plots import draw_logs
 from centernet.analysis.read import distinct_names, read_run
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -20,9 +21,7 @@ from centernet.utils.tool import tool
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the logs and print the path of the image."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_argument("--output", type=Path, help="image to write; default: logs.png in the first run directory")
     parser.add_argument("--window", type=int, help="iterations of the moving average; default: a tenth, at most 50")

@@ -14,6 +14,7 @@ from ..ops.keypoints import KeypointSchema
 from ..tasks import TASKS, all_specs, get_spec
 from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..utils import environment
+from ..utils.help import HelpFormatter
 from .derive import as_pixel, check, derive, derive_sizes
 from .presets import preset_values
 from .table import GENERAL, GROUPS, Draft, Options
@@ -73,7 +74,7 @@ class OptionParser:
             usage="%(prog)s task [options]",
             description=f"{DESCRIPTIONS[script]}\nOptions may be abbreviated as long as they are unambiguous.",
             epilog=f"examples:\n{examples}\n\n--help_all shows the options of all programs.",
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+            formatter_class=lambda prog: HelpFormatter(prog, max_help_position=28),
             add_help=False,
         )
         self.parser.raises = raises
