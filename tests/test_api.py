@@ -192,7 +192,7 @@ def test_mistakes_raise_one_line(model, tmp_path):
         ("missing.jpg: no such file or folder", lambda: model.predict("missing.jpg")),
         ("an image must be a path or an array", lambda: model.predict(np.zeros((3, 3)))),
         ("data nowhere: no such directory", lambda: CenterNet.train("nowhere")),
-        ("--lr=0|invalid number above 0", lambda: CenterNet.train("sample", lr=0)),
+        ("--lr=0|expected a number above 0", lambda: CenterNet.train("sample", lr=0)),
         ("gpus: this trains in one process", lambda: CenterNet.train("sample", gpus=[0, 1])),
         ("the format does not follow from the suffix", lambda: model.export(tmp_path / "a.xyz")),
     ]:

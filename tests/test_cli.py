@@ -39,7 +39,7 @@ def test_help_needs_no_pytorch(script):
     ("arguments", "message"),
     [
         (["ctdet", "--no_such_option"], "unrecognized arguments: --no_such_option"),
-        (["ctdet", "--lr", "0"], "argument --lr: invalid number above 0 value: '0'"),
+        (["ctdet", "--lr", "0"], "argument --lr: expected a number above 0, not '0'"),
         (["ctdet", "--arch", "dla_35"], "--arch dla_35: unknown network"),
         (["ctdet", "--gpus", "0,-1"], "--gpus 0,-1: -1 is the CPU, alone and without another --device"),
         (["ctdet", "--gpus=-1", "--device", "cuda"], "--gpus -1: -1 is the CPU, alone and without another --device"),

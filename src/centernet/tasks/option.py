@@ -111,20 +111,23 @@ class OptionGroup(argparse.Namespace):
 def _number(kind: type, low: float, high: float, above: float) -> Callable[[str], Any]:
     """Return an argument type: a finite number with low <= number <= high and number > above."""
 
+    what = {int: "an integer", float: "a number"}[kind]
+    if math.isfinite(low) and math.isfinite(high):
+        what += f" from {low:g} to {high:g}"
+    elif math.isfinite(low):
+        what += f" of at least {low:g}"
+    elif math.isfinite(above):
+        what += f" above {above:g}"
+
     def parse(text: str) -> Any:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
         if not (low <= value <= high and value > above and math.isfinite(value)):
-            raise ValueError
+            raise argparse.ArgumentTypeError(f"expected {what}, not '{text}'")
         return value
 
-    # argparse prints the name of the type: "invalid number above 0 value: '-1'".
-    parse.__name__ = {int: "integer", float: "number"}[kind]
-    if math.isfinite(low) and math.isfinite(high):
-        parse.__name__ += f" from {low:g} to {high:g}"
-    elif math.isfinite(low):
-        parse.__name__ += f" of at least {low:g}"
-    elif math.isfinite(above):
-        parse.__name__ += f" above {above:g}"
     return parse
 
 
@@ -132,9 +135,11 @@ def _list_of(kind: type) -> Callable[[str], str]:
     """Return an argument type: comma-separated numbers. They stay text until the options are derived."""
 
     def parse(text: str) -> str:
-        for part in text.split(",") if text else []:
-            kind(part)
+        try:
+            for part in text.split(",") if text else []:
+                kind(part)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected comma-separated numbers, not '{text}'") from None
         return text
 
-    parse.__name__ = "comma-separated list"
     return parse
