@@ -59,6 +59,25 @@ def test_the_limit_is_checked_before_decoding(tmp_path, suffix, monkeypatch):
         read_image(path, 1199)
 
 
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("metadata", ["exif", "xmp", "both"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+def test_the_size_is_that_of_the_decoded_image(tmp_path, suffix, metadata):
+    """OpenCV applies an orientation of EXIF, and none of XMP."""
+    exif = Image.Exif()
+    exif[274] = 6 if metadata == "exif" else 1
+    more = {"exif": {"exif": exif}, "xmp": {"xmp": XMP}, "both": {"exif": exif, "xmp": XMP}}[metadata]
+    path = tmp_path / f"a.{suffix}"
+    try:
+        Image.new("RGB", (40, 30)).save(path, **more)
+        height, width = read_image(path).shape[:2]
+    except (OSError, ValueError, KeyError, UserError):
+        pytest.skip("not in this build of Pillow or OpenCV")
+    assert image_size(path) == (width, height)
+
+
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_of_size(30000, 30000))

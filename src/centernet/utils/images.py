@@ -21,6 +21,7 @@ MAX_PIXELS = 2**28  # default of --max_image_pixels: 16,384 x 16,384, which take
 # The formats that OpenCV reads, too, by Pillow's names.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "SUN")
 EXIF_ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)
+ROTATED_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # OpenCV applies the EXIF orientation; Pillow's size of TIFF has it
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG file that are followed by its size
 
@@ -67,12 +68,14 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     try:
         with _header(Path(path)) as image:
             width, height = image.size
-            sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+            for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow takes an orientation from it, OpenCV does not
+                image.info.pop(name, None)
+            orientation = image.getexif().get(EXIF_ORIENTATION) if image.format in ROTATED_FORMATS else None
     except FileNotFoundError:
         raise UserError(f"{path}: cannot read image: no such file") from None
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: cannot read image ({' '.join(str(error).split())[:100]})") from None
-    return (height, width) if sideways else (width, height)
+    return (height, width) if orientation in SIDEWAYS else (width, height)
 
 
 def is_truncated_jpeg(content: bytes) -> bool:
