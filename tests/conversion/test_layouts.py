@@ -691,6 +691,20 @@ def test_boxes_as_fractions_of_the_image(tmp_path):
         Custom(build_task(parse(tmp_path)), "train")
 
 
+def test_boxes_most_of_which_are_fractions(tmp_path):
+    """Large objects may have a width just above 1; a few boxes of another tool are noted."""
+    coco_at_the_root(tmp_path)
+    boxes = [[0.1, 0.2, 1.2, 0.4], [0.1, 0.2, 0.3, 0.4], [0.5, 0.2, 0.3, 0.4]]
+    change_json(
+        tmp_path / "train.json", lambda c: [a.update(bbox=b) for a, b in zip(c["annotations"], boxes, strict=True)]
+    )
+    with pytest.raises(UserError, match="2 of 3 boxes lie within one pixel, so they seem to be fractions"):
+        Custom(build_task(parse(tmp_path)), "train")
+    change_json(tmp_path / "train.json", lambda c: c["annotations"][1].update(bbox=[9, 9, 9, 9]))
+    notes = Custom(build_task(parse(tmp_path)), "train").notes
+    assert any("boxes within one pixel, perhaps fractions of the image: 1, the first: " in note for note in notes)
+
+
 def test_boxes_that_follow_from_segmentations(tmp_path):
     coco_at_the_root(tmp_path)
 

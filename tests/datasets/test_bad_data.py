@@ -245,7 +245,8 @@ MISTAKES = [
     (change_first(id=None, bbox=7), "annotation number 1 of 'a.png' .*bbox is not 4 numbers: 7", (2, 2)),
     (lambda c: c["annotations"].append("x"), "annotation number 4 is malformed.*'x'", (2, 3)),
     (lambda c: c["images"].append([1]), "image number 3 is malformed", (2, 3)),
-    (change_image(id=2), "duplicate image id 2", (1, 1)),
+    (lambda c: c["images"].append({"id": 2, "file_name": "c.png"}), "duplicate image id 2 .'b.png', 'c.png'", (1, 2)),
+    (lambda c: c["images"].append(c["images"][1]), "duplicate image id 2 .'b.png'", (2, 3)),
     (change_image(id=[2]), r"image number 1 .*has the id \[2\]", (1, 1)),
     (change_image(file_name=12345), "image number 1 has the file_name 12345, which is not a string", (1, 1)),
     (change_image(file_name=""), "image number 1 has the file_name '', which is not a string", (1, 1)),
@@ -273,6 +274,22 @@ def test_errors_stop_the_start_or_are_left_out(tmp_path, number):
     assert (len(dataset), len(dataset.objects["cls"])) == left
     (note,) = [note for note in dataset.notes if "left out" in note and "--on_bad_image" in note]
     assert re.search(text, note) and np.isfinite(dataset.objects["boxes"]).all()
+
+
+def test_all_images_of_an_ambiguous_id_are_left_out(tmp_path):
+    """The boxes of one image would be trained on another one."""
+
+    def change(content):
+        content["images"].insert(1, {"id": "1", "file_name": "c.png"})  # not the id 1
+        content["images"] += [{"id": 2, "file_name": f"{name}.png"} for name in "dd"]
+        content["annotations"] += [{**content["annotations"][2], "image_id": "2"}]
+
+    write_coco(tmp_path, change)
+    dataset = open_coco(tmp_path, "--on_bad_image", "skip")
+    assert dataset.file_names == ["a.png", "c.png"] and len(dataset.objects["cls"]) == 2
+    notes = "\n".join(dataset.notes)
+    assert "duplicate image ids, left out: 3, the first: " in notes
+    assert "annotations of duplicate image ids, left out: 2, the first: " in notes
 
 
 POSE_MISTAKES = [

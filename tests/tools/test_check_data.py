@@ -135,7 +135,7 @@ PROBLEMS = [
         lambda c: c["images"][3].update(file_name=7),
         "PROBLEM: file names that cannot be used: image number 4 has the file_name 7",
     ),
-    (lambda c: c["images"][3].update(id=1), "PROBLEM: duplicate image ids: duplicate image id 1 ('4.png')"),
+    (lambda c: c["images"][3].update(id=1), "PROBLEM: duplicate image ids: duplicate image id 1 ('1.png', '4.png')"),
     (
         lambda c: c["images"][3].update(id=1.5),
         "PROBLEM: ids that are neither numbers nor strings: image number 4 ('4.png') has the id 1.5",

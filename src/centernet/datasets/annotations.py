@@ -21,6 +21,7 @@ from ..ops.arrays import numbers
 Read = Callable[[list[dict]], dict[str, np.ndarray]]
 # Less than this fraction of the annotations and of the images with any is "nearly nothing" to learn from.
 NEARLY_NOTHING = 0.1
+MANY_FRACTIONS = 0.5  # of the boxes, from which those within one pixel are taken for fractions of the image
 
 
 @contextlib.contextmanager
@@ -74,31 +75,40 @@ def validate(
     Raises:
         UserError: no image can be used, or what ``report`` raises.
     """
-    images = _usable_images(path, content["images"], report)
+    images, ambiguous = _usable_images(path, content["images"], report)
     if not images:
         raise UserError(f"{path}: none of its images can be used")
     names = {image["id"]: image["file_name"] for image in images}
-    annotations = match_ids(path, content["annotations"], "image_id", names.keys(), report)
+    annotations = match_ids(path, content["annotations"], "image_id", names.keys() | ambiguous, report)
     annotations = match_ids(path, annotations, "category_id", categories, report)
-    annotations = _of_known_images(path, annotations, names, report)
+    annotations = _of_known_images(path, annotations, names, ambiguous, report)
     usable, boxes, objects = _usable_annotations(path, annotations, names, categories, read, scored_fields, report)
     return Annotations(images, usable, boxes, objects)
 
 
-def _usable_images(path: Path, images: Sequence[dict], report: Report) -> list[dict]:
-    """Return the images with a unique id and a name inside the image folder."""
-    usable, ids = [], set()
+def _usable_images(path: Path, images: Sequence[dict], report: Report) -> tuple[list[dict], set[int | str]]:
+    """Return the images with a unique id and a name inside the image folder, and the ids that several files have.
+
+    None of these files is returned, because their annotations cannot be told apart. A repeated entry counts once.
+    """
+    by_id: dict[int | str, list[dict]] = {}
     for k, image in enumerate(images, start=1):
         kind, problem = _image_problem(image)
         if problem is not None:
             report(Issue(ERROR, kind, path, f"image number {k} {problem}"))
-        elif image["id"] in ids:
-            name = short(image["file_name"])
-            report(Issue(ERROR, "duplicate image ids", path, f"duplicate image id {short(image['id'])} ({name})"))
         else:
-            ids.add(image["id"])
-            usable.append(image)
-    return usable
+            by_id.setdefault(image["id"], []).append(image)
+    usable, ambiguous = [], set()
+    for image_id, entries in by_id.items():
+        names = list(dict.fromkeys(image["file_name"] for image in entries))
+        if len(names) == 1:
+            usable.append(entries.pop(0))
+        else:
+            ambiguous.add(image_id)
+        for _ in entries:
+            text = f"duplicate image id {short(image_id)} ({', '.join(map(short, names[:3]))})"
+            report(Issue(ERROR, "duplicate image ids", path, text))
+    return usable, ambiguous
 
 
 def _image_problem(image: Mapping) -> tuple[str, str | None]:
@@ -114,7 +124,7 @@ def _image_problem(image: Mapping) -> tuple[str, str | None]:
     return "", None
 
 
-def _of_known_images(path: Path, annotations: list[dict], ids: Mapping, report: Report) -> list[dict]:
+def _of_known_images(path: Path, annotations: list[dict], ids: Mapping, ambiguous: Set, report: Report) -> list[dict]:
     """Return the annotations of the images ``ids``; those of others are harmless, and reported."""
     with contextlib.suppress(TypeError):  # of something that is not an id
         if {annotation.get("image_id") for annotation in annotations} <= ids.keys():
@@ -125,8 +135,9 @@ def _of_known_images(path: Path, annotations: list[dict], ids: Mapping, report: 
         return is_id(image_id) and image_id not in ids
 
     for annotation in filter(is_unlisted, annotations):
+        what = "duplicate image ids" if annotation["image_id"] in ambiguous else "images that are not listed"
         text = f"annotation {short(annotation.get('id'))} of the image {short(annotation['image_id'])}"
-        report(Issue(LEFT_OUT, "annotations of images that are not listed", path, text))
+        report(Issue(LEFT_OUT, f"annotations of {what}", path, text))
     return [annotation for annotation in annotations if not is_unlisted(annotation)]
 
 
@@ -201,12 +212,14 @@ def box_issues(path: Path, usable: Annotations, sizes: np.ndarray, report: Repor
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     known = (sizes > 0).all(1)
     empty = (boxes[:, 2:] == 0).any(1)
+    fractions = ~empty & (boxes <= 1).all(1)
     outside = known & ~empty & ((low >= sizes) | (high <= 0)).any(1)
     across = known & ~empty & ~outside & ((low < -1) | (high > sizes + 1)).any(1)
     for severity, found, kind in (
         (LEFT_OUT, empty, "boxes without an area"),
         (LEFT_OUT, outside, "boxes outside of their image"),
         (NOTE, across, "boxes that reach out of their image and are clipped"),
+        (NOTE, fractions, "boxes within one pixel, perhaps fractions of the image"),
     ):
         names = {image["id"]: image["file_name"] for image in usable.images} if found.any() else {}
         for k in np.flatnonzero(found):
@@ -237,10 +250,11 @@ def refuse_nothing_to_learn(path: Path, usable: Annotations, log: IssueLog, trai
             f"{path}: nearly nothing is left to {purpose}, {kept} objects in {len(owners)} of {len(usable.images)} "
             f"images{reasons}"
         )
-    if kept and boxes[counts].max() <= 1:
+    within_a_pixel = int((boxes[counts] <= 1).all(1).sum())
+    if within_a_pixel > MANY_FRACTIONS * kept:
         raise UserError(
-            f"{path}: all boxes lie within one pixel, so they seem to be fractions of the image; a bbox is "
-            f"[x, y, width, height] in pixels"
+            f"{path}: {within_a_pixel} of {kept} boxes lie within one pixel, so they seem to be fractions of the image; "
+            f"a bbox is [x, y, width, height] in pixels"
         )
 
 
