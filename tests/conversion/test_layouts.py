@@ -221,6 +221,77 @@ def test_a_list_of_absolute_paths_elsewhere(tmp_path):
     check(tmp_path / "set", "--val_intervals", "0", splits=("train",))
 
 
+def test_images_in_several_folders(tmp_path):
+    """The JSON file has names without folders; the first images are all in one of the folders."""
+    for parts in ("images/part {}", "images_{}"):
+        root = tmp_path / parts[:7]
+        coco_at_the_root(root)
+        for path in sorted((root / "images").glob("*.jpg")):
+            target = root / parts.format(1 + (path.stem in ("t3", "v2"))) / path.name
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+        notes = check(root)
+        assert any(
+            "file names that were found elsewhere: 1, the first: " in note and "'t3.jpg'" in note for note in notes
+        )
+
+
+def test_images_in_several_folders_with_common_names(tmp_path):
+    """An image of another video does not take the place of a missing one."""
+    coco_at_the_root(tmp_path)
+    shutil.copytree(tmp_path / "images", tmp_path / "videos/b")
+    (tmp_path / "images").rename(tmp_path / "a")
+    (tmp_path / "a/t3.jpg").unlink()
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    with pytest.raises(UserError, match=r"a: 1 of 3 images are missing, the first is t3\.jpg"):
+        dataset.check_images_exist()
+
+
+def test_images_of_a_given_folder_are_not_looked_for_elsewhere(tmp_path):
+    coco_at_the_root(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "images/t3.jpg").rename(tmp_path / "other/t3.jpg")
+    dataset = Custom(build_task(parse(tmp_path, "--train_images", "images")), "train")
+    with pytest.raises(UserError, match="images: 1 of 3 images are missing"):
+        dataset.check_images_exist()
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "named"),
+    [
+        ("e\u0301 {}.jpg", "\u00e9 {}.jpg"),
+        ("\u00e9 {}.jpg", "e\u0301 {}.jpg"),
+        ("{}.JPG", "{}.jpg"),
+        ("a b {}.jpg", "https://host/set/a%20b%20{}.jpg?signature=1"),
+        ("a {}.jpg", "/data/local-files/?d=set/a%20{}.jpg"),
+        ("a {}.jpg", "/data/local-files/?d=a {}.jpg"),
+    ],
+)
+def test_names_in_other_spellings(tmp_path, on_disk, named):
+    coco_at_the_root(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        path.rename(path.with_name(on_disk.format(path.stem)))
+    for split in ("train", "val"):
+        change_json(
+            tmp_path / f"{split}.json",
+            lambda c: [i.update(file_name=named.format(i["file_name"].removesuffix(".jpg"))) for i in c["images"]],
+        )
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    dataset.check_images_exist()
+    assert dataset.file_names == [f"images/{on_disk.format(name)}" for name, *_ in IMAGES["train"]]
+    assert any("file names that were found elsewhere: 1, the first: " in note for note in dataset.notes)
+
+
+def test_annotation_files_in_upper_case(tmp_path):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").rename(tmp_path / f"{split}.JSON")
+    check(tmp_path)
+    put(tmp_path / "val.json", coco("val"))  # the usual spelling comes first
+    put(tmp_path / "val.JSON", "no JSON")
+    check(tmp_path)
+
+
 # Exports of labeling tools
 
 
@@ -358,6 +429,39 @@ def test_labelme_with_images_elsewhere(tmp_path):
         draw(tmp_path / "images" / split, split)
         labelme_files(tmp_path / "annotations" / split, split, f"..\\..\\images\\{split}\\{{name}}.jpg")
     check(tmp_path)
+
+
+def test_labelme_with_folders_in_each_split(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / split / "images", split)
+        labelme_files(tmp_path / split / "json", split)
+    assert check(tmp_path) == []
+
+
+def test_images_of_labelme_that_are_not_where_they_are_stated(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / split, split)
+        labelme_files(tmp_path / split, split)
+    (tmp_path / "train/t1.jpg").rename(tmp_path / "t1.jpg")
+    change_json(tmp_path / "val/v1.json", lambda c: c.update(imagePath="other.jpg"))
+    train, val = check(tmp_path)
+    assert (
+        f"found elsewhere: 1, the first: {tmp_path}/train: 1 image(s), such as 't1.jpg', which is {tmp_path}/t1"
+        in train
+    )
+    assert f"such as 'other.jpg', which is {tmp_path}/val/v1.jpg" in val
+
+
+def test_blanks_around_class_names(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / "labelme" / split, split)
+        labelme_files(tmp_path / "labelme" / split, split)
+    path = tmp_path / "labelme/train/t1.json"
+    path.write_text(path.read_text().replace('"fox"', '"fox "'))
+    check(tmp_path / "labelme")
+    coco_at_the_root(tmp_path / "coco")
+    change_json(tmp_path / "coco/val.json", lambda c: [one.update(name=f"{one['name']} ") for one in c["categories"]])
+    check(tmp_path / "coco")
 
 
 def test_shapes_of_labelme(tmp_path):
@@ -644,6 +748,38 @@ def test_ids_that_are_numbers_in_one_place_and_texts_in_another(tmp_path, where,
     assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("where", ["categories", "annotations", "both"])
+def test_category_ids_that_are_floats(tmp_path, where):
+    coco_at_the_root(tmp_path)
+
+    def change(content):
+        for one in content["categories"] if where != "annotations" else ():
+            one["id"] = float(one["id"])
+        for one in content["annotations"] if where != "categories" else ():
+            one["category_id"] = float(one["category_id"])
+
+    for split in ("train", "val"):
+        change_json(tmp_path / f"{split}.json", change)
+    assert check(tmp_path) == []
+    dataset = Custom(build_task(parse(tmp_path)), "val")
+    assert dataset.category_ids == [1, 2] and dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
+
+
+def test_numbers_for_scoring_that_are_texts(tmp_path):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        change_json(
+            tmp_path / f"{split}.json", lambda c: [one.update(area="400", iscrowd="0") for one in c["annotations"]]
+        )
+    check(tmp_path)
+    dataset = Custom(build_task(parse(tmp_path)), "val")
+    assert dataset.evaluate(perfect(dataset))["AP"] == pytest.approx(1)
+    for split in ("train", "val"):
+        change_json(tmp_path / f"{split}.json", lambda c: c["annotations"][0].update(iscrowd="no"))
+        with pytest.raises(UserError, match=f"{split}.json: annotation 1 has the iscrowd 'no', which is not a number"):
+            Custom(build_task(parse(tmp_path)), split)
+
+
 def test_category_ids_that_are_texts(tmp_path):
     coco_at_the_root(tmp_path)
     change_json(
@@ -705,12 +841,14 @@ def test_boxes_most_of_which_are_fractions(tmp_path):
     assert any("boxes within one pixel, perhaps fractions of the image: 1, the first: " in note for note in notes)
 
 
-def test_boxes_that_follow_from_segmentations(tmp_path):
+@pytest.mark.parametrize("without", [None, [], [0, 0, 0, 0], [0.0, 0.0, 0.0, 0.0]])
+def test_boxes_that_follow_from_segmentations(tmp_path, without):
     coco_at_the_root(tmp_path)
 
     def change(content):
         for k, annotation in enumerate(content["annotations"]):
-            x, y, w, h = annotation.pop("bbox")
+            x, y, w, h = annotation["bbox"]
+            annotation["bbox"] = without
             mask = np.zeros((96, 64), np.uint8)
             mask[y : y + h, x : x + w] = 1
             counts, previous, run = [], 0, 0

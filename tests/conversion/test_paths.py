@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from centernet.conversion.paths import PathFinder, is_hidden, plain_parts, walk
+from centernet.conversion.paths import PathFinder, is_hidden, plain_parts, readings, walk
 
 
 @pytest.fixture
@@ -63,6 +63,41 @@ def test_a_folder_is_listed_once(root, monkeypatch):
     for _ in range(100):
         assert finder.find("/content/images/a.jpg")
     assert len(listed) == len(set(listed)) < 10
+
+
+SPELLINGS = ("images/E\u0301.jpg", "images/x.JPG", "images/y.JPG", "images/y.Jpg", "images/z.jpg", "images/z.JPG")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("\u00c9.jpg", "images/E\u0301.jpg"),
+        ("images/\u00c9.JPEG", None),
+        ("x.jpg", "images/x.JPG"),
+        ("set/images/x.Jpg", "images/x.JPG"),
+        ("X.jpg", None),  # the extension only
+        ("y.jpg", None),  # fits two
+        ("z.jpg", "images/z.jpg"),
+        ("z.JPG", "images/z.JPG"),
+        ("images/%7a.jpg", "images/z.jpg"),
+        ("100%25.jpg", "100%25.jpg"),
+        ("%2e%2e/c.jpg", "c.jpg"),
+        ("z.jpg%00", "images/z.jpg"),
+    ],
+)
+def test_other_spellings(root, text, found):
+    for name in (*SPELLINGS, "100%25.jpg", "100%.jpg"):
+        (root / name).write_text("")
+    finder = PathFinder([root / "images", root])
+    assert finder.find(text) == (None if found is None else root / found)
+    if "%" not in text and text[0] not in "z":
+        assert finder.find(text, other_spellings=False) is None
+
+
+def test_readings():
+    assert readings("a b?.jpg") == ["a b?.jpg"]
+    assert readings("/data/local-files/?d=a/b%20c.jpg")[1:] == ["a/b%20c.jpg", "a/b c.jpg"]
+    assert readings("https://h/a%20b.jpg?x=1")[1:] == ["https://h/a%20b.jpg", "https://h/a b.jpg"]
 
 
 def test_parts():

@@ -5,14 +5,14 @@ import mmap
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .coco_file import is_id, match_ids, read_annotation_file
-from .issues import ERROR, NOTE, Issue, Report, ignore_issue, short
+from .coco_file import canonical_id, is_id, match_ids, read_annotation_file
+from .issues import ERROR, NOTE, Issue, Report, ignore_issue, report_elsewhere, short
 from .layout import (
     SPLIT_NAMES,
     Layout,
@@ -24,7 +24,7 @@ from .layout import (
     refuse_duplicates,
     split_rank,
 )
-from .paths import PathFinder, folders, is_image_name, is_outside, plain_parts, walk
+from .paths import PathFinder, folders, is_image_name, is_outside, plain_parts, spelling_key, walk
 
 # Files of COCO in the same folder that hold other things than boxes.
 KEYPOINTS_JSON = "person_keypoints"
@@ -35,9 +35,14 @@ HEAD = 4096  # bytes
 
 @dataclass
 class CocoLayout(Layout):
-    """A JSON file with images, annotations and categories."""
+    """A JSON file with images, annotations and categories.
+
+    Attributes:
+        searched: the folder in which images are looked for that ``images`` does not have; None: no other.
+    """
 
     style = "coco"
+    searched: Path | None = field(default=None, kw_only=True)
 
     @classmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "CocoLayout | None":
@@ -72,7 +77,7 @@ class CocoLayout(Layout):
         if images is not None:
             return cls(root, split, path, images, undivided=undivided)
         names = [name for name in _first_images(path) if isinstance(name, str)]
-        layout = cls(root, split, path, root, undivided=undivided)
+        layout = cls(root, split, path, root, undivided=undivided, searched=root)
         found = [sum(os.path.isfile(folder / name) for name in names) for folder in layout.candidates]
         if any(found):
             layout.images = layout.candidates[found.index(max(found))]
@@ -98,16 +103,22 @@ class CocoLayout(Layout):
 
     @cached_property
     def by_name(self) -> dict[str, list[Path]]:
-        """Return all images below the image folder, by base name."""
+        """Return all images below the image folder and ``searched``, by the ``spelling_key`` of their base name."""
         found = defaultdict(list)
-        for path in walk(self.images):
-            parts = path.relative_to(self.images).parts[:-1]
-            if is_image_name(path.name) and not any(is_other_split(self.split, part) for part in parts):
-                found[path.name].append(path)
-        return found
+        for folder in dict.fromkeys(filter(None, (self.images, self.searched))):
+            for path in walk(folder):
+                parts = path.relative_to(folder).parts[:-1]
+                if is_image_name(path.name) and not any(is_other_split(self.split, part) for part in parts):
+                    found[spelling_key(path.name)].append(path)
+        return {key: list(dict.fromkeys(paths)) for key, paths in found.items()}
+
+    @cached_property
+    def folders_of_copies(self) -> set[Path]:
+        """Return the folders with images whose names are not unique, such as frames of two videos."""
+        return {path.parent for paths in self.by_name.values() if len(paths) > 1 for path in paths}
 
     def find_file(self, name: str) -> Path | None:
-        """Return the image of a file_name: at the stated place, or the only one of that name in a deeper folder.
+        """Return the image of a file_name: at the stated place, or the only one of that name in another folder.
 
         Raises:
             UserError: a name without folders fits images in several folders.
@@ -119,7 +130,10 @@ class CocoLayout(Layout):
             return found if found.is_file() else None
         if len(plain_parts(name)) != 1:
             return None
-        paths = self.by_name.get(name, [])
+        paths = self.by_name.get(spelling_key(name), [])
+        paths = [path for path in paths if path.name == name] or paths
+        inside = [path for path in paths if path.is_relative_to(self.finder.bases[0])]
+        paths = inside or [path for path in paths if path.parent not in self.folders_of_copies]
         if len(paths) > 1:
             raise UserError(f"the file_name {short(name)} fits several images, among them {paths[0]} and {paths[1]}")
         return paths[0] if paths else None
@@ -167,16 +181,16 @@ class CocoLayout(Layout):
             placed = self.place([*found.values(), *(before / names[k] for k in here)])
             for k, name in zip([*found, *here], placed, strict=True):
                 images[k] = {**images[k], "file_name": name}
-            some = next(iter(found))
-            text = f"{len(found)} image(s), such as {short(names[some])}, which is {found[some]}"
-            report(Issue(NOTE, "file names that were found elsewhere", self.annotations, text))
+            report_elsewhere(report, self.annotations, [(names[k], path) for k, path in found.items()])
         return [images[k] for k in kept]
 
     def _categories(self, entries: list, annotations: list[dict], report: Report) -> list[dict]:
         categories, ids = [], set()
         for category in entries:
-            if not isinstance(category, dict) or not all(
-                isinstance(category.get(k), (int, str)) for k in ("id", "name")
+            if (
+                not isinstance(category, dict)
+                or not is_id(category.get("id"))
+                or not isinstance(category.get("name"), (int, str))
             ):
                 text = f"a category has no id or no name: {str(category)[:80]}"
                 report(Issue(ERROR, "categories without id or name", self.annotations, text))
@@ -184,21 +198,24 @@ class CocoLayout(Layout):
                 text = f"duplicate category id {category['id']}"
                 report(Issue(ERROR, "duplicate category ids", self.annotations, text))
             else:
-                ids.add(category["id"])
+                number = int(category["id"]) if isinstance(category["id"], float) else category["id"]
+                ids.add(number)
                 above = category.get("supercategory")
-                above = str(above) if above not in (None, "", "none") else ""
-                categories.append({**category, "name": str(category["name"]), "supercategory": above})
-        used = {str(annotation.get("category_id")) for annotation in annotations}
+                above = str(above).strip() if above not in (None, "", "none") else ""
+                name = str(category["name"]).strip()
+                categories.append({**category, "id": number, "name": name, "supercategory": above})
+        stated = [annotation.get("category_id") for annotation in annotations]
+        used = {canonical_id(value) for value in stated if is_id(value)}
         # Some tools put a heading above the classes: a category without objects that is the parent of the others.
         parents = {category["supercategory"] for category in categories}
         categories = [
             category
             for category in categories
-            if str(category["id"]) in used or category["name"] not in parents or category["supercategory"]
+            if canonical_id(category["id"]) in used or category["name"] not in parents or category["supercategory"]
         ]
         names = [category["name"] for category in categories]
         for name in {name for name in names if names.count(name) > 1}:
-            unused = [c for c in categories if c["name"] == name and str(c["id"]) not in used]
+            unused = [c for c in categories if c["name"] == name and canonical_id(c["id"]) not in used]
             for category in unused[: names.count(name) - 1]:
                 categories.remove(category)
                 text = f"the category {category['id']} has no objects and the name of another one, {name}"
@@ -213,7 +230,8 @@ class CocoLayout(Layout):
             report(Issue(ERROR, kind, self.annotations, f"annotation {number} {text}"))
 
         box = entry.get("bbox")
-        if box is None and (box := segmentation_box(entry.get("segmentation"))) is not None:
+        if box in (None, [], [0, 0, 0, 0]) and (around := segmentation_box(entry.get("segmentation"))) is not None:
+            box = around
             text = f"annotation {number} has no bbox; it is the one around its segmentation"
             report(Issue(NOTE, "boxes that follow from segmentations", self.annotations, text))
         if not isinstance(box, list):
@@ -233,6 +251,16 @@ class CocoLayout(Layout):
             return None
         filled = {"id": number, "iscrowd": 0, "area": w * h, "ignore": 0}
         filled.update((key, value) for key, value in entry.items() if value is not None)
+        for key in ("iscrowd", "area", "ignore"):
+            try:
+                value = float(filled[key])
+                if not math.isfinite(value):
+                    raise ValueError
+            except (TypeError, ValueError, OverflowError):
+                refuse("fields that scoring needs", f"has the {key} {short(filled[key])}, which is not a number")
+                return None
+            if isinstance(filled[key], str):
+                filled[key] = value
         return {**filled, "bbox": box}
 
     def class_names(self, content: dict) -> list[str]:
@@ -262,7 +290,10 @@ def _json_files(root: Path, keypoints: bool = False) -> list[Path]:
     """Return the JSON files that may be COCO's, in the usual folders; with ``keypoints`` those named after them."""
     files = []
     for folder in (root / "annotations", root, *folders(root)):
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        found = sorted(folder.glob("*.[jJ][sS][oO][nN]"))
+        for path in found:
+            if path.suffix != ".json" and path.with_suffix(".json") in found:
+                continue
             named = path.stem.startswith(KEYPOINTS_JSON) if keypoints else not path.stem.startswith((".", *OTHER_JSON))
             if named and path not in files and not is_labelme(path):
                 files.append(path)

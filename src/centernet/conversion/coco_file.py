@@ -83,11 +83,11 @@ def match_ids(path: Path, annotations: list[dict], field: str, known: Collection
             return annotations
     forms: dict[str, list] = {}
     for value in known:
-        forms.setdefault(_canonical(value), []).append(value)
+        forms.setdefault(canonical_id(value), []).append(value)
 
     def matched(annotation: dict) -> dict:
         value = annotation.get(field)
-        if not is_id(value) or value in known or len(form := forms.get(_canonical(value), [])) != 1:
+        if not is_id(value) or value in known or len(form := forms.get(canonical_id(value), [])) != 1:
             return annotation
         text = f"annotation {short(annotation.get('id'))} has the {field} {short(value)}, used as {short(form[0])}"
         report(Issue(NOTE, "ids that are a number in one place and a string in another", path, text))
@@ -96,6 +96,7 @@ def match_ids(path: Path, annotations: list[dict], field: str, known: Collection
     return [matched(annotation) for annotation in annotations]
 
 
-def _canonical(value) -> str:
+def canonical_id(value) -> str:
+    """Return the text that all forms of an id have in common: 7, 7.0, "7" and "007"."""
     text = value.strip() if isinstance(value, str) else str(int(value))
     return text.lstrip("0") or "0" if text.isascii() and text.isdigit() else text

@@ -3,7 +3,7 @@
 Needs the standard library only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,13 @@ def raise_error(issue: Issue) -> None:
 
 def ignore_issue(issue: Issue) -> None:
     """Skip silently (already reported, or reported later)."""
+
+
+def report_elsewhere(report: Report, path: Path, found: Sequence[tuple[str, Path]]) -> None:
+    """Report pairs of a file name that annotations state and the image that is used for it."""
+    if found:
+        text = f"{len(found)} image(s), such as {short(found[0][0])}, which is {found[0][1]}"
+        report(Issue(NOTE, "file names that were found elsewhere", path, text))
 
 
 class IssueLog:

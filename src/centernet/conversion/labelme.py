@@ -2,18 +2,20 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from .coco import is_labelme
-from .issues import ERROR, LEFT_OUT, Issue, Report, short
+from .issues import ERROR, LEFT_OUT, Issue, Report, report_elsewhere, short
 from .layout import Layout, Point, hull, is_split_name, make_annotation, report_left_out, split_spellings
-from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, is_image_name, walk
+from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, is_image_name, plain_parts, walk
 
 NO_CLASSES = ("__ignore__", "_background_")  # entries of LabelMe's labels.txt
 LABEL_FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons")
+IMAGE_FOLDERS = ("images", "Images", "JPEGImages")
 
 
 @dataclass
@@ -40,7 +42,7 @@ class LabelMeLayout(Layout):
 
     @cached_property
     def finder(self) -> PathFinder:
-        folders = [self.images, counterpart(self.annotations, LABEL_FOLDERS, ("images", "Images", "JPEGImages"))]
+        folders = [self.images, counterpart(self.annotations, LABEL_FOLDERS, IMAGE_FOLDERS)]
         return PathFinder([*filter(None, folders), self.root, self.root / "images"])
 
     def class_names(self, content: dict) -> list[str]:
@@ -50,6 +52,7 @@ class LabelMeLayout(Layout):
         images: list[dict] = []
         annotations: list[dict] = []
         names, placed, used = set(), [], set()
+        elsewhere: list[tuple[str, Path]] = []
         for path in self._files(report):
             record = self._read_file(path, report)
             if record is None:
@@ -65,6 +68,10 @@ class LabelMeLayout(Layout):
                 continue
             used.add(image)
             placed.append(image)
+            stated = record.get("imagePath")
+            stated = stated if isinstance(stated, str) else ""
+            if not self._is_stated(path, stated, image):
+                elsewhere.append((stated or path.name, image))
             size = {"width": record.get("imageWidth"), "height": record.get("imageHeight")}
             images.append({**size, "annotations": list(self._objects(path, record["shapes"], report))})
         for entry, name in zip(images, self.place(placed), strict=True):
@@ -73,6 +80,7 @@ class LabelMeLayout(Layout):
                 names.add(label)
                 annotations.append(make_annotation(len(annotations) + 1, name, label, box, outline=outline))
         self._report_images(used, report)
+        report_elsewhere(report, self.annotations, elsewhere)
         categories = [{"id": name, "name": name} for name in sorted(names)]
         return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -93,15 +101,30 @@ class LabelMeLayout(Layout):
         return record
 
     def _find_image(self, path: Path, record: dict) -> Path | None:
-        """Return the image next to its JSON file, of the same name, or the one that the file names."""
-        for suffix in IMAGE_SUFFIXES:
-            for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
-                if candidate.is_file():
-                    return candidate
+        """Return the image of the same name next to its JSON file or in ``images/``, or the one that the file names."""
+        for folder in self._image_folders(path):
+            for suffix in IMAGE_SUFFIXES:
+                for candidate in (folder / f"{path.stem}{suffix}", folder / f"{path.stem}{suffix.upper()}"):
+                    if candidate.is_file():
+                        return candidate
         inside = path.relative_to(self.annotations).with_suffix("").as_posix()
         name = record.get("imagePath")
         found = self.find_image(inside) or self.find_image(path.stem)
         return found or (self.find_image(name) if isinstance(name, str) and name else None)
+
+    def _image_folders(self, path: Path) -> list[Path]:
+        """Return where the image of a JSON file is expected: next to it, or in the same place of the image folder."""
+        inside = path.parent.relative_to(self.annotations)
+        beside = counterpart(path.parent, LABEL_FOLDERS, IMAGE_FOLDERS)
+        inner = [beside] if beside is not None and beside.is_relative_to(self.root) else []
+        return list(dict.fromkeys([path.parent, self.images / inside, *inner]))
+
+    def _is_stated(self, path: Path, stated: str, image: Path) -> bool:
+        """Return whether an image is where it is expected and as its JSON file names it."""
+        at = os.path.normpath(path.parent / stated.replace("\\", "/"))
+        return at == os.path.normpath(image) or (
+            image.parent in self._image_folders(path) and (plain_parts(stated) or [image.name])[-1] == image.name
+        )
 
     def _objects(self, path: Path, shapes: list, report: Report) -> Iterable[tuple[str, list[float], list[Point]]]:
         """Yield label, box [x, y, width, height], and corners of each shape; none unless it is a polygon."""
@@ -109,7 +132,8 @@ class LabelMeLayout(Layout):
             try:
                 label, kind = shape["label"], shape.get("shape_type") or "polygon"
                 points = [(float(x), float(y)) for x, y in shape["points"]]
-                if not isinstance(label, str) or not label or not points:
+                label = label.strip() if isinstance(label, str) else ""
+                if not label or not points:
                     raise ValueError("no label or no points")
                 if not all(math.isfinite(value) for point in points for value in point):
                     raise ValueError("not finite")

@@ -3,8 +3,10 @@
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"),
@@ -78,21 +80,41 @@ def plain_parts(text: str) -> list[str]:
     return [part for part in parts if part not in ("", ".", "..")]
 
 
+def spelling_key(name: str) -> str:
+    """Return what the spellings of a file name have in common: Unicode forms, and extensions in any case."""
+    stem, suffix = os.path.splitext(name)
+    return unicodedata.normalize("NFC", stem) + suffix.lower()
+
+
+def readings(text: str) -> list[str]:
+    """Return a path as written, and what it stands for as a URL: without query and escapes.
+
+    Label Studio serves ``set/a b.jpg`` as ``/data/local-files/?d=set/a%20b.jpg``.
+    """
+    path = text.partition("/local-files/?d=")[2] or text
+    if "://" in path:
+        path = path.partition("?")[0]
+    return list(dict.fromkeys([text, path, unquote(path).replace("\0", "")]))
+
+
 class PathFinder:
     """Finds the files of one dataset by paths that may come from another machine.
 
-    A path is resolved as written, then with leading folders removed one by one, below each of ``bases``.
+    A path is resolved as written, then with leading folders removed one by one, below each of ``bases``. The last
+    resort are other spellings of names, provided that only one fits.
     """
 
     def __init__(self, bases: Sequence[Path]) -> None:
         self.bases = list(dict.fromkeys(bases))
         self._listings: dict[str, set[str]] = {}
+        self._spellings: dict[str, dict[str, list[str]]] = {}
 
     def find(self, text: str, other_spellings: bool = True) -> Path | None:
         """Return the file or folder that ``text`` names, or None.
 
-        It lies below one of the bases, unless ``text`` is an absolute path that exists on this machine. File systems
-        that know a name in another spelling (upper and lower case) are asked last, with ``other_spellings``.
+        It lies below one of the bases, unless ``text`` is an absolute path that exists on this machine. With
+        ``other_spellings``, file systems that know a name in another spelling (upper and lower case) and names of the
+        same ``spelling_key`` come last.
         """
         text = text.strip()
         if not text or "\0" in text:
@@ -104,22 +126,49 @@ class PathFinder:
             for base in self.bases:
                 if self._exists(base / text):
                     return base / text
-        parts = plain_parts(text)
-        candidates = [base.joinpath(*parts[k:]) for k in range(len(parts)) for base in self.bases]
+        places = [
+            (base, parts[k:])
+            for parts in map(plain_parts, readings(text))
+            for k in range(len(parts))
+            for base in self.bases
+        ]
+        candidates = [base.joinpath(*parts) for base, parts in places]
         found = next((path for path in candidates if self._exists(path)), None)
         if found is None and other_spellings:
             found = next((path for path in candidates if len(path.name) < 256 and os.path.exists(path)), None)
+        if found is None and other_spellings:
+            similar = next(filter(None, (self.similar(base, parts) for base, parts in places)), [])
+            found = similar[0] if len(similar) == 1 else None
+        return found
+
+    def similar(self, base: Path, parts: Sequence[str]) -> list[Path]:
+        """Return the paths below ``base`` whose parts have the ``spelling_key`` of ``parts``."""
+        found = [base]
+        for part in parts:
+            key = spelling_key(part)
+            found = [folder / name for folder in found for name in self._by_spelling(folder).get(key, ())]
         return found
 
     def _exists(self, path: Path) -> bool:
-        """Return whether a path exists, from listings of folders: many files are looked for in few of them."""
-        parent = str(path.parent)
-        if parent not in self._listings:
+        return path.name in self._list(path.parent)
+
+    def _list(self, folder: Path) -> set[str]:
+        """Return the names in a folder, which is listed once: many files are looked for in few of them."""
+        key = str(folder)
+        if key not in self._listings:
             try:
-                self._listings[parent] = set(os.listdir(parent))
+                self._listings[key] = set(os.listdir(key))
             except (OSError, ValueError):
-                self._listings[parent] = set()
-        return path.name in self._listings[parent]
+                self._listings[key] = set()
+        return self._listings[key]
+
+    def _by_spelling(self, folder: Path) -> dict[str, list[str]]:
+        key = str(folder)
+        if key not in self._spellings:
+            self._spellings[key] = {}
+            for name in sorted(self._list(folder)):
+                self._spellings[key].setdefault(spelling_key(name), []).append(name)
+        return self._spellings[key]
 
 
 def is_outside(text: str) -> bool:

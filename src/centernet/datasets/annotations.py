@@ -253,8 +253,8 @@ def refuse_nothing_to_learn(path: Path, usable: Annotations, log: IssueLog, trai
     within_a_pixel = int((boxes[counts] <= 1).all(1).sum())
     if within_a_pixel > MANY_FRACTIONS * kept:
         raise UserError(
-            f"{path}: {within_a_pixel} of {kept} boxes lie within one pixel, so they seem to be fractions of the image; "
-            f"a bbox is [x, y, width, height] in pixels"
+            f"{path}: {within_a_pixel} of {kept} boxes lie within one pixel, so they seem to be fractions of the "
+            f"image; a bbox is [x, y, width, height] in pixels"
         )
 
 
