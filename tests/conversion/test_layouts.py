@@ -38,6 +38,7 @@ from tests.helpers.tool_exports import (
 from tests.helpers.training import load_script, output_of
 
 from centernet.conversion.issues import ignore_issue
+from centernet.conversion.yolo import are_poses
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
 from centernet.tasks import build_task
@@ -282,6 +283,15 @@ def test_names_in_other_spellings(tmp_path, on_disk, named):
     assert any("file names that were found elsewhere: 1, the first: " in note for note in dataset.notes)
 
 
+def test_labels_of_names_in_another_unicode_form(tmp_path):
+    yolo_images_first(tmp_path)
+    for kind, letter in (("images", "\u00e9"), ("labels", "e\u0301")):
+        for path in tmp_path.glob(f"{kind}/*/*"):
+            path.rename(path.with_name(f"{letter} {path.name}"))
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    assert len(dataset.objects["cls"]) == 3 and dataset.notes == []
+
+
 def test_annotation_files_in_upper_case(tmp_path):
     coco_at_the_root(tmp_path)
     for split in ("train", "val"):
@@ -289,6 +299,19 @@ def test_annotation_files_in_upper_case(tmp_path):
     check(tmp_path)
     put(tmp_path / "val.json", coco("val"))  # the usual spelling comes first
     put(tmp_path / "val.JSON", "no JSON")
+    check(tmp_path)
+
+
+def test_data_yaml_in_other_cases(tmp_path):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    text = "train: images/train\nval: images/val\nnames: [hen house, fox]\n"
+    put(tmp_path / "Data.YAML", text)
+    put(tmp_path / "other.yaml", "names: [a, b]\n")
+    check(tmp_path)
+    put(tmp_path / "data.yaml", text)
+    put(tmp_path / "Data.YAML", "names: [a, b]\n")
     check(tmp_path)
 
 
@@ -906,6 +929,84 @@ def test_boxes_with_keypoints(tmp_path):
         UserError, match=r"line 1 is not a label \(kpt_shape \[4, 2\] asks for 13 columns, there are 17"
     ):
         Custom(build_task(parse(tmp_path)), "train")
+
+
+def test_keypoints_without_their_shape(tmp_path):
+    """Read as polygons, the boxes would be wrong."""
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    boxes = [(0.2, 0.5, 0.1, 0.2), (0.5, 0.5, 0.2, 0.3), (0.5, 0.5, 0.8, 0.9), (0.9, 0.8, 0.2, 0.1)]
+    lines = [f"0 {x} {y} {w} {h} {x - w / 3} {y} 0 0\n" for x, y, w, h in boxes]
+    put(tmp_path / "labels/train/t1.txt", "".join(lines))
+    put(tmp_path / "labels/train/t2.txt", lines[0])
+    text = "train: images/train\nval: images/val\nnames: [hen house, fox]\n"
+    put(tmp_path / "data.yaml", text)
+    message = r"images/train: its labels seem to be boxes with keypoints; state kpt_shape: \[2, 2\] in data.yaml, or "
+    with pytest.raises(UserError, match=message):
+        Custom(build_task(parse(tmp_path)), "train")
+    put(tmp_path / "data.yaml", text + "kpt_shape: [0, 0]\n")
+    assert len(Custom(build_task(parse(tmp_path)), "train").objects["cls"]) == 5
+    put(tmp_path / "data.yaml", text + "kpt_shape: [2, 2]\n")
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    np.testing.assert_allclose(dataset.read_objects(1)["boxes"], [[6, 38.4, 10, 57.6]])
+
+
+@pytest.mark.parametrize("points", ["0.5 0.5 2 0.5 0.6 2", "0.5 0.5 2"])
+def test_keypoints_with_visibilities_without_their_shape(tmp_path, points):
+    yolo_images_first(tmp_path)
+    put(tmp_path / "labels/train/t1.txt", f"0 0.5 0.5 0.4 0.4 {points}\n")
+    with pytest.raises(UserError, match="line 1 is not a label .*; keypoints need kpt_shape in data.yaml"):
+        Custom(build_task(parse(tmp_path)), "train")
+
+
+def random_polygon(rng, corners: int, low: float, high: float, center: float) -> tuple:
+    """Corners of a polygon of a size between ``low`` and ``high``, within ``center`` of the middle of the image."""
+    size = rng.uniform(low, high, 2)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    points = np.stack([np.cos(angles), np.sin(angles)], 1) * rng.uniform(0.5, 1, (corners, 1)) / 2 * size
+    middle = np.clip(0.5 + center * rng.uniform(-1, 1, 2), size / 2, 1 - size / 2)
+    return tuple(map(tuple, middle + points[:: rng.choice([-1, 1])]))
+
+
+@pytest.mark.parametrize("corners", [3, 4, 5, 8])
+@pytest.mark.parametrize("center", [0, 0.1, 0.5])
+@pytest.mark.parametrize(("low", "high"), [(0.01, 0.05), (0.05, 0.3), (0.05, 0.5), (0.3, 0.9)])
+def test_polygons_are_not_taken_for_keypoints(corners, center, low, high):
+    """Neither large sets of any size and place, nor small ones."""
+    rng = np.random.default_rng(corners)
+    for count in [1, 3, 4, 10] * 50 + [1000]:
+        assert not are_poses([random_polygon(rng, corners, low, high, center) for _ in range(count)])
+
+
+def test_one_rotated_box_in_all_images_is_not_taken_for_keypoints():
+    """Frames of a fixed camera have the same polygon again and again."""
+    rng = np.random.default_rng(0)
+    for _ in range(5000):
+        center, one, other = rng.uniform(0.2, 0.8, 2), *rng.uniform(-0.2, 0.2, (2, 2))
+        corners = [center + one, center + other, center - one, center - other]
+        assert not are_poses([tuple(map(tuple, corners))] * 9)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.01, 0.05), (0.1, 0.5), (0.05, 0.8)])
+def test_keypoints_are_not_taken_for_polygons(low, high):
+    rng = np.random.default_rng(0)
+    sizes = rng.uniform(low, high, (50, 2))
+    boxes = [(tuple(rng.uniform(size / 2, 1 - size / 2)), tuple(size)) for size in sizes]
+    points = [tuple(np.add(xy, rng.uniform(-0.5, 0.5, 2) * size) for _ in range(4)) for xy, size in boxes]
+    assert are_poses([(*box, *map(tuple, more), (0, 0)) for box, more in zip(boxes, points, strict=True)])
+
+
+def test_lines_of_a_list_that_occur_twice(tmp_path):
+    """``./images/t1.jpg`` and ``images/t1.jpg`` are one image, with its boxes once."""
+    put(tmp_path / "classes.txt", "hen house\nfox\n")
+    for split in ("train", "val"):
+        draw(tmp_path / "images", split)
+        yolo_labels(tmp_path / "labels", split)
+        lines = [f"images/{name}.jpg\n" for name, *_ in IMAGES[split]]
+        put(tmp_path / f"{split}.txt", "".join([*lines, f"./{lines[0]}"]))
+    train, val = check(tmp_path)
+    assert f"images that are listed more than once: 1, the first: {tmp_path}/train.txt: " in train and "t1.jpg" in train
+    assert "v1.jpg" in val
 
 
 def test_labels_with_a_confidence(tmp_path):

@@ -43,6 +43,9 @@ OTHER_SUFFIXES = {
 }
 MAX_FRACTION = 1.5  # coordinates are fractions of the image; boxes may extend beyond it
 CONFIDENCE = "label lines with a confidence, which is not used"
+# Polygons are taken for boxes with keypoints if most can be read so, and some have a second corner far from the others.
+MOST, SOME, AT_LEAST = 0.9, 0.2, 3
+TOLERANCE = 0.01  # fraction of the image by which keypoints may be outside of their box, and boxes outside of the image
 
 
 @dataclass
@@ -125,6 +128,7 @@ class YoloLayout(Layout):
         paths.extend(self._unknown_extensions(labels_of, present, report))
         images: list[dict] = []
         annotations: list[dict] = []
+        outlines = []
         sizes = {}
         for image in paths:
             try:
@@ -142,12 +146,19 @@ class YoloLayout(Layout):
                 box = [left, top, one.w * width, one.h * height]
                 outline = [(x * width, y * height) for x, y in one.outline]
                 annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box, outline=outline)
+                if one.outline:
+                    outlines.append(one.outline)
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
         if images and not present:
             label = labels_of[readable[-1]]
             raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
+        if "kpt_shape" not in self.content and are_poses(outlines):
+            raise UserError(
+                f"{self.annotations}: its labels seem to be boxes with keypoints; state kpt_shape: "
+                f"[{len(outlines[0]) - 2}, 2] in data.yaml, or kpt_shape: [0, 0] if they are polygons"
+            )
         self._report_unused_labels(present, report)
         self._report_shared_labels(
             [(labels_of[image], image) for image in readable if labels_of[image] in present], report
@@ -157,15 +168,23 @@ class YoloLayout(Layout):
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def _images(self, report: Report) -> Iterable[Path]:
-        """Yield the images of all places; those of lists need not exist."""
+        """Yield the images of all places, each of them once; those of lists need not exist."""
+        seen = set()
         for place in self.places:
             if place.is_dir():
                 hidden: list[Path] = []
-                yield from (path for path in walk(place, hidden) if is_image_name(path.name))
+                images = [path for path in walk(place, hidden) if is_image_name(path.name)]
                 report_left_out(report, "images in hidden folders", (p for p in hidden if is_image_name(p.name)))
             else:
-                for line in filter(None, read_lines(place)):
-                    yield self.finder.find(line) or place.parent / line
+                images = [self.finder.find(line) or place.parent / line for line in filter(None, read_lines(place))]
+            for image in images:
+                plain = os.path.abspath(image)
+                if plain in seen:
+                    text = f"{image} is used once"
+                    report(Issue(NOTE, "images that are listed more than once", place, text))
+                else:
+                    seen.add(plain)
+                    yield image
 
     def _unknown_extensions(self, labels_of: dict, present: set[Path], report: Report) -> Iterable[Path]:
         """Yield the labeled images whose extension is not one of an image; report what is left out."""
@@ -190,7 +209,8 @@ class YoloLayout(Layout):
             folder = self._label_folder(image.parent)
         path = folder / f"{image.stem}.txt"
         if not path.is_file():
-            others = [path.with_suffix(".TXT"), *([image.parent / path.name] if self.labels is None else [])]
+            similar = self.finder.similar(folder, [path.name])
+            others = [*similar[: len(similar) == 1], *([image.parent / path.name] if self.labels is None else [])]
             path = next((other for other in others if other.is_file()), path)
         return path
 
@@ -391,6 +411,7 @@ def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
     if not all(map(math.isfinite, values)):
         raise ValueError("not finite")
     has_confidence = len(values) == 5
+    hint = "; keypoints need kpt_shape in data.yaml" if kpt_shape is None and len(values) > 5 else ""
     keypoints: tuple[tuple[float, float, float], ...] = ()
     outline: tuple[tuple[float, float], ...] = ()
     if kpt_shape is not None and len(values) > 5:
@@ -400,7 +421,7 @@ def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
         keypoints = read_keypoints(values[4:], kpt_shape[1])
         values = values[:4]
     if any(abs(value) > MAX_FRACTION for value in values):
-        raise ValueError("coordinates are fractions of the image, from 0 to 1")
+        raise ValueError(f"coordinates are fractions of the image, from 0 to 1{hint}")
     if len(values) in (4, 5):
         x, y, w, h = values[:4]
     elif len(values) >= 6 and len(values) % 2 == 0:
@@ -408,10 +429,35 @@ def read_label(line: str, kpt_shape: tuple[int, int] | None = None) -> Label:
         left, top, w, h = hull(outline)
         x, y = left + w / 2, top + h / 2
     else:
-        raise ValueError("needs a class and x, y, width, height")
+        raise ValueError(f"needs a class and x, y, width, height{hint}")
     if w < 0 or h < 0:
         raise ValueError("a negative size")
     return Label(int(cls), x, y, w, h, has_confidence, keypoints, outline)
+
+
+def are_poses(outlines: Sequence[Sequence[tuple[float, float]]]) -> bool:
+    """Return whether the polygons of a dataset are boxes with keypoints: all of one length, with the points in the box.
+
+    Small polygons may all seem so, but their second corner, which would be the size of the box, is not far from the
+    others. That of a parallelogram never is.
+    """
+    if len({len(outline) for outline in outlines}) != 1 or len(outlines[0]) < 4:
+        return False
+    fitting = far = 0
+    for (x, y), (w, h), *points in outlines:
+        labeled = [point for point in points if point != (0, 0)]
+        in_image = min(w, h) > 0 and _holds((0.5, 0.5, 1 - w, 1 - h), (x, y))
+        if in_image and all(_holds((x, y, w, h), point) for point in labeled):
+            fitting += 1
+            left, top, width, height = hull([(x, y), *labeled])
+            around = (left + width / 2, top + height / 2, 3 * width, 3 * height)
+            far += not _holds((x, y, w, h), (w, h)) and not _holds(around, (w, h))
+    return fitting >= MOST * len(outlines) and far >= max(AT_LEAST, SOME * len(outlines))
+
+
+def _holds(box: tuple[float, float, float, float], point: tuple[float, float]) -> bool:
+    """Return whether a point lies in a box (x, y, w, h), x and y of its center, or hardly outside."""
+    return all(abs(point[k] - box[k]) <= box[k + 2] / 2 + TOLERANCE for k in (0, 1))
 
 
 def read_keypoints(values: Sequence[float], dimensions: int) -> tuple[tuple[float, float, float], ...]:
@@ -443,11 +489,15 @@ def _names_files(folder: Path) -> Iterable[Path]:
 
 def find_yaml(root: Path) -> Path | None:
     """Return the data.yaml of a dataset: of the usual name, or the only one with names; None when there is none."""
-    for name in YAML_FILES:
-        if (root / name).is_file():
-            return root / name
-    others = [path for pattern in ("*.yaml", "*.yml") for path in root.glob(pattern) if not is_hidden(path.name)]
-    others = [path for path in others if path.stat().st_size <= MAX_BYTES and b"names" in path.read_bytes()]
+    patterns = ("*.[yY][aA][mM][lL]", "*.[yY][mM][lL]")
+    files = [path for pattern in patterns for path in root.glob(pattern) if path.is_file()]
+    for spelled in (str, str.lower):
+        for name in YAML_FILES:
+            found = [path for path in files if spelled(path.name) == name]
+            if len(found) == 1:
+                return found[0]
+    others = [path for path in files if not is_hidden(path.name) and path.stat().st_size <= MAX_BYTES]
+    others = [path for path in others if b"names" in path.read_bytes()]
     return others[0] if len(others) == 1 else None
 
 
