@@ -7,7 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco import CocoLayout
-from centernet.conversion.issues import raise_error
+from centernet.conversion.issues import IssueLog
+from centernet.datasets.annotations import scored_content
 from centernet.errors import UserError
 from centernet.evaluation import coco
 from centernet.evaluation.results import find_results, format_score, read_results
@@ -35,8 +36,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def score(path: Path, results: list[dict]) -> dict:
-    """Return the scores of ``evaluate_content`` for an annotation file and results. Raises UserError."""
-    content = CocoLayout(path.parent, "val", path, path.parent).read_checked(raise_error)
+    """Return the scores of ``evaluate_content`` for an annotation file and results.
+
+    Raises:
+        UserError: a result does not fit, or the file is one that training refuses.
+    """
+    log = IssueLog(raise_errors=True)
+    content = CocoLayout(path.parent, "val", path, path.parent).read_checked(log)
+    content = scored_content(path, content, log)
     try:
         return coco.evaluate_content(content, results)
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -10,8 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
-from centernet.conversion.issues import ignore_issue
+from centernet.conversion.issues import IssueLog, ignore_issue
 from centernet.conversion.keypoints import complete_keypoints, read_joints
+from centernet.datasets.annotations import scored_content
 from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.results import find_results, read_results
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     content = read_annotation_file(args.annotations)
     try:
         content = completed(args.annotations, content)
+        content = scored_content(args.annotations, content, IssueLog(raise_errors=True))
         joints = {category["id"]: read_joints(args.annotations, category) for category in content["categories"]}
         sigmas = {one: own.sigmas or (DEFAULT_SIGMA,) * len(own.names) for one, own in joints.items()}
         for result in results:

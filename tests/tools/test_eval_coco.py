@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,50 @@ def test_scores(capsys, files):
         )
         assert lines[12:] == [f"AP/apple {half:.4f}", "AP/bean 1.0000", "AP/corn -"]
     assert len(run(capsys, path, "--annotations", annotations)[1].splitlines()) == 12
+
+
+def changed(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+REPAIRS = {
+    "image ids as texts": lambda c: [one.update(image_id=str(one["image_id"])) for one in c["annotations"]],
+    "areas as texts": lambda c: [
+        one.update(area=str(one["bbox"][2] * one["bbox"][3]), iscrowd="0") for one in c["annotations"]
+    ],
+    "boxes as texts": lambda c: [one.update(bbox=[*map(str, one["bbox"])]) for one in c["annotations"]],
+    "an image that is not listed": lambda c: c["annotations"].append({**c["annotations"][0], "image_id": 99}),
+}
+
+
+@pytest.mark.parametrize("change", REPAIRS.values(), ids=REPAIRS)
+def test_annotations_are_repaired_as_in_training(capsys, files, change):
+    path, annotations = files
+    before = run(capsys, path, "--annotations", annotations)
+    changed(annotations, change)
+    assert run(capsys, path, "--annotations", annotations) == before
+
+
+REFUSED = {
+    "annotation 0 of '7.jpg' has the bbox .*, whose width or height is negative": lambda c: c["annotations"][0].update(
+        bbox=[30, 30, -20, 20]
+    ),
+    "no object is left to score against in 2 images": lambda c: [one.update(image_id=9) for one in c["annotations"]],
+    "duplicate image id 7": lambda c: c["images"][1].update(id=7),
+    "unknown category_id 'x'": lambda c: c["annotations"][0].update(category_id="x"),
+    "seem to be fractions of the image": lambda c: [one.update(bbox=[0.1] * 4) for one in c["annotations"]],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_annotations_are_refused_as_in_training(capsys, files, message):
+    """Otherwise they would be scored as if nothing had been found, or as if there were no objects."""
+    path, annotations = files
+    changed(annotations, REFUSED[message])
+    status, _, errors = run(capsys, path, "--annotations", annotations)
+    assert status == 2 and re.match(f"error: {annotations}: .*{message}.*\n$", errors), errors
 
 
 def test_errors_are_one_line(capsys, tmp_path, files):

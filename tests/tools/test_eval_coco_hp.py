@@ -75,6 +75,27 @@ def test_wrong_results(files, content, message):
     assert message in result.stderr and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": "4"}, None),
+        ({"image_id": 5}, "annotations.json: no object is left to score against in 1 images"),
+        ({"bbox": [100, 110, -95, -105]}, "annotations.json: annotation 1 of '4.jpg' has the bbox"),
+        ({"area": "big"}, "annotations.json: annotation 1 of '4.jpg' has the area 'big'"),
+    ],
+)
+def test_annotations_are_checked_as_in_training(files, changes, message):
+    before = run(files, "results.json", "--annotations", "annotations.json").stdout
+    content = json.loads((files / "annotations.json").read_text())
+    content["annotations"][0].update(changes)
+    (files / "annotations.json").write_text(json.dumps(content))
+    result = run(files, "results.json", "--annotations", "annotations.json")
+    if message is None:
+        assert result.returncode == 0 and result.stdout == before
+    else:
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_missing_files(files):
     result = run(files, "nothing.json", "--annotations", "annotations.json")
     assert result.returncode == 2 and "nothing.json" in result.stderr

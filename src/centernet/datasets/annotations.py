@@ -258,6 +258,20 @@ def refuse_nothing_to_learn(path: Path, usable: Annotations, log: IssueLog, trai
         )
 
 
+def scored_content(path: Path, content: dict, log: IssueLog) -> dict:
+    """Return the content of an annotation file as it is scored, checked and repaired as in training.
+
+    Raises:
+        UserError: it has errors, or no object to score against while some are left out.
+    """
+    categories = {category["id"] for category in content["categories"]}
+    usable = validate(
+        path, content, categories=categories, read=lambda _: {}, scored_fields=("area", "iscrowd"), report=log
+    )
+    refuse_nothing_to_learn(path, usable, log, train=False)
+    return {**content, "images": usable.images, "annotations": usable.annotations}
+
+
 def sizes_of(images: Sequence[dict]) -> np.ndarray:
     """Return (n, 2) int32, the width and height that an annotation file states for each image, or 0."""
     sizes = np.zeros((len(images), 2), dtype=np.int32)
