@@ -38,6 +38,7 @@ from tests.helpers.tool_exports import (
 from tests.helpers.training import load_script, output_of
 
 from centernet.conversion.issues import ignore_issue
+from centernet.conversion.layout import is_split_name, split_rank
 from centernet.conversion.yolo import are_poses
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
@@ -1099,6 +1100,52 @@ def test_split_names_in_other_cases(tmp_path, layout, spelling):
     for path in sorted(tmp_path.rglob("*"), key=lambda path: -len(path.parts)):
         if path.stem in ("train", "val"):
             path.rename(path.with_name(spelling(path.stem) + path.suffix))
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("train", "train train2017 trainval pascal_trainval0712 train-images trainSet trainset strain_train Training"),
+        ("val", "val val2 valid instances_val2017 VALID validation_set minival2014 ValImages test testing my.test"),
+        (None, "devices valve valley contest latest constraints strain dataset trains"),
+    ],
+)
+def test_words_that_name_a_split(split, names):
+    for name in names.split():
+        assert is_split_name(name) == (split is not None)
+        assert [other for other in ("train", "val") if split_rank(other, name) is not None] == (
+            [split] if split else []
+        )
+
+
+@pytest.mark.parametrize("name", ["devices", "valve", "contest"])
+@pytest.mark.parametrize("layout", [label_studio_coco, cvat_xml, labelme_flat], ids=lambda layout: layout.__name__)
+def test_names_that_contain_a_split_are_not_divided(tmp_path, layout, name):
+    layout(tmp_path)
+    if layout is labelme_flat:
+        (tmp_path / name).mkdir()
+        for path in tmp_path.glob("t1.*"):
+            path.rename(tmp_path / name / path.name)
+    else:
+        (path,) = (path for path in tmp_path.iterdir() if path.is_file())
+        path.rename(path.with_name(f"{name}{path.suffix}"))
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    assert any("nothing divides these images" in note for note in notes)
+
+
+def test_a_devkit_whose_name_contains_a_split(tmp_path):
+    """The validation images were trained on."""
+    voc_devkit_form(tmp_path / "devices")
+    put(tmp_path / "README.txt", "hello")
+    check(tmp_path)
+
+
+def test_files_and_folders_whose_names_contain_another_split(tmp_path):
+    coco_at_the_root(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").rename(tmp_path / f"strain_{split}.json")
+    (tmp_path / "images").rename(tmp_path / "valley")
     check(tmp_path)
 
 

@@ -6,25 +6,29 @@ A layout is one split of a dataset in one style: it locates its files, and reads
 """
 
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from ..errors import UserError
-from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report
-from .paths import IMAGE_SUFFIXES, PathFinder, is_hidden, is_image_name
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
+from .paths import IMAGE_SUFFIXES, PathFinder, folders, is_hidden, is_image_name, is_outside, plain_parts, walk
 
 Point = tuple[float, float]  # x, y in pixels
 
-# Names of the splits in names of files and folders; the first match is used.
+# Words that name a split in names of files and folders; the first match is used.
 SPLIT_NAMES = {
     "train": ("train", "trainval", "training"),
-    "val": ("val", "valid", "validation", "dev", "test"),
-    "test": ("test", "val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validation", "eval", "evaluation", "dev", "test", "testing"),
+    "test": ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev"),
 }
+SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "evaluation": "eval", "testing": "test"}
+WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # trainSet2017: train, Set
+AFFIX = re.compile("^mini|(set|data|images|labels)$")  # of words that are written as one: trainset, minival
 NAMES_FILES = ("classes.txt", "classes.names", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
 
 
@@ -40,6 +44,7 @@ class Layout(ABC):
         annotations: the file or folder of the annotations.
         images: the folder that the file names of images are relative to.
         undivided: there are no splits, so all images are used for training.
+        remarks: what was noticed when the split was found.
     """
 
     style: ClassVar[str]
@@ -49,6 +54,7 @@ class Layout(ABC):
     annotations: Path
     images: Path
     undivided: bool = field(default=False, kw_only=True)
+    remarks: tuple[Issue, ...] = field(default=(), kw_only=True)
 
     @classmethod
     @abstractmethod
@@ -90,6 +96,8 @@ class Layout(ABC):
         if self.undivided:
             text = "nothing divides these images into training and validation, so all of them are trained on"
             report(Issue(NOTE, "datasets that are not divided", self.annotations, text))
+        for remark in self.remarks:
+            report(remark)
         content = self.read(remember)
         if not content["images"]:
             raise UserError(first[0].line if first else f"{self.annotations}: it lists no images")
@@ -113,18 +121,38 @@ class Layout(ABC):
         """Return the finder of images by their names in annotations."""
         return PathFinder([self.images, self.root, self.root / "images"])
 
+    @property
+    def image_folders(self) -> list[Path]:
+        """Return the folders that file names of images are relative to."""
+        return [self.images]
+
     def find_image(self, name: str) -> Path | None:
-        """Return the image ``name``, as given or with another extension in lower or upper case."""
-        found = self.finder.find(name) if is_image_name(name) else None
-        if found is not None and found.is_file():
-            return found
+        """Return the image ``name`` below the finder's folders, as given or with another extension in any case.
+
+        One at the stated place comes before those that are found without leading folders of ``name``.
+        """
+        if is_outside(name):  # an absolute path of this machine must not lead out of the dataset
+            name = "/".join(plain_parts(name))
         stem = os.path.splitext(name)[0] if is_image_name(name) else name
-        for suffix in IMAGE_SUFFIXES:
-            for candidate in (stem + suffix, stem + suffix.upper()):
-                found = self.finder.find(candidate, other_spellings=False)
-                if found is not None and found.is_file():
+        spellings = [stem + other for suffix in IMAGE_SUFFIXES for other in (suffix, suffix.upper())]
+        elsewhere = None
+        for spelling in [name, *spellings] if is_image_name(name) else spellings:
+            found = self.finder.find(spelling, other_spellings=spelling == name)
+            if found is not None and found.is_file():
+                if self.is_stated(name, found):
                     return found
-        return None
+                elsewhere = elsewhere or found
+        return elsewhere
+
+    def is_stated(self, name: str, image: Path) -> bool:
+        """Return whether an image is in the folder that ``name`` states."""
+        parts = plain_parts(name)[:-1]
+        return not is_outside(name) and image.parent in (folder.joinpath(*parts) for folder in self.image_folders)
+
+    def is_for_split(self, folder: Path) -> bool:
+        """Return whether a folder in ``root``, or one around it, has a name of the split."""
+        parts = folder.relative_to(self.root).parts if folder.is_relative_to(self.root) else ()
+        return any(split_rank(self.split, part) is not None for part in parts)
 
     def place(self, images: Sequence[Path]) -> list[str]:
         """Return the paths of existing images relative to ``images``, which becomes a folder that contains all."""
@@ -140,6 +168,13 @@ def report_left_out(report: Report, kind: str, paths: Iterable[Path]) -> None:
     """Report files that are not used."""
     for path in paths:
         report(Issue(LEFT_OUT, kind, path, "not used"))
+
+
+def report_elsewhere(report: Report, annotations: Path, found: dict[str, Path]) -> None:
+    """Report the images that were found elsewhere than stated, by stated name."""
+    for name, image in list(found.items())[:1]:
+        text = f"{len(found)} image(s), such as {short(name)}, which is {image}"
+        report(Issue(NOTE, "file names that were found elsewhere", annotations, text))
 
 
 def option_of(split: str) -> str:
@@ -216,11 +251,32 @@ def split_spellings(split: str) -> list[str]:
 
 
 def split_rank(split: str, name: str) -> int | None:
-    """Return how well a name fits a split: 0 is best, None not at all."""
-    words = name.lower()
-    if split != "train" and "train" in words:
+    """Return how well the words of a name fit a split: 0 is best, None not at all."""
+    words = _split_words(name)
+    if split != "train" and not words.isdisjoint(SPLIT_NAMES["train"]):
         return None
     return next((k for k, word in enumerate(SPLIT_NAMES[split]) if word in words), None)
+
+
+def _split_words(name: str) -> set[str]:
+    """Return the words of a name in lower case, in the spelling that ranks."""
+    words = {AFFIX.sub("", word.lower()) for word in WORD.findall(name)}
+    return {SYNONYMS.get(word, word) for word in words}
+
+
+def is_plain_split_name(name: str) -> bool:
+    """Return whether a name is one word, which may have a number: ``train2``, but not ``train_old``."""
+    return len(_split_words(name)) == 1
+
+
+def best_fits(split: str, paths: Iterable[Path], accept: Callable[[Path], bool]) -> list[Path]:
+    """Return the acceptable paths whose names fit a split best; names without other words come first."""
+    ranks = {
+        path: (rank, not is_plain_split_name(path.name))
+        for path in paths
+        if (rank := split_rank(split, path.name)) is not None and accept(path)
+    }
+    return [path for path, rank in ranks.items() if rank == min(ranks.values())]
 
 
 def is_split_name(name: str) -> bool:
