@@ -749,6 +749,178 @@ def test_roboflow_voc_with_folders_in_each_split(tmp_path):
     check(tmp_path)
 
 
+@pytest.mark.parametrize("labels", ["annotations", "labels"])
+@pytest.mark.parametrize("form", ["undivided", "lists", "split first", "split last"])
+def test_names_of_the_folder_of_xml_files(tmp_path, labels, form):
+    """Lowercase ``annotations`` was taken for YOLO's files, or without its images."""
+    for split in ("train",) if form == "undivided" else ("train", "val"):
+        places = {"split first": (split, "{}"), "split last": ("", f"{{}}/{split}")}.get(form, ("", "{}"))
+        draw(tmp_path / places[0] / places[1].format("images"), split, ".png")
+        voc_files(tmp_path / places[0] / places[1].format(labels), split)
+        if form == "lists":
+            put(tmp_path / f"{split}.txt", "".join(f"{name}\n" for name, *_ in IMAGES[split]))
+    if form == "undivided":
+        notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+        assert len(notes) == 1 and "nothing divides these images" in notes[0]
+    else:
+        assert check(tmp_path) == []
+
+
+def test_xml_files_next_to_yolo_labels_do_not_count(tmp_path):
+    """They stay behind where a tool has converted them."""
+    yolo_images_first(tmp_path)
+    for split in ("train", "val"):
+        voc_files(tmp_path / "labels" / split, "train")
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["ImageSets", "lists/ImageSets/Main"])
+def test_places_of_image_sets(tmp_path, folder):
+    """Sets without ``Main`` were not read, and the validation images trained on."""
+    voc_devkit_form(tmp_path)
+    (tmp_path / "ImageSets/Main").rename(tmp_path / "sets")
+    shutil.rmtree(tmp_path / "ImageSets")
+    shutil.copytree(tmp_path / "sets", tmp_path / folder)
+    sets = [(f"--{split}_annotations", str(tmp_path / folder / f"{split}.txt")) for split in ("train", "val")]
+    check(tmp_path, *sets[0], *sets[1])
+    for split in ("train", "val"):
+        lines = "".join(f"JPEGImages/{name}.jpg\n" for name, *_ in IMAGES[split])
+        put(tmp_path / folder / f"{split}.txt", lines)
+    if folder == "ImageSets":
+        check(tmp_path)
+        check(tmp_path, *sets[0], *sets[1])
+
+
+def test_capital_extensions_of_xml_files(tmp_path):
+    voc_devkit_form(tmp_path)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.rename(path.with_suffix(".XML"))
+    check(tmp_path)
+    for split in ("train", "val"):
+        put(tmp_path / f"ImageSets/Main/{split}.txt", "".join(f"{name}.XML\n" for name, *_ in IMAGES[split]))
+    check(tmp_path)
+
+
+def test_a_line_that_repeats_is_one_image(tmp_path):
+    voc_devkit_form(tmp_path)
+    put(tmp_path / "ImageSets/Main/train.txt", "t1\nt2\nt3\nt1.jpg\nAnnotations/t2.xml\n")
+    (note,) = check(tmp_path)
+    assert "lines of image sets that name a file again: 2" in note and "line 4 names 't1.jpg', as line 1 does" in note
+
+
+def test_several_folders_of_xml_files_for_a_split(tmp_path, capsys):
+    for folder in ("train1", "train2"):
+        draw(tmp_path / folder, "train")
+        voc_files(tmp_path / folder, "train")
+    message = refused(capsys, tmp_path)
+    assert "--train_annotations: several files match: " in message and "train2; choose one" in message
+
+
+# Images of VOC's files
+
+
+def missing_images(root) -> str:
+    """Return the message that images of the training split are missing."""
+    with pytest.raises(UserError, match="images are missing") as caught:
+        Custom(build_task(parse(root)), "train").check_images_exist()
+    return str(caught.value)
+
+
+def test_images_outside_of_the_dataset_are_not_read(tmp_path):
+    """Folders next to that of the dataset, and absolute paths."""
+    root = tmp_path / "set"
+    draw(root, "train")
+    voc_files(root, "train")
+    draw(tmp_path / "images", "train")
+    (root / "t2.jpg").unlink()
+    assert "1 of 3 images are missing" in missing_images(root)
+    change = (root / "t2.xml").read_text().replace("x.jpg", f"{tmp_path}/images/t2.jpg")
+    put(root / "t2.xml", change)
+    assert "set: 1 of 3 images are missing, the first is t2.jpg" in missing_images(root)
+    shutil.rmtree(root)
+    voc_files(root / "train", "train")
+    draw(tmp_path / "images/train", "train")
+    assert "3 of 3 images are missing" in missing_images(root)
+
+
+def test_a_missing_image_is_not_that_of_another_xml_file(tmp_path):
+    draw(tmp_path / "train", "train")
+    voc_files(tmp_path / "train", "train")
+    voc_files(tmp_path / "train/b", "train")
+    assert "3 of 6 images are missing, the first is b/" in missing_images(tmp_path)
+    for name, *_ in IMAGES["train"]:  # nor by the name in the file
+        put(tmp_path / f"train/b/{name}.xml", (tmp_path / f"train/{name}.xml").read_text().replace("x.jpg", "t1.jpg"))
+    assert "3 of 6 images are missing, the first is b/" in missing_images(tmp_path)
+
+
+def test_images_of_xml_files_found_elsewhere(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / split, split)
+        voc_files(tmp_path / split / "b", split)
+    notes = check(tmp_path)
+    text = f"3 image(s), such as 'b/t1', which is {tmp_path}/train/t1.jpg"
+    assert any("file names that were found elsewhere" in note and text in note for note in notes)
+
+
+def test_xml_files_in_a_folder_of_any_name(tmp_path):
+    draw(tmp_path / "images", "train")
+    voc_files(tmp_path / "my files", "train")
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    assert any("'my files/t1', which is " in note for note in notes)
+    for folder in ("images", "my files"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / folder).rename(tmp_path / "train" / folder)
+    put(tmp_path / "README.txt", "hello")
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    assert any("'my files/t1', which is " in note for note in notes)
+
+
+def test_images_that_the_xml_files_name(tmp_path):
+    """Their own names differ; no note is due."""
+    for split in ("train", "val"):
+        draw(tmp_path / split / "b", split)
+        voc_files(tmp_path / split / "b", split)
+        for name, *_ in IMAGES[split]:
+            path = tmp_path / split / "b" / f"{name}.xml"
+            put(path.with_name(f"label_{name}.xml"), path.read_text().replace("x.jpg", f"{name}.jpg"))
+            path.unlink()
+    assert check(tmp_path) == []
+
+
+def test_an_image_of_several_xml_files(tmp_path):
+    draw(tmp_path / "train", "train")
+    voc_files(tmp_path / "train/b", "train")
+    voc_files(tmp_path / "train/a", "train")
+    with pytest.raises(UserError, match=r"b/t1\.xml: describes .*train/t1\.jpg, as .*a/t1\.xml does; remove one"):
+        Custom(build_task(parse(tmp_path)), "train")
+    dataset = Custom(build_task(parse(tmp_path, "--on_bad_image", "skip")), "train")
+    assert len(dataset) == 3 and len(dataset.objects["cls"]) == 3
+
+
+@pytest.mark.parametrize(
+    "folders", [("{}", "{}"), ("{}/JPEGImages", "{}/Annotations"), ("images/{}", "Annotations/{}")]
+)
+def test_images_without_an_xml_file_are_counted(tmp_path, folders):
+    for split in ("train", "val"):
+        draw(tmp_path / folders[0].format(split), split)
+        voc_files(tmp_path / folders[1].format(split), split)
+    assert check(tmp_path) == []
+    image = tmp_path / folders[0].format("train") / "more.jpg"
+    shutil.copy(image.with_name("t1.jpg"), image)
+    assert check(tmp_path) == [f"note: images without an XML file, left out: 1, the first: {image}: not used"]
+
+
+def test_images_of_other_splits_are_not_counted(tmp_path):
+    """Nor those that an image set leaves out."""
+    for split in ("train", "val"):
+        draw(tmp_path / "images", split)
+        voc_files(tmp_path / "Annotations" / split, split)
+    assert check(tmp_path) == []
+    voc_devkit_form(tmp_path / "set")
+    put(tmp_path / "set/ImageSets/Main/train.txt", "t1\nt2\n")
+    assert Custom(build_task(parse(tmp_path / "set")), "train").notes == []
+
+
 # Annotations of COCO's form
 
 
@@ -1138,6 +1310,8 @@ def test_a_devkit_whose_name_contains_a_split(tmp_path):
     """The validation images were trained on."""
     voc_devkit_form(tmp_path / "devices")
     put(tmp_path / "README.txt", "hello")
+    check(tmp_path)
+    (tmp_path / "devices").rename(tmp_path / "test_tubes")
     check(tmp_path)
 
 

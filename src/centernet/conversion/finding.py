@@ -8,7 +8,7 @@ from .cvat import CvatLayout
 from .labelme import LabelMeLayout, has_labelme
 from .layout import Layout, option_of, read_lines
 from .paths import PathFinder, counterpart, folders, has_images, is_image_name, walk
-from .voc import VocLayout, has_xml, is_cvat
+from .voc import VocLayout, base_of_image_set, has_xml, is_cvat
 from .yolo import YoloLayout
 
 # In the order in which they are looked for. YOLO comes last, because it requires only a folder of images.
@@ -120,7 +120,7 @@ def open_layout(root: Path, split: str, path: Path, images: Path | None) -> Layo
         return YoloLayout.describe(root, split, path)
     first = next(filter(None, read_lines(path)), "")
     # Lines of an image list are paths; those of a VOC image set may have extensions, too.
-    if is_image_name(first) and not (path.parent.name == "Main" and (path.parents[2] / "Annotations").is_dir()):
+    if is_image_name(first) and base_of_image_set(path) is None:
         return YoloLayout.open(root, split, [path], images)
     if not first:
         raise UserError(f"--{option}_annotations {path}: it lists no images")

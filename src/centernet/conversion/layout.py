@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from ..errors import UserError
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
-from .paths import IMAGE_SUFFIXES, PathFinder, folders, is_hidden, is_image_name, is_outside, plain_parts, walk
+from .paths import IMAGE_SUFFIXES, PathFinder, is_hidden, is_image_name, is_outside, plain_parts
 
 Point = tuple[float, float]  # x, y in pixels
 

@@ -1,19 +1,25 @@
 """VOC-style XML of your own dataset: image sets or folders of XML files, and their images."""
 
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from ..errors import UserError
 from .coco_file import name_problem
-from .issues import ERROR, Issue, Report, short
+from .issues import ERROR, NOTE, Issue, Report, short
 from .layout import (
+    NAMES_FILES,
     Layout,
+    best_fits,
+    choose_only,
     is_split_name,
     make_annotation,
     option_of,
     read_lines,
+    report_elsewhere,
     report_left_out,
     split_spellings,
 )
@@ -21,6 +27,9 @@ from .paths import PathFinder, folders, has_images, is_hidden, is_image_name, is
 from .voc_devkit import read_annotation
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
+LABEL_FOLDERS = ("Annotations", "annotations", "labels", "Labels")
+IMAGE_SETS = (("ImageSets", "Main"), ("ImageSets",))  # the folders that image sets are in
+SUFFIXES = (".xml", ".XML")
 
 
 @dataclass
@@ -34,59 +43,59 @@ class VocLayout(Layout):
     @classmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "VocLayout | None":
         bases = _find_bases(root)
-        of_split = [base for base in bases if base != root and is_split_name(base.name)]
-        whole = [base for base in bases if base not in of_split]
+        whole = [base for base in bases if base == root or len(bases) == 1 or not is_split_name(base.name)]
         if len(whole) > 1:
             names = ", ".join(folder.name for folder in whole)
             raise UserError(f"--data_path {root}: contains several VOC folders ({names}); choose one")
         for base in whole:
-            labels = base / "Annotations"
-            for name in split_spellings(split):
-                for image_set in (base / "ImageSets" / "Main" / f"{name}.txt", base / f"{name}.txt"):
-                    if image_set.is_file():
-                        return cls(root, split, image_set, images or find_images(labels), labels)
-            for name in split_spellings(split):
-                if (labels / name).is_dir():
-                    return cls(root, split, labels / name, images or find_images(labels / name), labels / name)
-        for name in split_spellings(split):
-            folder = root / name
-            labels = folder / "Annotations" if folder in of_split else folder
-            if has_xml(labels):
-                return cls(root, split, labels, images or (find_images(labels) if labels != folder else folder), labels)
-        return None
+            labels = _find_labels(base)
+            assert labels is not None  # it is a base
+            image_set = _find_image_set(base, split)
+            if image_set is not None:
+                return cls(root, split, image_set, images or find_images(labels, root), labels)
+            part = choose_only(best_fits(split, folders(labels), has_xml), split)
+            if part is not None:
+                return cls(root, split, part, images or find_images(part, root), part)
+        folder = choose_only(best_fits(split, folders(root), has_xml), split)
+        if folder is None:
+            return None
+        labels = _find_labels(folder) or folder
+        return cls(root, split, labels, images or (find_images(labels, root) if labels != folder else folder), labels)
 
     @classmethod
     def find_undivided(cls, root: Path, images: Path | None) -> "VocLayout | None":
-        base = next(iter(_find_bases(root)), None)
-        labels = base / "Annotations" if base is not None else root
+        base = next(iter(_find_bases(root)), root)
+        labels = _find_labels(base) or root
         if not has_xml(labels):
             return None
-        everything = labels.parent / "ImageSets" / "Main" / "default.txt"  # CVAT's name
-        annotations = everything if base is not None and everything.is_file() else labels
-        return cls(root, "train", annotations, images or find_images(labels), labels, undivided=True)
+        everything = base / "ImageSets" / "Main" / "default.txt"  # CVAT's name
+        annotations = everything if everything.is_file() else labels
+        return cls(root, "train", annotations, images or find_images(labels, root), labels, undivided=True)
 
     @classmethod
     def open(cls, root: Path, split: str, path: Path, images: Path | None) -> "VocLayout":
         """Return the layout of a folder of XML files or of an image set."""
         if path.is_dir():
-            return cls(root, split, path, images or find_images(path), path)
-        base = path.parents[2] if len(path.parents) > 2 and path.parent.name == "Main" else root
-        labels = base / "Annotations"
-        if not labels.is_dir():
-            raise UserError(
-                f"--{option_of(split)}_annotations {path}: the folder of its XML files, {labels}, does not exist"
-            )
-        return cls(root, split, path, images or find_images(labels), labels)
+            return cls(root, split, path, images or find_images(path, root), path)
+        base = base_of_image_set(path) or root
+        labels = _find_labels(base)
+        if labels is None:
+            missing = base / LABEL_FOLDERS[0]
+            raise UserError(f"--{option_of(split)}_annotations {path}: its XML files were not found in {missing}")
+        return cls(root, split, path, images or find_images(labels, root), labels)
 
     @cached_property
     def finder(self) -> PathFinder:
-        return PathFinder([self.images, self.root, *(self.labels.parent / name for name in IMAGE_FOLDERS)])
+        places = [*_around(self.labels, self.root)[:1], self.labels, self.root]
+        return PathFinder([self.images, self.root, *(folder / name for folder in places for name in IMAGE_FOLDERS)])
 
     def read(self, report: Report) -> dict:
         images: list[dict] = []
         annotations: list[dict] = []
         names = set()
-        found: list[Path | None] = []
+        paths: list[Path] = []
+        used: dict[Path, Path] = {}
+        elsewhere: dict[str, Path] = {}
         for path in self._files(report):
 
             def refuse(error: UserError, path: Path = path) -> None:
@@ -98,24 +107,72 @@ class VocLayout(Layout):
                 text = str(error).removeprefix(f"{path}: ")
                 report(Issue(ERROR, "XML files that cannot be read", path, text))
                 continue
+            stated = self._stated_images(path, record["filename"])
+            found_as, image = self._find_image_of(path, stated)
+            if image in used:
+                text = f"describes {image}, as {used[image]} does; remove one of them"
+                report(Issue(ERROR, "images with several XML files", path, text))
+                continue
+            if image is None:  # reported with the other images that do not exist
+                image = self.images / stated[-1]
+                if not is_image_name(image.name) or image.exists():
+                    image = self.images / f"{stated[0]}.jpg"
+            else:
+                used[image] = path
+                if not self.is_stated(found_as, image):
+                    elsewhere[found_as] = image
+            paths.append(image)
             name = path.relative_to(self.labels).with_suffix("").as_posix()
-            image = self.find_image(name) or self.find_image(path.stem) or self.find_image(record["filename"])
-            found.append(image)
-            stated = plain_parts(record["filename"])[-1:]
-            missing = stated[0] if stated and os.path.splitext(stated[0])[1] else f"{name}.jpg"
-            images.append({"id": name, "file_name": missing, "width": record["width"], "height": record["height"]})
+            images.append({"id": name, "width": record["width"], "height": record["height"]})
             for item in record["objects"]:
                 # VOC counts pixels from 1. Tools that count from 0 write boxes that begin there.
                 left, top = max(item["xmin"] - 1, 0), max(item["ymin"] - 1, 0)
                 box = [left, top, max(item["xmax"] - left, 0), max(item["ymax"] - top, 0)]
                 names.add(item["name"])
                 annotations.append(make_annotation(len(annotations) + 1, name, item["name"], box, item["difficult"]))
-        placed = iter(self.place([image for image in found if image is not None]))
-        for entry, image in zip(images, found, strict=True):
-            if image is not None:
-                entry["file_name"] = next(placed)
+        self._report_unlabeled(used, report)
+        report_elsewhere(report, self.annotations, elsewhere)
+        for entry, file_name in zip(images, self.place(paths), strict=True):
+            entry["file_name"] = file_name
         categories = [{"id": name, "name": name} for name in sorted(names)]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _stated_images(self, path: Path, filename: str) -> list[str]:
+        """Return the names that the image of an XML file may have: that of the XML file, and ``filename`` in it."""
+        inside = path.relative_to(self.labels).with_suffix("")
+        parts = plain_parts(filename)
+        stated = [filename] if len(parts) > 1 else []
+        return [inside.as_posix(), *stated, *((inside.parent / part).as_posix() for part in parts[-1:])]
+
+    def _find_image_of(self, path: Path, stated: Sequence[str]) -> tuple[str, Path | None]:
+        """Return the image of an XML file, and the stated name that led to it.
+
+        One that is where it is stated comes first. One with the name of another XML file is not that of this one.
+        """
+        elsewhere: tuple[str, Path | None] = ("", None)
+        for name in stated:
+            image = self.find_image(name)
+            if image is None:
+                continue
+            is_stated = self.is_stated(name, image)
+            if is_stated and (name == stated[0] or not self._is_of_other_file(image, path)):
+                return name, image
+            if elsewhere[1] is None and not self._is_of_other_file(image, path):
+                elsewhere = name, image
+        return elsewhere
+
+    def _is_of_other_file(self, image: Path, path: Path) -> bool:
+        """Return whether an image has the name of another XML file than ``path``."""
+        bases = [base for base in self.finder.bases if image.is_relative_to(base)]
+        places = [image, *(self.labels / image.relative_to(base) for base in bases)]
+        owners = [owner for place in places for suffix in SUFFIXES if (owner := place.with_suffix(suffix)).is_file()]
+        return bool(owners) and path not in owners
+
+    def _report_unlabeled(self, used: Collection[Path], report: Report) -> None:
+        """Report the images without an XML file, unless the split's images are those of a list or folder of several."""
+        if self.annotations == self.labels and (self.undivided or self.is_for_split(self.images)):
+            unlabeled = (path for path in walk(self.images) if is_image_name(path.name) and path not in used)
+            report_left_out(report, "images without an XML file", unlabeled)
 
     def _files(self, report: Report) -> list[Path]:
         """Return the XML files of the split."""
@@ -126,18 +183,20 @@ class VocLayout(Layout):
                 report, "XML files in hidden folders", (path for path in hidden if path.suffix.lower() == ".xml")
             )
             return files
-        files = []
+        lines: dict[Path, int] = {}
         for number, line in enumerate(read_lines(self.annotations), start=1):
             if not line:
                 continue
             path = self._find_xml(line)
             if path is not None:
-                files.append(path)
+                if lines.setdefault(path, number) != number:
+                    text = f"line {number} names {short(line)}, as line {lines[path]} does"
+                    report(Issue(NOTE, "lines of image sets that name a file again", self.annotations, text))
                 continue
             problem = name_problem(line) if is_outside(line) else f"names {short(line)}, which has no XML file in "
             text = f"line {number} {problem}" + ("" if is_outside(line) else str(self.labels))
             report(Issue(ERROR, "lines of image sets without an XML file", self.annotations, text))
-        return files
+        return list(lines)
 
     def _find_xml(self, line: str) -> Path | None:
         """Return the XML file of a line of an image set.
@@ -151,8 +210,8 @@ class VocLayout(Layout):
             stem = os.path.splitext(parts[-1])[0]
             is_file = is_image_name(parts[-1]) or parts[-1].lower().endswith(".xml")
             for name in (parts[-1], *([stem] if is_file else [])):
-                for k in range(len(parts)):
-                    path = self.labels.joinpath(*parts[k:-1], f"{name}.xml")
+                for k, suffix in product(range(len(parts)), SUFFIXES):
+                    path = self.labels.joinpath(*parts[k:-1], f"{name}{suffix}")
                     if len(path.name) < 256 and os.path.isfile(path):
                         return path
         return None
@@ -174,22 +233,60 @@ def is_cvat(path: Path) -> bool:
         return False
 
 
+def _find_labels(base: Path) -> Path | None:
+    """Return the folder of the XML files of a folder in the form of a year of VOC; None if there is none."""
+    return next((folder for name in LABEL_FOLDERS if has_xml(folder := base / name) and not _has_yolo(folder)), None)
+
+
+def _has_yolo(folder: Path) -> bool:
+    """Return whether a folder ``labels`` has YOLO's labels, too, from which or to which XML files were converted."""
+    return folder.name.lower() == "labels" and any(
+        path.suffix == ".txt" and path.name not in NAMES_FILES for path in walk(folder)
+    )
+
+
 def _find_bases(root: Path) -> list[Path]:
     """Return the folders in the form of a year of VOC: ``root`` itself, those in it, and those in its VOCdevkit."""
     candidates = [root, *folders(root), *folders(root / "VOCdevkit")]
-    return [folder for folder in candidates if has_xml(folder / "Annotations")]
+    return [folder for folder in candidates if _find_labels(folder) is not None]
 
 
-def find_images(labels: Path) -> Path:
-    """Return the folder of the images that belong to a folder of XML files. Raises UserError if there is none."""
-    siblings = [labels.parent / name for name in IMAGE_FOLDERS]
-    if labels.name == "Annotations":
-        candidates = [*siblings, labels, labels.parent]
+def _find_image_set(base: Path, split: str) -> Path | None:
+    """Return the image set of a split in a folder in the form of a year of VOC; None if there is none."""
+    places = [*(base.joinpath(*parts) for parts in IMAGE_SETS), base]
+    candidates = (place / f"{name}.txt" for name in split_spellings(split) for place in places)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def base_of_image_set(path: Path) -> Path | None:
+    """Return the folder in the form of a year of VOC that an image set is in; None if it is in no such folder."""
+    bases = [path.parents[len(parts)] for parts in IMAGE_SETS if path.parent.parts[-len(parts) :] == parts]
+    return next((base for base in bases if _find_labels(base) is not None), None)
+
+
+def _around(labels: Path, root: Path) -> list[Path]:
+    """Return the two folders around a folder of XML files; only those in ``root`` if ``labels`` is in it."""
+    place, outer = Path(os.path.abspath(labels)), Path(os.path.abspath(root))
+    around = [labels.parent, labels.parent.parent]
+    if not place.is_relative_to(outer):  # the user has named it
+        return around
+    return around[: len(place.relative_to(outer).parts)]
+
+
+def find_images(labels: Path, root: Path) -> Path:
+    """Return the folder of the images that belong to a folder of XML files in ``root``.
+
+    Raises:
+        UserError: there is none.
+    """
+    around = _around(labels, root)
+    siblings = [folder / name for folder in around[:1] for name in IMAGE_FOLDERS]
+    if labels.name in LABEL_FOLDERS:
+        candidates = [*siblings, labels, *around[:1]]
     else:
-        above = labels.parent.parent
-        candidates = [above / name / labels.name for name in IMAGE_FOLDERS] + [labels, *siblings]
-        candidates += [above / name for name in IMAGE_FOLDERS] + [labels / name for name in IMAGE_FOLDERS]
-        candidates += [labels.parent]
+        outer = [folder / name for folder in around[1:] for name in IMAGE_FOLDERS]
+        candidates = [folder / labels.name for folder in outer] + [labels, *siblings, *outer]
+        candidates += [labels / name for name in IMAGE_FOLDERS] + around[:1]
     for folder in candidates:
         if folder.is_dir() and not is_hidden(folder.name) and has_images(folder):
             return folder
