@@ -410,6 +410,106 @@ def test_cvat_with_subsets(tmp_path):
     check(tmp_path)
 
 
+def merged(*texts) -> str:
+    """Return one file of CVAT with the images of several."""
+    images = [text[text.index("<image") : text.index("</annotations>")] for text in texts]
+    return texts[0][: texts[0].index("<image")] + "".join(images) + "</annotations>"
+
+
+def cvat_with_subsets(root, *subsets):
+    """Three images of each subset, in ``images`` of the subset's name."""
+    texts = []
+    for k, subset in enumerate(subsets):
+        draw(root / "images" / (subset or "none"), "train")
+        texts.append(cvat_text("train", subset).replace('name="', f'name="{subset or "none"}/'))
+        if k % 2:  # the folder is the subset's
+            texts[-1] = cvat_text("train", subset)
+    put(root / "annotations.xml", merged(*texts))
+
+
+def test_all_subsets_of_cvat_count(tmp_path):
+    """Subsets of one split are one; what belongs to no split is named."""
+    cvat_with_subsets(tmp_path, "train1", "train2", "valA", "extra", "")
+    opt = parse(tmp_path)
+    dataset, validation = Custom(build_task(opt), "train"), Custom(build_task(opt), "val")
+    assert {name.split("/")[1] for name in dataset.file_names} == {"train1", "train2"} and len(dataset) == 6
+    assert {name.split("/")[1] for name in validation.file_names} == {"valA"} and validation.notes == []
+    (note,) = dataset.notes
+    assert "images in subsets that belong to no split, left out: 6, the first: " in note
+    assert note.endswith("annotations.xml: 3 in the subset 'extra', 3 in the subset ''")
+
+
+@pytest.mark.parametrize("subsets", [("Train", "Validation"), ("default",)])
+def test_cvat_projects(tmp_path, subsets):
+    """The images are in folders of their subsets, which their names lack."""
+    texts = []
+    for split, subset in zip(("train", "val"), subsets, strict=False):
+        draw(tmp_path / "images" / subset, split)
+        texts.append(cvat_text(split, subset).replace("v1.jpg", "t1.jpg"))
+    if len(subsets) == 2:
+        (tmp_path / "images/Validation/v1.jpg").rename(tmp_path / "images/Validation/t1.jpg")
+    put(tmp_path / "annotations.xml", merged(*texts))
+    check_objects(Custom(build_task(parse(tmp_path)), "train"), "train")
+    if len(subsets) == 2:
+        dataset = Custom(build_task(parse(tmp_path)), "val")
+        assert dataset.file_names == ["images/Validation/t1.jpg", "images/Validation/v2.jpg"]
+        (tmp_path / "images/Validation/t1.jpg").unlink()
+        with pytest.raises(UserError, match=r"the image 't1\.jpg' was not found"):
+            Custom(build_task(parse(tmp_path)), "val")
+
+
+def test_images_of_cvat_found_elsewhere(tmp_path):
+    draw(tmp_path / "train", "train")
+    put(tmp_path / "train/annotations.xml", cvat_text("train").replace('name="t2', 'name="cam2/t2'))
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    (note,) = [note for note in notes if "nothing divides" not in note]
+    assert "file names that were found elsewhere" in note
+    assert note.endswith(f"1 image(s), such as 'cam2/t2.jpg', which is {tmp_path}/train/t2.jpg")
+
+
+@pytest.mark.parametrize("others", [("t2",), ("cam3/t2",)], ids=["stated", "both elsewhere"])
+def test_a_missing_image_of_cvat_is_not_that_of_another_entry(tmp_path, others):
+    draw(tmp_path / "train", "train")
+    texts = [cvat_text("train").replace('name="t2', f'name="{name}') for name in (*others, "cam2/t2")]
+    put(tmp_path / "train/annotations.xml", merged(*texts))
+    with pytest.raises(UserError, match=r"the image 'cam2/t2\.jpg' was not found"):
+        Custom(build_task(parse(tmp_path)), "train")
+
+
+def test_images_of_cvat_outside_of_the_dataset_are_not_read(tmp_path):
+    draw(tmp_path / "other", "train")
+    draw(tmp_path / "set/images", "train")
+    (tmp_path / "set/images/t2.jpg").unlink()
+    put(tmp_path / "set/annotations.xml", cvat_text("train").replace('name="t2', f'name="{tmp_path}/other/t2'))
+    with pytest.raises(UserError, match=r"other/t2\.jpg' was not found"):
+        Custom(build_task(parse(tmp_path / "set")), "train")
+
+
+def test_images_without_an_entry_of_cvat_are_counted(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / split, split)
+        put(tmp_path / split / "annotations.xml", cvat_text(split))
+    assert check(tmp_path) == []
+    shutil.copy(tmp_path / "train/t1.jpg", tmp_path / "train/more.jpg")
+    assert check(tmp_path) == [
+        f"note: images without an entry, left out: 1, the first: {tmp_path}/train/more.jpg: not used"
+    ]
+
+
+def test_an_entry_that_repeats_is_one_image(tmp_path):
+    """Its objects are those of both, once each."""
+    draw(tmp_path / "images", "train")
+    text = cvat_text("train")
+    put(tmp_path / "annotations.xml", merged(text, text.replace('xtl="30"', 'xtl="31"').replace('xtl="8"', 'xtl="9"')))
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    assert any(
+        "entries that repeat an image: 3" in note and "'t1.jpg' is listed again" in note for note in dataset.notes
+    )
+    assert len(dataset) == 3 and len(dataset.objects["cls"]) == 5
+    put(tmp_path / "annotations.xml", merged(text, text))
+    check(tmp_path, "--val_intervals", "0", splits=("train",))
+
+
 def test_shapes_of_cvat(tmp_path):
     draw(tmp_path / "images", "train")
     shapes = (

@@ -1,6 +1,7 @@
 """CVAT's own XML ("CVAT for images 1.1") of your own dataset: one file for many images."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -8,9 +9,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..errors import UserError
-from .issues import ERROR, LEFT_OUT, Issue, Report, short
-from .layout import Layout, Point, choose_only, hull, is_split_name, make_annotation, split_rank
-from .paths import PathFinder, folders
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
+from .layout import (
+    SPLIT_NAMES,
+    Layout,
+    Point,
+    choose_only,
+    hull,
+    is_split_name,
+    make_annotation,
+    report_elsewhere,
+    report_left_out,
+    split_rank,
+)
+from .paths import PathFinder, folders, is_image_name, walk
 from .voc import is_cvat
 from .xml_file import REPLACED, parse_xml
 
@@ -37,7 +49,7 @@ class CvatLayout(Layout):
         path = choose_only([path for path, rank in ranks.items() if rank == min(ranks.values())], split)
         if path is not None:
             return cls(root, split, path, images or path.parent)
-        if len(files) == 1 and best_subset(files[0], split) is not None:
+        if len(files) == 1 and best_subsets(files[0], split):
             return cls(root, split, files[0], images or files[0].parent, subsets=True)
         return None
 
@@ -50,6 +62,10 @@ class CvatLayout(Layout):
     def finder(self) -> PathFinder:
         folders = [self.images, self.annotations.parent, self.root]
         return PathFinder([*folders, *(folder / "images" for folder in folders)])
+
+    @property
+    def image_folders(self) -> list[Path]:
+        return self.finder.bases
 
     @cached_property
     def tree(self) -> ElementTree.Element:
@@ -64,29 +80,72 @@ class CvatLayout(Layout):
     def read(self, report: Report) -> dict:
         if self.tree.find("track") is not None and self.tree.find("image") is None:
             raise UserError(f"{self.annotations}: is 'CVAT for video'; export the task as 'CVAT for images 1.1'")
-        subset = best_subset(self.annotations, self.split) if self.subsets else None
-        images: list[dict] = []
+        elements = [(element, *self._find_image_of(element)) for element in self.tree.findall("image")]
+        stated = {path for _, name, path in elements if path is not None and self.is_stated(name, path)}
+        self._report_left_out({path for _, _, path in elements if path is not None}, report)
+        subsets = best_subsets(self.annotations, self.split) if self.subsets else None
+        images: dict[Path, dict] = {}
         annotations: list[dict] = []
-        names, found = set(), []
-        for element in self.tree.findall("image"):
-            if subset is not None and (element.get("subset") or "").lower() != subset:
+        names = set()
+        names_of: dict[Path, str] = {}
+        elsewhere: dict[str, Path] = {}
+        for element, name, path in elements:
+            if subsets is not None and (element.get("subset") or "") not in subsets:
                 continue
-            name = element.get("name") or ""
-            path = self.find_image(name) if 0 < len(name) < MAX_WORDS else None
-            where = f"the image {short(name)}"
+            where = f"the image {short(element.get('name') or '')}"
+            if path is not None and not self.is_stated(name, path):
+                if path in stated or names_of.setdefault(path, name) != name:
+                    path = None  # it is another image of the file
+                else:
+                    elsewhere[name] = path
             if path is None:
                 report(Issue(ERROR, "images that were not found", self.annotations, f"{where} was not found"))
                 continue
-            found.append(path)
-            images.append({"width": _side(element, "width"), "height": _side(element, "height")})
-            images[-1]["annotations"] = list(self._objects(element, where, report))
-        for entry, name in zip(images, self.place(found), strict=True):
-            entry.update(id=name, file_name=name)
+            objects = list(self._objects(element, where, report))
+            if path in images:
+                report(Issue(NOTE, "entries that repeat an image", self.annotations, f"{where} is listed again"))
+                objects = [one for one in objects if one not in images[path]["annotations"]]
+            else:
+                size = {"width": _side(element, "width"), "height": _side(element, "height")}
+                images[path] = {**size, "annotations": []}
+            images[path]["annotations"] += objects
+        report_elsewhere(report, self.annotations, elsewhere)
+        for entry, file_name in zip(images.values(), self.place([*images]), strict=True):
+            entry.update(id=file_name, file_name=file_name)
             for label, box, outline in entry.pop("annotations"):
                 names.add(label)
-                annotations.append(make_annotation(len(annotations) + 1, name, label, box, outline=outline))
+                annotations.append(make_annotation(len(annotations) + 1, file_name, label, box, outline=outline))
         categories = [{"id": name, "name": name} for name in sorted({*names, *_label_names(self.tree)})]
-        return {"images": images, "annotations": annotations, "categories": categories}
+        return {"images": [*images.values()], "annotations": annotations, "categories": categories}
+
+    def _find_image_of(self, element: ElementTree.Element) -> tuple[str, Path | None]:
+        """Return the name of an image and its file: in a folder of its subset, as projects are exported, or without."""
+        name, subset = element.get("name") or "", element.get("subset") or ""
+        if not 0 < len(name) < MAX_WORDS:
+            return name, None
+        if subset and self.finder.find(subset) is not None:
+            path = self.find_image(f"{subset}/{name}")
+            if path is not None and self.is_stated(f"{subset}/{name}", path):
+                return f"{subset}/{name}", path
+        return name, self.find_image(name)
+
+    def _report_left_out(self, listed: set[Path], report: Report) -> None:
+        """Report subsets that are in no split, and images in no entry, given those in one.
+
+        A folder may also have the images of other files, unless it has a name of the split.
+        """
+        is_first = self.subsets and self.split == "train"
+        if is_first:
+            used = {subset for split in SPLIT_NAMES for subset in best_subsets(self.annotations, split)}
+            subsets = [element.get("subset") or "" for element in self.tree.findall("image")]
+            others = Counter(subset for subset in subsets if subset not in used)
+            text = ", ".join(f"{count} in the subset {short(name)}" for name, count in others.items())
+            for _ in range(others.total()):
+                report(Issue(LEFT_OUT, "images in subsets that belong to no split", self.annotations, text))
+        if is_first or self.undivided or self.is_for_split(self.images):
+            folders = [self.images] if self.is_for_split(self.images) else [self.images, self.root]
+            images = {path for folder in folders for path in walk(folder) if is_image_name(path.name)}
+            report_left_out(report, "images without an entry", sorted(images - listed))
 
     def _objects(
         self, image: ElementTree.Element, where: str, report: Report
@@ -147,15 +206,12 @@ def _corners(shape: ElementTree.Element) -> list[Point]:
     return [(float(x), float(y)) for x, y in points]
 
 
-def best_subset(path: Path, split: str) -> str | None:
-    """Return the name of the subset that fits a split best, in lower case; None if the file has none that does."""
+def best_subsets(path: Path, split: str) -> set[str]:
+    """Return the names of the subsets that fit a split best; none if the file has none that do."""
     tree = _read_tree(path, _version(path))
-    ranks = {
-        name: rank
-        for name in {(image.get("subset") or "").lower() for image in tree.findall("image")}
-        if (rank := split_rank(split, name)) is not None
-    }
-    return min(ranks, key=lambda name: (ranks[name], name)) if ranks else None
+    names = {image.get("subset") or "" for image in tree.findall("image")}
+    ranks = {name: rank for name in names if (rank := split_rank(split, name)) is not None}
+    return {name for name, rank in ranks.items() if rank == min(ranks.values())}
 
 
 def _label_names(tree: ElementTree.Element) -> list[str]:

@@ -131,18 +131,33 @@ class Layout(ABC):
 
         One at the stated place comes before those that are found without leading folders of ``name``.
         """
+        parts = plain_parts(name)
+        if not parts:
+            return None
         if is_outside(name):  # an absolute path of this machine must not lead out of the dataset
-            name = "/".join(plain_parts(name))
-        stem = os.path.splitext(name)[0] if is_image_name(name) else name
-        spellings = [stem + other for suffix in IMAGE_SUFFIXES for other in (suffix, suffix.upper())]
-        elsewhere = None
-        for spelling in [name, *spellings] if is_image_name(name) else spellings:
-            found = self.finder.find(spelling, other_spellings=spelling == name)
-            if found is not None and found.is_file():
-                if self.is_stated(name, found):
-                    return found
-                elsewhere = elsewhere or found
-        return elsewhere
+            name = "/".join(parts)
+        given = self.finder.find(name) if is_image_name(name) else None
+        if given is not None and not given.is_file():
+            given = None
+        if given is not None and self.is_stated(name, given):
+            return given
+        stem = os.path.splitext(parts[-1])[0] if is_image_name(name) else parts[-1]
+        places = (base.joinpath(*parts[k:-1]) for k in range(len(parts)) for base in self.finder.bases)
+        similar = (image for place in places if (image := self._images_in(place).get(stem)) is not None)
+        other = next((image for image in similar if image.is_file()), None)
+        return other if given is None or (other is not None and self.is_stated(name, other)) else given
+
+    def _images_in(self, folder: Path) -> dict[str, Path]:
+        """Return the images in a folder by their names without extension, the most common extension first."""
+        known = self.__dict__.setdefault("_listings", {})
+        if folder not in known:
+            try:
+                names = sorted(filter(is_image_name, os.listdir(folder)))
+            except (OSError, ValueError):
+                names = []
+            names.sort(key=lambda name: IMAGE_SUFFIXES.index(os.path.splitext(name)[1].lower()))
+            known[folder] = {os.path.splitext(name)[0]: folder / name for name in reversed(names)}
+        return known[folder]
 
     def is_stated(self, name: str, image: Path) -> bool:
         """Return whether an image is in the folder that ``name`` states."""

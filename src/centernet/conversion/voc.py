@@ -115,7 +115,7 @@ class VocLayout(Layout):
                 continue
             if image is None:  # reported with the other images that do not exist
                 image = self.images / stated[-1]
-                if not is_image_name(image.name) or image.exists():
+                if not is_image_name(image.name) or os.path.exists(image):
                     image = self.images / f"{stated[0]}.jpg"
             else:
                 used[image] = path
