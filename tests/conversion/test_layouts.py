@@ -1188,6 +1188,51 @@ def test_roboflow_with_one_class(tmp_path):
 # Labels of YOLO's form
 
 
+@pytest.mark.parametrize("form", ["images/{}2017", "{}2017/images", "{}_2017", "images/my_{}", "my-{}/images"])
+def test_folders_of_splits(tmp_path, form):
+    """Names with years and words: all of it was trained on."""
+    put(tmp_path / "classes.txt", "hen house\nfox\n")
+    for split in ("train", "val"):
+        folder = form.format(split)
+        draw(tmp_path / folder, split)
+        yolo_labels(tmp_path / folder.replace("images", "labels"), split)
+    assert check(tmp_path) == []
+
+
+def test_several_folders_of_a_split(tmp_path):
+    """They are one, and folders that belong to no split are named."""
+    yolo_images_first(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("labels", "txt")):
+        for folder in ("train2", "extra", "train_masks", "test"):
+            (tmp_path / kind / folder).mkdir()
+            shutil.copy(tmp_path / kind / f"train/t1.{suffix}", tmp_path / kind / folder / f"{folder}.{suffix}")
+        (tmp_path / kind / f"train/t1.{suffix}").rename(tmp_path / kind / f"train2/t1.{suffix}")
+        (tmp_path / kind / f"train2/train2.{suffix}").unlink()
+    notes = check(tmp_path)
+    assert notes == [
+        f"note: folders of images that belong to no split, left out: 2, the first: {tmp_path}/images/extra: "
+        "not used, 1 image(s)",
+        f"note: splits of several folders: 1, the first: {tmp_path}/images: train consists of 2 folders: train, train2",
+    ]
+
+
+def test_folders_of_splits_of_unknown_form_are_not_all_trained_on(tmp_path, capsys):
+    put(tmp_path / "classes.txt", "hen house\nfox\n")
+    for split in ("train", "val"):
+        draw(tmp_path / f"my_{split}", split)
+        yolo_labels(tmp_path / f"my_{split}", split)
+    assert "no annotations found" in refused(capsys, tmp_path)
+
+
+def test_names_next_to_labels_that_are_not_divided(tmp_path):
+    """labelImg writes them there."""
+    draw(tmp_path / "images", "train")
+    yolo_labels(tmp_path / "labels", "train")
+    put(tmp_path / "labels/classes.txt", "hen house\nfox\n")
+    notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
+    assert len(notes) == 1 and "nothing divides these images" in notes[0]
+
+
 def test_boxes_with_keypoints(tmp_path):
     pytest.importorskip("yaml")
     yolo_images_first(tmp_path)

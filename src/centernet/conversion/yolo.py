@@ -23,15 +23,18 @@ from .layout import (
     Layout,
     common_folder,
     hull,
+    is_plain_split_name,
+    is_split_name,
     make_annotation,
     option_of,
     read_lines,
     read_names,
     refuse_duplicates,
     report_left_out,
+    split_rank,
     split_spellings,
 )
-from .paths import PathFinder, counterpart, has_images, is_hidden, is_image_name, walk
+from .paths import PathFinder, counterpart, folders, has_images, is_hidden, is_image_name, walk
 from .yaml_file import MAX_BYTES, read_yaml
 
 YAML_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
@@ -69,19 +72,36 @@ class YoloLayout(Layout):
             places, description = _described_places(root, split)
             if places:
                 return cls.open(root, split, places, description=description)
-        for name in split_spellings(split):
-            for path in (root / "images" / name, root / name / "images", root / name):
-                if images is None and path.is_dir() and has_images(path):
-                    return cls.open(root, split, [path])
-            if (root / f"{name}.txt").is_file():
-                return cls.open(root, split, [root / f"{name}.txt"], images)
+        # The forms of layouts in the order of preference among names that fit equally well.
+        among_images = folders(root / "images") if images is None else []
+        in_root = folders(root) if images is None else []
+        lists = [path for name in split_spellings(split) if (path := root / f"{name}.txt").is_file()]
+        forms = {
+            **{folder: (0, folder.name) for folder in among_images},
+            **{folder / "images": (1, folder.name) for folder in in_root},
+            **{folder: (2, folder.name) for folder in in_root if is_plain_split_name(folder.name)},
+            **{path: (3, path.stem) for path in lists[:1]},
+        }
+        ranks = {
+            path: (rank, not is_plain_split_name(name), form)
+            for path, (form, name) in forms.items()
+            if (rank := split_rank(split, name)) is not None and (path.is_file() or has_images(path))
+        }
+        places = [path for path, rank in ranks.items() if rank == min(ranks.values())]
+        if places:
+            layout = cls.open(root, split, places, images)
+            layout.remarks = tuple(_remarks(split, places, among_images))
+            return layout
         return cls.open(root, split, [images]) if images is not None and images.is_dir() else None
 
     @classmethod
     def find_undivided(cls, root: Path, images: Path | None) -> "YoloLayout | None":
         for folder in (root / "images", root / "obj_train_data", root):
-            if folder.is_dir() and has_images(folder) and (find_yaml(root) or any(_names_files(root))):
-                return cls.open(root, "train", [folder], undivided=True)
+            if not folder.is_dir() or not has_images(folder) or any(is_split_name(one.name) for one in folders(folder)):
+                continue
+            layout = cls.open(root, "train", [folder], undivided=True)
+            if find_yaml(root) or any(path.is_relative_to(root) for path in layout.names_files):
+                return layout
         return None
 
     @classmethod
@@ -479,6 +499,20 @@ def read_keypoints(values: Sequence[float], dimensions: int) -> tuple[tuple[floa
         if visibility and max(abs(x), abs(y)) > MAX_FRACTION:
             raise ValueError("coordinates of keypoints are fractions of the image, from 0 to 1")
     return keypoints
+
+
+def _remarks(split: str, places: Sequence[Path], others: Sequence[Path]) -> Iterable[Issue]:
+    """Yield what is to be said about the folders of a split, and those next to them that are in no split."""
+    if len(places) > 1:
+        text = f"{split} consists of {len(places)} folders: {', '.join(place.name for place in places)}"
+        yield Issue(NOTE, "splits of several folders", common_folder(places), text)
+    for folder in others if places[0] in others else ():
+        is_rest = split == "train" and not is_split_name(folder.name)
+        if folder not in places and (is_rest or split_rank(split, folder.name) == split_rank(split, places[0].name)):
+            count = sum(is_image_name(path.name) for path in walk(folder))
+            if count:
+                text = f"not used, {count} image(s)"
+                yield Issue(LEFT_OUT, "folders of images that belong to no split", folder, text)
 
 
 def _names_files(folder: Path) -> Iterable[Path]:
