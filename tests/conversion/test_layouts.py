@@ -37,6 +37,7 @@ from tests.helpers.tool_exports import (
 )
 from tests.helpers.training import load_script, output_of
 
+from centernet.conversion.finding import find_layout
 from centernet.conversion.issues import ignore_issue
 from centernet.conversion.layout import is_split_name, split_rank
 from centernet.conversion.yolo import are_poses
@@ -435,8 +436,11 @@ def test_all_subsets_of_cvat_count(tmp_path):
     assert {name.split("/")[1] for name in dataset.file_names} == {"train1", "train2"} and len(dataset) == 6
     assert {name.split("/")[1] for name in validation.file_names} == {"valA"} and validation.notes == []
     (note,) = dataset.notes
-    assert "images in subsets that belong to no split, left out: 6, the first: " in note
-    assert note.endswith("annotations.xml: 3 in the subset 'extra', 3 in the subset ''")
+    assert "subsets that belong to no split, left out: 2, the first: " in note
+    assert note.endswith("annotations.xml: 3 image(s) of the subset 'extra'")
+    issues = []
+    find_layout(tmp_path, "train").read(issues.append)
+    assert issues[1].text == "3 image(s) of the subset ''"
 
 
 @pytest.mark.parametrize("subsets", [("Train", "Validation"), ("default",)])
@@ -1214,6 +1218,14 @@ def test_several_folders_of_a_split(tmp_path):
         "not used, 1 image(s)",
         f"note: splits of several folders: 1, the first: {tmp_path}/images: train consists of 2 folders: train, train2",
     ]
+
+
+def test_several_folders_of_a_split_with_their_labels(tmp_path):
+    yolo_split_first(tmp_path)
+    (tmp_path / "valid").rename(tmp_path / "train2")
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    assert len(dataset) == len(IMAGES["train"]) + len(IMAGES["val"]) and len(dataset.objects["cls"]) == 6
+    assert any("train consists of 2 folders: train/images, train2/images" in note for note in dataset.notes)
 
 
 def test_folders_of_splits_of_unknown_form_are_not_all_trained_on(tmp_path, capsys):

@@ -137,11 +137,10 @@ class CvatLayout(Layout):
         is_first = self.subsets and self.split == "train"
         if is_first:
             used = {subset for split in SPLIT_NAMES for subset in best_subsets(self.annotations, split)}
-            subsets = [element.get("subset") or "" for element in self.tree.findall("image")]
-            others = Counter(subset for subset in subsets if subset not in used)
-            text = ", ".join(f"{count} in the subset {short(name)}" for name, count in others.items())
-            for _ in range(others.total()):
-                report(Issue(LEFT_OUT, "images in subsets that belong to no split", self.annotations, text))
+            counts = Counter(element.get("subset") or "" for element in self.tree.findall("image"))
+            for subset in [subset for subset in counts if subset not in used]:
+                text = f"{counts[subset]} image(s) of the subset {short(subset)}"
+                report(Issue(LEFT_OUT, "subsets that belong to no split", self.annotations, text))
         if is_first or self.undivided or self.is_for_split(self.images):
             folders = [self.images] if self.is_for_split(self.images) else [self.images, self.root]
             images = {path for folder in folders for path in walk(folder) if is_image_name(path.name)}

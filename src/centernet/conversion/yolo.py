@@ -504,8 +504,9 @@ def read_keypoints(values: Sequence[float], dimensions: int) -> tuple[tuple[floa
 def _remarks(split: str, places: Sequence[Path], others: Sequence[Path]) -> Iterable[Issue]:
     """Yield what is to be said about the folders of a split, and those next to them that are in no split."""
     if len(places) > 1:
-        text = f"{split} consists of {len(places)} folders: {', '.join(place.name for place in places)}"
-        yield Issue(NOTE, "splits of several folders", common_folder(places), text)
+        above = common_folder(places)
+        names = ", ".join(os.path.relpath(place, above) for place in places)
+        yield Issue(NOTE, "splits of several folders", above, f"{split} consists of {len(places)} folders: {names}")
     for folder in others if places[0] in others else ():
         is_rest = split == "train" and not is_split_name(folder.name)
         if folder not in places and (is_rest or split_rank(split, folder.name) == split_rank(split, places[0].name)):
