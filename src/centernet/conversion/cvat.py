@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..errors import UserError
-from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, report_elsewhere, short
 from .layout import (
     SPLIT_NAMES,
     Layout,
@@ -18,7 +18,6 @@ from .layout import (
     hull,
     is_split_name,
     make_annotation,
-    report_elsewhere,
     report_left_out,
     split_rank,
 )
@@ -109,7 +108,7 @@ class CvatLayout(Layout):
                 size = {"width": _side(element, "width"), "height": _side(element, "height")}
                 images[path] = {**size, "annotations": []}
             images[path]["annotations"] += objects
-        report_elsewhere(report, self.annotations, elsewhere)
+        report_elsewhere(report, self.annotations, list(elsewhere.items()))
         for entry, file_name in zip(images.values(), self.place([*images]), strict=True):
             entry.update(id=file_name, file_name=file_name)
             for label, box, outline in entry.pop("annotations"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import UserError
-from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report
 from .paths import IMAGE_SUFFIXES, PathFinder, is_hidden, is_image_name, is_outside, plain_parts
 
 Point = tuple[float, float]  # x, y in pixels
@@ -183,13 +183,6 @@ def report_left_out(report: Report, kind: str, paths: Iterable[Path]) -> None:
     """Report files that are not used."""
     for path in paths:
         report(Issue(LEFT_OUT, kind, path, "not used"))
-
-
-def report_elsewhere(report: Report, annotations: Path, found: dict[str, Path]) -> None:
-    """Report the images that were found elsewhere than stated, by stated name."""
-    for name, image in list(found.items())[:1]:
-        text = f"{len(found)} image(s), such as {short(name)}, which is {image}"
-        report(Issue(NOTE, "file names that were found elsewhere", annotations, text))
 
 
 def option_of(split: str) -> str:

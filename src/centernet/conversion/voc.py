@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .coco_file import name_problem
-from .issues import ERROR, NOTE, Issue, Report, short
+from .issues import ERROR, NOTE, Issue, Report, report_elsewhere, short
 from .layout import (
     NAMES_FILES,
     Layout,
@@ -19,7 +19,6 @@ from .layout import (
     make_annotation,
     option_of,
     read_lines,
-    report_elsewhere,
     report_left_out,
     split_spellings,
 )
@@ -131,7 +130,7 @@ class VocLayout(Layout):
                 names.add(item["name"])
                 annotations.append(make_annotation(len(annotations) + 1, name, item["name"], box, item["difficult"]))
         self._report_unlabeled(used, report)
-        report_elsewhere(report, self.annotations, elsewhere)
+        report_elsewhere(report, self.annotations, list(elsewhere.items()))
         for entry, file_name in zip(images, self.place(paths), strict=True):
             entry["file_name"] = file_name
         categories = [{"id": name, "name": name} for name in sorted(names)]
