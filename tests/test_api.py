@@ -124,6 +124,11 @@ def test_every_kind_of_image(model, tmp_path):
     assert len(several) == 5 and [one.path for one in several] == [str(SHAPES), "", "", "", ""]
     for one in several:
         np.testing.assert_allclose(one.scores, by_path.scores, atol=1e-5)
+    rgb = torch.from_numpy(array).flip(-1)
+    tensors = [rgb, rgb.permute(2, 0, 1), rgb.permute(2, 0, 1)[None] / 255, torch.stack([rgb, rgb]).double() / 255]
+    for one in (more := model.predict(tensors, threshold=0.0)):
+        assert np.array_equal(one.image, array)
+    assert len(more) == 5
     assert len(model.predict(iter([array]))) == 1 and model.predict([]) == []
     folder = model.predict(ROOT / "images")
     assert [one.path for one in folder] == [
@@ -145,7 +150,8 @@ def test_frames_of_a_video(model, tmp_path):
 
 @pytest.mark.parametrize("task", ["multi_pose", "ddd", "exdet"])
 def test_other_tasks(task, tmp_path):
-    model = CenterNet(checkpoint(tmp_path, task), device="cpu", peak_thresh=0, K=5, scores_thresh=0, center_thresh=0)
+    options = {"exdet": {"scores_thresh": 0, "center_thresh": 0}, "ddd": {"peak_thresh": 0}}.get(task, {})
+    model = CenterNet(checkpoint(tmp_path, task), device="cpu", K=5, **options)
     assert repr(model).endswith(f": res_18 for {task}, {len(model.names)} classes")
     calib = np.array([[500, 0, 20, 0], [0, 500, 20, 0], [0, 0, 1, 0]], np.float32)
     (result,) = model.predict(SHAPES, threshold=0.0, info={"calib": calib} if task == "ddd" else None)
@@ -166,6 +172,17 @@ def test_drawings_can_be_saved(model, tmp_path):
     assert np.array_equal(cv2.imread(str(path)), result.plot()) and np.array_equal(result.image, before)
     with pytest.raises(UserError, match="a: an image needs a suffix such as"):
         result.save(tmp_path / "a")
+    for name in ("a.pgm", "a.pbm"):
+        with pytest.raises(UserError, match=f"{name}: .* files cannot hold color images"):
+            result.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_the_threshold_is_an_option_too(model):
+    strict = CenterNet(model.weights, device="cpu", vis_thresh=0.0)
+    assert len(strict.predict(SHAPES)[0]) == len(model.predict(SHAPES, threshold=0.0)[0]) == 100
+    assert len(strict.predict(SHAPES, threshold=np.float32(1))[0]) == 0
+    assert len(model.predict(SHAPES, threshold=None)[0]) == len(model.predict(SHAPES, threshold=0.3)[0])
 
 
 def test_export(model, tmp_path):
@@ -186,9 +203,31 @@ def test_checkpoint_of_the_original(tmp_path):
 
 
 def test_mistakes_raise_one_line(model, tmp_path):
+    no_checkpoint = tmp_path / "not.pth"
+    no_checkpoint.write_text("# Title\n")
     for message, call in [
         ("missing.pth: no such checkpoint file", lambda: CenterNet(tmp_path / "missing.pth")),
-        ("unrecognized arguments: --no_such=3", lambda: CenterNet(model.weights, no_such=3)),
+        ("not.pth: not a checkpoint; it needs a file such as", lambda: CenterNet(no_checkpoint)),
+        ("no_such: CenterNet(.*) of ctdet has no such option", lambda: CenterNet(model.weights, no_such=3)),
+        ("dry_run: .* has no such option", lambda: CenterNet(model.weights, dry_run=True)),
+        ("help: .* has no such option", lambda: CenterNet(model.weights, help=True)),
+        ("lr: .* has no such option; leave it out", lambda: CenterNet(model.weights, lr=3)),
+        ("rect_mask: .* has no such option", lambda: CenterNet(model.weights, rect_mask=True)),
+        ("save_json: .*; results have to_dict", lambda: CenterNet(model.weights, save_json=True)),
+        ("output_dir: .*; results have save", lambda: CenterNet(model.weights, output_dir=tmp_path)),
+        ("dry_run: .* has no such option", lambda: CenterNet.train("sample", dry_run=True)),
+        ("prepare_only: .* has no such option", lambda: CenterNet.train("sample", prepare_only=True)),
+        ("test: .*validate.* scores a checkpoint", lambda: CenterNet.train("sample", test=True)),
+        ("lr: validate.* has no such option", lambda: model.validate("sample", lr=3)),
+        ("flip_test: export.* has no such option", lambda: model.export(tmp_path / "a.ts", flip_test=True)),
+        ("threshold: '0.3' is not a number", lambda: model.predict(SHAPES, threshold="0.3")),
+        ("batch_size: 0 is not a positive", lambda: model.predict(SHAPES, batch_size=0)),
+        ("this one is bytes", lambda: model.predict(SHAPES.read_bytes())),
+        (r"this one is uint8 \(0, 0, 3\)", lambda: model.predict(np.zeros((0, 0, 3), np.uint8))),
+        (r"this one is uint8 \(0, 4, 3\)", lambda: model.predict(np.zeros((1, 0, 4, 3), np.uint8))),
+        (r"this one is float32 \(2, 64, 64\)", lambda: model.predict(torch.zeros(2, 64, 64))),
+        (r"this one is int64 \(3, 64, 64\)", lambda: model.predict(torch.zeros(3, 64, 64, dtype=torch.int64))),
+        ("values from 0 to 1, not 0 to 255", lambda: model.predict(torch.linspace(0, 255, 48).view(3, 4, 4))),
         ("missing.jpg: no such file or folder", lambda: model.predict("missing.jpg")),
         ("an image must be a path or an array", lambda: model.predict(np.zeros((3, 3)))),
         ("data nowhere: no such directory", lambda: CenterNet.train("nowhere")),

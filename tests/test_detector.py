@@ -10,7 +10,7 @@ from PIL import Image
 from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from torch import nn
 
-from centernet.detector import TIMES, Detector, batches, create_detector, prepare
+from centernet.detector import TIMES, Detector, as_array, batches, create_detector, prepare
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
 from centernet.options import apply_model_metadata, model_metadata
@@ -261,6 +261,15 @@ def test_the_flip_test_is_symmetric():
     np.testing.assert_allclose(best(image, False), best(image[:, ::-1].copy(), True), atol=1e-3)
     detector.opt.flip_test = False
     assert not np.allclose(best(image, False), best(image[:, ::-1].copy(), True), atol=1e-3)
+
+
+def test_sixteen_bits_are_read_alike_from_a_file_and_from_pillow(tmp_path):
+    ramp = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    for name in ("a.png", "a.pgm", "a.tiff"):
+        cv2.imwrite(str(tmp_path / name), ramp)
+        image = as_array(tmp_path / name)
+        assert image.shape == (6, 8, 3) and len(np.unique(image)) == 48
+        np.testing.assert_array_equal(as_array(Image.open(tmp_path / name)), image)
 
 
 @pytest.mark.parametrize("args", [[], ["--keep_res", "--flip_test"], ["--test_scales", "0.5,1"]])

@@ -171,7 +171,7 @@ HARD_CHECKPOINTS = {
     "truncated": "damaged or of another kind",
     "truncated_legacy": "damaged or of another kind",
     "empty": "damaged or of another kind",
-    "text": "refused, because it holds more|damaged or of another kind",
+    "text": "not a checkpoint|damaged or of another kind",
     "wrong_keys": "none of its 2 entries fits",
     "wrong_shape": None,  # what fits is loaded, and a table lists the rest
     "nan_weights": "holds values that are not finite",

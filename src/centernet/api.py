@@ -3,15 +3,18 @@
 Everything is done by the programs' own functions; keyword arguments are the options of the command line.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from . import cli, found
 from .datasets import DATASETS
@@ -20,10 +23,32 @@ from .errors import UserError
 from .export import export_checkpoint
 from .models import read_checkpoint
 from .options import OptionParser, Options
+from .options.table import GENERAL
+from .tasks import get_spec
 from .tasks.option import DEMO, EXPORT, TEST, TRAIN
 from .utils import files
 from .video import find_sources, frames, open_video
 from .visualization import build_visualizer
+
+# Options that make a program do something else, or that name what is an argument or a result here; and what to use.
+PROGRAM_OPTIONS = {
+    "dry_run": "",
+    "prepare_only": "",
+    "test": "CenterNet(FILE).validate() scores a checkpoint",
+}
+OBJECT_OPTIONS = {
+    **PROGRAM_OPTIONS,
+    "load_model": "the checkpoint is the first argument of CenterNet()",
+    "resume": "",
+    "save_init": "",
+    "demo": "predict() takes images and videos",
+    "output_dir": "results have save()",
+    "save_json": "results have to_dict()",
+    "save_txt": "results have boxes and classes",
+    "save_crops": "results have image and boxes",
+    "output": "it is the argument of export()",
+}
+ONE_IMAGE = (np.ndarray, bytes, bytearray, dict)  # iterable, but no list of images
 
 
 @dataclass
@@ -119,10 +144,15 @@ class Result:
         path = Path(path)
         if not path.suffix or not cv2.haveImageWriter(str(path)):
             raise UserError(f"{path}: an image needs a suffix such as .jpg or .png")
-        content = cv2.imencode(path.suffix, self.plot())[1].tobytes()
+        try:
+            written, content = cv2.imencode(path.suffix, self.plot())
+        except cv2.error:
+            written = False
+        if not written:
+            raise UserError(f"{path}: {path.suffix} files cannot hold color images; use a suffix such as .jpg or .png")
         with files.write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, content, sync=False)
+        files.write_bytes(path, content.tobytes(), sync=False)
         return path
 
 
@@ -143,7 +173,8 @@ class CenterNet:
             weights: a checkpoint of this project, which describes its network; or one of the reference, which needs
                 ``task``, and ``arch`` and ``dataset`` unless they are the defaults of the task.
             task: ``ctdet``, ``multi_pose``, ``ddd`` or ``exdet``; empty: that of the checkpoint.
-            options: options of ``demo.py``, such as ``flip_test=True``, ``keep_res=True`` or ``device="cpu"``.
+            options: options of ``demo.py``, ``test.py`` and ``export.py`` for all calls, such as ``flip_test=True``,
+                ``keep_res=True``, ``vis_thresh=0.5`` or ``device="cpu"``.
 
         Raises:
             UserError: a file or an option that cannot be used.
@@ -156,6 +187,7 @@ class CenterNet:
                     f"{self.weights}: this checkpoint does not name its task; add task=, arch= and dataset="
                 )
             task = metadata["task"]
+        _check_options("CenterNet(FILE, ...)", task, options, (DEMO, TEST, EXPORT), OBJECT_OPTIONS)
         self.task, self._options = task, options
         self.detector = create_detector(self._parse(DEMO, {}), log=_ignore)
         self.names = list(self.detector.opt.class_names)
@@ -164,36 +196,42 @@ class CenterNet:
         return f"CenterNet({self.weights!r}): {self.detector.opt.arch} for {self.task}, {len(self.names)} classes"
 
     def predict(
-        self, images: Any, threshold: float = 0.3, batch_size: int = 1, info: dict | None = None
+        self, images: Any, threshold: float | None = None, batch_size: int = 1, info: dict | None = None
     ) -> list[Result]:
         """Detect in images and return a result for each.
 
         Args:
             images: a path of an image, a video or a folder of them; an array (H, W, 3) uint8 in B, G, R order, such as
-                a frame of a video; a PIL image; or a list or an iterator of these.
-            threshold: score that detections must exceed.
+                a frame of a video; a PIL image; a tensor (3, H, W) or (H, W, 3) in R, G, B order, uint8 or floats from
+                0 to 1; a batch of arrays or tensors; or a list or an iterator of these.
+            threshold: score that detections must exceed; None: the option ``vis_thresh``, 0.3.
             batch_size: images that go through the network together.
             info: metadata of the images, such as the camera ``{"calib": (3, 4)}`` of ddd.
 
         Raises:
-            UserError: an image that cannot be read.
+            UserError: an image that cannot be read, or an argument that cannot be used.
         """
         return list(self.stream(images, threshold, batch_size, info))
 
     def stream(
-        self, images: Any, threshold: float = 0.3, batch_size: int = 1, info: dict | None = None
+        self, images: Any, threshold: float | None = None, batch_size: int = 1, info: dict | None = None
     ) -> Iterator[Result]:
         """Yield results as ``predict`` returns them, one after the other: for long videos.
 
         Also takes cameras (``"webcam"`` or a number as text) and addresses (``"rtsp://..."``).
         """
+        threshold = self.detector.opt.vis_thresh if threshold is None else threshold
+        if not isinstance(threshold, Real) or math.isnan(threshold):
+            raise UserError(f"threshold: {threshold!r} is not a number; scores are from 0 to 1")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise UserError(f"batch_size: {batch_size!r} is not a positive integer")
         waiting: list[SimpleNamespace] = []
         for one in _read_images(images, self.detector.opt.max_image_pixels):
             waiting.append(one)
             if len(waiting) >= batch_size:
-                yield from self._detect(waiting, threshold, info)
+                yield from self._detect(waiting, float(threshold), info)
                 waiting = []
-        yield from self._detect(waiting, threshold, info)
+        yield from self._detect(waiting, float(threshold), info)
 
     def _detect(self, inputs: list[SimpleNamespace], threshold: float, info: dict | None) -> Iterator[Result]:
         answers = self.detector.run([one.image for one in inputs], [info] * len(inputs))
@@ -221,6 +259,7 @@ class CenterNet:
             UserError: an option or a dataset that cannot be used.
         """
         given = {**_data_options(data), **({"arch": arch} if arch else {}), **options}
+        _check_options("CenterNet.train()", task, given, (TRAIN,), PROGRAM_OPTIONS)
         opt = _parse(TRAIN, task, given)
         if len(opt.gpus) > 1:
             raise UserError("gpus: this trains in one process; for several devices start src/main.py")
@@ -241,6 +280,7 @@ class CenterNet:
             UserError: an option or a dataset that cannot be used.
         """
         given = {**(_data_options(data) if data else {}), **options}
+        _check_options("validate()", self.task, given, (TEST,), OBJECT_OPTIONS)
         return cli.load(cli.FOLDER / "test.py").main(self._parse(TEST, given))
 
     def export(self, output: str | os.PathLike, **options: Any) -> Path:
@@ -253,6 +293,7 @@ class CenterNet:
         Raises:
             UserError: an option or a file that cannot be used, or a missing package.
         """
+        _check_options("export()", self.task, options, (EXPORT,), OBJECT_OPTIONS)
         return export_checkpoint(self._parse(EXPORT, {"output": output, **options}))
 
     def _parse(self, script: str, options: dict[str, Any]) -> Options:
@@ -261,6 +302,20 @@ class CenterNet:
 
 def _ignore(_: str) -> None:
     """Log nothing."""
+
+
+def _check_options(
+    call: str, task: str, options: dict[str, Any], scripts: tuple[str, ...], excluded: dict[str, str]
+) -> None:
+    """Raise UserError for the first given option that has no effect on a call, which runs one of ``scripts``."""
+    spec = get_spec(task)
+    known = {**GENERAL, **{option.name: option for option in spec.options}}
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        used = name in known and name not in (*spec.ignored_options, *excluded)
+        if not used or not {*scripts} & {*known[name].scripts}:
+            raise UserError(f"{name}: {call} of {task} has no such option; {excluded.get(name) or 'leave it out'}")
 
 
 def _parse(script: str, task: str, options: dict[str, Any]) -> Options:
@@ -291,14 +346,34 @@ def _read_images(images: Any, max_pixels: int) -> Iterator[SimpleNamespace]:
             yield from _read_path(os.fspath(images), max_pixels)
         except UserError as error:
             raise UserError(str(error).removeprefix("--demo ")) from error
+    elif isinstance(images, torch.Tensor):
+        yield from _read_images(_array_of(images), max_pixels)
     elif isinstance(images, np.ndarray) and images.ndim == 4:
         for image in images:
             yield SimpleNamespace(image=as_array(image, max_pixels), path="", frame=None)
-    elif isinstance(images, Iterable) and not isinstance(images, np.ndarray) and not hasattr(images, "convert"):
+    elif isinstance(images, Iterable) and not isinstance(images, ONE_IMAGE) and not hasattr(images, "convert"):
         for one in images:
             yield from _read_images(one, max_pixels)
     else:
         yield SimpleNamespace(image=as_array(images, max_pixels), path="", frame=None)
+
+
+def _array_of(tensor: torch.Tensor) -> np.ndarray:
+    """Return an image, or a batch of images, in R, G, B order as an array ([B,] H, W, 3) uint8 in B, G, R order."""
+    form = f"this one is {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    if tensor.ndim not in (3, 4) or 3 not in (tensor.shape[-3], tensor.shape[-1]) or not tensor.numel():
+        raise UserError(f"a tensor must be an image (3, height, width) or (height, width, 3), or a batch; {form}")
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        low, high = (float(value) for value in tensor.aminmax())
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"a tensor of floats must have values from 0 to 1, not {low:.4g} to {high:.4g}")
+        tensor = (tensor.float() * 255).round().to(torch.uint8)
+    elif tensor.dtype != torch.uint8:
+        raise UserError(f"a tensor must be of uint8, or of floats from 0 to 1; {form}")
+    if tensor.shape[-3] == 3:
+        tensor = tensor.movedim(-3, -1)
+    return np.ascontiguousarray(tensor.flip(-1).numpy())
 
 
 def _read_path(path: str, max_pixels: int) -> Iterator[SimpleNamespace]:

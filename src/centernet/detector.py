@@ -195,10 +195,16 @@ def as_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(image, max_pixels)
     if hasattr(image, "convert") and hasattr(image, "size"):  # PIL images can be converted to R, G, B
-        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        # convert() would clip 16-bit values; read_image takes their upper 8 bits. PGM files of 16 bits have the mode I.
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            gray = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
+            image = np.repeat(gray[:, :, None], 3, axis=2)
+        else:
+            image = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
         return image
-    form = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    form = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
     raise UserError(f"an image must be a path or an array (height, width, 3) of uint8 in BGR order, this one is {form}")
 
 

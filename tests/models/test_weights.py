@@ -263,7 +263,7 @@ class Harmful:
     ("content", "message"),
     [
         (b"", "damaged or of another kind"),
-        (b"text", "refused, because it holds more than weights|damaged or of another kind"),
+        (b"text", "not a checkpoint; it needs a file such as model_best.pth"),
         (pickle.dumps({"state_dict": Harmful()}), "refused, because it holds more than weights"),
     ],
 )

@@ -1,5 +1,6 @@
 """Checkpoint files in the reference's format, ``{"epoch", "state_dict", "optimizer"}``, read as data only."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -28,6 +29,7 @@ EXTREMENET_HEADS = {
     "ct_heats": "hm_c",
 }
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+STARTS = (b"PK", b"\x80")  # of files that torch.save writes: zip files, and pickles before PyTorch 1.6
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -51,15 +53,24 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         with warnings.catch_warnings():  # of forms that PyTorch no longer recommends
             warnings.simplefilter("ignore")
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: refused, because it holds more than weights and plain data") from error
     except Exception as error:  # a damaged file can make the reader fail in many ways
-        raise UserError(f"{path}: this checkpoint cannot be read, the file is damaged or of another kind") from error
+        raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: this file holds a {type(checkpoint).__name__}, not a checkpoint")
     if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
         return {"state_dict": checkpoint}
     return checkpoint
+
+
+def _why_unreadable(path: str | os.PathLike, error: Exception) -> str:
+    start = b""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(2)
+    if start and not start.startswith(STARTS):
+        return "not a checkpoint; it needs a file such as model_best.pth"
+    if isinstance(error, pickle.UnpicklingError):
+        return "refused, because it holds more than weights and plain data"
+    return "this checkpoint cannot be read, the file is damaged or of another kind"
 
 
 def read_last(path: str | os.PathLike, log=print) -> tuple[dict[str, Any], str]:
