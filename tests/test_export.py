@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from centernet.detector import create_detector
 from centernet.errors import UserError
-from centernet.export import Exported, export, export_checkpoint, files_of
+from centernet.export import Exported, export, export_checkpoint, files_of, notes_of
 from centernet.models import create_model, save_model
 from centernet.models.deform_conv import DCN
 from centernet.models.heads import run_heads
@@ -290,6 +290,8 @@ def test_safetensors_needs_its_package(tmp_path, monkeypatch, checkpoint):
         (["--output", "model.bin"], "--output model.bin: the format does not follow from the suffix"),
         (["--output", "nowhere/model.onnx"], "the folder nowhere does not exist"),
         (["--output", "model.ir", "--format", "openvino"], "--output model.ir: OpenVINO reads .xml files only"),
+        (["--output", "q.pt2", "--format", "onnx"], "--format onnx: the suffix of --output q.pt2 is that of pt2"),
+        (["--output", "q.xml", "--format", "onnx"], "--format onnx: the suffix of --output q.xml is that of openvino"),
         (["--output", "model.onnx", "--opset", "18"], "--opset 18: the operator DeformConv needs 19"),
         (["--output", "model.pt2", "--with_decode", "--aggr_weight", "0.1"], "--with_decode: --aggr_weight"),
     ],
@@ -299,6 +301,32 @@ def test_mistakes(tmp_path, monkeypatch, checkpoint, more, problem):
     with pytest.raises(UserError, match=re.escape(problem)):
         export_checkpoint(opts().parse(["ctdet", "--load_model", str(checkpoint), *more]))
     assert not list(tmp_path.iterdir())
+
+
+def test_notes_about_options_without_effect(checkpoint):
+    given = ["--K", "50", "--threads", "2", "--max_ap_drop", "0.1", "--calibration", "val"]
+
+    def notes(*more):
+        opt = opts().parse(["ctdet", "--load_model", str(checkpoint), *given, *more])
+        return [note.removeprefix("note: ") for note in notes_of(opt, "onnx")]
+
+    assert notes() == [
+        "--calibration has no effect without --int8",
+        "--max_ap_drop has no effect without --verify or --int8",
+        "--threads has no effect without --verify, --benchmark or --int8",
+        "--K has no effect without --with_decode, --verify or --int8",
+    ]
+    assert notes("--int8") == [] and notes("--verify", "val") == ["--calibration has no effect without --int8"]
+    assert not any(note.startswith("--threads") for note in notes("--benchmark"))
+    assert not any(note.startswith("--K") for note in notes("--with_decode"))
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+def test_an_operator_set_that_cannot_be_written(tmp_path, checkpoint):
+    command = [sys.executable, str(ROOT / "src/export.py"), "ctdet", "--load_model", str(checkpoint), "--opset", "99"]
+    done = subprocess.run([*command, "--output", str(tmp_path / "q.onnx")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert done.stderr == "error: --opset 99: the installed onnx and onnxscript cannot write it; use 19\n"
 
 
 FULL_DISK = """

@@ -74,10 +74,8 @@ def export_checkpoint(opt: Options, log=print) -> Path:
     for name in unused:
         if name in opt.given:
             log(f"note: --{name} has no effect on {kind}")
-    if not opt.int8:
-        for name in ("calibration", "calibration_images"):
-            if name in opt.given:
-                log(f"note: --{name} has no effect without --int8")
+    for note in notes_of(opt, kind):
+        log(note)
     opt, model = load_network(opt, log)
     if kind == "safetensors":
         write_safetensors(path, model.state_dict(), model_metadata(opt, opt.picture_info))
@@ -111,6 +109,25 @@ def export_checked(model: nn.Module, opt: Options, path: Path, kind: str, log=pr
             os.replace(file, path.with_name(file.name))
 
 
+def notes_of(opt: Options, kind: str) -> list[str]:
+    """Return a line for each given option that has no effect without others, which were not given."""
+    checks = opt.int8 or opt.verify or opt.benchmark
+    needs = {
+        "calibration": ("--int8", opt.int8),
+        "calibration_images": ("--int8", opt.int8),
+        "max_ap_drop": ("--verify or --int8", opt.verify or opt.int8),
+        "threads": ("--verify, --benchmark or --int8", checks),
+        "K": ("--with_decode, --verify or --int8", opt.with_decode or opt.verify or opt.int8),
+    }
+    if kind == "safetensors":
+        return [f"note: --{name} has no effect on {kind}" for name in needs if name in opt.given]
+    return [
+        f"note: --{name} has no effect without {what}"
+        for name, (what, there) in needs.items()
+        if name in opt.given and not there
+    ]
+
+
 def files_of(path: Path, kind: str) -> list[Path]:
     """Return the files of an exported network: ``path``, preceded by the weights where they are a separate file."""
     return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
@@ -132,15 +149,19 @@ def check_openvino(path: Path) -> None:
 
 
 def file_format(opt: Options) -> str:
-    """Return the key of ``SUFFIXES`` that ``--format`` or the suffix of ``--output`` determines."""
+    """Return the key of ``SUFFIXES`` that ``--format`` or the suffix of ``--output`` determines.
+
+    Raises:
+        UserError: neither does, or they contradict each other.
+    """
     if not opt.output:
         raise UserError("--output: needs the file to write, such as model.onnx")
     suffix = Path(opt.output).suffix.lower()
-    if opt.format:
-        return opt.format
-    for kind, suffixes in SUFFIXES.items():
-        if suffix in suffixes:
-            return kind
+    kind = next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), "")
+    if opt.format and kind not in ("", opt.format):
+        raise UserError(f"--format {opt.format}: the suffix of --output {opt.output} is that of {kind}; change one")
+    if opt.format or kind:
+        return opt.format or kind
     known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     raise UserError(f"--output {opt.output}: the format does not follow from the suffix; use {known}, or add --format")
 
@@ -295,6 +316,7 @@ def _onnx(exported: Exported, example: Tensor, shapes: tuple, texts: dict, opset
     if missing:
         raise UserError(f"--output {path}: needs packages that are missing: pip install {' '.join(missing)}")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript.version_converter").setLevel(logging.CRITICAL)  # the result is checked below
     written = torch.onnx.export(
         exported,
         (example,),
@@ -308,6 +330,8 @@ def _onnx(exported: Exported, example: Tensor, shapes: tuple, texts: dict, opset
     )
     assert written is not None  # as it would be with the older exporter
     model = written.model
+    if model.opset_imports[""] != opset:
+        raise UserError(f"--opset {opset}: the installed onnx and onnxscript cannot write it; use {onnx_ops.OPSET}")
     model.producer_name, model.producer_version = "centernet", __version__
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # its place in the source code
