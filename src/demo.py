@@ -51,9 +51,11 @@ def main(opt: Options) -> None:
     env = processes.start(opt)
     if env.world_size > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
-    demo = Demo(create_detector(opt, env.device), output_folder(opt), show=not opt.output_dir and opt.debug < 4)
-    processes.tune_malloc(env.device)
-    with stopping_at_signals():
+    show = not opt.output_dir and opt.debug < 4
+    with StopSignals() as signals:
+        demo = Demo(create_detector(opt, env.device), output_folder(opt), show, signals)
+        processes.tune_malloc(env.device)
+        demo.make_folder()
         try:
             demo.run(sources, first)
         finally:
@@ -68,19 +70,37 @@ def output_folder(opt: Options) -> Path:
     return run / "demo"
 
 
-@contextlib.contextmanager
-def stopping_at_signals() -> Iterator[None]:
-    """End the block at SIGINT or SIGTERM, so that videos and results found so far are completed."""
+class StopSignals:
+    """Ends its ``with`` block at SIGINT or SIGTERM, so that videos and results found so far are completed."""
 
-    def stop(number: int, frame: object) -> None:
-        raise ShutdownRequested(number, f"stopped by {signal.Signals(number).name}; what was found so far is saved")
+    def __init__(self) -> None:
+        self.stopped: ShutdownRequested | None = None
+        self.waits = False
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
+    def __enter__(self) -> "StopSignals":
+        self.previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def after(self) -> Iterator[None]:
+        """Complete the block before a signal ends anything: a frame is counted and saved, or neither."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+        if self.stopped is not None:
+            raise self.stopped
+
+    def _stop(self, number: int, frame: object) -> None:
+        message = f"stopped by {signal.Signals(number).name}; what was found so far is saved"
+        self.stopped = ShutdownRequested(number, message)
+        if not self.waits:
+            raise self.stopped
 
 
 class UnreadableSource(Exception):
@@ -93,15 +113,24 @@ class Demo:
     Attributes:
         folder: where drawings, results and crops go.
         show: show drawings in a window, if there is a display.
+        window: whether that is done.
+        signals: what may end the process.
     """
 
-    def __init__(self, detector: Detector, folder: Path, show: bool) -> None:
-        self.detector, self.opt, self.folder, self.show = detector, detector.opt, folder, show
+    def __init__(self, detector: Detector, folder: Path, show: bool, signals: StopSignals) -> None:
+        self.detector, self.opt, self.folder, self.show, self.signals = detector, detector.opt, folder, show, signals
+        self.window = show and has_display()
         self.images = self.frames = self.failed = 0
         self.saves = False
         self.entries: list[dict] = []
         self.classes: Counter = Counter()
         self.seconds = dict.fromkeys(TIMES, 0.0)
+
+    def make_folder(self) -> None:
+        """Make the folder, if something will be written. Raises UserError if it cannot be made."""
+        if not self.window or self.opt.save_json or self.opt.save_txt or self.opt.save_crops:
+            with files.write_errors(f"--output_dir {self.folder}" if self.opt.output_dir else self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, sources: list[Source], capture: cv2.VideoCapture | None = None) -> None:
         """Detect in all sources. One of several that cannot be read is reported and counted.
@@ -109,10 +138,8 @@ class Demo:
         ``capture``: the video of the only source, if it is open already.
         """
         for number, source in enumerate(sources, start=1):
-            kind = "video" if source.is_video else "image"
-            title = (
-                f"{kind} {number}/{len(sources)} {source.name if is_stream(source.path) else Path(source.path).name}"
-            )
+            place = f"{'video' if source.is_video else 'image'} {number}/{len(sources)}"
+            title = f"{place} {source.name if is_stream(source.path) else Path(source.path).name}"
             started = time.perf_counter()
             try:
                 opened = capture or self._open(source)
@@ -124,7 +151,7 @@ class Demo:
                 if len(sources) == 1:
                     raise UserError(error) from error
                 self.failed += 1
-                print_line(f"{title}: {error}")
+                print_line(f"{place}: {str(error).removeprefix('--demo ')}")
                 continue
             if pressed == ESCAPE:
                 break
@@ -142,29 +169,33 @@ class Demo:
         answer = self.detector.run(image)
         answer["load"] += seconds
         answer["tot"] += seconds
-        self.images += 1
-        self._record(answer, image, source, source.name, title)
-        self.saves |= not (self.show and has_display())
-        return show_or_save(answer["images"], str(self.folder), f"{source.name}_", self.show)
+        with self.signals.after():
+            self.images += 1
+            self._record(answer, image, source, source.name, title)
+            if not self.window:
+                return self._show_or_save(answer, source.name)
+        return self._show_or_save(answer, source.name)
 
     def watch(self, source: Source, capture: cv2.VideoCapture, title: str) -> int:
         """Detect in a video, and show it, or save it as a video. Returns the last key pressed, -1 for none.
 
         Frames are read and prepared ahead of the network, and written behind it.
         """
-        show, number = self.show and has_display(), 0
+        number = 0
         total, prefix = frame_count(capture), f"{source.name}_"
         with VideoWriter(self.folder, prefix, frame_rate(capture)) as writer:
             images = ahead(prepare(frame, self.detector.task) for frame in frames(capture))
             for number, prepared in enumerate(images, start=1):
                 answer = self.detector.run(prepared)
-                self.frames += 1
                 where = f"{title} frame {number}/{total}" if total else f"{title} frame {number}"
-                self._record(answer, np.asarray(prepared["image"]), source, f"{prefix}{number:06d}", where, number)
-                if not show:
-                    self.saves = True
-                    writer.write(answer["images"])
-                elif show_or_save(answer["images"], str(self.folder), f"{prefix}{number:06d}_", True, 1) == ESCAPE:
+                name = f"{prefix}{number:06d}"
+                with self.signals.after():
+                    self.frames += 1
+                    self._record(answer, np.asarray(prepared["image"]), source, name, where, number)
+                    if not self.window:
+                        writer.write(answer["images"])
+                        self.saves = True
+                if self.window and self._show_or_save(answer, name, delay=1) == ESCAPE:
                     return ESCAPE
         if number == 0:
             raise UnreadableSource(f"--demo {source.path}: no frame of this video can be read")
@@ -194,11 +225,17 @@ class Demo:
                     path = Path("crops") / (re.sub(r"[^\w .-]", "_", one.name) or "_") / f"{name}_{number}.jpg"
                     self._write(path, cv2.imencode(".jpg", part)[1].tobytes())
 
+    def _show_or_save(self, answer: dict, name: str, delay: int = 0) -> int:
+        key = show_or_save(answer["images"], str(self.folder), f"{name}_", self.show, delay)
+        self.saves |= not self.window
+        return key
+
     def _write(self, path: Path, content: bytes) -> None:
         path = self.folder / path
         with files.write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, content, sync=False)
+        self.saves = True
 
     def finish(self) -> None:
         """Write the results of ``--save_json``, and print totals."""
@@ -207,10 +244,8 @@ class Demo:
             return
         if self.opt.save_json:
             self._write(Path("detections.json"), json.dumps(self.entries).encode())
-        counts = [f"{self.images} image(s)"] if self.images or not self.frames else []
-        counts += [f"{self.frames} frame(s)"] if self.frames else []
-        failed = f"; {self.failed} file(s) could not be read" if self.failed else ""
-        saves = self.saves or self.opt.save_json or self.opt.save_txt or self.opt.save_crops
+        counts = [f"{name}: {number}" for name, number in (("images", self.images), ("frames", self.frames)) if number]
+        failed = f"; files that could not be read: {self.failed}" if self.failed else ""
         print_line(f"found: {found.summary(self.classes)}{failed}")
         print_line("seconds per image: " + " |".join(f"{name} {self.seconds[name] / count:.4f}" for name in TIMES))
-        print_line(" and ".join(counts) + (f", saved in {self.folder}" if saves else ""))
+        print_line(", ".join(counts) + (f", saved in {self.folder}" if self.saves else ""))

@@ -1,6 +1,7 @@
 """Video input and output: frames are read ahead of the network and written behind it, each in a thread of its own."""
 
 import contextlib
+import os
 import queue
 import re
 import threading
@@ -133,7 +134,8 @@ def _opened(source: str) -> Iterator[cv2.VideoCapture]:
 
 
 def _silence_opencv() -> None:
-    """Suppress OpenCV's warnings about every reader that does not fit."""
+    """Suppress OpenCV's and FFmpeg's warnings about every reader that does not fit."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet; it is read when the first video is opened
     # The function has another place in OpenCV 5.
     set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
     set_log_level(0)
