@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     several = parser.add_argument_group("of several runs")
     several.add_argument("--output", type=Path, help="page to write; default: comparison.html in the first directory")
     args = parser.parse_args(argv)
+    for run in args.runs:
+        if not run.is_dir():
+            raise UserError(f"{run}: no such run directory")
     if len(args.runs) > 1:
         for name in ("images", "data_path", "device"):
             if getattr(args, name) is not None:

@@ -7,6 +7,7 @@ of the devkit if it exists, otherwise from the annotation file of the dataset.
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +55,17 @@ def main(argv: list[str] | None = None) -> int:
 def score(args: argparse.Namespace) -> None:
     """Score results as given by the arguments, and print the scores. Raises UserError."""
     path = find_results(args.results)
-    names = PascalVOC.class_names
     found = re.fullmatch(r"voc_(\d{4})_(\w+)", args.imdb)
     if found is None:
         raise UserError(f"--imdb {args.imdb}: needs the form voc_<year>_<image set>, such as voc_2007_test")
     year, image_set = found.groups()
     devkit = args.devkit or ROOT / "data" / "voc" / "VOCdevkit"
     if args.annotations is None and (args.devkit or (devkit / f"VOC{year}" / "Annotations").is_dir()):
+        names: Sequence[str] = PascalVOC.class_names
         source, image_ids, truth = from_devkit(devkit, year, image_set)
     else:
         source = args.annotations or ROOT / "data" / "voc" / "annotations" / annotation_file(year, image_set)
-        image_ids, truth = from_json(source)
+        names, image_ids, truth = from_json(source)
     detections = read_results(path, len(names), len(truth), source)
     if args.nms:
         detections = [[drop_overlapping(rows) for rows in images] for images in detections]
@@ -97,14 +98,15 @@ def from_devkit(devkit: Path, year: str, image_set: str) -> tuple[Path, list[str
     return path, image_ids, truth
 
 
-def from_json(path: Path) -> tuple[list[str], list[list[dict]]]:
-    """Return the names of the images in ascending order of their ids, and their objects."""
+def from_json(path: Path) -> tuple[list[str], list[str], list[list[dict]]]:
+    """Return the names of the classes and of the images, both in ascending order of their ids, and their objects."""
     content = read_annotation_file(path)
     try:
         files = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
         image_ids = sorted(files)
         names = {category["id"]: category["name"] for category in content["categories"]}
-        return [files[i] for i in image_ids], voc.ground_truth(content["annotations"], image_ids, names)
+        classes = [str(names[i]) for i in sorted(names)]
+        return classes, [files[i] for i in image_ids], voc.ground_truth(content["annotations"], image_ids, names)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not an annotation file of VOC ({error!r})") from None
 
@@ -118,7 +120,8 @@ def read_results(path: Path, classes: int, images: int, source: Path) -> list[li
         raise UserError(f"{path}: results in COCO's form; use src/tools/eval_coco.py")
     if not isinstance(content, list) or len(content) != classes + 1:
         raise UserError(
-            f"{path}: not the results of a VOC test, which are lists of {classes} classes and the background"
+            f"{path}: not the results of a VOC test, which are lists of the background and the {classes} classes of "
+            f"{source}; for other classes name their annotation file with --annotations"
         )
     try:
         detections = [[_rows(rows) for rows in of_class] for of_class in content[1:]]

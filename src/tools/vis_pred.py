@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
 from centernet.errors import UserError
-from centernet.evaluation.results import check_ids, find_results, read_results
+from centernet.evaluation.results import check_entries, check_ids, find_results, read_results
 from centernet.options import ROOT
+from centernet.utils.files import read_json
 from centernet.utils.images import MAX_PIXELS, read_image
 from centernet.utils.tool import tool
 from centernet.visualization import draw_boxes, show_or_save
@@ -27,12 +28,14 @@ ESCAPE = 27
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Show or save the boxes of results and of the annotations."""
-    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's form next to the true ones.")
+    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's or VOC's form next to true ones.")
     parser.add_argument(
         "results", type=Path, nargs="+", help="result files, or folders: the newest results*.json in them"
     )
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
-    parser.add_argument("--images", type=Path, help="folder of the images (coco/val2017 next to the annotations)")
+    parser.add_argument(
+        "--images", type=Path, help="folder of the images (val2017 or images next to that of the annotations)"
+    )
     parser.add_argument("--threshold", type=float, default=0.2, help="score above which a box is drawn (%(default)s)")
     parser.add_argument("--count", type=int, help="only the first COUNT images")
     parser.add_argument(
@@ -46,13 +49,14 @@ def main(argv: list[str] | None = None) -> None:
 def show(args: argparse.Namespace) -> None:
     """Show or save images as given by the arguments. Raises UserError."""
     content = read_annotation_file(args.annotations)
-    folder = args.images or args.annotations.parent.parent / "val2017"
+    root = args.annotations.parent.parent
+    folder = args.images or root / ("val2017" if (root / "val2017").is_dir() else "images")
     output_dir = args.output_dir or Path("vis_pred")
     try:
         classes = {category["id"]: k for k, category in enumerate(content["categories"])}
         names = [str(category["name"]) for category in content["categories"]]
         truth = rows_by_image(content["annotations"], classes)
-        results = {path: read_results(path) for path in map(find_results, args.results)}
+        results = {path: read_entries(path, content) for path in map(find_results, args.results)}
         for path, entries in results.items():
             check_ids(entries, {image["id"] for image in content["images"]}, classes.keys(), str(path))
         predictions = [rows_by_image(entries, classes) for entries in results.values()]
@@ -69,6 +73,30 @@ def show(args: argparse.Namespace) -> None:
                 return
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.annotations}: an image, an object or a result is malformed ({error!r})") from None
+
+
+def read_entries(path: Path, content: dict) -> list[dict]:
+    """Read results, also those of a VOC test, as a list in COCO's form. Raises UserError.
+
+    ``content`` is that of the annotation file, whose classes and images give those of VOC's results in their order.
+    """
+    lists = read_json(path)
+    if not isinstance(lists, list) or not lists or not isinstance(lists[0], list):
+        return read_results(path)
+    categories = sorted(category["id"] for category in content["categories"])
+    images = sorted(image["id"] for image in content["images"])
+    entries = []
+    try:
+        for category, of_class in zip(categories, lists[1:], strict=True):
+            for image, rows in zip(images, of_class, strict=True):
+                for x1, y1, x2, y2, score in rows:
+                    box = [x1, y1, x2 - x1, y2 - y1]
+                    entries.append({"image_id": image, "category_id": category, "bbox": box, "score": score})
+    except (TypeError, ValueError):
+        form = f"classes: {len(categories)}, images: {len(images)}"
+        raise UserError(f"{path}: not the results of a VOC test for --annotations ({form})") from None
+    check_entries(entries, str(path))
+    return entries
 
 
 def rows_by_image(entries: list[dict], classes: dict) -> dict:

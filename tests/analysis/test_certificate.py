@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -140,7 +141,9 @@ def test_deviations_in_both_directions_are_found(exp, tmp_path, capsys, change, 
 def test_a_noisy_run_is_undecided(exp, tmp_path, capsys):
     run = write_run(tmp_path / "new", 21)
     assert call(exp, run, more=["--loss_margin", "0.0001"]) == 1
-    assert "undecided: neither equivalent" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "undecided: neither equivalent" in output and "8 runs; runs to certify: 1\n" in output
+    assert re.search(r"p-values [\d.]+ of 'not equivalent' and [\d.]+ of 'no difference'", output)
 
 
 def test_another_recipe_is_never_certified(exp, tmp_path, capsys):

@@ -89,6 +89,12 @@ def test_errors(tmp_path, capsys, content, problem):
     assert capsys.readouterr().err.count("error: ") == 2
 
 
+def test_report_of_no_folder(tmp_path, capsys):
+    for more in ([], ["--images", "0"], [str(tmp_path)]):
+        assert make_report.main([str(tmp_path / "none"), *more]) == 2
+        assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: no such run directory\n"
+
+
 def test_plot_log(folder, tmp_path, capsys):
     assert plot_log.main([str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder / 'logs.png'}\n"

@@ -377,6 +377,13 @@ def test_unusable_files(exp, reference, call, tmp_path, name, content, expected,
     assert err.startswith("loss.py: error: ") and name in err and expected in err
 
 
+def test_the_names_of_references_are_listed(exp, reference, call):
+    write_run(exp, "run", losses())
+    status, lines, err = call("--reference", "nope")
+    problem = f"--reference nope: no such file, and not one of the names in {exp / 'reference'}: base"
+    assert (status, lines, err) == (2, [], f"loss.py: error: {problem}\n")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"recipe": 3}', "\udcff"])
 @pytest.mark.parametrize("name", ["ctdet/run/opt.json", "reference/base.json"])
 def test_unreadable_recipes(exp, reference, call, content, name):

@@ -75,6 +75,19 @@ def test_the_metric_follows_from_the_year(capsys, tmp_path, small):
         assert numbers(output)["dog"] == 0.5
 
 
+def test_the_classes_are_those_of_the_annotations(capsys, tmp_path):
+    content = {
+        "images": [{"id": 7, "file_name": "7.png", "width": 80, "height": 60}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [10, 20, 30, 30], "area": 900}],
+        "categories": [{"id": 2, "name": "box"}, {"id": 1, "name": "ball"}],
+    }
+    annotations, results = tmp_path / "val.json", tmp_path / "results.json"
+    annotations.write_text(json.dumps(content))
+    results.write_text(json.dumps([[[]], [[]], [[[10, 20, 39, 49, 0.9]]]]))
+    status, output, _ = run(capsys, results, "--annotations", annotations)
+    assert status == 0 and numbers(output)["box"] == 1
+
+
 def test_overlapping_boxes_are_dropped_first(capsys, tmp_path, small):
     _, devkit, _ = small
     # Two boxes on one dog, then another that is right: with the second gone, all is right.

@@ -54,6 +54,23 @@ def test_images_are_saved(vis_pred, files, tmp_path, capsys):
     assert [name for name in sorted(names) if drawn[name]] == ["1_gt.png", "1_pred0.png"]
 
 
+def test_results_of_a_voc_test(vis_pred, files, tmp_path, capsys):
+    """[class][image], after the background."""
+    (tmp_path / "val2017").rename(tmp_path / "images")
+    results = tmp_path / "voc.json"
+    output = tmp_path / "out"
+    arguments = [str(results), "--annotations", str(files[0]), "--output_dir", str(output)]
+    results.write_text(json.dumps([[[], []], [[], [[12, 22, 42, 52, 0.9]]]]))
+    assert vis_pred.main(arguments) == 0
+    drawn = [path.name for path in sorted(output.iterdir()) if (cv2.imread(str(path)) != 50).any()]
+    assert drawn == ["1_gt.png", "2_pred0.png"]
+    for content in ([[[], []]], [[[], []], [[]]], [[[], []], [[], [[1, 2]]]], [[], 3]):
+        results.write_text(json.dumps(content))
+        assert vis_pred.main(arguments) == 2
+        message = "not the results of a VOC test for --annotations (classes: 1, images: 2)\n"
+        assert capsys.readouterr().err == f"error: {results}: {message}"
+
+
 def test_without_a_display(vis_pred, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     annotations, good, bad = (str(path) for path in files)

@@ -300,7 +300,7 @@ def summary(content: dict[str, Any]) -> list[str]:
     """Return the lines that ``certify.py`` prints."""
     curve, end, score = content["curve"], content["end_loss"], content["score"]
     lines = [
-        f"Library: {content['library']}, {content['library_runs']} runs; certified: {len(content['runs'])} run(s)",
+        f"Library: {content['library']}, {content['library_runs']} runs; runs to certify: {len(content['runs'])}",
         f"Curve: largest deviation {curve['largest_deviation']:+.2f} standard errors at iteration "
         f"{curve['iteration']}, limit {curve['limit']:.2f}",
         _line("End loss", end, percent=True),
@@ -331,6 +331,6 @@ def _line(name: str, values: dict[str, Any], percent: bool = False) -> str:
     means = f"{values['runs_mean']:.4f} against {values['library_mean']:.4f}"
     return (
         f"{name}: {means}, difference {values['difference']:+.4f}, 90 % interval {low:+.4f} to {high:+.4f}, "
-        f"margin {margin}, p(equivalent) {values['p_equivalent']:.3g}, p(different) {values['p_different']:.3g}, "
-        f"detectable {detectable_}"
+        f"margin {margin}, p-values {values['p_equivalent']:.3g} of 'not equivalent' and "
+        f"{values['p_different']:.3g} of 'no difference', detectable {detectable_}"
     )

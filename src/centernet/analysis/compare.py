@@ -160,9 +160,20 @@ def find_reference(run: Curve, exp_dir: Path) -> Path:
 
 
 def named_reference(name: str, exp_dir: Path) -> Path:
-    """Return the path of a reference given as a file, a run directory or a name in ``exp_dir``/reference."""
+    """Return the path of a reference given as a file, a run directory or a name in ``exp_dir``/reference.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if Path(name).exists():
+        return Path(name)
     stored = exp_dir / "reference" / f"{name}.csv"
-    return stored if not Path(name).exists() and stored.is_file() else Path(name)
+    if not stored.is_file():
+        names = ", ".join(path.stem for path in sorted(stored.parent.glob("*.csv"))) or "none"
+        raise UserError(
+            f"--reference {name}: no such file, and not one of the names in {exp_dir / 'reference'}: {names}"
+        )
+    return stored
 
 
 def _references(exp_dir: Path) -> list[Path]:
@@ -262,6 +273,8 @@ def _compare_runs(run: Curve, reference: Curve, common: int) -> tuple[list[str],
     """Return the reasons against a pass and the notes that follow from the descriptions and lengths of the two."""
     reasons, notes = [], []
     sizes = f"{len(run.loss)} of the reference's {len(reference.loss)} iterations"
+    if len(run.loss) > len(reference.loss):
+        sizes = f"{len(run.loss)} iterations, more than the reference's {len(reference.loss)}"
     covered = common >= MIN_COVERAGE * len(reference.loss)
     if run.first != reference.first:
         sizes += f", {run.first} to {run.last} against {reference.first} to {reference.last}"
