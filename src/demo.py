@@ -51,10 +51,10 @@ def main(opt: Options) -> None:
     env = processes.start(opt)
     if env.world_size > 1:
         raise UserError("demo.py runs in one process; start it without torchrun")
-    show = not opt.output_dir and opt.debug < 4
+    detector = create_detector(opt, env.device)
+    processes.tune_malloc(env.device)
     with StopSignals() as signals:
-        demo = Demo(create_detector(opt, env.device), output_folder(opt), show, signals)
-        processes.tune_malloc(env.device)
+        demo = Demo(detector, output_folder(opt), show=not opt.output_dir and opt.debug < 4, signals=signals)
         demo.make_folder()
         try:
             demo.run(sources, first)
