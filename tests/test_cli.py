@@ -52,6 +52,20 @@ def test_wrong_options_need_no_pytorch(arguments, message):
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "4000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")]
+)
+def test_trainings_share_cores(given, expected):
+    """The variable is set before PyTorch is imported, which fails here, and overrules nothing."""
+    code = "import os, sys; sys.modules['torch'] = None; sys.argv[1:] = ['ctdet']; sys.path.insert(0, 'src')\n"
+    code += (
+        "from centernet import cli\ntry: cli.run('main')\nexcept ImportError: print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    kept = {name: value for name, value in ENVIRONMENT.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**kept, **given}, capture_output=True, text=True)
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
 @pytest.mark.parametrize("task", ["ctdet", "multi_pose", "exdet", "ddd"])
 def test_dry_run_prints_the_configuration_without_pytorch(task):
     done = answer("main.py", task, "--input_res", "256", "--dry_run", "--vis_thresh", "0.5")

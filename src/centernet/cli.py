@@ -80,6 +80,8 @@ def run(script: str) -> None:
     # More loader workers than cores are the user's choice; PyTorch would print two warnings of 400 characters.
     warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
     opt = options_of(script)
+    if script == "main":
+        environment.share_cores()
     if script == "main" and len(opt.gpus) > 1:
         from .engine.launch import start_per_device
 

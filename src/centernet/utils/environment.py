@@ -56,6 +56,16 @@ def restarts() -> int:
     return number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
+def share_cores() -> None:
+    """Let OpenMP's threads give up their cores soon while they wait. Call before PyTorch is imported.
+
+    libgomp, which PyTorch's packages for Linux bring, spins 300,000 times by default. On a busy machine that takes the
+    cores from the threads that are waited for, and a training takes several times as long (benchmarks/README.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+
+
 def die_with_launcher() -> None:
     """On Linux, end when the launcher ends, however that happens: a killed launcher leaves no orphans.
 
