@@ -53,7 +53,7 @@ def test_wrong_options_need_no_pytorch(arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, "4000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")]
+    ("given", "expected"), [({}, "3000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")]
 )
 def test_trainings_share_cores(given, expected):
     """The variable is set before PyTorch is imported, which fails here, and overrules nothing."""

@@ -115,8 +115,8 @@ class LabelMeLayout(Layout):
     def _image_folders(self, path: Path) -> list[Path]:
         """Return where the image of a JSON file is expected: next to it, or in the same place of the image folder."""
         inside = path.parent.relative_to(self.annotations)
-        beside = counterpart(path.parent, LABEL_FOLDERS, IMAGE_FOLDERS)
-        inner = [beside] if beside is not None and beside.is_relative_to(self.root) else []
+        siblings = counterpart(path.parent, LABEL_FOLDERS, IMAGE_FOLDERS)
+        inner = [siblings] if siblings is not None and siblings.is_relative_to(self.root) else []
         return list(dict.fromkeys([path.parent, self.images / inside, *inner]))
 
     def _is_stated(self, path: Path, stated: str, image: Path) -> bool:

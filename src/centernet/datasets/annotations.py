@@ -89,7 +89,7 @@ def validate(
 def _usable_images(path: Path, images: Sequence[dict], report: Report) -> tuple[list[dict], set[int | str]]:
     """Return the images with a unique id and a name inside the image folder, and the ids that several files have.
 
-    None of these files is returned, because their annotations cannot be told apart. A repeated entry counts once.
+    None of these files is returned, because their annotations cannot be separated. A repeated entry counts once.
     """
     by_id: dict[int | str, list[dict]] = {}
     for k, image in enumerate(images, start=1):

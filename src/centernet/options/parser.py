@@ -132,7 +132,7 @@ class OptionParser:
         return draft.finished()
 
     def notes(self, opt: Options, script: str = "") -> list[str]:
-        """Return lines about given options without effect: on the task, in this program, and beside other options."""
+        """Return lines about given options without effect: on the task, in this program, and with other options."""
         script, spec = script or self.script, get_spec(opt.task)
         others = {option.name for other in all_specs().values() for option in other.options} - {
             option.name for option in spec.options
@@ -172,7 +172,7 @@ class OptionParser:
 
 
 def _contradicted(opt: Options) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield why options have no effect beside the others, and their names."""
+    """Yield why options have no effect with the others, and their names."""
     if opt.lr_schedule != "step":
         yield f"on the learning rate with --lr_schedule {opt.lr_schedule}", ("lr_step",)
     if opt.box_loss == "l1":

@@ -63,7 +63,7 @@ def share_cores() -> None:
     cores from the threads that are waited for, and a training takes several times as long (benchmarks/README.md).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def die_with_launcher() -> None:
