@@ -5,6 +5,7 @@ Everything is done by the programs' own functions; keyword arguments are the opt
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -24,7 +25,7 @@ from .export import export_checkpoint
 from .models import read_checkpoint
 from .options import OptionParser, Options
 from .options.table import GENERAL
-from .tasks import get_spec
+from .tasks import all_specs, get_spec
 from .tasks.option import DEMO, EXPORT, TEST, TRAIN
 from .utils import files
 from .video import find_sources, frames, open_video
@@ -307,15 +308,22 @@ def _ignore(_: str) -> None:
 def _check_options(
     call: str, task: str, options: dict[str, Any], scripts: tuple[str, ...], excluded: dict[str, str]
 ) -> None:
-    """Raise UserError for the first given option that has no effect on a call, which runs one of ``scripts``."""
+    """Check the options given to a call, which runs one of ``scripts``; warn about those that have no effect on it.
+
+    Raises:
+        UserError: no such option, or one of the excluded.
+    """
     spec = get_spec(task)
-    known = {**GENERAL, **{option.name: option for option in spec.options}}
+    every = {**GENERAL, **{option.name: option for other in all_specs().values() for option in other.options}}
+    of_task = {**GENERAL, **{option.name: option for option in spec.options}}
     for name, value in options.items():
         if value is None or value is False:
             continue
-        used = name in known and name not in (*spec.ignored_options, *excluded)
-        if not used or not {*scripts} & {*known[name].scripts}:
-            raise UserError(f"{name}: {call} of {task} has no such option; {excluded.get(name) or 'leave it out'}")
+        if name not in every or name in excluded:
+            raise UserError(f"{name}: {call} has no such option; {excluded.get(name) or 'leave it out'}")
+        used = name in of_task and name not in spec.ignored_options and {*scripts} & {*of_task[name].scripts}
+        if not used:
+            warnings.warn(f"{name} has no effect on {call} of {task}", UserWarning, stacklevel=3)
 
 
 def _parse(script: str, task: str, options: dict[str, Any]) -> Options:
