@@ -244,8 +244,9 @@ class Demo:
             return
         if self.opt.save_json:
             self._write(Path("detections.json"), json.dumps(self.entries).encode())
-        counts = [f"{name}: {number}" for name, number in (("images", self.images), ("frames", self.frames)) if number]
-        failed = f"; files that could not be read: {self.failed}" if self.failed else ""
+        counts = [f"{self.images} image(s)"] if self.images or not self.frames else []
+        counts += [f"{self.frames} frame(s)"] if self.frames else []
+        failed = f"; {self.failed} file(s) could not be read" if self.failed else ""
         print_line(f"found: {found.summary(self.classes)}{failed}")
         print_line("seconds per image: " + " |".join(f"{name} {self.seconds[name] / count:.4f}" for name in TIMES))
-        print_line(", ".join(counts) + (f", saved in {self.folder}" if self.saves else ""))
+        print_line(" and ".join(counts) + (f", saved in {self.folder}" if self.saves else ""))

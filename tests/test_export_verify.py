@@ -70,7 +70,7 @@ def run(checkpoint, output, *more):
 def test_a_good_file_is_verified_and_measured(tmp_path, checkpoint, folder, name, decode):
     lines = run(checkpoint, tmp_path / name, "--verify", str(folder), "--benchmark", "--threads", "1", *decode)
     text = "\n".join(lines)
-    assert "3 images of " in text and "latency per image at 64 x 64, threads: 1, " in text
+    assert "3 images of " in text and "latency per image at 64 x 64, 1 thread(s)" in text
     assert text.count("median ") == text.count("p90 ") == 2
     (line,) = [line for line in lines if line.startswith("matched ")]
     matched, count = int(line.split()[1]), int(line.split()[3].rstrip(";"))

@@ -307,7 +307,7 @@ def test_demo_of_a_folder(demo, tmp_path):
     assert names_in(tmp_path / "out") == [f"{name}_ctdet.png" for name in ("a.jpg", "a.png", "b", "c", "d", "e")]
     names = ("a.jpg", "a.png", "b.JPG", "c.bmp", "d.webp", "e.jpeg")
     assert found_lines(done.stdout) == [f"image {k}/6 {name}" for k, name in enumerate(names, start=1)]
-    assert f"images: 6, saved in {tmp_path / 'out'}" in done.stdout
+    assert f"6 image(s), saved in {tmp_path / 'out'}" in done.stdout
     assert done.stderr == "" and not (tmp_path / "exp").exists()
 
 
@@ -323,8 +323,8 @@ def test_demo_continues_after_a_bad_file_and_counts_it(demo, tmp_path):
     assert found_lines(done.stdout) == ["image 1/5 a.png", "image 3/5 c.png", *frames]
     assert f"\nimage 2/5: {folder / 'b.png'}: cannot read image" in done.stdout
     assert f"\nvideo 4/5: {folder / 'd.mp4'}: this video cannot be read\n" in done.stdout
-    assert "; files that could not be read: 2\n" in done.stdout
-    assert f"images: 2, frames: 2, saved in {tmp_path / 'out'}" in done.stdout
+    assert "; 2 file(s) could not be read\n" in done.stdout
+    assert f"2 image(s) and 2 frame(s), saved in {tmp_path / 'out'}" in done.stdout
     for name in ("a.png", "c.png", "e.avi"):
         (folder / name).unlink()
     done = demo("--demo", str(folder))
@@ -354,7 +354,7 @@ def test_demo_of_a_video(demo, tmp_path):
     brightness = [capture.read()[1].mean() for _ in range(3)]
     assert brightness == sorted(brightness) and brightness[2] - brightness[0] > 60
     assert found_lines(done.stdout) == [f"video 1/1 clip.avi frame {k}/3" for k in (1, 2, 3)]
-    assert f"frames: 3, saved in {tmp_path / 'out'}" in done.stdout
+    assert f"3 frame(s), saved in {tmp_path / 'out'}" in done.stdout
 
 
 def test_demo_writes_results_labels_and_crops(demo, tmp_path):
@@ -404,7 +404,7 @@ def test_what_was_found_before_a_signal_is_saved(demo, tmp_path, monkeypatch):
     assert len(json.loads((out / "detections.json").read_text())) == 3
     assert names_in(out) == ["clip_ctdet.mp4", "detections.json"]
     assert cv2.VideoCapture(str(out / "clip_ctdet.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
-    assert f"\nframes: 3, saved in {out}\n" in done.stdout
+    assert f"\n3 frame(s), saved in {out}\n" in done.stdout
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -433,14 +433,14 @@ def test_ffmpeg_is_silent_about_a_broken_video(tmp_path):
 def test_videos_of_any_suffix(demo, tmp_path, suffix):
     path = Path(make_clip(tmp_path / "clip.avi", 2)).rename(tmp_path / f"clip{suffix}")
     done = demo("--demo", str(path), "--output_dir", str(tmp_path / "out"))
-    assert done.returncode == 0 and "frames: 2, saved in" in done.stdout, done.stderr
+    assert done.returncode == 0 and "2 frame(s), saved in" in done.stdout, done.stderr
 
 
 def test_an_image_of_any_suffix(demo, tmp_path):
     make_images(tmp_path / "images", "a.png")
     path = (tmp_path / "images/a.png").rename(tmp_path / "a.dat")
     done = demo("--demo", str(path), "--output_dir", str(tmp_path / "out"))
-    assert done.returncode == 0 and "images: 1, saved in" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 image(s), saved in" in done.stdout, done.stderr
 
 
 def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
@@ -452,7 +452,7 @@ def test_esc_ends_the_demo(demo, tmp_path, tiny_voc, monkeypatch):
 
     monkeypatch.setattr(load_script("demo"), "show_or_save", show)
     done = demo("--demo", str(tiny_voc / "voc/images"))
-    assert done.returncode == 0 and "images: 1" in done.stdout
+    assert done.returncode == 0 and "1 image(s)" in done.stdout
     assert shown == [(["ctdet"], True, 0)]
 
 

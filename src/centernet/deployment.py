@@ -310,7 +310,7 @@ def benchmark(runtime: Runtime, reference: nn.Module, opt: Options) -> list[str]
     x = torch.randn(1, 3, opt.input_h, opt.input_w, generator=torch.Generator().manual_seed(0))
     array = x.numpy()
     lines = [
-        f"latency per image at {opt.input_w} x {opt.input_h}, threads: {opt.threads}, "
+        f"latency per image at {opt.input_w} x {opt.input_h}, {opt.threads} thread(s), "
         f"{REPEATS} runs, {platform.machine()} with {os.cpu_count()} cores:"
     ]
     with torch.inference_mode():

@@ -91,7 +91,7 @@ def test_validation_drops_and_reports(data, tmp_path, capsys, monkeypatch):
     env = Distributed(0, 1, 0, torch.device("cpu"))
     log = validation.evaluate(opt, dataset.task, None, dataset, env, run)
     count = 3 * len(dataset)
-    assert f"warning: detections with NaN or infinity, which were dropped: {count};" in capsys.readouterr().out
+    assert f"warning: {count} detection(s) with NaN or infinity were dropped" in capsys.readouterr().out
     assert "NaN" not in (tmp_path / "results.json").read_text()
     assert all(0 <= value <= 1 for name, value in log.items() if name.startswith("AP/") or name == "mAP")
     assert all(np.isfinite(rows).all() for of_image in run.validated[1].values() for rows in of_image.values())

@@ -42,8 +42,8 @@ def finite_rows(rows: Any) -> np.ndarray:
 def dropped_note(dropped: int) -> str:
     """Return the warning for detections that ``drop_non_finite`` has dropped."""
     return (
-        f"warning: detections with NaN or infinity, which were dropped: {dropped}; the network's output is not finite, "
-        "so check its weights"
+        f"warning: {dropped} detection(s) with NaN or infinity were dropped; the network's output is not finite, so "
+        "check its weights"
     )
 
 
