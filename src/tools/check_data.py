@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_with_bar(images, count: int):
     """Yield the images and show a progress bar."""
-    bar = Bar("reading images", max=max(count, 1), check_tty=True)
+    bar = Bar("reading images", max=max(count, 1), check_tty=True, file=sys.stderr)
     for image in images:
         yield image
         bar.next()

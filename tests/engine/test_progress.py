@@ -1,6 +1,7 @@
 """The progress of a run: one line in terminals of 80 and 120 columns, and plain lines without a terminal."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -114,3 +115,14 @@ def test_a_training_in_a_terminal(tmp_path, tiny_voc):
     assert any(line.startswith("epoch 1/1  val  ") for line in lines), screen
     assert all(LINE.fullmatch(line) and len(line) < 80 for line in lines), lines
     assert "final loss: " in output and "epoch 1/1" not in output
+
+
+def test_a_closed_stream_is_replaced(monkeypatch, capsys):
+    """Standard error may have been another stream, since closed, when the package was imported."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(StatusLine, "file", closed)
+    line = StatusLine("a", 3)
+    line.show(3, 1)
+    line.finish()
+    assert line.file is sys.stderr

@@ -1,6 +1,7 @@
 """Progress display: one line that fits the terminal, or periodic plain lines without a terminal."""
 
 import os
+import sys
 import time
 from datetime import timedelta
 
@@ -22,7 +23,10 @@ class StatusLine(TerminalProgress):
     """
 
     def __init__(self, title: str, length: int, done: int = 0, after: int | None = None) -> None:
-        super().__init__(max=max(length, 1))
+        stream = type(self).file  # what standard error was when the package was imported
+        if stream is None or stream.closed:
+            stream = sys.stderr
+        super().__init__(max=max(length, 1), file=stream)
         self.title, self.done, self.after = title, done, after
         self.index = done
         self._started = self._shown = time.monotonic()
