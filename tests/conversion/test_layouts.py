@@ -485,7 +485,7 @@ def test_images_of_cvat_outside_of_the_dataset_are_not_read(tmp_path):
     draw(tmp_path / "set/images", "train")
     (tmp_path / "set/images/t2.jpg").unlink()
     put(tmp_path / "set/annotations.xml", cvat_text("train").replace('name="t2', f'name="{tmp_path}/other/t2'))
-    with pytest.raises(UserError, match=r"other/t2\.jpg' was not found"):
+    with pytest.raises(UserError, match="the image '/.* was not found"):
         Custom(build_task(parse(tmp_path / "set")), "train")
 
 

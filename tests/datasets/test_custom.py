@@ -697,7 +697,7 @@ def test_annotations_of_no_known_form(tmp_path):
     for name, message in (
         ("empty", "this folder holds neither XML files nor labels"),
         ("bytes.bin", r"bytes\.bin: cannot be read as text"),
-        ("words.txt", "its XML files were not found in .*Annotations"),
+        ("words.txt", "the folder of its XML files, .*Annotations, does not exist"),
     ):
         opt = parse(tmp_path, "--train_annotations", name)
         with pytest.raises(UserError, match=message):

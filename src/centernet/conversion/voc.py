@@ -80,7 +80,10 @@ class VocLayout(Layout):
         labels = _find_labels(base)
         if labels is None:
             missing = base / LABEL_FOLDERS[0]
-            raise UserError(f"--{option_of(split)}_annotations {path}: its XML files were not found in {missing}")
+            problem = f"the folder of its XML files, {missing}, " + (
+                "has none" if missing.is_dir() else "does not exist"
+            )
+            raise UserError(f"--{option_of(split)}_annotations {path}: {problem}")
         return cls(root, split, path, images or find_images(labels, root), labels)
 
     @cached_property

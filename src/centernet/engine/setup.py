@@ -128,10 +128,10 @@ class Metric:
     def __init__(self, opt: Options, losses: Sequence[str], val_set: CocoStyleDataset | None) -> None:
         """Choose the metric; ``losses`` names the loss and its terms. Raises UserError for an unknown metric."""
         self.name = opt.metric if "metric" in opt.given else opt.main_score
-        self.lower_is_better = self.name in losses
+        self.lower_is_better = self.name in (*losses, "time")
         scores = () if val_set is None else val_set.score_names
         if val_set is not None and not self.lower_is_better and self.name not in scores:
-            raise UserError(f"--metric {self.name}: choose from {', '.join((*losses, *scores))}")
+            raise UserError(f"--metric {self.name}: choose from {', '.join((*losses, 'time', *scores))}")
 
     def improve(self, best: dict[str, float], values: dict[str, float]) -> bool:
         """Return whether ``values`` of a validation are the best so far, and if so store them in ``best``."""
