@@ -146,6 +146,8 @@ def test_tables_are_read_by_their_iterations(read):
     assert resumed.loss.tolist() == [9, 6, 5]
     lightning = table("epoch,step,train_loss,val_loss", [(0, 0, 3, ""), (0, 1, 2, ""), (0, 1, "", 7), (1, 2, 1, "")])
     assert lightning.loss.tolist() == [3, 2, 1]
+    fractions = table("epoch,step,loss", [(0.5, 1, 3), (1.0, 2, 2), (1.5, 3, 1)])
+    assert fractions.loss.tolist() == [3, 2, 1]
     of_epochs = table("epoch,iteration,loss", [(e, i, 10 * e + i) for e in (1, 2) for i in (1, 2, 3)])
     assert of_epochs.loss.tolist() == [11, 12, 13, 21, 22, 23]
     for rows, problem in (

@@ -427,14 +427,17 @@ def _positions(table: Table, loss: int, counter: int, epoch: int | None) -> Iter
         value = to_number(text)
         if value is None:
             raise UserError(f"{table.path}: '{text[:40]}' as the loss is not a number; expected {FORMATS}")
-        numbers = [to_number(row[index].strip()) for index in (counter, counter if epoch is None else epoch)]
-        if any(number is None or not 0 <= number <= MAX_ITERATIONS or number % 1 for number in numbers):
+        number = to_number(row[counter].strip())
+        if number is None or not 0 <= number <= MAX_ITERATIONS or number % 1:
             cell = row[counter].strip()[:40]
             raise UserError(f"{table.path}: '{cell}' in column {table.columns[counter]} is not an iteration")
-        iteration, epoch_number = (int(number or 0) for number in numbers)
+        iteration = int(number)
+        # Some programs write epochs as fractions, which say nothing that their iterations do not.
+        number = None if epoch is None else to_number(row[epoch].strip())
+        is_count = number is not None and 0 <= number <= MAX_ITERATIONS and not number % 1
         falling, rising = falling or iteration < before < math.inf, rising or iteration > before
         before = iteration
-        yield iteration, value, -1 if epoch is None else epoch_number
+        yield iteration, value, int(number or 0) if is_count else -1
     if falling and not rising:
         raise UserError(f"{table.path}: its iterations count down; expected them in the order of the training")
     if before == math.inf:
