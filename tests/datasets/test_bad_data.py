@@ -2,6 +2,8 @@
 
 import io
 import json
+import multiprocessing
+import multiprocessing.resource_sharer
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.helpers.training import run_here
+from torch._utils import ExceptionWrapper
 
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import (
@@ -566,11 +569,48 @@ def test_a_loader_process_that_is_killed_ends_the_run_with_the_reason(tiny_voc):
     ours = samples(tiny_voc, True)
     ours = Deadly(ours.dataset, True)
     loader = make_loader(ours, TrainBatches(6, [2], 0, 1), 1, False)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises((RuntimeError, EOFError, ConnectionError)) as caught:  # the latter: killed while it hands over
         for _ in loader:
             pass
     reason = explain(caught.value)
     assert re.search("^--num_workers: a loader process has ended.*killed", reason) and "\n" not in reason
+
+
+def _offer(pipe, closes):
+    """Offer a file descriptor to another process, as loader processes do with tensors."""
+    sharer = multiprocessing.resource_sharer._resource_sharer
+    if closes:
+        sharer._serve = lambda: os.kill(os.getpid(), signal.SIGKILL) if sharer._listener.accept() else None
+    with open(os.devnull) as file:
+        pipe.send(multiprocessing.resource_sharer.DupFd(file.fileno()))
+        pipe.recv()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["before", "during"])
+def test_a_batch_whose_loader_process_ends_before_it_is_fetched(ends):
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_offer, args=(theirs, not ends))
+    process.start()
+    handle = ours.recv()
+    if ends:
+        process.kill()
+        process.join()
+    with pytest.raises((EOFError, ConnectionError)) as caught:
+        handle.detach()
+    process.kill()
+    process.join()
+    for error in (caught.value, _raised_in_another_thread(caught.value)):
+        assert re.search("^--num_workers: a loader process has ended.*killed", explain(error))
+    assert explain(EOFError("Ran out of input")) is None
+
+
+def _raised_in_another_thread(error):
+    """Return the error as PyTorch raises it if it occurred in the thread that pins memory."""
+    try:
+        ExceptionWrapper((type(error), error, error.__traceback__), where="in pin memory thread").reraise()
+    except (EOFError, ConnectionError) as again:
+        return again
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import errno
 import re
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -29,6 +31,8 @@ def explain(error: BaseException) -> str | None:
         text = " ".join(str(link).split())
         if isinstance(link, RuntimeError) and (lost := LOST_WORKER.search(text)):
             return _lost_worker(text, lost[0])
+        if _is_unreadable_batch(link):
+            return _lost_worker(text, "its batches can no longer be read")
         if isinstance(error, UserError):
             continue  # its message is sufficient, unless it wraps an external cause
         system = link if isinstance(link, OSError) else OSError()
@@ -54,6 +58,18 @@ def _lost_worker(text: str, event: str) -> str:
         f"--num_workers: a loader process has ended ({event[:100]}): {reason}; use fewer (0 "
         "needs none), or give the machine more memory, a container a larger /dev/shm (--shm-size)"
     )
+
+
+def _is_unreadable_batch(error: BaseException) -> bool:
+    """Return whether an error arose because the loader process that holds a batch was gone before it was fetched.
+
+    PyTorch then raises whatever happened to the connection, unless the signal of the process's end arrives earlier.
+    """
+    if not isinstance(error, (EOFError, ConnectionError, FileNotFoundError)):
+        return False
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    # The thread that pins memory raises its errors again, with the traceback in their text.
+    return any(Path(name).name == "resource_sharer.py" for name in frames) or "resource_sharer.py" in str(error)
 
 
 def _is_library_error(error: BaseException) -> bool:
