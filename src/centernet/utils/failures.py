@@ -63,7 +63,7 @@ def _lost_worker(text: str, event: str) -> str:
 def _is_unreadable_batch(error: BaseException) -> bool:
     """Return whether an error arose because the loader process that holds a batch was gone before it was fetched.
 
-    PyTorch then raises whatever happened to the connection, unless the signal of the process's end arrives earlier.
+    PyTorch then raises the error of the connection, unless the signal that the process has ended arrives earlier.
     """
     if not isinstance(error, (EOFError, ConnectionError, FileNotFoundError)):
         return False
