@@ -6,6 +6,7 @@ validation, is reported. One script (pycocotools) scores all detections.
 
     python benchmarks/time_to_ap.py --data sample --budgets 90,320 --seeds 1,2,3 --output time_to_ap.json
     python benchmarks/time_to_ap.py --data DIR --size 256 --budgets 900        # of benchmarks/hard_sample.py
+    python benchmarks/time_to_ap.py --data DIR --size 256 --epochs fast:12,yolo11n:10     # without measuring the pace
 
 Ultralytics is not a dependency of this project (its license is AGPL-3.0): it is included only if it can be imported.
 """
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("--data", default="sample", help="sample, or a folder that hard_sample.py wrote")
     parser.add_argument("--size", type=int, default=96, help="input size (default: 96)")
     parser.add_argument("--budgets", default="90,320", help="processor seconds (default: 90,320)")
+    parser.add_argument(
+        "--epochs", help="schedule lengths instead of budgets, such as fast:12,yolo11n:10; names the contestants, too"
+    )
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--contestants", default="fast,reference,yolo11n")
     parser.add_argument("--output", type=Path, default=Path("time_to_ap.json"))
@@ -48,25 +52,30 @@ def main() -> None:
         name, folder, epochs, seed = args.child
         train_yolo(Path(folder), args.size, int(epochs), int(seed))
         return
-    contestants = args.contestants.split(",")
+    lengths = [part.split(":") for part in args.epochs.split(",")] if args.epochs else []
+    contestants = [name for name, _ in lengths] or args.contestants.split(",")
     if "yolo11n" in contestants and importlib.util.find_spec("ultralytics") is None:
         print("ultralytics is not installed: yolo11n is left out")
         contestants.remove("yolo11n")
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as scratch:
         data = Data(args.data, Path(scratch), args.size)
-        # Seconds per epoch and of the start, from two short trainings of each.
-        pace = {name: measure_pace(name, data) for name in contestants}
-        for seed in map(int, args.seeds.split(",")):
+        # (budget in seconds or 0, contestant, epochs)
+        runs = [(0.0, name, int(epochs)) for name, epochs in lengths if name in contestants]
+        if not runs:
+            # Seconds per epoch and of the start, from two short trainings of each.
+            pace = {name: measure_pace(name, data) for name in contestants}
             for budget in map(float, args.budgets.split(",")):
                 for name in contestants:
                     start, per_epoch = pace[name]
-                    epochs = max(2, round((budget - start) / per_epoch))
-                    row = {"contestant": name, "budget": budget, "seed": seed, "epochs": epochs}
-                    row |= train(name, data, epochs, seed)
-                    print(json.dumps(row), flush=True)
-                    rows.append(row)
-                    write(args, rows)
+                    runs.append((budget, name, max(2, round((budget - start) / per_epoch))))
+        for seed in map(int, args.seeds.split(",")):
+            for budget, name, epochs in runs:
+                row = {"contestant": name, "budget": budget, "seed": seed, "epochs": epochs}
+                row |= train(name, data, epochs, seed)
+                print(json.dumps(row), flush=True)
+                rows.append(row)
+                write(args, rows)
     print_table(rows)
     if args.plot:
         draw(rows, args.plot)
@@ -255,14 +264,14 @@ def write(args: argparse.Namespace, rows: list[dict]) -> None:
 def print_table(rows: list[dict]) -> None:
     """Print medians with ranges over the seeds."""
     print("\n| contestant | parameters | seconds | AP50-95 | AP50 | AP75 |\n|---|---|---|---|---|---|")
-    for key in dict.fromkeys((row["budget"], row["contestant"]) for row in rows):
-        some = [row for row in rows if (row["budget"], row["contestant"]) == key]
+    for key in dict.fromkeys((row["budget"], row["contestant"], row["epochs"]) for row in rows):
+        some = [row for row in rows if (row["budget"], row["contestant"], row["epochs"]) == key]
         cells = [f"{some[0]['parameters'] / 1e6:.1f} M"]
         for name, digits in (("seconds", 0), ("AP", 3), ("AP50", 3), ("AP75", 3)):
             values = [row[name] for row in some]
             text = f"{statistics.median(values):.{digits}f}"
             cells.append(text + (f" ({min(values):.{digits}f}-{max(values):.{digits}f})" if len(values) > 1 else ""))
-        print(f"| {key[1]}, {some[0]['epochs']} epochs | " + " | ".join(cells) + " |")
+        print(f"| {key[1]}, {key[2]} epochs | " + " | ".join(cells) + " |")
 
 
 def draw(rows: list[dict], path: Path) -> None:
