@@ -76,6 +76,15 @@ def test_dry_run_prints_the_configuration_without_pytorch(task):
     assert re.search(r"^heads: \{'hm(_t)?': ", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("script", ["demo.py", "test.py", "export.py"])
+def test_dry_run_says_what_only_the_checkpoint_determines(script):
+    done = answer(script, "ctdet", "--load_model", "no_such.pth", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    note = "note: --dry_run does not read no_such.pth, which determines the network and its input size\n"
+    assert done.stdout.startswith(note)
+    assert "does not read" not in answer(script, "ctdet", "--dry_run").stdout
+
+
 def test_options_of_other_programs_are_named_in_one_line():
     arguments = ["ctdet", "--num_iters", "2", "--lr", "0.1", "--K", "50", "--demo", "a.jpg", "--batch_size", "2"]
     for script, unused in (

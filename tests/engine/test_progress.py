@@ -15,6 +15,8 @@ from tests.helpers.training import ENVIRONMENT, MAIN, small
 
 from centernet.engine import progress
 from centernet.engine.progress import Progress, StatusLine
+from centernet.engine.setup import format_metrics
+from centernet.evaluation.coco import BOX_SCORES, KEYPOINT_SCORES
 from centernet.opts import opts
 
 LINE = re.compile(
@@ -115,6 +117,17 @@ def test_a_training_in_a_terminal(tmp_path, tiny_voc):
     assert any(line.startswith("epoch 1/1  val  ") for line in lines), screen
     assert all(LINE.fullmatch(line) and len(line) < 80 for line in lines), lines
     assert "final loss: " in output and "epoch 1/1" not in output
+
+
+def test_the_line_of_an_epoch_leaves_out_what_its_tables_have():
+    losses = {"loss": 1.0, "hm_loss": 0.5, "AR_loss": 0.25}
+    scores = dict.fromkeys((*KEYPOINT_SCORES, *(f"box_{name}" for name in BOX_SCORES), "AP/person"), 0.5)
+    assert format_metrics({**losses, **scores}) == (
+        "loss 1.0000 | hm_loss 0.5000 | AR_loss 0.2500 | AP 0.5000 | AP50 0.5000 | AP75 0.5000 | "
+        "box_AP 0.5000 | box_AP50 0.5000 | box_AP75 0.5000"
+    )
+    whole = format_metrics(scores, per_class=True)
+    assert all(f"{name} 0.5000" in whole for name in scores)
 
 
 def test_a_closed_stream_is_replaced(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The parts of a run, built from its options."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from ..tasks.base import Task
 from .precision import check_amp, set_precision, warn_if_emulated
 from .processes import Distributed
 from .run_state import TrainingState
+
+# Scores that the line of an epoch leaves out: recall, and AP by size, which the tables above it and val_log.csv have.
+DETAIL = re.compile(r"^(box_)?(AR\d*|A[PR]_(small|medium|large))$")
 
 
 def configure_backends(opt: Options, env: Distributed) -> None:
@@ -160,8 +164,9 @@ def out_of_patience(opt: Options, state: TrainingState) -> bool:
 
 
 def format_metrics(values: dict[str, float], per_class: bool = False) -> str:
-    """Return losses and scores in one line; with ``per_class`` followed by a line for each class."""
-    line = " | ".join(f"{name} {format_score(value)}" for name, value in values.items() if "/" not in name)
+    """Return losses and scores in one line; with ``per_class`` all scores, followed by a line for each class."""
+    shown = [name for name in values if "/" not in name and (per_class or not DETAIL.search(name))]
+    line = " | ".join(f"{name} {format_score(values[name])}" for name in shown)
     classes = [f"{name} {format_score(value)}" for name, value in values.items() if "/" in name] if per_class else []
     return "\n".join([line, *classes])
 

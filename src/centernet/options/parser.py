@@ -149,6 +149,10 @@ class OptionParser:
                 notes.append(f"note: {shown} {'has' if len(names) == 1 else 'have'} no effect {reason}")
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
+        if opt.dry_run and opt.load_model and script in ("demo.py", "test.py", "export.py"):
+            notes.append(
+                f"note: --dry_run does not read {opt.load_model}, which determines the network and its input size"
+            )
         return notes
 
     def _add_options(self) -> None:
