@@ -20,7 +20,7 @@ import numpy as np
 from centernet import found
 from centernet.detector import TIMES, Detector, create_detector, prepare
 from centernet.engine import processes
-from centernet.engine.signals import ShutdownRequested
+from centernet.engine.signals import STOP, ShutdownRequested
 from centernet.errors import UserError
 from centernet.evaluation.results import dropped_note
 from centernet.options import Options
@@ -71,14 +71,21 @@ def output_folder(opt: Options) -> Path:
 
 
 class StopSignals:
-    """Ends its ``with`` block at SIGINT or SIGTERM, so that videos and results found so far are completed."""
+    """Ends its ``with`` block at SIGINT, SIGTERM or SIGHUP, so that videos and results found so far are completed.
+
+    A signal that is ignored, as by ``nohup``, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.stopped: ShutdownRequested | None = None
         self.waits = False
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.previous = {
+            number: signal.signal(number, self._stop)
+            for number in STOP
+            if number.name != "SIGPIPE" and signal.getsignal(number) not in (signal.SIG_IGN, None)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -387,25 +387,44 @@ def test_demo_writes_results_labels_and_crops(demo, tmp_path):
     assert {path.name.rpartition("_")[0] for path in crops} <= {"a", "b", "c_000001", "c_000002"} and crops
 
 
-def test_what_was_found_before_a_signal_is_saved(demo, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_found_before_a_signal_is_saved(demo, tmp_path, monkeypatch, number):
     path, script = make_clip(tmp_path / "clip.avi", 50), load_script("demo")
     original = script.Demo._record
 
     def record(self, *arguments):  # the third frame is counted, but neither recorded nor written
         if self.frames == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         original(self, *arguments)
 
     monkeypatch.setattr(script.Demo, "_record", record)
     out = tmp_path / "out"
     done = demo("--demo", path, "--output_dir", str(out), "--save_json")
-    assert done.returncode == 128 + signal.SIGTERM
-    assert done.stderr == "stopped by SIGTERM; what was found so far is saved\n"
+    assert done.returncode == 128 + number
+    assert done.stderr == f"stopped by {number.name}; what was found so far is saved\n"
     assert len(json.loads((out / "detections.json").read_text())) == 3
     assert names_in(out) == ["clip_ctdet.mp4", "detections.json"]
     assert cv2.VideoCapture(str(out / "clip_ctdet.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
     assert f"\n3 frame(s), saved in {out}\n" in done.stdout
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored(demo, tmp_path, monkeypatch):
+    path, script = make_clip(tmp_path / "clip.avi", 3), load_script("demo")
+    original = script.Demo._record
+
+    def record(self, *arguments):
+        os.kill(os.getpid(), signal.SIGHUP)
+        original(self, *arguments)
+
+    monkeypatch.setattr(script.Demo, "_record", record)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = demo("--demo", path, "--output_dir", str(tmp_path / "out"))
+        assert done.returncode == 0 and "3 frame(s), saved in" in done.stdout, done.stderr
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_output_folder_that_cannot_be_made(demo, tmp_path):
