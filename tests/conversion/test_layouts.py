@@ -789,6 +789,20 @@ def test_lines_of_image_sets(tmp_path, line):
     check(tmp_path)
 
 
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "JPEGImages/{}.jpg", "{} 1"])
+def test_lines_of_image_sets_in_another_unicode_form(tmp_path, line):
+    voc_devkit_form(tmp_path)
+    for path in [*tmp_path.glob("Annotations/*"), *tmp_path.glob("JPEGImages/*")]:
+        path.rename(path.with_name(f"\u00e9{path.name}"))
+    accented = "e\u0301"
+    for split in ("train", "val"):
+        lines = "".join(f"{line.format(accented + name)}\n" for name, *_ in IMAGES[split])
+        put(tmp_path / f"ImageSets/Main/{split}.txt", lines)
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    assert dataset.file_names == [f"\u00e9{name}.jpg" for name, *_ in IMAGES["train"]]
+    assert len(dataset.objects["cls"]) == 3
+
+
 @pytest.mark.parametrize("word", ["Unspecified", "0", "false", "False", "", "no"])
 def test_words_for_difficult(tmp_path, word):
     voc_devkit_form(tmp_path)

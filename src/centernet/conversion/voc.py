@@ -203,8 +203,10 @@ class VocLayout(Layout):
     def _find_xml(self, line: str) -> Path | None:
         """Return the XML file of a line of an image set.
 
-        It is a name, or the path of an image or XML file on any machine; in sets of one class a number follows.
+        It is a name, or the path of an image or XML file on any machine; in sets of one class a number follows. Other
+        spellings of a name (``paths.spelling_key``) are the last resort, provided that only one fits.
         """
+        similar: list[Path] = []
         for text in dict.fromkeys([line, line.rsplit(maxsplit=1)[0], line.split()[0]]):
             parts = plain_parts(text)
             if not parts:
@@ -216,7 +218,8 @@ class VocLayout(Layout):
                     path = self.labels.joinpath(*parts[k:-1], f"{name}{suffix}")
                     if len(path.name) < 256 and os.path.isfile(path):
                         return path
-        return None
+                    similar = similar or self.finder.similar(self.labels, [*parts[k:-1], path.name])
+        return similar[0] if len(similar) == 1 else None
 
 
 def has_xml(folder: Path) -> bool:
