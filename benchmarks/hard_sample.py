@@ -1,9 +1,9 @@
-"""Draw a harder sample than the quick start's: twelve shapes of any color, small and thin ones, overlaps, clutter.
+"""Draw a harder sample than the quick start's: twelve shapes, small and thin ones, overlaps, clutter.
 
 ``python benchmarks/hard_sample.py DIR`` writes a dataset for ``--dataset custom --data_path DIR`` in COCO's layout:
-1,600 training and 400 validation images of 256 x 256 (``--images`` scales both). Color does not indicate the class,
-so a detector has to learn shapes; they are upright within 20 degrees, as most objects in photographs are. The drawing
-depends on nothing but the constants below.
+1,600 training and 400 validation images of 256 x 256 (``--images`` scales both). As in photographs, most objects are
+upright, within 20 degrees, and color only suggests the class: the hues of neighboring classes overlap, so a detector
+has to learn shapes, too. The drawing depends on nothing but the constants below.
 """
 
 import argparse
@@ -18,6 +18,7 @@ SIZE = 256
 FINE = 3  # objects are drawn this much larger and scaled down, for smooth edges
 MIN_SIDE, MAX_SIDE = 10, 120  # pixels, log-uniform
 MAX_TURN = np.pi / 9
+HUE_DEVIATION = 30  # degrees, as much as the hues of neighboring classes differ
 MAX_OBJECTS = 12
 MAX_HIDDEN = 0.5  # of an object, by the objects drawn over it
 CLASSES = (
@@ -88,7 +89,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, list[int
             continue
         visible, areas = [*left, mask], [*areas, float(mask.sum())]
         objects.append((cls, box))
-        color = rng.uniform(20, 235, 3) + 14 * _noise(rng, 12)[:, :, None]
+        color = _color(rng, cls) + 14 * _noise(rng, 12)[:, :, None]
         alpha = mask[:, :, None]
         image = image * (1 - alpha) + color * alpha
     image = image + rng.normal(0, rng.uniform(2, 8), image.shape)
@@ -112,6 +113,13 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
             -1,
         )
     return image
+
+
+def _color(rng: np.random.Generator, cls: int) -> np.ndarray:
+    """Return a color (3,), BGR in [0, 255], whose hue is normally distributed around that of the class."""
+    hue = (cls * 360 / len(CLASSES) + rng.normal(0, HUE_DEVIATION)) % 360
+    hsv = np.array([[[hue, rng.uniform(0.3, 1), rng.uniform(0.35, 0.95)]]], np.float32)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0] * 255
 
 
 def _noise(rng: np.random.Generator, cell: int) -> np.ndarray:
