@@ -17,8 +17,9 @@ bash train_full_4p.sh [--data_path=PATH] [--dataset=NAME] [--nproc=N]
                      (src/tools/check_device.py); stop if it deviates
 
 PASCAL VOC 07+12 is trained with resdcn_18 at 384, 70 epochs, batch 32, with the
-learning rate reduced after epochs 45 and 60. Options may be given as
---name=value or as --name value; options of src/main.py override this recipe.
+learning rate reduced after epochs 45 and 60; custom data with the same network
+and size and --preset fast. Options may be given as --name=value or as
+--name value; options of src/main.py override the recipe.
 TEXT
 }
 
@@ -73,6 +74,10 @@ case $dataset in
     sample)
         # A small network and a recipe that learns from scratch in a thousand iterations.
         recipe=(--exp_id sample --preset fast --arch lite --num_epochs 60 --val_intervals 15)
+        ;;
+    custom)
+        # Learns more from few images than the recipe of VOC.
+        recipe=(--exp_id custom_resdcn18_384 --preset fast --arch resdcn_18 --input_res 384 --num_epochs 70)
         ;;
     *)
         recipe=(--exp_id "${dataset}_resdcn18_384" --arch resdcn_18 --input_res 384 --batch_size 32)

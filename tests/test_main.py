@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.helpers.layouts import coco_at_the_root
 from tests.helpers.training import ENVIRONMENT, LAUNCH, MAIN, ROOT, losses, small
 
 from centernet.datasets import get_dataset
@@ -212,6 +213,20 @@ def test_train_full_4p_dry_run_shows_the_recipe():
     expected = "--arch resdcn_18 --input_res 384 --batch_size 32 --num_epochs 70 --lr_step 45\\,60"
     assert expected in done.stdout and "--nproc_per_node=4" in done.stdout
     assert done.stdout.rstrip().endswith("--lr=1")
+
+
+def test_train_full_4p_trains_custom_data_with_the_fast_preset(tmp_path):
+    coco_at_the_root(tmp_path)
+    done = train_full_4p("--dataset=custom", "--data_path", str(tmp_path), "--dry_run", "--num_epochs", "9")
+    assert done.returncode == 0
+    command = done.stdout.partition("src/main.py ")[2]
+    opt = opts().parse(command.split())
+    assert (opt.arch, opt.input_h, opt.num_epochs, opt.lr) == ("resdcn_18", 384, 9, 2e-3)
+    assert (opt.optimizer, opt.lr_schedule, opt.box_loss, opt.batch_size) == ("adamw", "cosine", "giou", 16)
+    original = ["--preset", "reference", "--lr_step", "45,60"]
+    opt = opts().parse([*command.split(), *original])  # as docs/GETTING_STARTED.md states
+    assert (opt.optimizer, opt.lr_schedule, opt.lr, opt.lr_step) == ("adam", "step", 1.25e-4, [45, 60])
+    assert (opt.box_loss, opt.batch_size) == ("l1", 32)
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
