@@ -1,7 +1,7 @@
 """VOC-style XML of your own dataset: image sets or folders of XML files, and their images."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -206,20 +206,26 @@ class VocLayout(Layout):
         It is a name, or the path of an image or XML file on any machine; in sets of one class a number follows. Other
         spellings of a name (``paths.spelling_key``) are the last resort, provided that only one fits.
         """
-        similar: list[Path] = []
-        for text in dict.fromkeys([line, line.rsplit(maxsplit=1)[0], line.split()[0]]):
-            parts = plain_parts(text)
-            if not parts:
-                continue
-            stem = os.path.splitext(parts[-1])[0]
-            is_file = is_image_name(parts[-1]) or parts[-1].lower().endswith(".xml")
-            for name in (parts[-1], *([stem] if is_file else [])):
-                for k, suffix in product(range(len(parts)), SUFFIXES):
-                    path = self.labels.joinpath(*parts[k:-1], f"{name}{suffix}")
-                    if len(path.name) < 256 and os.path.isfile(path):
-                        return path
-                    similar = similar or self.finder.similar(self.labels, [*parts[k:-1], path.name])
-        return similar[0] if len(similar) == 1 else None
+        candidates = list(_xml_candidates(line))
+        paths = (self.labels.joinpath(*parts) for parts in candidates)
+        found = next((path for path in paths if len(path.name) < 256 and os.path.isfile(path)), None)
+        if found is None:
+            similar = next(filter(None, (self.finder.similar(self.labels, parts) for parts in candidates)), [])
+            found = similar[0] if len(similar) == 1 else None
+        return found
+
+
+def _xml_candidates(line: str) -> Iterator[list[str]]:
+    """Yield the parts of the paths, below the folder of the XML files, that a line of an image set may stand for."""
+    for text in dict.fromkeys([line, line.rsplit(maxsplit=1)[0], line.split()[0]]):
+        parts = plain_parts(text)
+        if not parts:
+            continue
+        stem = os.path.splitext(parts[-1])[0]
+        is_file = is_image_name(parts[-1]) or parts[-1].lower().endswith(".xml")
+        for name in (parts[-1], *([stem] if is_file else [])):
+            for k, suffix in product(range(len(parts)), SUFFIXES):
+                yield [*parts[k:-1], f"{name}{suffix}"]
 
 
 def has_xml(folder: Path) -> bool:
