@@ -7,6 +7,7 @@ validation, is reported. One script (pycocotools) scores all detections.
     python benchmarks/time_to_ap.py --data sample --budgets 90,320 --seeds 1,2,3 --output time_to_ap.json
     python benchmarks/time_to_ap.py --data DIR --size 256 --budgets 900        # of benchmarks/hard_sample.py
     python benchmarks/time_to_ap.py --data DIR --size 256 --epochs fast:12,yolo11n:10     # without measuring the pace
+    python benchmarks/time_to_ap.py --arch dlav0_34 --epochs fast:16,reference:16         # recipes, same network
 
 Ultralytics is not a dependency of this project (its license is AGPL-3.0): it is included only if it can be imported.
 """
@@ -43,6 +44,7 @@ def main() -> None:
         "--epochs", help="schedule lengths instead of budgets, such as fast:12,yolo11n:10; names the contestants, too"
     )
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--arch", default="lite", help="network of --preset fast (default: lite)")
     parser.add_argument("--contestants", default="fast,reference,yolo11n")
     parser.add_argument("--output", type=Path, default=Path("time_to_ap.json"))
     parser.add_argument("--plot", type=Path, help="draw AP over processor seconds into this file")
@@ -59,7 +61,7 @@ def main() -> None:
         contestants.remove("yolo11n")
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as scratch:
-        data = Data(args.data, Path(scratch), args.size)
+        data = Data(args.data, Path(scratch), args.size, args.arch)
         # (budget in seconds or 0, contestant, epochs)
         runs = [(0.0, name, int(epochs)) for name, epochs in lengths if name in contestants]
         if not runs:
@@ -86,12 +88,13 @@ class Data:
 
     Attributes:
         options: options of main.py for these data.
+        arch: network of ``--preset fast``.
         train, val: COCO-style annotation files.
         yolo: folder in Ultralytics' layout.
     """
 
-    def __init__(self, data: str, scratch: Path, size: int) -> None:
-        self.scratch, self.size = scratch, size
+    def __init__(self, data: str, scratch: Path, size: int, arch: str) -> None:
+        self.scratch, self.size, self.arch = scratch, size, arch
         if data == "sample":
             self.options = ["--dataset", "sample", "--data_path", str(ROOT / "data"), "--input_res", str(size)]
             folder = ROOT / "data" / "sample"
@@ -162,13 +165,12 @@ def train(name: str, data: Data, epochs: int, seed: int) -> dict:
         return {"seconds": seconds, **score(data, detections), **found}
     folder = Path(tempfile.mkdtemp(dir=data.scratch))
     options = ["ctdet", *data.options, "--exp_dir", str(folder), "--num_epochs", str(epochs), "--seed", str(seed)]
-    options += ["--device", "cpu", "--num_workers", "0", "--val_intervals", str(epochs)]
+    options += ["--device", "cpu", "--num_workers", "0", "--val_intervals", str(epochs), "--pretrained", "none"]
     if name == "reference":  # the network and recipe of the quick start before there were presets
         options += ["--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "16", "--lr", "1e-3", "--not_rand_crop"]
         options += ["--shift", "0.05", "--scale", "0.2", "--lr_step", str(round(epochs * 13 / 16))]
-        options += ["--pretrained", "none"]
     else:
-        options += ["--arch", "lite", "--preset", name]
+        options += ["--arch", data.arch, "--preset", name]
     seconds, _ = run(["main.py", *options])
     return {"seconds": seconds, **detect(data, folder / "ctdet" / "default" / "model_last.pth")}
 
@@ -256,6 +258,7 @@ def write(args: argparse.Namespace, rows: list[dict]) -> None:
     import torch
 
     where = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__, "size": args.size}
+    where["arch"] = args.arch
     args.output.write_text(
         json.dumps({**where, "data": Path(args.data).name, "rows": rows}, indent=1), encoding="utf-8"
     )

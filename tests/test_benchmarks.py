@@ -72,6 +72,62 @@ def test_deployment(tmp_path, monkeypatch, capsys):
     assert float(sizes["ONNX Runtime int8"]) < float(sizes["ONNX Runtime float32"])
 
 
+def load(name):
+    return argparse.Namespace(**runpy.run_path(str(FOLDER / f"{name}.py")))
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hard")
+    load("hard_sample").write(folder, 20)
+    return folder
+
+
+def test_hard_sample_draws_the_same_images_again(hard, tmp_path):
+    load("hard_sample").write(tmp_path, 20)
+    files = sorted(path.relative_to(hard) for path in hard.rglob("*") if path.is_file())
+    assert [path.suffix for path in files].count(".jpg") == 20
+    assert all((tmp_path / path).read_bytes() == (hard / path).read_bytes() for path in files)
+    content = json.loads((hard / "annotations/train.json").read_text())
+    assert len(content["images"]) == 16 and len(content["annotations"]) > 32
+    for one in content["annotations"]:
+        x, y, w, h = one["bbox"]
+        assert 0 <= x and 0 <= y and x + w <= 256 and y + h <= 256 and min(w, h) >= 4
+
+
+def test_both_programs_get_the_same_boxes_and_score(hard, tmp_path):
+    benchmark = load("time_to_ap")
+    data = benchmark.Data(str(hard), tmp_path, 64, "lite")
+    content = json.loads(data.val.read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    read = []  # from the files for Ultralytics
+    for image_id, name in names.items():
+        assert (data.yolo / "images/val" / name).read_bytes() == (hard / "images/val" / name).read_bytes()
+        for line in (data.yolo / f"labels/val/{Path(name).stem}.txt").read_text().splitlines():
+            cls, x, y, w, h = map(float, line.split())
+            box = [256 * (x - w / 2), 256 * (y - h / 2), 256 * (x + w / 2), 256 * (y + h / 2)]
+            read.append((image_id, int(cls), box))
+    assert len(read) == len(content["annotations"])
+    perfect = {"AP": 1.0, "AP50": 1.0, "AP75": 1.0}
+    assert benchmark.score(data, [[names[image], cls, *box, 0.9] for image, cls, box in read]) == pytest.approx(perfect)
+    ours = [{**one, "score": 0.9} for one in content["annotations"]]
+    assert benchmark.score(data, ours) == pytest.approx(perfect)
+    wrong = [{**one, "category_id": one["category_id"] % 12 + 1} for one in ours]
+    assert benchmark.score(data, wrong)["AP50"] < 0.2
+    assert benchmark.score(data, [])["AP"] == 0
+
+
+def test_time_to_ap(hard, tmp_path):
+    command = [sys.executable, str(FOLDER / "time_to_ap.py"), "--data", str(hard), "--size", "64", "--seeds", "1"]
+    command += ["--epochs", "fast:1", "--output", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (row["contestant"], row["seed"], row["epochs"]) == ("fast", 1, 1)
+    assert row["seconds"] > 1 and 0 <= row["AP"] <= row["AP50"] <= 1
+    line = f"| fast, 1 epochs | 1.2 M | {row['seconds']:.0f} | {row['AP']:.3f} | {row['AP50']:.3f} | {row['AP75']:.3f} |"
+    assert done.stdout.splitlines()[-1] == line and (tmp_path / "a.png").stat().st_size > 1000
+
+
 def gpu_step(*arguments, **variables):
     """Run ``gpu.sh`` on the CPU with tiny sizes."""
     environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "SMALL": "1", **variables}
