@@ -18,7 +18,8 @@ trainings to OUT/exp. OUT is gpu_results by default.
   sample_1                the sample in one process, loss.py
   sample_4                the sample in four processes on one device, loss.py
   resume                  interrupted and uninterrupted trainings, bit by bit
-  test_export             test.py here and on the CPU; export.py, ONNX
+  test_export             test.py here and on the CPU; export.py: ONNX, TensorRT
+                          if it is installed, torch.export, TorchScript
   check_fp32, check_tf32  src/tools/check_device.py in four precisions
   check_bf16, check_fp16
   train_NET               training step; NET is resdcn_18 (384) or dla_34 (512)
@@ -95,6 +96,7 @@ resume() {
 test_export() {
     local run=$out/exp/ctdet/test_export length=(--num_epochs 8) files=(model.onnx model.pt2 model.ts) more=(--benchmark) common where file
     [ -z "$small" ] || { length=(--num_epochs 1 --num_iters 2) files=(model.onnx) more=(); }
+    [ "$device" = cpu ] || ! "$python" -c "import tensorrt" 2>/dev/null || files+=(model.engine)
     common=(--load_model "$run/model_last.pth" --exp_dir "$out/exp" --num_workers 2)
     "$python" src/main.py ctdet --dataset sample --arch resdcn_18 --pretrained none --lr 1e-3 --batch_size 16 \
         "${length[@]}" --val_intervals 0 --num_workers 2 \

@@ -92,7 +92,7 @@ def test_hard_sample_draws_the_same_images_again(hard, tmp_path):
     assert len(content["images"]) == 16 and len(content["annotations"]) > 32
     for one in content["annotations"]:
         x, y, w, h = one["bbox"]
-        assert 0 <= x and 0 <= y and x + w <= 256 and y + h <= 256 and min(w, h) >= 4
+        assert min(x, y) >= 0 and x + w <= 256 and y + h <= 256 and min(w, h) >= 4
 
 
 def test_both_programs_get_the_same_boxes_and_score(hard, tmp_path):
@@ -124,7 +124,9 @@ def test_time_to_ap(hard, tmp_path):
     (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert (row["contestant"], row["seed"], row["epochs"]) == ("fast", 1, 1)
     assert row["seconds"] > 1 and 0 <= row["AP"] <= row["AP50"] <= 1
-    line = f"| fast, 1 epochs | 1.2 M | {row['seconds']:.0f} | {row['AP']:.3f} | {row['AP50']:.3f} | {row['AP75']:.3f} |"
+    line = (
+        f"| fast, 1 epochs | 1.2 M | {row['seconds']:.0f} | {row['AP']:.3f} | {row['AP50']:.3f} | {row['AP75']:.3f} |"
+    )
     assert done.stdout.splitlines()[-1] == line and (tmp_path / "a.png").stat().st_size > 1000
 
 

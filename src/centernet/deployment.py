@@ -20,6 +20,7 @@ from .engine import processes, setup
 from .errors import UserError
 from .evaluation.analysis import box_iou
 from .evaluation.results import format_score
+from .ops import tensorrt
 from .options import Options
 from .tasks import build_task
 from .utils.images import read_image
@@ -71,6 +72,11 @@ def _openvino(path: Path, threads: int) -> tuple[str, Callable]:
     return f"OpenVINO {version}", lambda x: list(model({"input": x}, share_outputs=False).values())
 
 
+def _tensorrt(path: Path, threads: int) -> tuple[str, Callable]:
+    engine = tensorrt.Engine(path.read_bytes())
+    return engine.title, engine
+
+
 def _torch_export(path: Path, threads: int) -> tuple[str, Callable]:
     module = torch.export.load(path).module()
     return "torch.export", lambda x: module(torch.from_numpy(x))
@@ -87,6 +93,7 @@ def _torchscript(path: Path, threads: int) -> tuple[str, Callable]:
 RUNTIMES: dict[str, Callable[[Path, int], tuple[str, Callable]]] = {
     "onnx": _onnxruntime,
     "openvino": _openvino,
+    "tensorrt": _tensorrt,
     "pt2": _torch_export,
     "torchscript": _torchscript,
 }

@@ -1,5 +1,5 @@
-"""Export a trained network to ONNX, OpenVINO, an archive of ``torch.export`` or TorchScript for other programs, or its
-weights to a safetensors file."""
+"""Export a trained network to ONNX, OpenVINO, TensorRT, an archive of ``torch.export`` or TorchScript for other
+programs, or its weights to a safetensors file."""
 
 import copy
 import importlib.util
@@ -25,6 +25,7 @@ from .models.fuse import fuse
 from .models.weights import check_safetensors, write_safetensors
 from .ops import onnx as onnx_ops
 from .ops import openvino as openvino_ops
+from .ops import tensorrt as tensorrt_ops
 from .options import Options, model_metadata
 from .quantization import quantize
 from .tasks import build_task, get_spec
@@ -35,6 +36,7 @@ from .version import __version__
 SUFFIXES = {
     "onnx": (".onnx",),
     "openvino": (".xml",),
+    "tensorrt": (".engine", ".plan"),
     "pt2": (".pt2",),
     "torchscript": (".ts", ".torchscript", ".pt"),
     "safetensors": (".safetensors",),
@@ -62,15 +64,18 @@ def export_checkpoint(opt: Options, log=print) -> Path:
     kind = file_format(opt)
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: the folder {path.parent} does not exist")
+    if opt.int8:
+        check_int8(path, kind)
     unused = [] if kind == "onnx" else ["opset"]
-    if kind == "openvino":
+    if kind in ("openvino", "tensorrt"):
         unused += ["plain_deform_conv"]
+    if kind == "openvino":
         check_openvino(path)
+    if kind == "tensorrt":
+        check_tensorrt(path)
     if kind == "safetensors":
         unused += ["with_decode", "plain_deform_conv", "verify", "benchmark"]
         check_safetensors(path)
-    if opt.int8:
-        check_int8(path, kind)
     for name in unused:
         if name in opt.given:
             log(f"note: --{name} has no effect on {kind}")
@@ -129,8 +134,14 @@ def notes_of(opt: Options, kind: str) -> list[str]:
 
 
 def files_of(path: Path, kind: str) -> list[Path]:
-    """Return the files of an exported network: ``path``, preceded by the weights where they are a separate file."""
-    return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
+    """Return the files of an exported network: ``path``, preceded by weights or metadata that are a separate file."""
+    more = {"openvino": [path.with_suffix(".bin")], "tensorrt": [metadata_file(path)]}
+    return [*more.get(kind, []), path]
+
+
+def metadata_file(path: Path) -> Path:
+    """Return the JSON file that has the metadata of a TensorRT engine, which itself has no place for them."""
+    return path.with_name(path.name + ".json")
 
 
 def check_int8(path: Path, kind: str) -> None:
@@ -146,6 +157,17 @@ def check_openvino(path: Path) -> None:
     if path.suffix.lower() != ".xml":
         raise UserError(f"--output {path}: OpenVINO reads .xml files only; use that suffix")
     require("openvino", f"--output {path}")
+
+
+def check_tensorrt(path: Path) -> None:
+    """Raise UserError if no engine can be built: a missing package, an old version, or no GPU."""
+    tensorrt = require("tensorrt", f"--output {path}")
+    if int(tensorrt.__version__.partition(".")[0]) < 10:
+        raise UserError(f"--output {path}: needs TensorRT 10 or later; {tensorrt.__version__} is installed")
+    if not tensorrt_ops.has_gpu():
+        raise UserError(
+            f"--output {path}: TensorRT builds engines on the NVIDIA GPU that runs them; PyTorch finds none"
+        )
 
 
 def file_format(opt: Options) -> str:
@@ -177,13 +199,14 @@ def export(
     first, with lengths in output pixels (``down_ratio`` input pixels).
 
     Loading .pt2 and TorchScript files needs nothing but PyTorch. OpenVINO's weights are in a second file, ``path`` with
-    the suffix .bin.
+    the suffix .bin. A TensorRT engine takes the input size of the options only, and has its metadata in a second file,
+    ``metadata_file(path)``.
 
     Args:
         model: any network of ``create_model``; it is not changed.
         opt: its finished options.
         path: the file.
-        kind: ``onnx``, ``openvino``, ``pt2`` or ``torchscript``.
+        kind: ``onnx``, ``openvino``, ``tensorrt``, ``pt2`` or ``torchscript``.
         calibration: for an ONNX or OpenVINO file in int8, inputs (B, 3, H, W) float32 that give the ranges.
 
     Raises:
@@ -224,6 +247,10 @@ def export(
         model = openvino_ops.read_onnx(content)
         with atomic_path(path) as xml, atomic_path(path.with_suffix(".bin")) as weights:
             openvino_ops.write(model, xml, weights)
+    elif kind == "tensorrt":
+        engine = tensorrt_ops.build(content, opt.input_h, opt.input_w)
+        write_bytes(metadata_file(path), json.dumps(texts).encode())
+        write_bytes(path, engine)
     else:
         write_bytes(path, content)  # from memory: PyTorch's own writers abort the process on a full disk
 

@@ -299,14 +299,14 @@ class ExportOptions(OptionGroup, title="export", scripts=(EXPORT,)):
 
     output: str = option(
         "",
-        "file to write: .onnx, .xml (OpenVINO, with a .bin), .pt2 (torch.export), .ts (TorchScript), or .safetensors"
-        " (weights)",
+        "file to write: .onnx, .xml (OpenVINO, with a .bin), .engine (TensorRT), .pt2 (torch.export), .ts"
+        " (TorchScript), or .safetensors (weights)",
         new=True,
     )
     format: str = option(
         "",
         "file format, if the extension of --output does not determine it",
-        choices=("onnx", "openvino", "pt2", "torchscript", "safetensors"),
+        choices=("onnx", "openvino", "tensorrt", "pt2", "torchscript", "safetensors"),
         new=True,
     )
     with_decode: bool = option(False, "output detections (--K of them) instead of the network's maps", new=True)
