@@ -37,17 +37,42 @@ def scene(index: int):
 
 
 def samples(policy, count=40, epoch=1):
-    return [augment(scene, 12, policy, 317, epoch, index % 12) for index in range(count)]
+    return [augment(scene, 12, policy, 317, epoch, index % 12, 1000) for index in range(count)]
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_sample_depends_on_seed_epoch_and_index_alone(name):
     first = samples(POLICIES[name], 12)
-    again = [augment(scene, 12, POLICIES[name], 317, 1, index) for index in reversed(range(12))]
+    again = [augment(scene, 12, POLICIES[name], 317, 1, index, 1000) for index in reversed(range(12))]
     for (image, objects), (other, others) in zip(first, reversed(again), strict=True):
         assert np.array_equal(image, other) and np.array_equal(objects["boxes"], others["boxes"])
     other_epoch = samples(POLICIES[name], 12, epoch=2)
     assert sum(not np.array_equal(a[0], b[0]) for a, b in zip(first, other_epoch, strict=True)) >= 6
+
+
+@pytest.mark.parametrize("policy", [Policy(mosaic=1), Policy(rotate=5), Policy(mixup=1)], ids=str)
+def test_small_objects_stay_unless_they_are_cut(policy):
+    """As many labels of an object of two pixels' width as of a wide one are whole."""
+
+    def whole(width: int) -> int:
+        box = np.array([[48 - width / 2, 40, 48 + width / 2, 60]], np.float32)
+        one = np.full((96, 96, 3), GROUND, np.uint8), {"boxes": box, "cls": np.zeros(1, int)}
+        kept = [augment(lambda _: one, 1, policy, 317, epoch, 0, 1000)[1]["boxes"] for epoch in range(40)]
+        return sum(int(((boxes > 0).all(1) & (boxes < 96).all(1)).sum()) for boxes in kept)
+
+    assert whole(2) >= whole(20) >= 20
+
+
+def test_large_images_are_composed_at_the_size_that_the_network_needs():
+    wide = np.full((400, 600, 3), GROUND, np.uint8)
+    wide[100:300, 150:450] = 250
+    objects = {"boxes": np.array([[150, 100, 450, 300]], np.float32), "cls": np.zeros(1, int)}
+    for max_side, shape in ((150, (100, 150, 3)), (600, (400, 600, 3)), (900, (400, 600, 3))):
+        for epoch in range(10):
+            image, found = augment(lambda _: (wide, objects), 1, Policy(mosaic=1), 317, epoch, 0, max_side)
+            assert image.shape == shape
+            for x1, y1, x2, y2 in np.rint(found["boxes"]).astype(int):
+                assert image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].min() > 200
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -90,7 +115,7 @@ def test_rotation_of_a_disc_keeps_its_box():
     image = np.zeros((101, 101, 3), np.uint8)
     cv2.circle(image, (70, 40), 15, (255, 255, 255), -1)
     objects = {"boxes": np.array([[55, 25, 86, 56]], np.float32), "cls": np.zeros(1, int)}
-    turned, found = augment(lambda _: (image, objects), 1, Policy(rotate=30), 3, 1, 0)
+    turned, found = augment(lambda _: (image, objects), 1, Policy(rotate=30), 3, 1, 0, 1000)
     x, y, w, h = cv2.boundingRect((turned[:, :, 0] > 127).astype(np.uint8))
     np.testing.assert_allclose(found["boxes"][0], [x, y, x + w, y + h], atol=1.5)
     assert abs(found["boxes"][0, 0] - 55) > 2 or abs(found["boxes"][0, 1] - 25) > 2
@@ -99,7 +124,7 @@ def test_rotation_of_a_disc_keeps_its_box():
 def test_images_without_objects():
     empty = np.zeros((64, 48, 3), np.uint8), {"boxes": np.zeros((0, 4), np.float32), "cls": np.zeros(0, int)}
     for epoch in range(20):
-        image, objects = augment(lambda _: empty, 1, POLICIES["strong"], 1, epoch, 0)
+        image, objects = augment(lambda _: empty, 1, POLICIES["strong"], 1, epoch, 0, 1000)
         assert image.shape == (64, 48, 3) and objects["boxes"].shape == (0, 4)
 
 
@@ -167,7 +192,7 @@ def shape(x, y, w, h, **fields):
 def pasted(read, count=40):
     """Return augmented samples of the second image, into which only objects of the first can be pasted."""
     for epoch in range(count):  # of one image to choose from, which is the source
-        yield augment(read, 1, Policy(copy_paste=1), 3, epoch, TARGET)
+        yield augment(read, 1, Policy(copy_paste=1), 3, epoch, TARGET, 1000)
 
 
 @pytest.mark.parametrize("form", ["polygon", "runs", "compressed runs"])
@@ -270,7 +295,7 @@ def test_copy_paste_leaves_the_other_random_numbers_alone():
 
 def test_images_without_outlines_stay_as_they_are():
     for index in range(6):
-        image, objects = augment(scene, 12, Policy(copy_paste=1), 317, 1, index)
+        image, objects = augment(scene, 12, Policy(copy_paste=1), 317, 1, index, 1000)
         assert np.array_equal(image, scene(index)[0]) and np.array_equal(objects["boxes"], scene(index)[1]["boxes"])
 
 

@@ -16,6 +16,7 @@ from centernet.engine.precision import MixedPrecision
 from centernet.errors import UserError
 from centernet.models import create_model
 from centernet.options import learning_rate
+from centernet.options.derive import warmup_updates
 from centernet.opts import opts
 
 CPU = torch.device("cpu")
@@ -68,6 +69,16 @@ def test_schedules_are_those_of_pytorch(schedule, warmup):
         optimizer.step()
         scheduler.step()
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("iterations", "rising"), [(1, 7), (5, 35), (20, 100)])
+def test_the_warm_up_of_a_preset_fits_into_a_short_training(iterations, rising):
+    opt = options("--preset", "fast", "--num_epochs", "70")
+    rates = [learning_rate(opt, 1 + step // iterations, step % iterations, iterations) for step in range(70)]
+    if iterations == 1:
+        assert max(rates) == rates[rising - 1] == pytest.approx(opt.lr) and rates[-1] < 0.02 * opt.lr
+    assert warmup_updates(opt, iterations) == rising
+    assert warmup_updates(options("--preset", "fast", "--num_epochs", "70", "--warmup_iters", "90"), 1) == 90
 
 
 def test_the_step_schedule_is_the_reference_s():
@@ -136,6 +147,8 @@ def test_what_cannot_be_frozen(capsys):
                 ["ctdet", "--dataset", "sample", "--arch", "hourglass", "--input_res", "128", "--freeze", "backbone"]
             )
         )
+    with pytest.raises(UserError, match="--freeze 2: the stages of timm:resnet18 are not known; use --freeze backbone"):
+        frozen_modules(opts().parse(["ctdet", "--dataset", "sample", "--arch", "timm:resnet18", "--freeze", "2"]))
     with pytest.raises(UserError, match="--freeze 9: the backbone of lite has 5 stages"):
         frozen_modules(options("--freeze", "9"))
     with pytest.raises(SystemExit):

@@ -338,6 +338,19 @@ def test_what_cannot_be_restored_is_reinitialized_and_named(main, tmp_path, tiny
     assert all(value.isfinite().all() for entry in written["optimizer"]["state"].values() for value in entry.values())
 
 
+def test_resuming_with_other_averages_optimizer_or_length_says_so(main, tmp_path, tiny_voc):
+    short = [*("--val_intervals", "0", "--lr_schedule", "cosine", "--num_iters", "1")]
+    assert main(*small(tmp_path, tiny_voc, *short, "--ema", "0.9", "--num_epochs", "1")).returncode == 0
+    done = main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "2", "--resume"))
+    assert "note: without --ema the running averages of the checkpoint are dropped" in done.stdout
+    assert "note: the learning rate jumps, because the cosine schedule follows from the number of epochs" in done.stdout
+    done = main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "3", "--resume", "--ema", "0.9"))
+    assert "note: --ema 0.9: the checkpoint has no running averages; they start from its weights" in done.stdout
+    done = main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "4", "--resume", "--optimizer", "sgd"))
+    assert done.returncode == 2
+    assert "cannot be used (no state of SGD: written with another --optimizer); leave out --resume" in done.stderr
+
+
 @pytest.mark.parametrize("classes", [1, 5])
 def test_resuming_with_another_number_of_classes(main, tmp_path, tiny_voc, classes):
     """The head that does not match starts again, with its moments and averages, and is named."""

@@ -38,7 +38,7 @@ def test_lite_has_no_published_weights():
         create_model("lite", HEADS, 0, "imagenet")
 
 
-@pytest.mark.parametrize("name", [SMALL, "timm:resnet18", "timm:resnetv2_50d_gn"])
+@pytest.mark.parametrize("name", [SMALL, "timm:resnet18", "timm:resnetv2_50d_gn", "timm:dla34"])
 def test_timm_backbones(name):
     pytest.importorskip("timm")
     model = create_model(name, HEADS, 0)
@@ -64,8 +64,8 @@ def test_timm_weights_come_from_timm(monkeypatch):
     lines = []
     model = create_model(SMALL, HEADS, 0, "imagenet", log=lines.append)
     assert True in asked and "mobilenetv3_small_050" in lines[0]
-    for name, value in source.state_dict().items():
-        assert torch.equal(model.backbone.state_dict()[name], value)
+    for name, value in source.state_dict().items():  # for images in RGB order
+        assert torch.equal(model.backbone.state_dict()[name], value.flip(1) if name == "conv_stem.weight" else value)
     assert opts().parse(["ctdet", "--dataset", "coco", "--arch", SMALL]).pretrained == "imagenet"
 
 
@@ -77,6 +77,9 @@ def test_what_goes_wrong_with_timm(monkeypatch):
         create_model("timm:mobilenet_9", HEADS, 0)
     with pytest.raises(UserError, match="needs feature maps at strides 4"):
         create_model("timm:vit_tiny_patch16_224", HEADS, 0)
+    for name in ("swin_tiny_patch4_window7_224", "coat_lite_tiny"):  # take images of 224 pixels only
+        with pytest.raises(UserError, match=f"--arch timm:{name}: cannot be used on images of 64 x 64 pixels"):
+            create_model(f"timm:{name}", HEADS, 0)
 
     create = timm.create_model
 
@@ -96,10 +99,13 @@ def test_what_goes_wrong_with_timm(monkeypatch):
 def test_a_file_of_weights_for_the_backbone(tmp_path):
     pytest.importorskip("timm")
     source = create_model(SMALL, HEADS, 0)
-    torch.save(source.backbone.state_dict(), tmp_path / "weights.pth")
-    model = create_model(SMALL, HEADS, 0, str(tmp_path / "weights.pth"))
-    for name, value in source.backbone.state_dict().items():
-        assert torch.equal(model.backbone.state_dict()[name], value)
+    torch.save(source.backbone.state_dict(), tmp_path / "weights.pth")  # timm's names: for RGB images
+    torch.save(source.state_dict(), tmp_path / "checkpoint.pth")  # ours: for BGR images
+    for file, order in (("weights.pth", [2, 1, 0]), ("checkpoint.pth", [0, 1, 2])):
+        model = create_model(SMALL, HEADS, 0, str(tmp_path / file))
+        for name, value in source.backbone.state_dict().items():
+            expected = value[:, order] if name == "conv_stem.weight" else value
+            assert torch.equal(model.backbone.state_dict()[name], expected), (file, name)
 
 
 def test_a_file_with_other_names_is_matched_by_order_and_shape(tmp_path):
@@ -114,7 +120,8 @@ def test_a_file_with_other_names_is_matched_by_order_and_shape(tmp_path):
     assert "matched by their order and shape" in lines[0]
     for name, value in source.items():
         if not name.endswith("num_batches_tracked"):
-            assert torch.equal(model.backbone.state_dict()[name], value), name
+            expected = value.flip(1) if name == "conv_stem.weight" else value
+            assert torch.equal(model.backbone.state_dict()[name], expected), name
     first, second, *rest = foreign.items()
     torch.save(dict([second, first, *rest]), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="fits timm:mobilenetv3_small_050"):
@@ -129,6 +136,6 @@ def test_published_weights_of_another_port():
     lines = []
     model = create_model("timm:tf_efficientnet_lite0", HEADS, 0, path, log=lines.append)
     weights = torch.load(path, weights_only=True)
-    assert torch.equal(model.backbone.conv_stem.weight, weights["_conv_stem.weight"])
+    assert torch.equal(model.backbone.conv_stem.weight, weights["_conv_stem.weight"].flip(1))
     assert torch.equal(model.backbone.blocks[3][1].bn2.running_var, weights["_blocks.6._bn1.running_var"])
     assert "matched by their order" in lines[0]

@@ -8,6 +8,8 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from centernet.ops.box_loss import (
     GAUSSIAN_SHARE,
     IOU_LOSSES,
+    MIN_SIDE,
+    MIN_TARGET,
     box_loss,
     draw_box_samples,
     iou_loss,
@@ -60,7 +62,7 @@ def test_centers_match_torchvision(kind):
     rows = []
     for k in range(2):
         x, y = batch["ind"][0, k] % W, batch["ind"][0, k] // W
-        side = output["wh"][0, :, y, x].clamp(min=0.5)
+        side = output["wh"][0, :, y, x].clamp(min=MIN_SIDE)
         center = torch.stack([x, y]) + output["reg"][0, :, y, x]
         rows.append(torch.cat([center - side / 2, center + side / 2]))
     expected = TORCHVISION[kind](torch.stack(rows), torch.tensor([[2.0, 1, 9, 7], [10.5, 3, 14, 10]]).double())
@@ -148,6 +150,24 @@ def test_sides_below_the_minimum_still_learn():
     box_loss(output, with_samples(batch, extent), "giou").backward()
     y, x = divmod(int(batch["ind"][0, 0]), W)
     assert (output["wh"].grad[0, :, y, x] < 0).all()  # the sides have to grow
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_targets_below_the_minimum_are_not_demanded(gaussian):
+    """Objects that the image border cuts can be thinner than any predicted side counts."""
+    batch, extent = objects_of([2, 1, 2.25, 9])
+    if gaussian:
+        batch = with_samples(batch, extent)
+    wh = torch.full((1, 2, H, W), 4.0, requires_grad=True)
+    reg = torch.tensor([0.125, 0.0])[None, :, None, None].expand(1, 2, H, W)
+    optimizer = torch.optim.Adam([wh], 0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        box_loss({"wh": wh, "reg": reg}, batch, "giou").backward()
+        optimizer.step()
+    y, x = divmod(int(batch["ind"][0, 0]), W)
+    width, height = wh[0, :, y, x].tolist()
+    assert width == pytest.approx(MIN_TARGET, abs=0.15) and height == pytest.approx(8, abs=0.5)
 
 
 @pytest.mark.parametrize("kind", IOU_LOSSES)

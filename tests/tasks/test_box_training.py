@@ -166,7 +166,6 @@ def test_options_of_ctdet_are_noted_elsewhere(option):
         (["--box_loss", "giou", "--cat_spec_wh"], "--box_loss giou and --cat_spec_wh exclude each other"),
         (["--box_loss", "ciou", "--not_reg_offset"], "--box_loss ciou and --not_reg_offset exclude each other"),
         (["multi_pose", "--box_loss", "ciou", "--not_reg_offset"], "--box_loss ciou and --not_reg_offset exclude"),
-        (["--preset", "fast", "--dense_wh"], "--box_loss giou and --dense_wh exclude each other"),
     ],
 )
 def test_options_that_do_not_fit(arguments, message, capsys):
@@ -182,6 +181,27 @@ def test_presets_set_what_was_not_given():
     pose = opts().parse(["multi_pose", "--dataset", "sample_hp", "--preset", "fast"])
     assert pose.optimizer == "adamw" and pose.augment == "reference"
     assert recipe(options("--preset", "reference")) == recipe(options())
+
+
+@pytest.mark.parametrize("other", ["dense_wh", "norm_wh", "cat_spec_wh", "not_reg_offset"])
+def test_a_preset_gives_way_to_what_its_box_loss_excludes(other):
+    opt = options("--preset", "fast", f"--{other}")
+    assert getattr(opt, other) and (opt.box_loss, opt.box_samples, opt.lr_schedule) == ("l1", "center", "cosine")
+
+
+def test_a_preset_gives_way_to_l1_and_to_flags_turned_off():
+    opt = options("--preset", "fast", "--box_loss", "l1")
+    assert (opt.box_loss, opt.box_samples, opt.exact_boxes, opt.not_rand_crop) == ("l1", "center", True, True)
+    opt = options("--preset", "fast", "--exact_boxes=false", "--not_rand_crop=False", "--trainval=true")
+    assert (opt.exact_boxes, opt.not_rand_crop, opt.trainval) == (False, False, True)
+    assert {"exact_boxes", "not_rand_crop", "trainval"} <= set(opt.given)
+
+
+@pytest.mark.parametrize("word", ["--exact_boxes=no", "--lr=false", "--exact_boxs=false"])
+def test_only_flags_can_be_turned_off(word, capsys):
+    with pytest.raises(SystemExit):
+        options("--preset", "fast", word)
+    assert "error: " in capsys.readouterr().err
 
 
 def test_the_recipe_names_what_differs_from_the_reference():

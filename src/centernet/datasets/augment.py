@@ -14,7 +14,7 @@ from .outlines import outline_mask
 
 GRAY = 124  # of empty regions, near the mean of ImageNet
 MIN_VISIBLE = 0.3  # smallest visible fraction of an object, or of its box, below which it is dropped
-MIN_SIDE = 3  # pixels
+MIN_SIDE = 3  # pixels of an object that is cut or partly covered, below which it is dropped
 STREAM = 1  # keeps these random numbers apart from those of the crop, which come from (seed, epoch, index) alone
 
 OUTLINES = "outlines"  # of objects in ``Objects``, where they are known; see ``outlines.Outlines``
@@ -23,7 +23,9 @@ Objects = dict[str, np.ndarray]
 Read = Callable[[int], tuple[np.ndarray, Objects]]
 
 
-def augment(read: Read, count: int, policy: Policy, seed: int, epoch: int, index: int) -> tuple[np.ndarray, Objects]:
+def augment(
+    read: Read, count: int, policy: Policy, seed: int, epoch: int, index: int, max_side: int
+) -> tuple[np.ndarray, Objects]:
     """Return an augmented image and its objects.
 
     Args:
@@ -33,6 +35,7 @@ def augment(read: Read, count: int, policy: Policy, seed: int, epoch: int, index
         count: number of images to choose further ones from.
         policy: what to do.
         seed, epoch, index: identify the sample.
+        max_side: longer side in pixels to which larger images are scaled down before they are composed.
     """
     rng = np.random.default_rng((seed, epoch, index, STREAM))
     image, objects = read(index)
@@ -41,7 +44,7 @@ def augment(read: Read, count: int, policy: Policy, seed: int, epoch: int, index
         image, objects = _paste(rng, image, objects, *read(int(rng.integers(count))))
     objects = {name: values for name, values in objects.items() if name != OUTLINES}
     if rng.random() < policy.mosaic:
-        image, objects = _mosaic(rng, read, count, image, objects)
+        image, objects = _mosaic(rng, read, count, *_fitted(image, objects, max_side))
     if rng.random() < policy.mixup:
         image, objects = _mixup(rng, image, objects, *read(int(rng.integers(count))))
     if policy.rotate > 0:
@@ -73,19 +76,29 @@ def repeat_factors(classes: list[np.ndarray], threshold: float) -> np.ndarray:
     return np.array([max((factor[cls] for cls in np.unique(one).tolist()), default=1.0) for one in classes])
 
 
+def _fitted(image: np.ndarray, objects: Objects, max_side: int) -> tuple[np.ndarray, Objects]:
+    """Scale an image whose longer side exceeds ``max_side`` down to it, with its boxes."""
+    factor = max_side / max(image.shape[:2])
+    if factor >= 1:
+        return image, objects
+    scaled = _scaled(image, factor, False)
+    ratio = np.array(scaled.shape[1::-1]) / image.shape[1::-1]
+    return scaled, {**objects, "boxes": (objects["boxes"] * np.tile(ratio, 2)).astype(np.float32)}
+
+
 def _select(objects: Objects, kept: np.ndarray, boxes: np.ndarray) -> Objects:
     return {name: values[kept] for name, values in {**objects, "boxes": boxes.astype(np.float32)}.items()}
 
 
 def _clip(objects: Objects, width: int, height: int) -> Objects:
-    """Clip boxes to the image; drop objects of which too little is left."""
+    """Clip boxes to the image; drop objects of which too little is left. Those that are whole stay, however small."""
     boxes = objects["boxes"].astype(np.float64)
     clipped = boxes.copy()
     clipped[:, 0::2] = clipped[:, 0::2].clip(0, width)
     clipped[:, 1::2] = clipped[:, 1::2].clip(0, height)
     sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
     kept = (sides.min(1, initial=np.inf) >= MIN_SIDE) & (sides.prod(1) >= MIN_VISIBLE * before.prod(1))
-    return _select(objects, kept, clipped)
+    return _select(objects, kept | (clipped == boxes).all(1), clipped)
 
 
 def _paste(rng, image: np.ndarray, objects: Objects, other: np.ndarray, others: Objects) -> tuple[np.ndarray, Objects]:

@@ -22,6 +22,7 @@ from .worker import check_worker_resources, init_worker
 
 MAX_BAD_IN_A_ROW = 100  # unreadable images, after which training stops
 MAX_PIXELS = 1 << 26  # of a black replacement image
+MOSAIC_SCALE = 2  # largest side of a mosaic, as a multiple of the input size
 
 
 class Samples(Dataset):
@@ -80,7 +81,8 @@ class Samples(Dataset):
                 usable, replacement = self._next_usable(other, error)
                 return replacement, self._objects(usable)
 
-        return augment(read, len(self.dataset), policy, self.opt.seed, epoch, index)
+        max_side = MOSAIC_SCALE * max(self.opt.input_h, self.opt.input_w)
+        return augment(read, len(self.dataset), policy, self.opt.seed, epoch, index, max_side)
 
     def _objects(self, index: int) -> Objects:
         objects = self.dataset.read_objects(index)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..models import describe
+from ..models import TIMM, describe
 from ..options.table import Options
 
 MOMENTUM = 0.9  # of SGD, with Nesterov's rule
@@ -50,6 +50,8 @@ def frozen_modules(opt: Options) -> list[str]:
     stages = describe(opt.arch)[0].stages
     if not stages:
         raise UserError(f"--freeze {opt.freeze}: {opt.arch} has no separate backbone")
+    if opt.freeze != "backbone" and opt.arch.startswith(TIMM):
+        raise UserError(f"--freeze {opt.freeze}: the stages of {opt.arch} are not known; use --freeze backbone")
     count = len(stages) if opt.freeze == "backbone" else int(opt.freeze)
     if count > len(stages):
         raise UserError(f"--freeze {opt.freeze}: the backbone of {opt.arch} has {len(stages)} stages")

@@ -202,6 +202,8 @@ def check_recipe(state: TrainingState, opt: Options, log=print) -> None:
     changed = [f"{name} {current[name]} ({before[name]} before)" for name in current if current[name] != before[name]]
     if changed:
         log(f"note: this run continues with another recipe: {printable(', '.join(changed))}")
+        if opt.resume and opt.lr_schedule == "cosine" and current["num_epochs"] != before["num_epochs"]:
+            log("note: the learning rate jumps, because the cosine schedule follows from the number of epochs")
     state.recipe = current
 
 

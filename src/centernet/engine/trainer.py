@@ -127,6 +127,10 @@ class Trainer:
                 log(f"warning: the loss scale of the checkpoint cannot be used ({problem}); it starts again")
             else:
                 self.precision.scaler.load_state_dict(state.scaler)
+        if self.averaged is None and state.ema:
+            log("note: without --ema the running averages of the checkpoint are dropped; the weights are validated")
+        if self.averaged is not None and not state.ema:
+            log(f"note: --ema {self.opt.ema:g}: the checkpoint has no running averages; they start from its weights")
         if state.ema and self.averaged is not None:
             if problems := self.averaged.load(state.ema):
                 shown = ", ".join(problems[:4]) + (f" ... {len(problems)} in all" if len(problems) > 4 else "")

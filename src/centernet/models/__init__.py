@@ -148,5 +148,6 @@ def create_model(
         from .pretrained import load_pretrained
 
         downloads, prefix = architecture.imagenet.get(depth, []), architecture.imagenet_prefix
-        load_pretrained(model, arch, pretrained, downloads, prefix, architecture.backbone, log)
+        rgb = bool(architecture.timm)
+        load_pretrained(model, arch, pretrained, downloads, prefix, architecture.backbone, log, rgb)
     return model

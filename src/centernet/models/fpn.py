@@ -1,22 +1,25 @@
 """Small networks: a backbone under a light feature pyramid (Lin et al., arXiv 1612.03144) that ends at stride 4.
 
-``lite`` has a narrow residual backbone and about 1.2 million parameters. ``timm:NAME`` takes any backbone of
-the ``timm`` package that provides feature maps at several strides. Neither uses deformable convolution, so both export
-to every format and quantize well.
+``lite`` has a narrow residual backbone and about 1.2 million parameters. ``timm:NAME`` takes any convolutional
+backbone of the ``timm`` package that provides feature maps at several strides. Neither uses deformable convolution, so
+both export to every format and quantize well.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
 from .heads import make_head, run_heads, zero_bias
+from .pretrained import rgb_to_bgr
 
 STEM_CHANNELS = 24
 LITE_CHANNELS = (48, 80, 128, 160)  # at strides 4, 8, 16, 32
 LITE_BLOCKS = (1, 1, 2, 1)
 NECK_CHANNELS = 64
+STRIDES = (4, 8, 16, 32)  # of the maps that the neck takes
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, act: bool = True) -> nn.Sequential:
@@ -145,12 +148,13 @@ def timm_detector(name: str, depth: int, heads: dict[str, int], head_conv: int) 
 
 
 def load_timm_weights(model: nn.Module, name: str, log=print) -> None:
-    """Load timm's ImageNet weights of the backbone, through timm's own download and cache.
+    """Load timm's ImageNet weights of the backbone, through timm's own download and cache, for images in BGR order.
 
     Raises UserError if timm has none or cannot get them.
     """
     try:
-        model.get_submodule("backbone").load_state_dict(_timm_backbone(name, pretrained=True).state_dict())
+        state = _timm_backbone(name, pretrained=True).state_dict()
+        model.get_submodule("backbone").load_state_dict(rgb_to_bgr(state))
     except (OSError, RuntimeError, ValueError) as error:  # no connection, no weights, or corrupt files
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -175,7 +179,29 @@ def _timm_backbone(name: str, pretrained: bool = False) -> Any:
         strides = whole.feature_info.reduction()
     except (RuntimeError, AttributeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"--arch timm:{name}: this backbone does not provide feature maps ({error})") from None
-    indices = [strides.index(stride) for stride in (4, 8, 16, 32) if stride in strides]
-    if len(indices) < 2 or strides[indices[0]] != 4:
+    used = [strides.index(stride) for stride in STRIDES if stride in strides]
+    if len(used) < 2 or strides[used[0]] != 4:
         raise UserError(f"--arch timm:{name}: needs feature maps at strides 4 and 8 or more; it has {strides}")
-    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+    indices = [whole.feature_info.out_indices[k] for k in used]  # some networks do not count from 0
+    backbone = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+    if not pretrained:
+        _check_maps(backbone, name)
+    return backbone
+
+
+def _check_maps(backbone: Any, name: str) -> None:
+    """Raise UserError unless a backbone takes images of any size and returns maps (N, C, H, W)."""
+    side = 2 * 32
+    try:
+        with torch.no_grad():
+            maps = backbone.eval()(torch.zeros(1, 3, side, side))
+        right = [(1, c, side // s, side // s) for c, s in zip(backbone.feature_info.channels(), STRIDES, strict=False)]
+        if [tuple(one.shape) for one in maps] != right[: len(maps)]:
+            raise ValueError(f"its maps have the shapes {', '.join(str(tuple(one.shape)) for one in maps)}")
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--arch timm:{name}: cannot be used on images of {side} x {side} pixels ({reason}); "
+            "choose a convolutional network, such as resnet18"
+        ) from error
+    backbone.train()

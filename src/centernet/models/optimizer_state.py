@@ -64,7 +64,7 @@ def restore_optimizer(
                 rejected[problem].append(name)
     if rejected and states and not state:
         reason = next(iter(rejected))
-        raise UserError(f"{source}: its optimizer state does not fit this network ({reason}); leave out --resume")
+        raise UserError(f"{source}: its optimizer state cannot be used ({reason}); leave out --resume")
     groups = optimizer.state_dict()["param_groups"]
     if saved_groups:
         values = _hyperparameters(saved_groups[0], groups[0], source, log)
@@ -104,7 +104,7 @@ def _checked(entry: Any, parameter: Tensor, optimizer: torch.optim.Optimizer) ->
     is_sgd = isinstance(optimizer, torch.optim.SGD)
     tensors = SGD if is_sgd else ADAM
     if not isinstance(entry, dict) or not all(name in entry for name in tensors):
-        return {}, f"no state of {type(optimizer).__name__}"
+        return {}, f"no state of {type(optimizer).__name__}: written with another --optimizer"
     if is_sgd and entry["momentum_buffer"] is None:  # before its first update
         return {"momentum_buffer": None}, None
     for name in tensors:

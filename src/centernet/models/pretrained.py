@@ -24,6 +24,7 @@ def load_pretrained(
     prefix: str = "",
     backbone: Sequence[str] = (),
     log=print,
+    rgb: bool = False,
 ) -> None:
     """Load backbone weights into ``model``.
 
@@ -37,6 +38,8 @@ def load_pretrained(
         downloads: where the ImageNet weights are, tried in order; a file in the cache comes before any download.
         prefix: put before the names of the file when they lack it.
         backbone: starts of the names of the entries that the file must have.
+        rgb: weights of other projects take RGB images, and are changed to take BGR. The reference loads those of ResNet
+            and DLA unchanged.
 
     Raises:
         UserError: no connection and no cached file (the message names the file and where to put it), a checksum
@@ -49,7 +52,10 @@ def load_pretrained(
     else:
         origin, path = pretrained, Path(pretrained)
     own = model.state_dict()
-    state = {name if name in own else prefix + name: value for name, value in read_weights(path).items()}
+    read = read_weights(path)
+    if rgb and not any(name in own for name in read):
+        read = rgb_to_bgr(read)
+    state = {name if name in own else prefix + name: value for name, value in read.items()}
     # Only what the backbone takes: a classifier is left out without a word, as every ImageNet file has one.
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not fitting and (by_order := _match_by_order(own, state, backbone)):
@@ -60,6 +66,12 @@ def load_pretrained(
     _check_backbone(model, own, fitting, backbone, f"--pretrained {pretrained}: {path}", arch)
     model.load_state_dict(fitting, strict=False)
     log(f"--pretrained {pretrained}: {len(fitting)} entries of {origin} loaded")
+
+
+def rgb_to_bgr(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights whose first convolution over images (O, 3, h, w) takes BGR instead of RGB images."""
+    first = next((name for name, value in state.items() if value.ndim == 4 and value.shape[1] == 3), None)
+    return {name: value.flip(1) if name == first else value for name, value in state.items()}
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ from .losses import gather_feat
 IOU_LOSSES = ("giou", "diou", "ciou")
 EPSILON = 1e-7  # avoids divisions by zero
 GAUSSIAN_SHARE = 0.54  # of a box's side that its Gaussian covers; the standard deviation is a sixth of it (TTFNet)
-MIN_SIDE = 0.5  # output pixels; a smaller predicted side counts as this, or boxes of negative area would get no IoU
+MIN_SIDE = 0.4  # output pixels; a smaller predicted side counts as this, or boxes of negative area would get no IoU
+MIN_TARGET = 0.5  # a smaller true side counts as this: more than MIN_SIDE, so that all below it have to grow
 MIN_LOG_AREA = 0.5  # least weight of an object whose samples are weighted by the logarithm of its area
 
 
@@ -101,7 +102,8 @@ def box_loss(output: dict[str, Tensor], batch: dict[str, Tensor], kind: str) -> 
     width = wh.shape[3]
     ind = batch["ind"]
     xs, ys = ind % width, torch.div(ind, width, rounding_mode="floor")
-    target = boxes_of(batch["wh"].to(wh.dtype), batch["reg"].to(wh.dtype), xs, ys)
+    # A target below MIN_SIDE, such as of an object that the image border cuts, would demand ever smaller sides.
+    target = boxes_of(batch["wh"].to(wh.dtype).clamp(min=MIN_TARGET), batch["reg"].to(wh.dtype), xs, ys)
     if "box_weight" in batch:
         weight = batch["box_weight"].flatten(1)
         target = target.gather(1, batch["box_slot"].flatten(1)[:, :, None].expand(-1, -1, 4))

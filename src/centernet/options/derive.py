@@ -113,12 +113,24 @@ def learning_rate(opt: Options, epoch: int, done: int = 0, iterations: int = 1) 
         iterations: updates per epoch.
     """
     step = (epoch - 1) * iterations + done
+    rising = warmup_updates(opt, iterations)
     if opt.lr_schedule == "cosine":
-        total = opt.num_epochs * iterations - opt.warmup_iters
-        lr = cosine_decay(opt.lr, (step - opt.warmup_iters) / max(total, 1))
+        lr = cosine_decay(opt.lr, (step - rising) / max(opt.num_epochs * iterations - rising, 1))
     else:
         lr = step_decay(opt.lr, opt.lr_step, epoch)
-    return lr * warmup(step, opt.warmup_iters)
+    return lr * warmup(step, rising)
+
+
+def warmup_updates(opt: Options, iterations: int) -> int:
+    """Return the updates of the warm-up: ``--warmup_iters``, where a preset sets it at most a tenth of all updates.
+
+    Args:
+        opt: options.
+        iterations: updates per epoch.
+    """
+    if "warmup_iters" in opt.given:
+        return opt.warmup_iters
+    return min(opt.warmup_iters, opt.num_epochs * iterations // 10)
 
 
 def _parse_lists(opt: Draft) -> None:

@@ -87,11 +87,15 @@ class OptionParser:
         on stderr and status 2, or raises UserError.
         """
         unset = Draft(**dict.fromkeys(self._defaults()))
-        opt = self.parser.parse_args(None if args == "" else list(args), unset)
+        words, off = self._without_flags_turned_off(sys.argv[1:] if args == "" else list(args))
+        opt = self.parser.parse_args(words, unset)
+        for name in off:
+            setattr(opt, name, False)
         # -1 is how a command line leaves the choice to the program.
         opt.given = sorted(name for name, value in vars(opt).items() if value is not None and value != -1)
         try:
-            preset = preset_values(opt.preset or "reference", opt.task)
+            given = {name: getattr(opt, name) for name in opt.given}
+            preset = preset_values(opt.preset or "reference", opt.task, given)
             for name, default in {**self._defaults(), **get_spec(opt.task).defaults, **preset}.items():
                 if getattr(opt, name) is None:
                     setattr(opt, name, default)
@@ -154,6 +158,20 @@ class OptionParser:
                 f"note: --dry_run does not read {opt.load_model}, which determines the network and its input size"
             )
         return notes
+
+    def _without_flags_turned_off(self, args: list[str]) -> tuple[list[str], list[str]]:
+        """Return arguments without ``--FLAG=false``, and these flags; ``--FLAG=true`` becomes ``--FLAG``."""
+        words, off = [], []
+        for word in args:
+            name, _, value = word.removeprefix("--").partition("=")
+            option = self._options.get(name) if word.startswith("--") else None
+            if option is None or option.default is not False or value.lower() not in ("true", "false"):
+                words.append(word)
+            elif value.lower() == "true":
+                words.append(f"--{name}")
+            else:
+                off.append(name)
+        return words, off
 
     def _add_options(self) -> None:
         parser = self.parser
