@@ -31,6 +31,7 @@ import cv2
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
+HEADS = {"dlav0_34": ("--head_conv", "64")}  # the width that all recipes use here
 SCRATCH = {"sample": ("annotations/pascal_trainval0712.json", "annotations/pascal_test2007.json", "images", "images")}
 
 
@@ -167,10 +168,10 @@ def train(name: str, data: Data, epochs: int, seed: int) -> dict:
     options = ["ctdet", *data.options, "--exp_dir", str(folder), "--num_epochs", str(epochs), "--seed", str(seed)]
     options += ["--device", "cpu", "--num_workers", "0", "--val_intervals", str(epochs), "--pretrained", "none"]
     if name == "reference":  # the network and recipe of the quick start before there were presets
-        options += ["--arch", "dlav0_34", "--head_conv", "64", "--batch_size", "16", "--lr", "1e-3", "--not_rand_crop"]
+        options += ["--arch", "dlav0_34", *HEADS["dlav0_34"], "--batch_size", "16", "--lr", "1e-3", "--not_rand_crop"]
         options += ["--shift", "0.05", "--scale", "0.2", "--lr_step", str(round(epochs * 13 / 16))]
     else:
-        options += ["--arch", data.arch, "--preset", name]
+        options += ["--arch", data.arch, *HEADS.get(data.arch, ()), "--preset", name]
     seconds, _ = run(["main.py", *options])
     return {"seconds": seconds, **detect(data, folder / "ctdet" / "default" / "model_last.pth")}
 

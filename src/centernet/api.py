@@ -332,7 +332,10 @@ def _parse(script: str, task: str, options: dict[str, Any]) -> Options:
     for name, value in options.items():
         if value is True:
             arguments.append(f"--{name}")
-        elif value is not False and value is not None:
+        elif value is False:
+            if "preset" in options:  # which may have set the flag
+                arguments.append(f"--{name}=false")
+        elif value is not None:
             values = value if isinstance(value, (list, tuple)) else [value]
             arguments.append(f"--{name}={','.join(str(one) for one in values)}")
     return OptionParser(script, raises=True).parse(arguments)

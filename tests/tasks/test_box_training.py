@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from centernet import api
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import Samples, TrainBatches, collate, finish_batch
 from centernet.engine.setup import sampling_plan
 from centernet.options import recipe
 from centernet.opts import opts
 from centernet.tasks import build_task
+from centernet.tasks.option import TRAIN
 from centernet.transforms import full_view, sample_rng
 
 IOU = ("--box_loss", "giou", "--box_samples", "gaussian")
@@ -195,6 +197,11 @@ def test_a_preset_gives_way_to_l1_and_to_flags_turned_off():
     opt = options("--preset", "fast", "--exact_boxes=false", "--not_rand_crop=False", "--trainval=true")
     assert (opt.exact_boxes, opt.not_rand_crop, opt.trainval) == (False, False, True)
     assert {"exact_boxes", "not_rand_crop", "trainval"} <= set(opt.given)
+
+
+def test_false_turns_off_a_flag_of_a_preset_in_python():
+    opt = api._parse(TRAIN, "ctdet", {"dataset": "sample", "preset": "fast", "exact_boxes": False, "trainval": False})
+    assert (opt.exact_boxes, opt.trainval, opt.not_rand_crop) == (False, False, True)
 
 
 @pytest.mark.parametrize("word", ["--exact_boxes=no", "--lr=false", "--exact_boxs=false"])
