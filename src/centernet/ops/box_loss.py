@@ -34,8 +34,8 @@ def draw_box_samples(
     """Assign cells to objects and weight them by the objects' Gaussians.
 
     An object's center, where decoding reads its box, belongs to it; any other cell that several objects cover belongs
-    to the smallest. The weights of an object's cells add up to the logarithm of its area (at least ``MIN_LOG_AREA``),
-    as in TTFNet.
+    to the smallest. The weights of an object's cells add up to the logarithm of its area in output pixels (at least
+    ``MIN_LOG_AREA``). TTFNet takes the area in input pixels, by which large and small objects differ less.
 
     Args:
         size: (B, H, W) of the maps.
