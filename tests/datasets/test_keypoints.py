@@ -24,6 +24,7 @@ from centernet.tasks import build_task
 from centernet.transforms import AugmentationRng
 
 COUNTS = {"train": 4, "val": 3}
+BALL = {"id": 9, "name": "ball"}
 UNION = ("head", "left_tip", "right_tip", "middle", "tail", "left_fin", "right_fin", "end")
 
 
@@ -224,7 +225,7 @@ def test_objects_without_keypoints(tmp_path):
 
     def edit(content):
         content["annotations"][0].pop("keypoints")
-        content["categories"].append({"id": 9, "name": "ball"})
+        content["categories"].append(BALL)
         image = content["annotations"][0]["image_id"]
         content["annotations"].append({"id": 99, "image_id": image, "category_id": 9, "bbox": [2, 2, 30, 30]})
 
@@ -265,6 +266,18 @@ def test_joints_whose_flips_are_not_known(tmp_path):
         build_task(parse(tmp_path / "unknown", "--flip_test"))
     write_yolo(tmp_path / "known", COUNTS, more=f"flip_idx: {KITE.flip_index}\n")
     assert parse(tmp_path / "known").flip == 0.5
+
+
+@pytest.mark.parametrize("names", [{}, {"keypoints": []}])
+def test_a_class_without_joints_has_no_unknown_flips(tmp_path, names):
+    write_coco(tmp_path, COUNTS)
+    for split in COUNTS:
+        change(tmp_path / f"{split}.json", lambda content: content["categories"].insert(0, {**BALL, **names}))
+    opt = parse(tmp_path)
+    assert opt.class_names == ["ball", "kite", "fish"] and opt.keypoints.joints_of(0) == ()
+    assert opt.keypoints.flips_known and opt.flip == 0.5
+    assert not any("images are not flipped" in note for note in open_split(tmp_path).notes)
+    build_task(parse(tmp_path, "--flip_test"))
 
 
 # Targets and decoding

@@ -128,7 +128,7 @@ def read_joints(path: Path, category: Mapping[str, Any]) -> Joints:
         sigmas = tuple(values)
     field = next((name for name in ("flip_idx", "flip_pairs") if category.get(name)), None)
     if field is None:
-        flip_index = None if names == numbered_names(count) else flips_by_name(names)
+        flip_index = None if names and names == numbered_names(count) else flips_by_name(names)
     else:
         try:
             flip_index = read_flips(category[field], names)
@@ -246,7 +246,7 @@ def merge_joints(path: Path, joints: Sequence[Joints], class_names: Sequence[str
         ),
         tuple(sigmas[joint][0] if joint in sigmas else DEFAULT_SIGMA for joint in every),
         () if all(own == every for own in of_class) else of_class,
-        all(one.flip_index is not None for one in joints),
+        all(one.flip_index is not None for one in joints if one.names),
     )
 
 
