@@ -184,9 +184,16 @@ def test_int8_of_which_the_score_decides(tmp_path, monkeypatch, checkpoint, fold
     assert asked == [("train", "calibration"), ("val", "verify")] and list(tmp_path.iterdir()) == [output]
 
 
+NO_SCORE = (None, (float("nan"), float("nan")), (-1.0, -1.0), (0.5, float("nan")), (0.0, 0.0), (0.0, 0.3))
+
+
+@pytest.mark.parametrize("scores", NO_SCORE)
 @pytest.mark.parametrize(("found", "problem"), [(19, None), (17, "--verify .*: detections differ beyond tolerance")])
-def test_int8_without_annotations(monkeypatch, folder, found, problem):
+def test_int8_without_a_score_that_decides(monkeypatch, folder, found, problem, scores):
     """Nine of ten detections must be found; how well they agree does not matter."""
+    images, _ = deployment.find_images(opts().parse(["ctdet"]), str(folder), "verify")
+    dataset = None if scores is None else ScoredImages(scores)
+    monkeypatch.setattr(deployment, "find_images", lambda *_: (images, dataset))
     comparison = deployment.Comparison()
     comparison.count, comparison.matched = 20, found
     comparison.ious, comparison.differences = [0.6] * found, [0.2] * found
@@ -195,11 +202,14 @@ def test_int8_without_annotations(monkeypatch, folder, found, problem):
     opt = opts().parse(["ctdet", "--arch", "res_18", "--verify", str(folder), "--int8"])
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     runtime = SimpleNamespace(names=tuple(opt.heads), title="", to=lambda _: model)
+    lines = []
     if problem is None:
-        deployment.verify(runtime, model, opt, lambda _: None)
+        deployment.verify(runtime, model, opt, lines.append)
     else:
         with pytest.raises(UserError, match=problem):
-            deployment.verify(runtime, model, opt, lambda _: None)
+            deployment.verify(runtime, model, opt, lines.append)
+    has_drop = scores is not None and scores[0] == 0
+    assert any(line.split()[-1] == "drop" for line in lines) is has_drop
 
 
 def test_calibration_images_are_prepared_as_by_the_detector(checkpoint, folder):
