@@ -245,7 +245,8 @@ class Comparison:
 
     Attributes:
         count: number of PyTorch's detections above MIN_SCORE.
-        matched: number of those with a detection of the same class at IoU 0.5 and above.
+        matched: number of those with a detection of the same class at IoU 0.5 and above. Sides below a pixel, also
+            negative ones, count as a pixel: boxes without an area would not even match themselves.
         ious, differences: IoU and absolute score difference of each matched pair.
     """
 
@@ -283,11 +284,12 @@ def compare(expected: Results, found: Results, detector: Detector) -> Comparison
             boxes = boxes[boxes[:, 4] > MIN_SCORE]
             others = _boxes(detector, found[name][cls])
             comparison.count += len(boxes)
+            sized, other_sized = _at_least_a_pixel(boxes[:, :4]), _at_least_a_pixel(others[:, :4])
             free = np.ones(len(others), dtype=bool)
             for k in np.argsort(-boxes[:, 4], kind="stable"):
                 if not free.any():
                     break
-                ious = np.where(free, box_iou(boxes[[k] * len(others), :4], others[:, :4]), -1)
+                ious = np.where(free, box_iou(sized[[k] * len(others)], other_sized), -1)
                 best = int(ious.argmax())
                 if ious[best] >= 0.5:
                     free[best] = False
@@ -300,6 +302,14 @@ def compare(expected: Results, found: Results, detector: Detector) -> Comparison
 def _boxes(detector: Detector, rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, dtype=np.float64)
     return detector.task.detected_boxes(rows) if len(rows) else np.zeros((0, 5))
+
+
+def _at_least_a_pixel(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes (n, 4) of the same centers, with sides of one pixel at least."""
+    small = boxes[:, 2:] - boxes[:, :2] < 1
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, high = np.where(small, center - 0.5, boxes[:, :2]), np.where(small, center + 0.5, boxes[:, 2:])
+    return np.hstack([low, high])
 
 
 def _count(detector: Detector, results: Results) -> int:
