@@ -10,7 +10,7 @@ from ..models import describe
 from ..ops.keypoints import COCO_PERSON, KeypointSchema
 from ..tasks import all_specs, get_spec
 from ..utils.text import printable
-from .derive import as_pixel, data_dir, derive_heads, derive_sizes
+from .derive import as_pixel, check_sizes, data_dir, derive_heads, derive_sizes
 from .table import GENERAL, Draft, Options
 
 
@@ -64,6 +64,7 @@ def apply_model_metadata(opt: Options, metadata: dict[str, Any]) -> Options:
     for name in ("input_h", "input_w"):
         if not given & {name, "input_res"}:
             setattr(draft, name, metadata[name])
+    check_sizes(draft)
     derive_sizes(draft)
     if "mse_loss" not in given:  # it decides how joint heatmaps are decoded; older checkpoints do not store it
         draft.mse_loss = metadata.get("mse_loss", draft.mse_loss)
