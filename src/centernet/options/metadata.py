@@ -120,7 +120,7 @@ def _take_data(opt: Draft, metadata: dict[str, Any], given: set[str], path: str)
         opt.keypoints = KeypointSchema.from_dict(metadata["keypoints"]) if "keypoints" in metadata else COCO_PERSON
     except ValueError:
         raise UserError(f"{path}: its model metadata has an invalid keypoints") from None
-    if len(opt.keypoints.of_class) not in (0, len(known)):
+    if any(len(own) not in (0, len(known)) for own in (opt.keypoints.of_class, opt.keypoints.skeleton_of_class)):
         raise UserError(f"{path}: its model metadata has an invalid keypoints")
     opt.mean, opt.std = as_pixel(metadata["mean"]), as_pixel(metadata["std"])
     opt.picture_info = {**metadata.get("picture_info", {}), **opt.picture_info}
