@@ -37,6 +37,7 @@ from centernet.video import (
     frames,
     is_stream,
     open_video,
+    without_login,
 )
 from centernet.visualization import has_display, show_or_save
 
@@ -205,7 +206,7 @@ class Demo:
                 if self.window and self._show_or_save(answer, name, delay=1) == ESCAPE:
                     return ESCAPE
         if number == 0:
-            raise UnreadableSource(f"--demo {source.path}: no frame of this video can be read")
+            raise UnreadableSource(f"--demo {without_login(source.path)}: no frame of this video can be read")
         return -1
 
     def _record(

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -52,6 +53,14 @@ def data(tmp_path_factory):
     return folder
 
 
+def write_video(path):
+    """Write three frames."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for level in (0, 100, 200):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+
+
 def test_importing_the_package_does_not_import_pytorch():
     code = (
         "import sys, centernet; assert 'torch' not in sys.modules and 'cv2' not in sys.modules; print(dir(centernet))"
@@ -67,8 +76,20 @@ def test_the_example_of_the_readme(weights, tmp_path, monkeypatch, capsys):
     shutil.copy(weights, tmp_path / "exp/ctdet/sample/model_best.pth")
     shutil.copytree(ROOT / "images", tmp_path / "images")
     exec(compile(code, "README.md", "exec"), {})
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["poses.jpg", "shapes.jpg", "street.jpg"]
+    drawings = ["poses.jpg", "shapes.jpg", "street.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == drawings
     assert capsys.readouterr().out.count("images/") == 3
+    write_video(tmp_path / "clip.avi")
+    for images, names in (
+        ('"images/street.jpg"', ["street.jpg"]),
+        ('"clip.avi"', ["clip_000001.jpg", "clip_000002.jpg", "clip_000003.jpg"]),
+        ('__import__("cv2").imread("images/street.jpg")', ["image_000001.jpg"]),
+        ('["images/street.jpg", "images", "clip.avi"]', [*(f"clip_00000{k}.jpg" for k in (1, 2, 3)), *drawings]),
+    ):
+        shutil.rmtree(tmp_path / "out")
+        assert '"images"' in code
+        exec(compile(code.replace('"images"', images), "README.md", "exec"), {})
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 def test_the_examples_of_the_inference_page(weights, data, tmp_path, monkeypatch):
@@ -139,10 +160,7 @@ def test_every_kind_of_image(model, tmp_path):
 
 def test_frames_of_a_video(model, tmp_path):
     path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for level in (0, 100, 200):
-        writer.write(np.full((48, 64, 3), level, np.uint8))
-    writer.release()
+    write_video(path)
     stream = model.stream(path, threshold=0.0, batch_size=2)
     first = next(stream)
     assert (first.frame, first.path, first.image.shape) == (1, str(path), (48, 64, 3))
@@ -171,12 +189,72 @@ def test_drawings_can_be_saved(model, tmp_path):
     before = result.image.copy()
     path = result.save(tmp_path / "new" / "a.png")
     assert np.array_equal(cv2.imread(str(path)), result.plot()) and np.array_equal(result.image, before)
-    with pytest.raises(UserError, match="a: an image needs a suffix such as"):
-        result.save(tmp_path / "a")
+    with pytest.raises(UserError, match="a.txt: an image needs a suffix such as"):
+        result.save(tmp_path / "a.txt")
     for name in ("a.pgm", "a.pbm"):
         with pytest.raises(UserError, match=f"{name}: .* files cannot hold color images"):
             result.save(tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+def test_drawings_in_a_folder_have_different_names(weights, tmp_path):
+    """An image has the same name again, also in another call; others of the same name get a number."""
+    model = CenterNet(weights, device="cpu")
+    array = np.full((40, 50, 3), 90, np.uint8)
+    for name in ("a/1.jpg", "b/1.jpg", "b/clip_000001.jpg", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), array)
+    cv2.imwrite(str(tmp_path / "b/1.pgm"), array[:, :, 0])  # a format without colors
+    for name in ("a/clip.avi", "b/clip.avi"):
+        write_video(tmp_path / name)
+    (tmp_path / "dotted.d").mkdir()
+
+    def saved(images, folder=tmp_path / "out"):
+        paths = [result.save(folder) for result in model.predict(images)]
+        assert all(path.parent == Path(folder) and cv2.imread(str(path)) is not None for path in paths)
+        return [path.name for path in paths]
+
+    assert saved(tmp_path / "a/1.jpg") == ["1.jpg"] and saved(tmp_path / "b/1.jpg") == ["1_2.jpg"]
+    assert saved(tmp_path / "b") == [
+        *("1_2.jpg", "1_3.jpg", "1.png"),
+        *(f"clip_00000{k}.jpg" for k in (1, 2, 3)),
+        "clip_000001_2.jpg",
+    ]
+    assert saved(tmp_path / "a") == ["1.jpg", "clip_000001_3.jpg", "clip_000002_2.jpg", "clip_000003_2.jpg"]
+    assert saved(array, tmp_path / "dotted.d") == ["image_000001.jpg"]
+    assert saved([array, array], f"{tmp_path}/new.d/") == ["image_000002.jpg", "image_000003.jpg"]
+    (result,) = model.predict(array)
+    assert result.save(tmp_path / "out") == result.save(tmp_path / "out") == tmp_path / "out" / "image_000004.jpg"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        result.save(tmp_path / "file")
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_left_out(model, tmp_path):
+    for name in ("a.jpg", "b.mp4", "c.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    for images in (tmp_path, [tmp_path]):
+        with pytest.warns(UserWarning), pytest.raises(UserError, match=f"^{tmp_path}: none of its 3 files can be read"):
+            model.predict(images)
+    cv2.imwrite(str(tmp_path / "d.png"), np.full((40, 50, 3), 90, np.uint8))
+    with pytest.warns(UserWarning) as warned:
+        (result,) = model.predict(tmp_path)
+    assert result.path == str(tmp_path / "d.png")
+    messages = [str(one.message) for one in warned]
+    assert len(messages) == 3 and all(text.endswith("; it is left out") for text in messages)
+    assert all(text.startswith(str(tmp_path / name)) for text, name in zip(messages, ("a", "b", "c"), strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("a.jpg", "b.mp4"):  # asked for by name
+            with pytest.raises(UserError, match=f"^{tmp_path / name}: "):
+                model.predict([tmp_path / "d.png", tmp_path / name])
+
+
+def test_a_video_without_frames(model, tmp_path, monkeypatch):
+    write_video(tmp_path / "clip.avi")
+    monkeypatch.setattr("centernet.api.frames", lambda capture: iter(()))
+    with pytest.raises(UserError, match=f"^{tmp_path}/clip.avi: no frame of this video can be read"):
+        model.predict(tmp_path / "clip.avi")
 
 
 def test_options_without_effect_are_warned_of(model, tmp_path):
@@ -238,6 +316,7 @@ def test_mistakes_raise_one_line(model, tmp_path):
         (r"this one is float32 \(2, 64, 64\)", lambda: model.predict(torch.zeros(2, 64, 64))),
         (r"this one is int64 \(3, 64, 64\)", lambda: model.predict(torch.zeros(3, 64, 64, dtype=torch.int64))),
         ("values from 0 to 1, not 0 to 255", lambda: model.predict(torch.linspace(0, 255, 48).view(3, 4, 4))),
+        ("^images: needs an image, a folder, a video", lambda: model.predict("")),
         ("missing.jpg: no such file or folder", lambda: model.predict("missing.jpg")),
         ("an image must be a path or an array", lambda: model.predict(np.zeros((3, 3)))),
         ("data nowhere: no such directory", lambda: CenterNet.train("nowhere")),

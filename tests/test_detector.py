@@ -1,6 +1,7 @@
 """The detector: pre-processing, flip test, scales, merging, and the network metadata of checkpoints."""
 
 import copy
+import dataclasses
 
 import cv2
 import numpy as np
@@ -10,13 +11,14 @@ from PIL import Image
 from tests.helpers.conformance import CONFORMANCE, needs_conformance
 from torch import nn
 
-from centernet.detector import TIMES, Detector, as_array, batches, create_detector, prepare
+from centernet.detector import TIMES, Detector, as_array, batches, create_detector, load_network, prepare
 from centernet.errors import UserError
-from centernet.models import create_model, save_model
-from centernet.options import apply_model_metadata, model_metadata
+from centernet.models import ARCHITECTURES, create_model, save_model
+from centernet.options import OptionParser, apply_model_metadata, model_metadata
 from centernet.opts import opts
 from centernet.tasks import build_task
 from centernet.tasks.ctdet import Ctdet, ctdet_decode
+from centernet.tasks.option import DEMO, EXPORT, TEST
 from centernet.visualization import Canvas
 
 CPU = torch.device("cpu")
@@ -414,8 +416,28 @@ def test_metadata_that_cannot_be_used():
         apply_model_metadata(opt, {name: value for name, value in metadata.items() if name not in ("heads", "mean")})
     with pytest.raises(UserError, match="task ctdet: the network in x.pth was trained for the task ddd"):
         apply_model_metadata(opt, {**metadata, "task": "ddd"})
-    with pytest.raises(UserError, match="--input_h 96: hourglass needs a multiple of 128"):
+    with pytest.raises(UserError, match="--input_res 96: hourglass needs a multiple of 128"):
         apply_model_metadata(opt, {**metadata, "arch": "hourglass"})
+
+
+@pytest.mark.parametrize("script", [DEMO, TEST, EXPORT])
+def test_input_sizes_are_those_of_the_network_in_the_checkpoint(checkpoint, monkeypatch, script):
+    """Messages name the option that was given. The default network decides where the file does not name its own."""
+
+    def load(*args):
+        return load_network(OptionParser(script, raises=True).parse(["ctdet", "--load_model", checkpoint, *args]), str)
+
+    with pytest.raises(UserError, match="^--input_res 100: res_18 needs a multiple of 32"):
+        load("--input_res", "100")
+    with pytest.raises(UserError, match="^--input_w 100: res_18 needs a multiple of 32"):
+        load("--input_res", "96", "--input_w", "100")
+    with pytest.raises(UserError, match="^--input_res 100: dla_34 needs a multiple of 32"):
+        load("--input_res", "100", "--arch", "dla_34")
+    monkeypatch.setitem(ARCHITECTURES, "dla", dataclasses.replace(ARCHITECTURES["dla"], pad=127))
+    assert load("--input_res", "96")[0].input_h == 96
+    monkeypatch.setattr("centernet.detector.read_checkpoint", lambda _: {})
+    with pytest.raises(UserError, match="^--input_res 96: dla_34 needs a multiple of 128"):
+        load("--input_res", "96")
 
 
 def test_a_checkpoint_without_description_goes_by_the_options(tmp_path):

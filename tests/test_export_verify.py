@@ -95,21 +95,31 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, checkpoint, fold
     assert output.read_text() == "earlier" and list(tmp_path.iterdir()) == [output]
 
 
+PLAIN_BOXES = SimpleNamespace(task=SimpleNamespace(detected_boxes=lambda rows: rows[:, :5]))
+
+
 def test_matching_by_hand():
     """Two of three are matched: one moved by a tenth of its width, one with another score, one of another class."""
-
-    class Detector:
-        class task:
-            detected_boxes = staticmethod(lambda rows: rows[:, :5])
 
     expected = {"a": {1: np.array([[0, 0, 10, 10, 0.9], [50, 50, 60, 60, 0.8], [0, 0, 9, 9, 0.05]]),
                       2: np.array([[0, 0, 10, 10, 0.5]])}}  # fmt: skip
     found = {"a": {1: np.array([[50, 50, 60, 60, 0.7], [1, 0, 11, 10, 0.9]]), 2: np.zeros((0, 5))}}
-    comparison = deployment.compare(expected, found, Detector)
+    comparison = deployment.compare(expected, found, PLAIN_BOXES)
     assert (comparison.count, comparison.matched) == (3, 2)
     np.testing.assert_allclose(comparison.ious, [9 / 11, 1])
     np.testing.assert_allclose(comparison.differences, [0, 0.1], atol=1e-12)
     assert not comparison.within_tolerance
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 5), (5, 5, 5, 9), (5, 9, 8, 5), (8, 9, 5, 5), (5, 5, 5 + 1e-5, 9)])
+def test_boxes_without_an_area_match_themselves(box):
+    """Numbers that differ by rounding match, too; those at other places do not."""
+    rows = np.array([[*box, 0.9]])
+    for shift, matched in ((0, 1), (1e-5, 1), (-1e-5, 1), (2, 0)):
+        moved = rows + np.array([0, 0, shift, 0, 0]) + (shift == 2) * np.array([2, 9, 0, 9, 0])
+        comparison = deployment.compare({"a": {1: rows}}, {"a": {1: moved}}, PLAIN_BOXES)
+        assert (comparison.count, comparison.matched) == (1, matched)
+        assert comparison.within_tolerance is bool(matched)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +194,16 @@ def test_int8_of_which_the_score_decides(tmp_path, monkeypatch, checkpoint, fold
     assert asked == [("train", "calibration"), ("val", "verify")] and list(tmp_path.iterdir()) == [output]
 
 
+NO_SCORE = (None, (float("nan"), float("nan")), (-1.0, -1.0), (0.5, float("nan")), (0.0, 0.0), (0.0, 0.3))
+
+
+@pytest.mark.parametrize("scores", NO_SCORE)
 @pytest.mark.parametrize(("found", "problem"), [(19, None), (17, "--verify .*: detections differ beyond tolerance")])
-def test_int8_without_annotations(monkeypatch, folder, found, problem):
+def test_int8_without_a_score_that_decides(monkeypatch, folder, found, problem, scores):
     """Nine of ten detections must be found; how well they agree does not matter."""
+    images, _ = deployment.find_images(opts().parse(["ctdet"]), str(folder), "verify")
+    dataset = None if scores is None else ScoredImages(scores)
+    monkeypatch.setattr(deployment, "find_images", lambda *_: (images, dataset))
     comparison = deployment.Comparison()
     comparison.count, comparison.matched = 20, found
     comparison.ious, comparison.differences = [0.6] * found, [0.2] * found
@@ -195,11 +212,14 @@ def test_int8_without_annotations(monkeypatch, folder, found, problem):
     opt = opts().parse(["ctdet", "--arch", "res_18", "--verify", str(folder), "--int8"])
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     runtime = SimpleNamespace(names=tuple(opt.heads), title="", to=lambda _: model)
+    lines = []
     if problem is None:
-        deployment.verify(runtime, model, opt, lambda _: None)
+        deployment.verify(runtime, model, opt, lines.append)
     else:
         with pytest.raises(UserError, match=problem):
-            deployment.verify(runtime, model, opt, lambda _: None)
+            deployment.verify(runtime, model, opt, lines.append)
+    has_drop = scores is not None and scores[0] == 0
+    assert any(line.split()[-1] == "drop" for line in lines) is has_drop
 
 
 def test_calibration_images_are_prepared_as_by_the_detector(checkpoint, folder):

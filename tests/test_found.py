@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from centernet import found
+from centernet.conversion.yolo import read_label
 from centernet.ops.keypoints import KeypointSchema
 from centernet.video import is_stream, name_of
 
@@ -58,6 +59,22 @@ def test_keypoints_and_3d_boxes():
     (car,) = found.detections_above({1: np.array([row])}, BOXES_3D, options("ddd"))
     assert car.box == (1, 2, 3, 4) and car.score == 0.8
     assert car.more == {"alpha": 0.1, "dimensions": [1.5, 1.6, 3.9], "location": [-2, 1.7, 20], "rotation_y": 0.2}
+
+
+def test_labels_stay_in_the_image():
+    """Boxes are clipped and need an area; keypoints outside of the image are not labeled for the reader of labels."""
+    boxes = [(-4, 4, 12, 20), (2, 2, 2, 9), (2, 9, 6, 2), (3, 20, 7, 30), (-9, 2, 0, 9), (1, 1, 7, 1 + 1e-6)]
+    points = {"keypoints": [[0, 16], [-0.1, 4], [4, 16.1], [9, 99], [4, -1], [8, 12], [4, 0]]}
+    detections = [found.Detection(1, "cat", 0.9, box, points, missing_joints=1) for box in boxes]
+    (line,) = found.yolo_lines((8, 16), detections).splitlines()
+    label = read_label(line, (8, 2))
+    assert (label.x, label.y, label.w, label.h) == (0.5, 0.625, 1, 0.75)
+    unlabeled = (0, 0, 0)
+    assert label.keypoints == (
+        *((0, 1, 2), unlabeled, unlabeled, unlabeled, unlabeled),
+        *((1, 0.75, 2), (0.5, 0, 2), unlabeled),
+    )
+    assert found.yolo_lines((8, 16), detections[1:]) == "" and len(line.split()) == 5 + 2 * 8
 
 
 def test_crops_stay_in_the_image():

@@ -5,6 +5,7 @@ Everything is done by the programs' own functions; keyword arguments are the opt
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ from .options.table import GENERAL
 from .tasks import all_specs, get_spec
 from .tasks.option import DEMO, EXPORT, TEST, TRAIN
 from .utils import files
-from .video import find_sources, frames, open_video
+from .utils.failures import OPEN_FILES, explain
+from .video import Source, find_sources, frames, name_of, open_video, without_login
 from .visualization import build_visualizer
 
 # Options that make a program do something else, or that name what is an argument or a result here; and what to use.
@@ -49,6 +51,7 @@ OBJECT_OPTIONS = {
     "save_crops": "results have image and boxes",
     "output": "it is the argument of export()",
 }
+SAVED_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # kept by drawings saved to a folder
 ONE_IMAGE = (np.ndarray, bytes, bytearray, dict)  # iterable, but no list of images
 
 
@@ -73,6 +76,8 @@ class Result:
     _detector: Detector = field(repr=False)
     _threshold: float = field(repr=False)
     _info: dict[str, Any] = field(repr=False)
+    _names: "_FileNames" = field(repr=False)
+    _name: str = field(default="", repr=False)
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -141,8 +146,22 @@ class Result:
         return next(iter(visualizer.result_images(self.image, self._rows, meta).values()))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the drawing of ``plot`` to an image file and return its path. Raises UserError if that fails."""
+        """Write the drawing of ``plot`` to an image file and return its path.
+
+        Args:
+            path: the file, which is overwritten, or a folder: an existing one, or a path without a suffix. In a folder
+                the file is named like the image (``street.jpg``), for frames of a video with their number
+                (``clip_000001.jpg``), for arrays ``image_000001.jpg``, counted by the ``CenterNet``. Different images
+                of one ``CenterNet`` get different names, an image always the same.
+
+        Raises:
+            UserError: the suffix is not one of color images, or the file cannot be written.
+        """
+        is_folder = os.fspath(path).endswith(("/", os.sep)) or Path(path).is_dir()
         path = Path(path)
+        if is_folder or not path.suffix:
+            self._name = self._name or self._names.choose(self.path, self.frame)
+            path /= self._name
         if not path.suffix or not cv2.haveImageWriter(str(path)):
             raise UserError(f"{path}: an image needs a suffix such as .jpg or .png")
         try:
@@ -155,6 +174,37 @@ class Result:
             path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, content.tobytes(), sync=False)
         return path
+
+
+class _FileNames:
+    """Names of files for drawings: always the same for an image, and different for different images."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[tuple[str, int | None], str] = {}
+        self.taken: set[str] = set()
+        self.arrays = 0
+
+    def choose(self, path: str, frame: int | None) -> str:
+        """Return a file name for an image, a frame of a video, or an array, whose ``path`` is empty."""
+        if not path:
+            self.arrays += 1
+            return self._free(f"image_{self.arrays:06d}", ".jpg")
+        key = (os.path.abspath(path), frame)
+        if key not in self.chosen:
+            stem, suffix = name_of(path), Path(path).suffix
+            if frame is not None:
+                stem, suffix = f"{stem}_{frame:06d}", ".jpg"
+            self.chosen[key] = self._free(stem, suffix if suffix.lower() in SAVED_SUFFIXES else ".jpg")
+        return self.chosen[key]
+
+    def _free(self, stem: str, suffix: str) -> str:
+        """Return ``stem`` + ``suffix``, with a number between them if there is such a name already."""
+        name, number = f"{stem}{suffix}", 1
+        while name.casefold() in self.taken:
+            number += 1
+            name = f"{stem}_{number}{suffix}"
+        self.taken.add(name.casefold())
+        return name
 
 
 class CenterNet:
@@ -192,6 +242,7 @@ class CenterNet:
         self.task, self._options = task, options
         self.detector = create_detector(self._parse(DEMO, {}), log=_ignore)
         self.names = list(self.detector.opt.class_names)
+        self._file_names = _FileNames()
 
     def __repr__(self) -> str:
         return f"CenterNet({self.weights!r}): {self.detector.opt.arch} for {self.task}, {len(self.names)} classes"
@@ -200,6 +251,8 @@ class CenterNet:
         self, images: Any, threshold: float | None = None, batch_size: int = 1, info: dict | None = None
     ) -> list[Result]:
         """Detect in images and return a result for each.
+
+        Files of a folder that cannot be read are left out with a warning.
 
         Args:
             images: a path of an image, a video or a folder of them; an array (H, W, 3) uint8 in B, G, R order, such as
@@ -210,7 +263,7 @@ class CenterNet:
             info: metadata of the images, such as the camera ``{"calib": (3, 4)}`` of ddd.
 
         Raises:
-            UserError: an image that cannot be read, or an argument that cannot be used.
+            UserError: an image that cannot be read, a folder with no file that can, or an argument that cannot be used.
         """
         return list(self.stream(images, threshold, batch_size, info))
 
@@ -241,9 +294,8 @@ class CenterNet:
             rows = answer.pop("results")
             detections = found.detections_above(rows, self.detector.task, opt)
             seconds = {name: value for name, value in answer.items() if isinstance(value, float)}
-            yield Result(
-                *(one.image, one.path, one.frame, detections, seconds), rows, self.detector, threshold, info or {}
-            )
+            given = (rows, self.detector, threshold, info or {}, self._file_names)
+            yield Result(one.image, one.path, one.frame, detections, seconds, *given)
 
     @classmethod
     def train(cls, data: str | os.PathLike, arch: str = "", task: str = "ctdet", **options: Any) -> "CenterNet":
@@ -356,7 +408,7 @@ def _read_images(images: Any, max_pixels: int) -> Iterator[SimpleNamespace]:
         try:
             yield from _read_path(os.fspath(images), max_pixels)
         except UserError as error:
-            raise UserError(str(error).removeprefix("--demo ")) from error
+            raise UserError(_without_option(error)) from error
     elif isinstance(images, torch.Tensor):
         yield from _read_images(_array_of(images), max_pixels)
     elif isinstance(images, np.ndarray) and images.ndim == 4:
@@ -388,9 +440,37 @@ def _array_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _read_path(path: str, max_pixels: int) -> Iterator[SimpleNamespace]:
-    for source in find_sources(path):
-        if source.is_video:
-            for number, frame in enumerate(frames(open_video(source.path, max_pixels)), start=1):
-                yield SimpleNamespace(image=frame, path=source.path, frame=number)
-        else:
-            yield SimpleNamespace(image=as_array(source.path, max_pixels), path=source.path, frame=None)
+    """Yield the images of a file, folder, video or stream; files of a folder that cannot be read give a warning."""
+    sources = find_sources(path)
+    failed = 0
+    for source in sources:
+        images = _read_source(source, max_pixels)
+        try:
+            first = next(images)
+        except UserError as error:
+            # Too many open files are not the fault of the file.
+            if len(sources) == 1 or explain(error) == OPEN_FILES:
+                raise
+            failed += 1
+            warnings.warn(f"{_without_option(error)}; it is left out", UserWarning, stacklevel=2)
+            continue
+        yield first
+        yield from images
+    if failed == len(sources):
+        raise UserError(f"{path}: none of its {failed} files can be read")
+
+
+def _read_source(source: Source, max_pixels: int) -> Iterator[SimpleNamespace]:
+    if not source.is_video:
+        yield SimpleNamespace(image=as_array(source.path, max_pixels), path=source.path, frame=None)
+        return
+    number = 0
+    for number, frame in enumerate(frames(open_video(source.path, max_pixels)), start=1):
+        yield SimpleNamespace(image=frame, path=source.path, frame=number)
+    if not number:
+        raise UserError(f"{without_login(source.path)}: no frame of this video can be read")
+
+
+def _without_option(error: UserError) -> str:
+    """Return the message of an error about ``--demo`` without this option, which calls do not have."""
+    return re.sub(r"^--demo(: )?", lambda found: "images: " if found[1] else "", str(error)).lstrip()

@@ -19,7 +19,7 @@ from .detector import Detector, prepare
 from .engine import processes, setup
 from .errors import UserError
 from .evaluation.analysis import box_iou
-from .evaluation.results import format_score
+from .evaluation.results import format_score, score_exists
 from .ops import tensorrt
 from .options import Options
 from .tasks import build_task
@@ -28,7 +28,7 @@ from .utils.images import read_image
 SPLITS = ("train", "val", "test")
 MIN_SCORE = 0.1  # detections of lower scores are not compared
 MIN_IOU, MAX_SCORE_DIFFERENCE = 0.99, 0.01  # tolerance of --verify without --int8
-MIN_MATCHED_INT8 = 0.9  # fraction of detections that --int8 must find in images without annotations
+MIN_MATCHED_INT8 = 0.9  # fraction of detections that --int8 must find where no score decides
 WARM_UP, REPEATS = 5, 50
 
 Images = list[tuple[Any, Callable[[], np.ndarray], dict]]  # image id, function that reads it, metadata
@@ -146,14 +146,16 @@ def verify(runtime: Runtime, model: nn.Module, opt: Options, log=print) -> None:
     expected = detect(detector, images)
     found = detect(runtime_detector(runtime, opt), images)
     columns: list[list[str]] = [["detections", *(str(_count(detector, results)) for results in (expected, found))]]
-    drop = None
+    drop, decides = None, False  # of the main score, and whether it shows how good the exported file is
     if dataset is not None:
         scores = [dataset.evaluate(results) for results in (expected, found)]
         name = next(iter(scores[0]), None)  # the main score; none without annotations
         if name is not None:
-            drop = scores[0][name] - scores[1][name]
-            columns.append([name, *(format_score(one[name]) for one in scores)])
-            columns.append(["drop", "", f"{drop:+.4f}"])
+            before, after = (one[name] for one in scores)
+            columns.append([name, format_score(before), format_score(after)])
+            if score_exists(before) and score_exists(after):
+                drop, decides = before - after, before > 0  # a score of 0 cannot drop
+                columns.append(["drop", "", f"{drop:+.4f}"])
     comparison = compare(expected, found, detector)
     log(f"{len(images)} images of {opt.verify}, detections of scores above {MIN_SCORE:g}:")
     for line in table(
@@ -166,8 +168,8 @@ def verify(runtime: Runtime, model: nn.Module, opt: Options, log=print) -> None:
     limit = opt.max_ap_drop
     if drop is not None and drop > limit:
         raise UserError(f"--max_ap_drop {limit:g}: the score drops by {drop:.4f}; the exported file is not kept")
-    if opt.int8:  # the score decides, where there is one
-        accepted = drop is not None or comparison.matched >= MIN_MATCHED_INT8 * comparison.count
+    if opt.int8:
+        accepted = decides or comparison.matched >= MIN_MATCHED_INT8 * comparison.count
     else:
         accepted = comparison.within_tolerance
     if not accepted:
@@ -243,7 +245,8 @@ class Comparison:
 
     Attributes:
         count: number of PyTorch's detections above MIN_SCORE.
-        matched: number of those with a detection of the same class at IoU 0.5 and above.
+        matched: number of those with a detection of the same class at IoU 0.5 and above. Sides below a pixel, also
+            negative ones, count as a pixel: boxes without an area would not even match themselves.
         ious, differences: IoU and absolute score difference of each matched pair.
     """
 
@@ -281,11 +284,12 @@ def compare(expected: Results, found: Results, detector: Detector) -> Comparison
             boxes = boxes[boxes[:, 4] > MIN_SCORE]
             others = _boxes(detector, found[name][cls])
             comparison.count += len(boxes)
+            sized, other_sized = _at_least_a_pixel(boxes[:, :4]), _at_least_a_pixel(others[:, :4])
             free = np.ones(len(others), dtype=bool)
             for k in np.argsort(-boxes[:, 4], kind="stable"):
                 if not free.any():
                     break
-                ious = np.where(free, box_iou(boxes[[k] * len(others), :4], others[:, :4]), -1)
+                ious = np.where(free, box_iou(sized[[k] * len(others)], other_sized), -1)
                 best = int(ious.argmax())
                 if ious[best] >= 0.5:
                     free[best] = False
@@ -298,6 +302,14 @@ def compare(expected: Results, found: Results, detector: Detector) -> Comparison
 def _boxes(detector: Detector, rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, dtype=np.float64)
     return detector.task.detected_boxes(rows) if len(rows) else np.zeros((0, 5))
+
+
+def _at_least_a_pixel(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes (n, 4) of the same centers, with sides of one pixel at least."""
+    small = boxes[:, 2:] - boxes[:, :2] < 1
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, high = np.where(small, center - 0.5, boxes[:, :2]), np.where(small, center + 0.5, boxes[:, 2:])
+    return np.hstack([low, high])
 
 
 def _count(detector: Detector, results: Results) -> int:

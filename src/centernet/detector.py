@@ -19,7 +19,7 @@ from .errors import UserError
 from .evaluation.results import drop_non_finite
 from .models import create_model, load_model, read_checkpoint
 from .models.fuse import fuse
-from .options import Options, apply_model_metadata
+from .options import Options, apply_model_metadata, check_sizes
 from .tasks import build_task
 from .tasks.base import Detections, Task
 from .transforms import color_matrix
@@ -59,6 +59,8 @@ def load_network(opt: Options, log=print) -> tuple[Options, torch.nn.Module]:
     metadata = read_checkpoint(opt.load_model).get("model")
     if isinstance(metadata, dict):
         opt = apply_model_metadata(opt, metadata)
+    else:
+        check_sizes(opt)
     model = create_model(opt.arch, opt.heads, opt.head_conv)
     load_model(model, opt.load_model, log=log)
     return opt, model

@@ -12,6 +12,7 @@ from .options import Options
 # What follows box and score in the rows of a task, by the first column of each.
 KEYPOINTS = {"multi_pose": 5}
 BOX_3D = {"alpha": (0,), "dimensions": (5, 6, 7), "location": (8, 9, 10), "rotation_y": (11,)}
+YOLO_DIGITS = 6  # decimals of numbers in label files
 
 
 @dataclass
@@ -115,18 +116,21 @@ def yolo_lines(size: tuple[int, int], detections: Sequence[Detection]) -> str:
     """Return an image's label file for ``--save_txt``.
 
     A line is the class from 0, center, width and height in shares of the image's ``size`` (width, height), and for
-    keypoints x and y of each, as in YOLO's labels. Boxes are clipped to the image. Lines have the same number of
-    keypoints, as many as the class with the most of them has: others are filled with zeros.
+    keypoints x and y of each, as in YOLO's labels. Boxes are clipped to the image, and left out if no area remains.
+    Keypoints outside of the image are written as ``0 0``, which stands for one that is not labeled. Lines have the same
+    number of keypoints, as many as the class with the most of them has: others are filled with zeros.
     """
     scale = np.array([*size, *size], dtype=np.float64)
     lines = []
     for one in detections:
         x1, y1, x2, y2 = np.clip(np.array(one.box) / scale, 0, 1)
         numbers = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
-        for x, y in one.more.get("keypoints", []):
-            numbers += [x / size[0], y / size[1]]
+        if round(min(numbers[2:]), YOLO_DIGITS) <= 0:
+            continue
+        for x, y in np.reshape(one.more.get("keypoints", []), (-1, 2)) / size:
+            numbers += [x, y] if min(x, y) >= 0 and max(x, y) <= 1 else [0.0, 0.0]
         numbers += [0.0] * (2 * one.missing_joints)
-        lines.append(" ".join([str(one.cls - 1), *(f"{number:.6f}" for number in numbers)]) + "\n")
+        lines.append(" ".join([str(one.cls - 1), *(f"{number:.{YOLO_DIGITS}f}" for number in numbers)]) + "\n")
     return "".join(lines)
 
 

@@ -72,6 +72,11 @@ def name_of(source: str) -> str:
     return f"camera{source}" if is_stream(source) and source != "webcam" else Path(source).stem
 
 
+def without_login(source: str) -> str:
+    """Return a source for messages: an address without user name and password."""
+    return re.sub(r"//[^/]*@", "//", source) if STREAM.match(source) else source
+
+
 def find_sources(demo: str) -> list[Source]:
     """Return the image, video, camera or stream that ``--demo`` names, or the files of a folder, sorted.
 
@@ -104,7 +109,7 @@ def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:
         UserError: it cannot be opened, or its frames have more than ``max_pixels`` pixels (``--max_image_pixels``),
             which is checked before a frame is decoded.
     """
-    shown = re.sub(r"//[^/]*@", "//", source)  # without user name and password
+    shown = without_login(source)
     kind = "stream" if STREAM.match(source) else "camera" if is_stream(source) else "video"
     if kind == "video" and not Path(source).is_file():
         raise UserError(f"--demo {shown}: no such file")

@@ -1,5 +1,6 @@
 """Keypoints of any object: schemas, both layouts, targets, flips, scores, and errors."""
 
+import dataclasses
 import json
 import re
 
@@ -24,6 +25,7 @@ from centernet.tasks import build_task
 from centernet.transforms import AugmentationRng
 
 COUNTS = {"train": 4, "val": 3}
+BALL = {"id": 9, "name": "ball"}
 UNION = ("head", "left_tip", "right_tip", "middle", "tail", "left_fin", "right_fin", "end")
 
 
@@ -71,6 +73,23 @@ def test_the_joints_of_two_classes(tmp_path):
     assert schema.sigmas == (DEFAULT_SIGMA,) * 8 and schema.flips_known
     assert opt.heads == {"hm": 2, "wh": 2, "hps": 16, "reg": 2, "hm_hp": 8, "hp_offset": 2}
     assert KeypointSchema.from_dict(json.loads(json.dumps(schema.as_dict()))) == schema
+
+
+def test_skeletons_of_classes_with_the_same_joints(tmp_path):
+    """They are kept apart where they differ, also in checkpoints."""
+    plain, crossed = (Kind(name, KITE.joints, KITE.places, (9, 9, 9)) for name in ("plain", "crossed"))
+    crossed = dataclasses.replace(crossed, joints=crossed.joints[::-1], skeleton=((0, 4),))
+    schema = parse(write_coco(tmp_path / "a", COUNTS, (KITE, plain, crossed))).keypoints
+    assert schema.skeleton == (*KITE.skeleton, (4, 0))
+    assert [schema.bones_of(cls) for cls in range(3)] == [KITE.skeleton, (), ((4, 0),)]
+    assert KeypointSchema.from_dict(json.loads(json.dumps(schema.as_dict()))) == schema
+    with pytest.raises(ValueError, match="not a keypoint schema"):
+        KeypointSchema.from_dict({**schema.as_dict(), "skeleton_of_class": [[[0, 5]], [], []]})
+    for kinds in ((KITE, FISH), (KITE, dataclasses.replace(plain, skeleton=KITE.skeleton[::-1]))):
+        schema = parse(write_coco(tmp_path / kinds[1].name, COUNTS, kinds)).keypoints
+        assert schema.skeleton_of_class == () and schema.bones_of(0) == KITE.skeleton
+    earlier = {name: value for name, value in schema.as_dict().items() if name != "skeleton_of_class"}
+    assert KeypointSchema.from_dict(earlier) == schema
 
 
 def test_one_class_has_the_joints_in_its_own_order(tmp_path):
@@ -224,7 +243,7 @@ def test_objects_without_keypoints(tmp_path):
 
     def edit(content):
         content["annotations"][0].pop("keypoints")
-        content["categories"].append({"id": 9, "name": "ball"})
+        content["categories"].append(BALL)
         image = content["annotations"][0]["image_id"]
         content["annotations"].append({"id": 99, "image_id": image, "category_id": 9, "bbox": [2, 2, 30, 30]})
 
@@ -265,6 +284,18 @@ def test_joints_whose_flips_are_not_known(tmp_path):
         build_task(parse(tmp_path / "unknown", "--flip_test"))
     write_yolo(tmp_path / "known", COUNTS, more=f"flip_idx: {KITE.flip_index}\n")
     assert parse(tmp_path / "known").flip == 0.5
+
+
+@pytest.mark.parametrize("names", [{}, {"keypoints": []}])
+def test_a_class_without_joints_has_no_unknown_flips(tmp_path, names):
+    write_coco(tmp_path, COUNTS)
+    for split in COUNTS:
+        change(tmp_path / f"{split}.json", lambda content: content["categories"].insert(0, {**BALL, **names}))
+    opt = parse(tmp_path)
+    assert opt.class_names == ["ball", "kite", "fish"] and opt.keypoints.joints_of(0) == ()
+    assert opt.keypoints.flips_known and opt.flip == 0.5
+    assert not any("images are not flipped" in note for note in open_split(tmp_path).notes)
+    build_task(parse(tmp_path, "--flip_test"))
 
 
 # Targets and decoding
@@ -411,7 +442,8 @@ def test_the_metadata_hold_the_joints(tmp_path):
     persons = model_metadata(bare)
     assert persons.pop("keypoints")["names"] == list(JOINT_NAMES)
     assert apply_model_metadata(bare, persons).keypoints == COCO_PERSON
-    for wrong in ({"names": []}, 5, {**metadata["keypoints"], "flip_index": [1, 2, 0, 3, 4, 5, 6, 7]}):
+    for wrong in ({"names": []}, 5, {**metadata["keypoints"], "flip_index": [1, 2, 0, 3, 4, 5, 6, 7]},
+                  {**metadata["keypoints"], "skeleton_of_class": [[]]}):  # fmt: skip
         with pytest.raises(UserError, match="model.pth: its model metadata has an invalid keypoints"):
             apply_model_metadata(bare, {**metadata, "keypoints": wrong})
 

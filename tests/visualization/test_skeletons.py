@@ -1,5 +1,7 @@
 """Skeletons and heatmaps of joints."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from centernet.visualization.multi_pose import (
     LEFT,
     MIDDLE,
     RIGHT,
+    MultiPoseVisualizer,
     bone_color,
     draw_skeleton,
     joint_colors,
@@ -44,6 +47,23 @@ def test_other_joints():
     drawn = drawn_on(image, np.array([[10, 10], [30, 10], [50, 40]]), None, tips)
     assert tuple(drawn[40, 50]) == LEFT and tuple(drawn[10, 20]) == RIGHT and (drawn[25, 40] == 90).all()
     assert len(set(joint_colors(KeypointSchema.numbered(30)))) == 30
+
+
+def test_bones_of_the_class():
+    """A class without a skeleton has no bones, even if it has the joints of another one's."""
+    image, joints = np.full((480, 480, 3), 90, np.uint8), np.array([[10, 10], [30, 10], [50, 40]])
+    names, flips, sigmas = ("a", "b", "c"), (0, 1, 2), (0.1,) * 3
+    own = KeypointSchema(names, flips, ((0, 1), (1, 2)), sigmas, skeleton_of_class=(((0, 1),), (), ((1, 2),)))
+    for schema, bones in ((own, [(True, False), (False, False), (False, True)]),
+                          (KeypointSchema(names, flips, ((0, 1), (1, 2)), sigmas), [(True, True)] * 3)):  # fmt: skip
+        for cls, expected in enumerate(bones):
+            drawn = drawn_on(image, joints, None, schema, cls)
+            assert ((drawn[10, 20] != 90).any(), (drawn[25, 40] != 90).any()) == expected
+            rows, of = np.array([[5, 5, 60, 60, 0.9, *joints.reshape(-1)]]), np.array([cls])
+            opt = SimpleNamespace(keypoints=schema, class_names=["x", "y", "z"])
+            visualizer = SimpleNamespace(opt=opt, canvas=Canvas)
+            found = MultiPoseVisualizer.persons(visualizer, image, rows, of, 0.1, scores=False)
+            assert ((found[10, 20] != 90).any(), (found[25, 40] != 90).any()) == expected
 
 
 def test_joints_and_bones():

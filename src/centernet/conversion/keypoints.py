@@ -9,7 +9,7 @@ that comes from data.yaml also has its ``kpt_shape``, and its skeleton counts fr
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def read_joints(path: Path, category: Mapping[str, Any]) -> Joints:
         sigmas = tuple(values)
     field = next((name for name in ("flip_idx", "flip_pairs") if category.get(name)), None)
     if field is None:
-        flip_index = None if names == numbered_names(count) else flips_by_name(names)
+        flip_index = None if names and names == numbered_names(count) else flips_by_name(names)
     else:
         try:
             flip_index = read_flips(category[field], names)
@@ -238,16 +238,20 @@ def merge_joints(path: Path, joints: Sequence[Joints], class_names: Sequence[str
                         f"{names[joint]}; name it differently or state the same"
                     )
     every = tuple(range(len(names)))
-    return KeypointSchema(
+    bones = tuple(
+        tuple(dict.fromkeys((own[a], own[b]) for a, b in one.skeleton))
+        for one, own in zip(joints, of_class, strict=True)
+    )
+    schema = KeypointSchema(
         names,
         tuple(flips[joint][0] for joint in every),
-        tuple(
-            dict.fromkeys((own[a], own[b]) for one, own in zip(joints, of_class, strict=True) for a, b in one.skeleton)
-        ),
+        tuple(dict.fromkeys(pair for own in bones for pair in own)),
         tuple(sigmas[joint][0] if joint in sigmas else DEFAULT_SIGMA for joint in every),
         () if all(own == every for own in of_class) else of_class,
-        all(one.flip_index is not None for one in joints),
+        all(one.flip_index is not None for one in joints if one.names),
     )
+    shared = all({*schema.bones_of(cls)} == {*own} for cls, own in enumerate(bones))
+    return schema if shared else replace(schema, skeleton_of_class=bones)
 
 
 def describe_schema(schema: KeypointSchema) -> str:

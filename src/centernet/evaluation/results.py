@@ -49,7 +49,12 @@ def dropped_note(dropped: int) -> str:
 
 def format_score(value: float) -> str:
     """Return a score with four decimals, or ``-`` for one that does not exist: NaN, or -1 as pycocotools has it."""
-    return "-" if math.isnan(value) or value == -1 else f"{value:.4f}"
+    return f"{value:.4f}" if score_exists(value) else "-"
+
+
+def score_exists(value: float) -> bool:
+    """Return whether a score exists: without ground truth of its kind it is NaN, or -1 as pycocotools has it."""
+    return not math.isnan(value) and value != -1
 
 
 def find_results(path: str | Path) -> Path:

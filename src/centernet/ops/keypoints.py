@@ -21,10 +21,11 @@ class KeypointSchema:
     Attributes:
         names: joint names in the order of the network's channels.
         flip_index: joint that takes the place of each joint in a flipped image.
-        skeleton: pairs of joints to connect in drawings.
+        skeleton: pairs of joints to connect in drawings, of all classes.
         sigmas: standard deviation of each joint relative to the object's size (object keypoint similarity, OKS).
         of_class: joints of each class, in the order of its annotations; empty: every class has all joints.
         flips_known: whether the data define ``flip_index``; otherwise it leaves every joint in place.
+        skeleton_of_class: pairs of each class; empty: every class has those of ``skeleton`` whose joints it has.
     """
 
     names: tuple[str, ...]
@@ -33,6 +34,7 @@ class KeypointSchema:
     sigmas: tuple[float, ...]
     of_class: tuple[tuple[int, ...], ...] = ()
     flips_known: bool = True
+    skeleton_of_class: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,6 +42,12 @@ class KeypointSchema:
     def joints_of(self, cls: int) -> tuple[int, ...]:
         """Return the joints of a class (from 0)."""
         return self.of_class[cls] if self.of_class else tuple(range(len(self)))
+
+    def bones_of(self, cls: int) -> tuple[tuple[int, int], ...]:
+        """Return the pairs of joints to connect in drawings of a class (from 0)."""
+        own = self.joints_of(cls)
+        pairs = self.skeleton_of_class[cls] if self.skeleton_of_class else self.skeleton
+        return tuple((a, b) for a, b in pairs if a in own and b in own)
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
@@ -81,10 +89,12 @@ class KeypointSchema:
                 tuple(float(sigma) for sigma in values["sigmas"]),
                 tuple(tuple(joints) for joints in values.get("of_class", ())),
                 bool(values.get("flips_known", True)),
+                tuple(tuple((a, b) for a, b in pairs) for pairs in values.get("skeleton_of_class", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError("not a keypoint schema") from error
-        joints = [*schema.flip_index, *(joint for pair in (*schema.skeleton, *schema.of_class) for joint in pair)]
+        pairs = (*schema.skeleton, *schema.of_class, *(pair for own in schema.skeleton_of_class for pair in own))
+        joints = [*schema.flip_index, *(joint for pair in pairs for joint in pair)]
         count = len(schema)
         valid = (
             0 < count <= MAX_JOINTS

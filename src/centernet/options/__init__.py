@@ -4,7 +4,7 @@ Importing this package does not import PyTorch, so that ``--help`` and wrong opt
 """
 
 from ..tasks.option import Option
-from .derive import ROOT, chunk_sizes, learning_rate, process_shares
+from .derive import ROOT, check_sizes, chunk_sizes, learning_rate, process_shares
 from .metadata import apply_model_metadata, data_options, model_metadata
 from .parser import OptionParser
 from .recipe import recipe
@@ -17,6 +17,7 @@ __all__ = [
     "OptionParser",
     "Options",
     "apply_model_metadata",
+    "check_sizes",
     "chunk_sizes",
     "data_options",
     "learning_rate",

@@ -45,7 +45,7 @@ def check(opt: Draft) -> None:
 
 
 def derive(opt: Draft) -> None:
-    """Set everything that follows from the options as they were given. Raises UserError."""
+    """Set everything that follows from the options as they were given, without ``check_sizes``. Raises UserError."""
     _parse_lists(opt)
     opt.fix_res = not opt.keep_res
     opt.picture_info = {}
@@ -70,11 +70,16 @@ def derive_heads(opt: Draft) -> None:
         spec.derive(opt)
 
 
-def derive_sizes(opt: Draft) -> None:
-    """Set what follows from the input's height and width. Raises UserError for sizes the network cannot take."""
+def check_sizes(opt: Draft | Options) -> None:
+    """Raise UserError for an input size that the network cannot take; the message names the option that was given."""
     for name in ("input_h", "input_w"):
         if getattr(opt, name) % (opt.pad + 1):
-            raise UserError(f"--{name} {getattr(opt, name)}: {opt.arch} needs a multiple of {opt.pad + 1}")
+            option = "input_res" if name not in opt.given and "input_res" in opt.given else name
+            raise UserError(f"--{option} {getattr(opt, name)}: {opt.arch} needs a multiple of {opt.pad + 1}")
+
+
+def derive_sizes(opt: Draft) -> None:
+    """Set what follows from the input's height and width."""
     opt.output_h = opt.input_h // opt.down_ratio
     opt.output_w = opt.input_w // opt.down_ratio
     opt.input_res = max(opt.input_h, opt.input_w)

@@ -10,7 +10,7 @@ from ..models import describe
 from ..ops.keypoints import COCO_PERSON, KeypointSchema
 from ..tasks import all_specs, get_spec
 from ..utils.text import printable
-from .derive import as_pixel, data_dir, derive_heads, derive_sizes
+from .derive import as_pixel, check_sizes, data_dir, derive_heads, derive_sizes
 from .table import GENERAL, Draft, Options
 
 
@@ -64,6 +64,7 @@ def apply_model_metadata(opt: Options, metadata: dict[str, Any]) -> Options:
     for name in ("input_h", "input_w"):
         if not given & {name, "input_res"}:
             setattr(draft, name, metadata[name])
+    check_sizes(draft)
     derive_sizes(draft)
     if "mse_loss" not in given:  # it decides how joint heatmaps are decoded; older checkpoints do not store it
         draft.mse_loss = metadata.get("mse_loss", draft.mse_loss)
@@ -119,7 +120,7 @@ def _take_data(opt: Draft, metadata: dict[str, Any], given: set[str], path: str)
         opt.keypoints = KeypointSchema.from_dict(metadata["keypoints"]) if "keypoints" in metadata else COCO_PERSON
     except ValueError:
         raise UserError(f"{path}: its model metadata has an invalid keypoints") from None
-    if len(opt.keypoints.of_class) not in (0, len(known)):
+    if any(len(own) not in (0, len(known)) for own in (opt.keypoints.of_class, opt.keypoints.skeleton_of_class)):
         raise UserError(f"{path}: its model metadata has an invalid keypoints")
     opt.mean, opt.std = as_pixel(metadata["mean"]), as_pixel(metadata["std"])
     opt.picture_info = {**metadata.get("picture_info", {}), **opt.picture_info}

@@ -15,7 +15,7 @@ from ..tasks import TASKS, all_specs, get_spec
 from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..utils import environment
 from ..utils.help import HelpFormatter
-from .derive import as_pixel, check, derive, derive_sizes
+from .derive import as_pixel, check, check_sizes, derive, derive_sizes
 from .presets import preset_values
 from .table import GENERAL, GROUPS, Draft, Options
 
@@ -50,6 +50,7 @@ EXAMPLES = {
 }
 SCRIPTS = {TRAIN: "src/main.py", TEST: "src/test.py", DEMO: "src/demo.py", EXPORT: "src/export.py",
            CHECK: "src/tools/check_data.py"}  # fmt: skip
+DETECTING = (TEST, DEMO, EXPORT)  # programs whose checkpoint describes the network
 
 
 class OptionParser:
@@ -101,6 +102,8 @@ class OptionParser:
                     setattr(opt, name, default)
             check(opt)
             derive(opt)
+            if self.script not in DETECTING or not opt.load_model or "arch" in opt.given:
+                check_sizes(opt)  # else when the checkpoint, which names the network, is read
         except UserError as error:
             self.parser.error(str(error))
         return opt.finished()
@@ -131,6 +134,7 @@ class OptionParser:
         if hasattr(dataset, "flip_idx"):
             draft.keypoints = draft.keypoints.with_flip_pairs(dataset.flip_idx)
         draft.pad = describe(draft.arch)[0].pad
+        check_sizes(draft)
         derive_sizes(draft)
         draft.heads = get_spec(draft.task).head_channels(draft)
         return draft.finished()

@@ -39,19 +39,24 @@ def bone_color(a: int, b: int, colors: list[tuple[int, int, int]] = JOINT_COLORS
 
 
 def draw_skeleton(
-    canvas: Canvas, joints: np.ndarray, seen: np.ndarray | None = None, keypoints: KeypointSchema = COCO_PERSON
+    canvas: Canvas,
+    joints: np.ndarray,
+    seen: np.ndarray | None = None,
+    keypoints: KeypointSchema = COCO_PERSON,
+    cls: int = 0,
 ) -> None:
     """Draw an object's joints as discs, and the bones between them as lines.
 
-    ``joints`` (2J,) or (J, 2) x and y in pixels; ``seen`` (J,) bool: which joints to draw, None: all. A bone is left
-    out where a coordinate of its ends is not above 0, a joint where it is not finite.
+    ``joints`` (2J,) or (J, 2) x and y in pixels; ``seen`` (J,) bool: which joints to draw, None: all; ``cls``: the
+    object's class (from 0), which determines its bones. A bone is left out where a coordinate of its ends is not above
+    0, a joint where it is not finite.
     """
     colors = joint_colors(keypoints)
     joints = np.asarray(joints, dtype=np.float64).reshape(len(keypoints), 2)
     drawn = np.asarray((np.isfinite(joints) & (np.abs(joints) < FAR)).all(axis=1))
     if seen is not None:
         drawn &= np.asarray(seen, dtype=bool)
-    for a, b in keypoints.skeleton:
+    for a, b in keypoints.bones_of(cls):
         if drawn[a] and drawn[b] and joints[[a, b]].min() > 0:
             canvas.line(joints[a], joints[b], bone_color(a, b, colors), THICKNESS)
     for joint in np.flatnonzero(drawn):
@@ -120,7 +125,7 @@ class MultiPoseVisualizer(Visualizer):
             seen = np.isin(np.arange(len(keypoints)), keypoints.joints_of(int(cls[k])))
             if visible is not None:
                 seen &= visible[k]
-            draw_skeleton(canvas, rows[k, 5:], seen, keypoints)
+            draw_skeleton(canvas, rows[k, 5:], seen, keypoints, int(cls[k]))
         return canvas.finish()
 
     def _rows(self, dets: np.ndarray) -> np.ndarray:
