@@ -21,9 +21,10 @@ OWN = {  # an option of each program, and one of another
 }
 
 
-def answer(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script where PyTorch cannot be imported."""
-    code = f"import runpy, sys; sys.modules['torch'] = None; sys.argv[0] = {script!r}; sys.path.insert(0, 'src'); "
+def answer(script: str, *arguments: str, without: tuple[str, ...] = ("torch",)) -> subprocess.CompletedProcess:
+    """Run a script where PyTorch, or what ``without`` names, cannot be imported."""
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({without})); "
+    code += f"sys.argv[0] = {script!r}; sys.path[:0] = ['src', 'src/tools']; "
     code += f"runpy.run_path('src/{script}', run_name='__main__')"
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
@@ -33,6 +34,28 @@ def answer(script: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_needs_no_pytorch(script):
     done = answer(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: {script} task"), done.stderr
+
+
+TOOLS = [f"tools/{path.name}" for path in sorted((ROOT / "src/tools").glob("*.py"))]
+
+
+@pytest.mark.parametrize("script", [*TOOLS, "../loss.py"])
+def test_help_and_wrong_options_of_tools_need_no_pytorch(script):
+    without = ("torch", "torchvision", "cv2", "matplotlib", "plotly", "scipy")
+    done = answer(script, "--help", without=without)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+    done = answer(script, "--no_such_option", without=without)
+    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_wrong_options_of_check_device_need_no_pytorch():
+    for arguments, message in (
+        (["--levels", "none"], "--levels none: no level none"),
+        (["--iterations", "0"], "--iterations 0: needs a number of at least 1"),
+        (["--lr", "0"], "argument --lr: expected a number above 0"),
+    ):
+        done = answer("tools/check_device.py", *arguments)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from centernet.conversion.coco_file import read_annotation_file
 from centernet.conversion.issues import IssueLog, ignore_issue
 from centernet.conversion.keypoints import complete_keypoints, read_joints
 from centernet.datasets.annotations import scored_content
-from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.results import find_results, read_results
 from centernet.ops.keypoints import COCO_PERSON, DEFAULT_SIGMA
@@ -31,6 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     args = parser.parse_args(argv)
+
+    from centernet.datasets.coco_hp import score_keypoints  # imports OpenCV, which --help does without
+
     path = find_results(args.results)
     results = read_results(path)
     content = read_annotation_file(args.annotations)

@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
-from centernet.conversion.voc_devkit import annotation_file, read_annotation
-from centernet.datasets.pascal import PascalVOC
+from centernet.conversion.voc_devkit import CLASS_NAMES, annotation_file, read_annotation
 from centernet.errors import UserError
 from centernet.evaluation import voc
 from centernet.evaluation.results import find_results
@@ -61,7 +58,7 @@ def score(args: argparse.Namespace) -> None:
     year, image_set = found.groups()
     devkit = args.devkit or ROOT / "data" / "voc" / "VOCdevkit"
     if args.annotations is None and (args.devkit or (devkit / f"VOC{year}" / "Annotations").is_dir()):
-        names: Sequence[str] = PascalVOC.class_names
+        names: Sequence[str] = CLASS_NAMES
         source, image_ids, truth = from_devkit(devkit, year, image_set)
     else:
         source = args.annotations or ROOT / "data" / "voc" / "annotations" / annotation_file(year, image_set)
@@ -143,6 +140,9 @@ def _rows(rows: list) -> np.ndarray:
 
 def drop_overlapping(rows: np.ndarray) -> np.ndarray:
     """Return the rows without those that overlap a better one of the same image and class."""
+    import torch  # takes seconds, and --help and wrong options do without
+    import torchvision
+
     boxes = torch.from_numpy(rows[:, :4] + [0, 0, 1, 1])  # VOC's corners are pixels that belong to the box
     return rows[torchvision.ops.nms(boxes, torch.from_numpy(rows[:, 4]), NMS_OVERLAP).numpy()]
 

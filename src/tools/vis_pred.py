@@ -16,12 +16,12 @@ from centernet.conversion.coco_file import read_annotation_file
 from centernet.errors import UserError
 from centernet.evaluation.results import check_entries, check_ids, find_results, read_results
 from centernet.options import ROOT
+from centernet.options.table import GENERAL
 from centernet.utils.files import read_json
-from centernet.utils.images import MAX_PIXELS, read_image
 from centernet.utils.tool import tool
-from centernet.visualization import draw_boxes, show_or_save
 
 DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
+PIXELS = GENERAL["max_image_pixels"].default
 ESCAPE = 27
 
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threshold", type=float, default=0.2, help="score above which a box is drawn (%(default)s)")
     parser.add_argument("--count", type=int, help="only the first COUNT images")
     parser.add_argument(
-        "--max_image_pixels", type=int, default=MAX_PIXELS, help="pixels that an image may have (%(default)s)"
+        "--max_image_pixels", type=int, default=PIXELS, help="pixels that an image may have (%(default)s)"
     )
     parser.add_argument("--output_dir", type=Path, help="save the images in this folder instead of showing them")
     args = parser.parse_args(argv)
@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Show or save images as given by the arguments. Raises UserError."""
+    from centernet.utils.images import read_image  # these take seconds, which --help and wrong options do without
+    from centernet.visualization import draw_boxes, show_or_save
+
     content = read_annotation_file(args.annotations)
     root = args.annotations.parent.parent
     folder = args.images or root / ("val2017" if (root / "val2017").is_dir() else "images")
