@@ -16,6 +16,7 @@ from centernet.errors import UserError
 from centernet.options import NEVER
 from centernet.tasks import build_task
 from centernet.utils.text import make_streams_tolerant, print_line
+from centernet.utils.tool import error_line
 
 SAMPLES = 16  # images of a grid
 
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         task = build_task(opt)
         reports = [check_split(task, split, read_with_bar) for split in splits]
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     for report in reports[1:]:
         report.compare(reports[0])
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         show_or_save(grids, folder, "samples_", show=False)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     for name in grids:
         print(f"training samples: {Path(folder) / f'samples_{name}.png'}")
