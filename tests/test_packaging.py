@@ -1,6 +1,7 @@
 """The installed package: ``import centernet`` and the commands."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,12 @@ def test_every_tool_is_a_command():
     tools = {f"src/tools/{path.name}" for path in (ROOT / "src/tools").glob("*.py")}
     assert set(COMMANDS.values()) == tools | {"src/main.py", "src/test.py", "src/demo.py", "src/export.py", "loss.py"}
     assert PROJECT["project"]["scripts"].keys() == COMMANDS.keys()
+
+
+def test_every_command_is_documented():
+    text = (ROOT / "docs" / "GETTING_STARTED.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(centernet-[\w-]+)` \| `([\w/.]+)` \|", text, re.MULTILINE)
+    assert dict(listed) == COMMANDS and len(listed) == len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
