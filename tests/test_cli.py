@@ -1,9 +1,11 @@
 """The programs' command lines: they answer before PyTorch is imported, and --help shows a program's own options."""
 
+import argparse
 import contextlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.helpers.training import ENVIRONMENT, ROOT
@@ -11,6 +13,7 @@ from tests.helpers.training import ENVIRONMENT, ROOT
 from centernet.cli import load
 from centernet.options import OptionParser
 from centernet.tasks.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
+from centernet.utils.help import HelpFormatter
 
 OWN = {  # an option of each program, and one of another
     TRAIN: ("lr_step", "demo"),
@@ -201,8 +204,23 @@ def test_help_of_tools_fits_the_terminal(path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parent))  # tools may import each other
     with contextlib.suppress(SystemExit):
         load(path).main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
+    text = capsys.readouterr().out
+    lines = text.splitlines()
     assert len(lines) > 5 and [line for line in lines if len(line) > 80] == []
+    command = f"python {path.relative_to(ROOT)}"
+    on_lines_of_their_own = re.findall(rf"^ +{command}", text, re.MULTILINE)
+    assert 1 <= len(on_lines_of_their_own) == text.count(command)
+    assert "``" not in text and str(ROOT) not in text
+
+
+def test_help_breaks_no_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    inside, outside = ROOT / "data/coco/annotations/instances_val2017.json", tmp_path / ("a" * 90) / "some-file.json"
+    parser.add_argument("--inside", type=Path, default=inside, help="annotation file (%(default)s)")
+    parser.add_argument("--outside", type=Path, default=outside, help="another one (%(default)s)")
+    words = parser.format_help().split()
+    assert {"(data/coco/annotations/instances_val2017.json)", f"({outside})"} <= set(words)
 
 
 @pytest.mark.parametrize("script", ALL)

@@ -1,7 +1,7 @@
-"""Write the report of a run directory again, or a page that shows several runs side by side:
+"""Write the report of a run directory again, or a page that shows several runs side by side.
 
-python src/tools/make_report.py exp/ctdet/RUN
-python src/tools/make_report.py exp/ctdet/RUN exp/ctdet/OTHER ...
+    python src/tools/make_report.py exp/ctdet/RUN
+    python src/tools/make_report.py exp/ctdet/RUN exp/ctdet/OTHER ...
 
 Numbers and curves are those of the logs. For the worst and best images of a single run, its model_best.pth, or else
 model_last.pth, detects objects in the first images of the validation set.

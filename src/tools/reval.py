@@ -1,4 +1,7 @@
-"""Score existing PASCAL VOC results: python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json
+"""Score existing PASCAL VOC results.
+
+    python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json
+    python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json --devkit data/voc/VOCdevkit --comp
 
 Prints the AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files
 of the devkit if it exists, otherwise from the annotation file of the dataset.
@@ -21,6 +24,7 @@ from centernet.evaluation import voc
 from centernet.evaluation.results import find_results
 from centernet.options import ROOT
 from centernet.utils import files
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -30,7 +34,7 @@ NMS_OVERLAP = 0.3
 @tool
 def main(argv: list[str] | None = None) -> int:
     """Read and score results, print the scores, and return the exit status: 0, or 1 without arguments."""
-    parser = argparse.ArgumentParser(description="Score the result file of a PASCAL VOC test.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit if it exists)")
     parser.add_argument("--annotations", type=Path, help="JSON file with the objects, instead of a devkit")

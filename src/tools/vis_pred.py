@@ -1,6 +1,9 @@
-"""View results next to the ground truth: python src/tools/vis_pred.py exp/ctdet/RUN/results_coco_val.json [FILE ...]
+"""View results in COCO's or VOC's form next to the ground truth.
 
-Shows windows `gt`, `pred0`, `pred1`, ... for each image; any key continues, Esc quits. Without a display, or with
+    python src/tools/vis_pred.py exp/ctdet/RUN/results_coco_val.json
+    python src/tools/vis_pred.py exp/ctdet/RUN exp/ctdet/OTHER --annotations FILE --images DIR --output_dir drawn
+
+Shows windows gt, pred0, pred1, ... for each image; any key continues, Esc quits. Without a display, or with
 --output_dir, the images are saved.
 """
 
@@ -18,6 +21,8 @@ from centernet.evaluation.results import check_entries, check_ids, find_results,
 from centernet.options import ROOT
 from centernet.options.table import GENERAL
 from centernet.utils.files import read_json
+from centernet.utils.help import HelpFormatter
+from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
 DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
@@ -28,7 +33,7 @@ ESCAPE = 27
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Show or save the boxes of results and of the annotations."""
-    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's or VOC's form next to true ones.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "results", type=Path, nargs="+", help="result files, or folders: the newest results*.json in them"
     )
@@ -49,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 def show(args: argparse.Namespace) -> None:
     """Show or save images as given by the arguments. Raises UserError."""
     from centernet.utils.images import read_image  # these take seconds, which --help and wrong options do without
-    from centernet.visualization import draw_boxes, show_or_save
+    from centernet.visualization import draw_boxes, has_display, show_or_save
 
     content = read_annotation_file(args.annotations)
     root = args.annotations.parent.parent
@@ -63,7 +68,8 @@ def show(args: argparse.Namespace) -> None:
         for path, entries in results.items():
             check_ids(entries, {image["id"] for image in content["images"]}, classes.keys(), str(path))
         predictions = [rows_by_image(entries, classes) for entries in results.values()]
-        for image in content["images"][: args.count]:
+        images = content["images"][: args.count]
+        for image in images:
             pixels = read_image(folder / image["file_name"], args.max_image_pixels)
             drawings = {
                 "gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white", False)
@@ -76,6 +82,8 @@ def show(args: argparse.Namespace) -> None:
                 return
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.annotations}: an image, an object or a result is malformed ({error!r})") from None
+    if args.output_dir is not None or not has_display():
+        print_line(f"{output_dir}: drawings of {len(images)} images")
 
 
 def read_entries(path: Path, content: dict) -> list[dict]:
