@@ -4,14 +4,18 @@ import json
 import re
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from jinja2 import Environment, FileSystemLoader
 from tests.helpers.pages import assert_sound
 from tests.helpers.training import load_script, run_here
 
 from centernet.analysis import page_plots
+from centernet.analysis.evaluation_images import score_curves
+from centernet.analysis.pages import TEMPLATES
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import SkippedImages
 from centernet.datasets.synthetic.base import SyntheticDataset
@@ -21,6 +25,7 @@ from centernet.options import model_metadata
 from centernet.opts import opts
 
 SIDE = 160
+MACROS: Any = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("base.html").make_module()
 
 
 @pytest.fixture
@@ -181,6 +186,26 @@ def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
         ranges = [entry for entry in analysis["distances"]["Car"] if entry["matched"]]
         assert ranges and all(entry["depth"] == pytest.approx(0, abs=1e-6) for entry in ranges)
         assert (tmp_path / f"run/results_{name}_val/000005.txt").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 20])
+def test_shown_classes_have_colors_of_their_own(monkeypatch, count):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("", ""))
+    line = {name: [0.0, 1.0] for name in ("threshold", "precision", "recall", "f1")}
+    classes = [
+        {"name": f"class {k}", "objects": count - k, "detections": 1, "thresholds": line, "curve": line}
+        for k in range(count)
+    ]
+    curves = score_curves({"classes": classes, "thresholds": line})
+    html = MACROS.show(curves)
+    swatches = re.findall(r'value="\d+"( checked)?><i style="background:var\(--([\w-]+)\)', html)
+    shown = [color for checked, color in swatches if checked]
+    assert len(swatches) == (count + 1 if count > 1 else 0)
+    assert len(shown) == len({*shown}) == min(len(swatches), 9)
+    for panel in curves["data"]["panels"]:
+        inks = ["ink" if one["color"] is None else f"curve-{one['color'] % 8}" for one in panel["series"]]
+        assert inks == ([color for _, color in swatches] or ["curve-0"])
+        assert inks.count("ink") == (count > 1)
 
 
 def test_the_scores_do_not_depend_on_the_report(run_test, tmp_path):
