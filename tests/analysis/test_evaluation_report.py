@@ -175,6 +175,10 @@ def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
     assert missed["box"] == pytest.approx(alarm["box"], abs=1) and alarm["score"] == pytest.approx(0.9)
     html = (tmp_path / f"run/report_{name}_val.html").read_text()
     assert html.count("data:image/jpeg") == 4
+    places = ("Above", "below") if task == "ddd" else ("Left", "right")
+    assert html.count('class="stacked"') == (2 if task == "ddd" else 0)
+    assert f"<p>{places[0]}: the object; {places[1]}: the detections with a score of at least " in html
+    assert f"<p>{places[0]}: the detection; {places[1]}: the ground truth.</p>" in html
     assert ("<h2>Keypoints</h2>" in html) == (task == "multi_pose")
     assert ("<h2>Errors of Car by distance</h2>" in html) == (task == "ddd")
     assert ("joints" in analysis) == (task == "multi_pose") and ("distances" in analysis) == (task == "ddd")
@@ -206,6 +210,18 @@ def test_shown_classes_have_colors_of_their_own(monkeypatch, count):
         inks = ["ink" if one["color"] is None else f"curve-{one['color'] % 8}" for one in panel["series"]]
         assert inks == ([color for _, color in swatches] or ["curve-0"])
         assert inks.count("ink") == (count > 1)
+
+
+@pytest.mark.parametrize(
+    ("stacked", "text"),
+    [
+        ([False, False], "Left: a; right: b."),
+        ([True, True], "Above: a; below: b."),
+        ([True, False], "Left or above: a; right or below: b."),
+    ],
+)
+def test_captions_say_where_images_are(stacked, text):
+    assert MACROS.sides([{"stacked": one} for one in stacked], "a", "b").strip() == text
 
 
 def test_the_scores_do_not_depend_on_the_report(run_test, tmp_path):
