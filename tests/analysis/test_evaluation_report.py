@@ -113,6 +113,8 @@ def test_numbers_by_hand_and_of_pycocotools(run_test, tmp_path):
 
     # The page shows the same.
     html = page.read_text()
+    assert "<title>Evaluation of run/model_best.pth on custom val</title>" in html
+    assert "<h1>Evaluation of run/model_best.pth <small>ctdet on custom val, 2 images</small></h1>" in html
     matrix = html.partition('<table class="matrix')[2].partition("</table>")[0]
     assert re.findall(r">(\d*)</td>", matrix) == ["3", "", "1", "1", "1", "", "2", "", ""]
     cells = re.search(r"<td>localization</td><td>[^<]*</td>(.*)</tr>", html)[1]
