@@ -57,6 +57,11 @@ def test_every_directory_is_a_package():
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | scripts
 
 
+def test_the_extra_for_mlflow_works_without_a_server():
+    """The database of runs needs the full package (``tests/engine/test_loggers.py``)."""
+    assert [name.partition(">")[0] for name in PROJECT["project"]["optional-dependencies"]["mlflow"]] == ["mlflow"]
+
+
 def test_every_tool_is_a_command():
     tools = {f"src/tools/{path.name}" for path in (ROOT / "src/tools").glob("*.py")}
     assert set(COMMANDS.values()) == tools | {"src/main.py", "src/test.py", "src/demo.py", "src/export.py", "loss.py"}
