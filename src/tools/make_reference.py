@@ -1,6 +1,8 @@
 """Turn a finished run into a reference curve for loss.py: exp/reference/NAME.csv and NAME.json.
 
-python src/tools/make_reference.py exp/ctdet/my_run pascal_resdcn18_512
+    python src/tools/make_reference.py exp/ctdet/my_run pascal_resdcn18_512
+
+loss.py selects the reference for runs with the same task, dataset, network, input size and batch size.
 """
 
 import argparse
