@@ -40,6 +40,7 @@ from centernet.analysis.zoo_readme import results_block  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
 from centernet.utils.help import HelpFormatter  # noqa: E402
 from centernet.utils.text import make_streams_tolerant, print_line, print_lines  # noqa: E402
+from centernet.utils.tool import command_name, error_line  # noqa: E402
 
 
 def positive(text: str) -> int:
@@ -51,7 +52,7 @@ def positive(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="centernet-loss" if sys.argv[0].endswith("centernet-loss") else "loss.py",
+        prog=command_name("loss.py"),
         description=__doc__,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = library.find_library(reference.path)
         library_lines = library.read_library(folder).describe(run) if folder else []
     except (UserError, OSError) as error:
-        print_line(f"loss.py: error: {error}", file=sys.stderr)
+        print_line(error_line(error, "loss.py"), file=sys.stderr)
         return 2
     print_comparison(run, reference, comparison, plot)
     if args.rule == "vendor":

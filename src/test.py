@@ -23,7 +23,7 @@ from centernet.engine.progress import StatusLine
 from centernet.errors import UserError
 from centernet.evaluation.results import dropped_note, format_score
 from centernet.options import Options, process_shares
-from centernet.utils.files import write_errors
+from centernet.utils.files import read_json, write_errors
 from centernet.utils.text import print_line, print_lines
 from centernet.visualization import show_or_save
 
@@ -48,11 +48,14 @@ def main(opt: Options) -> dict[str, float]:
     count = min(opt.num_iters, len(dataset)) if opt.num_iters >= 0 else len(dataset)
     of_all = f"the first {count} of " if count < len(dataset) else ""
     env.print(
-        f"{opt.task}/{opt.exp_id}: {opt.arch} on {opt.dataset}, {of_all}{len(dataset)} images at "
+        f"{opt.task}/{run_name(opt)}: {opt.arch} on {opt.dataset}, {of_all}{len(dataset)} images at "
         f"{'their own size' if opt.keep_res else f'{opt.input_w} x {opt.input_h}'}, scales "
         f"{', '.join(f'{scale:g}' for scale in opt.test_scales)}{', flip test' if opt.flip_test else ''}, "
         f"{env.world_size} process(es) on {env.device.type}"
     )
+    which = f"{opt.dataset}_{dataset.split}"
+    if folder is not None and (before := images_of_report(folder / f"report_{which}.json")) > count:
+        print_line(f"note: replaces the results of {before} images in {folder} by those of {count}")
     indices = list(range(count))[env.rank :: env.world_size]
     results, sums, skipped = detect(detector, dataset, indices, batch_size, env.is_main)
     parts = env.gather((results, sums, skipped.indices))
@@ -63,7 +66,6 @@ def main(opt: Options) -> dict[str, float]:
     dataset.rounded_results = opt.rounded_results
     if count < len(dataset):
         dataset.scored_images = results
-    which = f"{opt.dataset}_{dataset.split}"
     path = dataset.save_results(results, folder / f"results_{which}.json")
     means = {name: sum(sums[name] for _, sums, _ in parts) / count for name in TIMES}
     dropped = round(sum(sums["dropped"] for _, sums, _ in parts))
@@ -87,6 +89,25 @@ def main(opt: Options) -> dict[str, float]:
     if scores:
         finish_evaluation_report(folder / f"report_{which}.html", dataset, results, scores)
     return scores
+
+
+def run_name(opt: Options) -> str:
+    """Return the name of what is tested: ``--exp_id`` if given, otherwise that of the checkpoint.
+
+    A checkpoint that training has written (``model_best.pth``, ...) is named by its folder, another one by its file.
+    """
+    if "exp_id" in opt.given or not opt.load_model:
+        return opt.exp_id
+    path = Path(opt.load_model).resolve()
+    return path.parent.name if path.name.startswith("model_") else path.stem
+
+
+def images_of_report(path: Path) -> int:
+    """Return how many images an earlier test has scored, by the JSON file of its report; 0: there is none."""
+    try:
+        return int(read_json(path)["images"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def output_folder(opt: Options) -> Path:
@@ -167,7 +188,7 @@ class DetectionProgress:
     def __init__(self, opt: Options, length: int, active: bool) -> None:
         self.opt, self.length, self.active = opt, length, active
         self.sums, self.count, self.started = dict.fromkeys((*TIMES, "dropped"), 0.0), 0, time.perf_counter()
-        self.line = StatusLine(opt.exp_id, length) if active and opt.print_iter == 0 else None
+        self.line = StatusLine(run_name(opt), length) if active and opt.print_iter == 0 else None
 
     def step(self, times: dict[str, float]) -> None:
         """Add an image, whose stages took ``times``."""
@@ -177,7 +198,7 @@ class DetectionProgress:
         if self.line is not None:
             self.line.show(self.count, 1, label="left")
         elif self.active and i % self.opt.print_iter == 0:
-            print(f"{self.opt.exp_id}| {self._reference_text(i, times)}", flush=True)
+            print(f"{run_name(self.opt)}| {self._reference_text(i, times)}", flush=True)
 
     def _reference_text(self, i: int, times: dict[str, float]) -> str:
         elapsed = time.perf_counter() - self.started

@@ -1,9 +1,11 @@
 """The programs' command lines: they answer before PyTorch is imported, and --help shows a program's own options."""
 
+import argparse
 import contextlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.helpers.training import ENVIRONMENT, ROOT
@@ -11,6 +13,7 @@ from tests.helpers.training import ENVIRONMENT, ROOT
 from centernet.cli import load
 from centernet.options import OptionParser
 from centernet.tasks.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
+from centernet.utils.help import HelpFormatter
 
 OWN = {  # an option of each program, and one of another
     TRAIN: ("lr_step", "demo"),
@@ -21,9 +24,10 @@ OWN = {  # an option of each program, and one of another
 }
 
 
-def answer(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script where PyTorch cannot be imported."""
-    code = f"import runpy, sys; sys.modules['torch'] = None; sys.argv[0] = {script!r}; sys.path.insert(0, 'src'); "
+def answer(script: str, *arguments: str, without: tuple[str, ...] = ("torch",)) -> subprocess.CompletedProcess:
+    """Run a script where PyTorch, or what ``without`` names, cannot be imported."""
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({without})); "
+    code += f"sys.argv[0] = {script!r}; sys.path[:0] = ['src', 'src/tools']; "
     code += f"runpy.run_path('src/{script}', run_name='__main__')"
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
@@ -33,6 +37,28 @@ def answer(script: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_needs_no_pytorch(script):
     done = answer(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: {script} task"), done.stderr
+
+
+TOOLS = [f"tools/{path.name}" for path in sorted((ROOT / "src/tools").glob("*.py"))]
+
+
+@pytest.mark.parametrize("script", [*TOOLS, "../loss.py"])
+def test_help_and_wrong_options_of_tools_need_no_pytorch(script):
+    without = ("torch", "torchvision", "cv2", "matplotlib", "plotly", "scipy")
+    done = answer(script, "--help", without=without)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+    done = answer(script, "--no_such_option", without=without)
+    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_wrong_options_of_check_device_need_no_pytorch():
+    for arguments, message in (
+        (["--levels", "none"], "--levels none: no level none"),
+        (["--iterations", "0"], "--iterations 0: needs a number of at least 1"),
+        (["--lr", "0"], "argument --lr: expected a number above 0"),
+    ):
+        done = answer("tools/check_device.py", *arguments)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -178,8 +204,23 @@ def test_help_of_tools_fits_the_terminal(path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parent))  # tools may import each other
     with contextlib.suppress(SystemExit):
         load(path).main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
+    text = capsys.readouterr().out
+    lines = text.splitlines()
     assert len(lines) > 5 and [line for line in lines if len(line) > 80] == []
+    command = f"python {path.relative_to(ROOT)}"
+    on_lines_of_their_own = re.findall(rf"^ +{command}", text, re.MULTILINE)
+    assert 1 <= len(on_lines_of_their_own) == text.count(command)
+    assert "``" not in text and str(ROOT) not in text
+
+
+def test_help_breaks_no_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    inside, outside = ROOT / "data/coco/annotations/instances_val2017.json", tmp_path / ("a" * 90) / "some-file.json"
+    parser.add_argument("--inside", type=Path, default=inside, help="annotation file (%(default)s)")
+    parser.add_argument("--outside", type=Path, default=outside, help="another one (%(default)s)")
+    words = parser.format_help().split()
+    assert {"(data/coco/annotations/instances_val2017.json)", f"({outside})"} <= set(words)
 
 
 @pytest.mark.parametrize("script", ALL)

@@ -176,6 +176,15 @@ def test_both_languages_have_the_same_commands():
         )
 
 
+@pytest.mark.parametrize(
+    ("path", "statement"), [("README.md", "size is {} unless"), ("README.zh-CN.md", "尺寸为 {}，")]
+)
+def test_the_input_size_of_custom_data_is_that_of_the_script(path, statement):
+    script = (ROOT / "train_full_4p.sh").read_text(encoding="utf-8")
+    (size,) = re.findall(r"--exp_id custom_\w+ .*--input_res (\d+)", script)
+    assert statement.format(size) in (ROOT / path).read_text(encoding="utf-8")
+
+
 def test_every_recipe_is_listed():
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "MODEL_ZOO.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.sh") if path.stem != "run")

@@ -1,6 +1,7 @@
 """The installed package: ``import centernet`` and the commands."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from centernet import cli
+from centernet.utils.tool import error_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,10 +57,21 @@ def test_every_directory_is_a_package():
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | scripts
 
 
+def test_the_extra_for_mlflow_works_without_a_server():
+    """The database of runs needs the full package (``tests/engine/test_loggers.py``)."""
+    assert [name.partition(">")[0] for name in PROJECT["project"]["optional-dependencies"]["mlflow"]] == ["mlflow"]
+
+
 def test_every_tool_is_a_command():
     tools = {f"src/tools/{path.name}" for path in (ROOT / "src/tools").glob("*.py")}
     assert set(COMMANDS.values()) == tools | {"src/main.py", "src/test.py", "src/demo.py", "src/export.py", "loss.py"}
     assert PROJECT["project"]["scripts"].keys() == COMMANDS.keys()
+
+
+def test_every_command_is_documented():
+    text = (ROOT / "docs" / "GETTING_STARTED.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(centernet-[\w-]+)` \| `([\w/.]+)` \|", text, re.MULTILINE)
+    assert dict(listed) == COMMANDS and len(listed) == len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -97,6 +110,33 @@ def test_errors_are_reported_under_the_name_of_the_command(command):
     assert f"{command}: error: " in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("centernet-export", "ctdet --device cpu", "--load_model: needs the checkpoint"),
+        ("centernet-loss", "--run nofile", "nofile: "),
+        ("centernet-report", "nofile", "nofile: no such run directory"),
+        ("centernet-eval-coco", "nofile", "nofile: no such file"),
+        ("centernet-make-reference", "nofile NAME", ""),
+        ("centernet-certify", "nofile --references nofile", "--references nofile: not a library"),
+        ("centernet-check-data", "ctdet --dataset coco --data_path nofile", ""),
+        ("centernet-check-device", "--levels none", "--levels none: no level none"),
+    ],
+)
+def test_errors_of_a_run_are_reported_under_the_name_of_the_command(command, arguments, message):
+    done = run_command(command, *arguments.split())
+    assert done.returncode == 2 and done.stderr.startswith(f"{command}: error: {message}"), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.count("error: ") == 1
+
+
+def test_scripts_report_errors_as_before(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["src/main.py"])
+    assert error_line("no data") == "error: no data"
+    assert error_line("no data", "loss.py") == "loss.py: error: no data"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/centernet-loss"])
+    assert error_line("no data", "loss.py") == error_line("no data") == "centernet-loss: error: no data"
+
+
 @pytest.mark.slow
 def test_a_wheel_is_complete(tmp_path):
     """Built, unpacked, and used in a folder that has nothing of this repository."""
@@ -120,7 +160,7 @@ def test_a_wheel_is_complete(tmp_path):
     assert not [name for name in names if "egg-info" in name or not name.startswith("centernet")]
     export = run_command("centernet-export", "ctdet", "--output", "a.onnx", path=tmp_path / "site")
     assert (export.returncode, export.stderr.count("\n")) == (2, 1)
-    assert export.stderr.startswith("error: --load_model: needs the checkpoint")
+    assert export.stderr.startswith("centernet-export: error: --load_model: needs the checkpoint")
     for command in COMMANDS:
         done = run_command(command, "--help", path=tmp_path / "site")
         assert done.returncode == 0 and done.stdout.startswith(f"usage: {command} "), done.stderr

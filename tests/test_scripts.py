@@ -86,7 +86,9 @@ def test_results_are_beside_the_checkpoint(checkpoint, tiny_voc, tmp_path, monke
     model.parent.mkdir()
     model.write_bytes(Path(checkpoint).read_bytes())
     arguments = ("ctdet", "--load_model", str(model), "--data_path", str(tiny_voc), "--exp_dir", str(exp))
-    assert run_here("test", *arguments).returncode == 0
+    done = run_here("test", *arguments, "--print_iter", "2")
+    assert done.returncode == 0 and "\nctdet/mine: res_18 on pascal, 4 images" in done.stdout, done.stderr
+    assert re.findall(r"^(\w+)\| \[", done.stdout, re.MULTILINE) == ["mine", "mine"]
     names = {"results_pascal_val.json", "report_pascal_val.html", "report_pascal_val.json"}
     assert {path.name for path in model.parent.iterdir()} == {model.name, *names} and not exp.exists()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != model.parent)  # as of a read-only disk
@@ -102,6 +104,29 @@ def test_some_of_the_images(score, tmp_path):
     assert all(not any(images[2:]) for images in results_of(tmp_path))
     report = json.loads((tmp_path / "exp/ctdet/default/report_pascal_val.json").read_text())
     assert report["images"] == 2
+
+
+def test_other_checkpoints_are_named_by_their_file(checkpoint, tiny_voc, tmp_path):
+    model = tmp_path / "downloads/ctdet_voc.pth"
+    model.parent.mkdir()
+    model.write_bytes(Path(checkpoint).read_bytes())
+    done = run_here("test", "ctdet", "--load_model", str(model), "--data_path", str(tiny_voc), "--num_iters", "1")
+    assert done.returncode == 0 and "\nctdet/ctdet_voc: res_18 on pascal" in done.stdout, done.stderr
+
+
+def test_a_test_of_some_images_notes_that_it_replaces_one_of_more(score, tmp_path):
+    folder = tmp_path / "exp/ctdet/default"
+    for images, note in (
+        ("2", ""),
+        ("4", ""),
+        ("4", ""),
+        ("3", f"\nnote: replaces the results of 4 images in {folder} by those of 3\n"),
+    ):
+        done = score("--num_iters", images)
+        assert done.returncode == 0, done.stderr
+        assert note in done.stdout and ("note: replaces" in done.stdout) == bool(note)
+    (folder / "report_pascal_val.json").write_text("[")
+    assert "note: replaces" not in score("--num_iters", "2").stdout
 
 
 def test_reading_ahead_does_not_change_the_results(score, tmp_path):

@@ -6,8 +6,9 @@ from .utils.text import printable
 class UserError(Exception):
     """An error that the user can fix. Its text is one line that names the cause and the remedy.
 
-    The scripts print it as ``error: <text>`` and exit with status 2, without a traceback. Line breaks, escape sequences
-    and other control characters, which file and class names may contain, are escaped.
+    The scripts print it as ``error: <text>``, and the installed commands as ``centernet-train: error: <text>``, and
+    exit with status 2, without a traceback. Line breaks, escape sequences and other control characters, which file and
+    class names may contain, are escaped.
     """
 
     def __init__(self, message: object = "") -> None:

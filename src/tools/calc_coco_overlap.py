@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from centernet.conversion.coco_file import read_annotation_file
 from centernet.errors import UserError
 from centernet.ops.arrays import numbers
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 DEFAULT = Path(__file__).resolve().parents[2] / "data" / "coco" / "annotations" / "instances_train2017.json"
@@ -34,7 +35,7 @@ SIZE_LIMITS = (32**2, 96**2)  # areas in pixels
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Read an annotation file and print the numbers."""
-    parser = argparse.ArgumentParser(description="Objects of COCO that share a cell, overlap, or fit no anchor.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     path = parser.parse_args(argv).annotations
     content = read_annotation_file(path)

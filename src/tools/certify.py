@@ -1,4 +1,6 @@
-"""Certify runs against a library of reference runs: python src/tools/certify.py RUN [RUN ...] --references NAME
+"""Certify runs against a library of reference runs.
+
+    python src/tools/certify.py RUN [RUN ...] --references NAME
 
 The runs are trainings of the library's recipe with other seeds, on the device or with the change to be certified. Their
 mean curve is compared with the library's band, and their end loss and main score by equivalence tests (TOST) with

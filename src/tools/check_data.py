@@ -8,18 +8,15 @@ sees them into --output_dir (the run folder's check_data/ by default). Status 0:
 import sys
 from pathlib import Path
 
-from progress.bar import Bar
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.cli import options_of
 from centernet.datasets import get_dataset
-from centernet.datasets.check import check_split, sample_grids
 from centernet.errors import UserError
 from centernet.options import NEVER
 from centernet.tasks import build_task
 from centernet.utils.text import make_streams_tolerant, print_line
-from centernet.visualization import build_visualizer, show_or_save
+from centernet.utils.tool import error_line
 
 SAMPLES = 16  # images of a grid
 
@@ -28,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     """Check the dataset that the options name; returns the exit status."""
     make_streams_tolerant()
     opt = options_of("check_data", sys.argv[1:] if argv is None else argv)
+
+    from centernet.datasets.check import check_split, sample_grids  # imports PyTorch, which takes seconds
+    from centernet.visualization import build_visualizer, show_or_save
+
     try:
         dataset = get_dataset(opt.dataset)
         dataset.prepare(dataset.locate(Path(opt.data_dir)))
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         task = build_task(opt)
         reports = [check_split(task, split, read_with_bar) for split in splits]
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     for report in reports[1:]:
         report.compare(reports[0])
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         show_or_save(grids, folder, "samples_", show=False)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     for name in grids:
         print(f"training samples: {Path(folder) / f'samples_{name}.png'}")
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_with_bar(images, count: int):
     """Yield the images and show a progress bar."""
+    from progress.bar import Bar
+
     bar = Bar("reading images", max=max(count, 1), check_tty=True, file=sys.stderr)
     for image in images:
         yield image

@@ -1,5 +1,8 @@
 """Check whether a device computes what the CPU computes.
 
+    python src/tools/check_device.py --short
+    python src/tools/check_device.py ctdet --levels operators,steps
+
 Takes the options of main.py, and its own:
 
   --levels LIST        levels to run, comma-separated; default: all of settings,

@@ -2,8 +2,8 @@
 
     python src/tools/convert_for_reference.py exp/ctdet/mine/model_last.pth [--output FILE]
 
-The reference's networks load the weights, and with ``--resume`` its Adam the optimizer's state: the file has every
-parameter of the reference's network (also ``base.fc`` of ``dla_34``) in the serialization of PyTorch before 1.6.
+The reference's networks load the weights, and with --resume its Adam the optimizer's state: the file has every
+parameter of the reference's network (also base.fc of dla_34) in the serialization of PyTorch before 1.6.
 """
 
 import argparse
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.errors import UserError
 from centernet.models import describe
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 FAMILIES = ("res", "resdcn", "dla", "dlav0", "hourglass")  # of the reference
@@ -22,7 +23,7 @@ FAMILIES = ("res", "resdcn", "dla", "dlav0", "hourglass")  # of the reference
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Write the converted checkpoint, and print what it holds."""
-    parser = argparse.ArgumentParser(description="A checkpoint to one that the reference implementation resumes.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="checkpoint of this project, such as model_last.pth")
     parser.add_argument("--output", type=Path, help="file to write (<name>_reference.pth next to the checkpoint)")
     parser.add_argument("--arch", default="", help="network, for a checkpoint that does not name it")

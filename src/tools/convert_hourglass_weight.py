@@ -1,8 +1,8 @@
-"""Convert ExtremeNet's weights into a checkpoint that ``hourglass`` starts from.
+"""Convert ExtremeNet's weights into a checkpoint that hourglass starts from.
 
     python src/tools/convert_hourglass_weight.py [models/ExtremeNet_500000.pkl] [--output FILE]
 
-``--load_model`` also reads such a file directly. The file is read as data only.
+--load_model also reads such a file directly. The file is read as data only.
 """
 
 import argparse
@@ -13,13 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.errors import UserError
 from centernet.options import ROOT
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Write ``{"epoch": 0, "state_dict"}`` with the names of the reference, and print the number of entries."""
-    parser = argparse.ArgumentParser(description="Weights of ExtremeNet (.pkl) to a checkpoint (.pth).")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     default = ROOT / "models" / "ExtremeNet_500000.pkl"
     parser.add_argument("file", type=Path, nargs="?", default=default, help="file of ExtremeNet (%(default)s)")
     parser.add_argument("--output", type=Path, help="file to write (that name with the suffix .pth)")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion import kitti_devkit
 from centernet.conversion.preparation import prepare_once
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "kitti"
@@ -21,7 +22,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "kitti"
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Convert all image sets; existing annotation files are replaced."""
-    parser = argparse.ArgumentParser(description="KITTI's label and camera files to COCO-style annotation files.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "folder",
         type=Path,

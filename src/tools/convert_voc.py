@@ -13,13 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion import voc_devkit
 from centernet.conversion.preparation import prepare_once
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Convert all image sets and link the images; existing annotation files are replaced."""
-    parser = argparse.ArgumentParser(description="VOC devkit to COCO-style annotation files and one image folder.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("devkit", type=Path, help="the folder VOCdevkit, which holds VOC2007 and VOC2012")
     parser.add_argument("--annotations", type=Path, help="where the JSON files go (annotations next to VOCdevkit)")
     parser.add_argument("--images", type=Path, help="where the images go (images next to VOCdevkit)")

@@ -1,4 +1,10 @@
-"""Score box detections in COCO's form: python src/tools/eval_coco.py exp/ctdet/RUN/results_coco_val.json"""
+"""Score box detections in COCO's form.
+
+    python src/tools/eval_coco.py exp/ctdet/RUN/results_coco_val.json
+    python src/tools/eval_coco.py exp/ctdet/RUN --annotations data/coco/annotations/instances_val2017.json --per_class
+
+Prints the summary of pycocotools.
+"""
 
 import argparse
 import sys
@@ -13,6 +19,7 @@ from centernet.errors import UserError
 from centernet.evaluation import coco
 from centernet.evaluation.results import find_results, format_score, read_results
 from centernet.options import ROOT
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line, print_lines
 from centernet.utils.tool import tool
 
@@ -22,7 +29,7 @@ DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Print the summary of pycocotools, and with ``--per_class`` the AP of each class."""
-    parser = argparse.ArgumentParser(description="COCO's box scores of a result file.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     parser.add_argument("--per_class", action="store_true", help="also print the AP of each class")

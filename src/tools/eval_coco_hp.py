@@ -1,6 +1,9 @@
-"""Score poses in COCO's form: python src/tools/eval_coco_hp.py exp/multi_pose/RUN/results_coco_hp_val.json
+"""Score poses in COCO's form.
 
-Objects may be persons or anything else whose joints the categories of the annotation file list.
+    python src/tools/eval_coco_hp.py exp/multi_pose/RUN/results_coco_hp_val.json
+
+Prints pycocotools' summaries of joints and of boxes. Objects may be persons or anything else whose joints the
+categories of the annotation file list.
 """
 
 import argparse
@@ -13,11 +16,11 @@ from centernet.conversion.coco_file import read_annotation_file
 from centernet.conversion.issues import IssueLog, ignore_issue
 from centernet.conversion.keypoints import complete_keypoints, read_joints
 from centernet.datasets.annotations import scored_content
-from centernet.datasets.coco_hp import score_keypoints
 from centernet.errors import UserError
 from centernet.evaluation.results import find_results, read_results
 from centernet.ops.keypoints import COCO_PERSON, DEFAULT_SIGMA
 from centernet.options import ROOT
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_lines
 from centernet.utils.tool import tool
 
@@ -27,10 +30,13 @@ DEFAULT = ROOT / "data" / "coco" / "annotations" / "person_keypoints_val2017.jso
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Print pycocotools' summaries of joints and of boxes."""
-    parser = argparse.ArgumentParser(description="COCO's keypoint and box scores of a result file of poses.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--annotations", type=Path, default=DEFAULT, help="annotation file (%(default)s)")
     args = parser.parse_args(argv)
+
+    from centernet.datasets.coco_hp import score_keypoints  # imports OpenCV, which --help does without
+
     path = find_results(args.results)
     results = read_results(path)
     content = read_annotation_file(args.annotations)

@@ -4,7 +4,7 @@
 
 Prints AP of the boxes in the image, their orientation similarity (AOS), AP on the ground (bird's eye view) and AP in
 3D, in percent, with 11 and with 40 recall points; then the lines that the benchmark's program prints. Like the program
-it writes the curves next to the folder of results: ``stats_*.txt`` and ``plot/``.
+it writes the curves next to the folder of results: stats_*.txt and plot/.
 """
 
 import argparse
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.errors import UserError
 from centernet.evaluation import kitti, kitti_text
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line, print_lines
 from centernet.utils.tool import tool
 
@@ -22,7 +23,7 @@ from centernet.utils.tool import tool
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Compute the scores, print the tables, and write the curves."""
-    parser = argparse.ArgumentParser(description="KITTI object detection scores of a folder of result files.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("label_dir", type=Path, help="folder of label files 000000.txt, ... (training/label_2)")
     parser.add_argument("result_dir", type=Path, help="folder of result files 000000.txt, ...")
     parser.add_argument(

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_extreme import convert, extreme_file
 from centernet.errors import UserError
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "coco" / "annotations"
@@ -21,7 +22,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "coco" / "annota
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Convert the files of all splits."""
-    parser = argparse.ArgumentParser(description="instances_<split>.json to instances_extreme_<split>.json")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--annotations", type=Path, default=DEFAULT_FOLDER, help="the folder of the files (%(default)s)"
     )

@@ -1,6 +1,8 @@
 """Turn a finished run into a reference curve for loss.py: exp/reference/NAME.csv and NAME.json.
 
-python src/tools/make_reference.py exp/ctdet/my_run pascal_resdcn18_512
+    python src/tools/make_reference.py exp/ctdet/my_run pascal_resdcn18_512
+
+loss.py selects the reference for runs with the same task, dataset, network, input size and batch size.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from centernet.errors import UserError
 from centernet.options import ROOT
 from centernet.utils.files import write_errors, write_text
 from centernet.utils.help import HelpFormatter
+from centernet.utils.tool import error_line
 
 
 def make_reference(folder: Path, name: str, exp_dir: Path, force: bool = False) -> tuple[Path, Path]:
@@ -89,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         csv_path, json_path = make_reference(args.run, args.name, args.exp_dir, args.force)
     except UserError as error:
-        print(f"make_reference.py: error: {error}", file=sys.stderr)
+        print(error_line(error, "make_reference.py"), file=sys.stderr)
         return 2
     about = json.loads(json_path.read_text(encoding="utf-8"))
     print(f"Wrote {csv_path}: {about['iterations']} iterations")

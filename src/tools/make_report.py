@@ -1,7 +1,7 @@
-"""Write the report of a run directory again, or a page that shows several runs side by side:
+"""Write the report of a run directory again, or a page that shows several runs side by side.
 
-python src/tools/make_report.py exp/ctdet/RUN
-python src/tools/make_report.py exp/ctdet/RUN exp/ctdet/OTHER ...
+    python src/tools/make_report.py exp/ctdet/RUN
+    python src/tools/make_report.py exp/ctdet/RUN exp/ctdet/OTHER ...
 
 Numbers and curves are those of the logs. For the worst and best images of a single run, its model_best.pth, or else
 model_last.pth, detects objects in the first images of the validation set.
@@ -15,10 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.analysis.read import read_info
-from centernet.analysis.report import write_report
-from centernet.analysis.side_by_side import write_side_by_side
 from centernet.datasets import get_dataset
-from centernet.detector import create_detector
 from centernet.errors import UserError
 from centernet.opts import opts
 from centernet.utils.help import HelpFormatter
@@ -44,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not run.is_dir():
             raise UserError(f"{run}: no such run directory")
     if len(args.runs) > 1:
+        from centernet.analysis.side_by_side import write_side_by_side
+
         for name in ("images", "data_path", "device"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name}: is for the report of one run")
@@ -53,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.output is not None:
         parser.error("--output: is for the page of several runs; the report of one is report.html in its directory")
+
+    from centernet.analysis.report import write_report  # imports OpenCV, which --help and wrong options do without
+
     (run,) = args.runs
     dataset = results = None
     images = IMAGES if args.images is None else args.images
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def detect(run: Path, images: int, args: argparse.Namespace) -> tuple:
     """Return the validation set and the detections in its first images."""
+    from centernet.detector import create_detector  # imports PyTorch
+
     checkpoint = next((path for name in ("best", "last") if (path := run / f"model_{name}.pth").is_file()), None)
     if checkpoint is None:
         raise UserError(f"{run}: has no model_best.pth or model_last.pth to detect with; add --images 0")

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion import voc_devkit
+from centernet.utils.help import HelpFormatter
 from centernet.utils.tool import tool
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "voc" / "annotations"
@@ -20,7 +21,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "voc" / "annotat
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Merge the files and print the number of images and boxes."""
-    parser = argparse.ArgumentParser(description="pascal_{train,val}{2012,2007}.json to pascal_trainval0712.json")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--annotations", type=Path, default=DEFAULT_FOLDER, help="the folder of the files (%(default)s)"
     )

@@ -1,4 +1,6 @@
-"""Draw the logs of runs: python src/tools/plot_log.py exp/ctdet/RUN [exp/ctdet/OTHER ...]
+"""Draw the logs of runs.
+
+    python src/tools/plot_log.py exp/ctdet/RUN [exp/ctdet/OTHER ...]
 
 Loss and its terms, scores, learning rate and images per second of all runs over the epochs, in one image. Pale: every
 iteration; bold: moving average; diamonds: validation.

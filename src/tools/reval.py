@@ -1,4 +1,7 @@
-"""Score existing PASCAL VOC results: python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json
+"""Score existing PASCAL VOC results.
+
+    python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json
+    python src/tools/reval.py exp/ctdet/RUN/results_pascal_val.json --devkit data/voc/VOCdevkit --comp
 
 Prints the AP of every class and their mean by the rules of the official evaluation. The objects come from the XML files
 of the devkit if it exists, otherwise from the annotation file of the dataset.
@@ -11,19 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.conversion.coco_file import read_annotation_file
-from centernet.conversion.voc_devkit import annotation_file, read_annotation
-from centernet.datasets.pascal import PascalVOC
+from centernet.conversion.voc_devkit import CLASS_NAMES, annotation_file, read_annotation
 from centernet.errors import UserError
 from centernet.evaluation import voc
 from centernet.evaluation.results import find_results
 from centernet.options import ROOT
 from centernet.utils import files
+from centernet.utils.help import HelpFormatter
 from centernet.utils.text import print_line
 from centernet.utils.tool import tool
 
@@ -33,7 +34,7 @@ NMS_OVERLAP = 0.3
 @tool
 def main(argv: list[str] | None = None) -> int:
     """Read and score results, print the scores, and return the exit status: 0, or 1 without arguments."""
-    parser = argparse.ArgumentParser(description="Score the result file of a PASCAL VOC test.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("results", type=Path, help="result file, or a folder: the newest results*.json in it")
     parser.add_argument("--devkit", type=Path, help="VOCdevkit with the XML files (data/voc/VOCdevkit if it exists)")
     parser.add_argument("--annotations", type=Path, help="JSON file with the objects, instead of a devkit")
@@ -61,7 +62,7 @@ def score(args: argparse.Namespace) -> None:
     year, image_set = found.groups()
     devkit = args.devkit or ROOT / "data" / "voc" / "VOCdevkit"
     if args.annotations is None and (args.devkit or (devkit / f"VOC{year}" / "Annotations").is_dir()):
-        names: Sequence[str] = PascalVOC.class_names
+        names: Sequence[str] = CLASS_NAMES
         source, image_ids, truth = from_devkit(devkit, year, image_set)
     else:
         source = args.annotations or ROOT / "data" / "voc" / "annotations" / annotation_file(year, image_set)
@@ -143,6 +144,9 @@ def _rows(rows: list) -> np.ndarray:
 
 def drop_overlapping(rows: np.ndarray) -> np.ndarray:
     """Return the rows without those that overlap a better one of the same image and class."""
+    import torch  # takes seconds, and --help and wrong options do without
+    import torchvision
+
     boxes = torch.from_numpy(rows[:, :4] + [0, 0, 1, 1])  # VOC's corners are pixels that belong to the box
     return rows[torchvision.ops.nms(boxes, torch.from_numpy(rows[:, 4]), NMS_OVERLAP).numpy()]
 

@@ -1,6 +1,9 @@
-"""View results next to the ground truth: python src/tools/vis_pred.py exp/ctdet/RUN/results_coco_val.json [FILE ...]
+"""View results in COCO's or VOC's form next to the ground truth.
 
-Shows windows `gt`, `pred0`, `pred1`, ... for each image; any key continues, Esc quits. Without a display, or with
+    python src/tools/vis_pred.py exp/ctdet/RUN/results_coco_val.json
+    python src/tools/vis_pred.py exp/ctdet/RUN exp/ctdet/OTHER --annotations FILE --images DIR --output_dir drawn
+
+Shows windows gt, pred0, pred1, ... for each image; any key continues, Esc quits. Without a display, or with
 --output_dir, the images are saved.
 """
 
@@ -16,19 +19,21 @@ from centernet.conversion.coco_file import read_annotation_file
 from centernet.errors import UserError
 from centernet.evaluation.results import check_entries, check_ids, find_results, read_results
 from centernet.options import ROOT
+from centernet.options.table import GENERAL
 from centernet.utils.files import read_json
-from centernet.utils.images import MAX_PIXELS, read_image
+from centernet.utils.help import HelpFormatter
+from centernet.utils.text import print_line
 from centernet.utils.tool import tool
-from centernet.visualization import draw_boxes, show_or_save
 
 DEFAULT = ROOT / "data" / "coco" / "annotations" / "instances_val2017.json"
+PIXELS = GENERAL["max_image_pixels"].default
 ESCAPE = 27
 
 
 @tool
 def main(argv: list[str] | None = None) -> None:
     """Show or save the boxes of results and of the annotations."""
-    parser = argparse.ArgumentParser(description="Draw the boxes of results in COCO's or VOC's form next to true ones.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "results", type=Path, nargs="+", help="result files, or folders: the newest results*.json in them"
     )
@@ -39,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threshold", type=float, default=0.2, help="score above which a box is drawn (%(default)s)")
     parser.add_argument("--count", type=int, help="only the first COUNT images")
     parser.add_argument(
-        "--max_image_pixels", type=int, default=MAX_PIXELS, help="pixels that an image may have (%(default)s)"
+        "--max_image_pixels", type=int, default=PIXELS, help="pixels that an image may have (%(default)s)"
     )
     parser.add_argument("--output_dir", type=Path, help="save the images in this folder instead of showing them")
     args = parser.parse_args(argv)
@@ -48,6 +53,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Show or save images as given by the arguments. Raises UserError."""
+    from centernet.utils.images import read_image  # these take seconds, which --help and wrong options do without
+    from centernet.visualization import draw_boxes, has_display, show_or_save
+
     content = read_annotation_file(args.annotations)
     root = args.annotations.parent.parent
     folder = args.images or root / ("val2017" if (root / "val2017").is_dir() else "images")
@@ -60,7 +68,8 @@ def show(args: argparse.Namespace) -> None:
         for path, entries in results.items():
             check_ids(entries, {image["id"] for image in content["images"]}, classes.keys(), str(path))
         predictions = [rows_by_image(entries, classes) for entries in results.values()]
-        for image in content["images"][: args.count]:
+        images = content["images"][: args.count]
+        for image in images:
             pixels = read_image(folder / image["file_name"], args.max_image_pixels)
             drawings = {
                 "gt": draw_boxes(pixels, np.array(truth.get(image["id"], [])), names, args.threshold, "white", False)
@@ -73,6 +82,8 @@ def show(args: argparse.Namespace) -> None:
                 return
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.annotations}: an image, an object or a result is malformed ({error!r})") from None
+    if args.output_dir is not None or not has_display():
+        print_line(f"{output_dir}: drawings of {len(images)} images")
 
 
 def read_entries(path: Path, content: dict) -> list[dict]:

@@ -4,14 +4,18 @@ import json
 import re
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from jinja2 import Environment, FileSystemLoader
 from tests.helpers.pages import assert_sound
 from tests.helpers.training import load_script, run_here
 
 from centernet.analysis import page_plots
+from centernet.analysis.evaluation_images import score_curves
+from centernet.analysis.pages import TEMPLATES
 from centernet.datasets import get_dataset
 from centernet.datasets.loader import SkippedImages
 from centernet.datasets.synthetic.base import SyntheticDataset
@@ -21,6 +25,7 @@ from centernet.options import model_metadata
 from centernet.opts import opts
 
 SIDE = 160
+MACROS: Any = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("base.html").make_module()
 
 
 @pytest.fixture
@@ -108,6 +113,8 @@ def test_numbers_by_hand_and_of_pycocotools(run_test, tmp_path):
 
     # The page shows the same.
     html = page.read_text()
+    assert "<title>Evaluation of run/model_best.pth on custom val</title>" in html
+    assert "<h1>Evaluation of run/model_best.pth <small>ctdet on custom val, 2 images</small></h1>" in html
     matrix = html.partition('<table class="matrix')[2].partition("</table>")[0]
     assert re.findall(r">(\d*)</td>", matrix) == ["3", "", "1", "1", "1", "", "2", "", ""]
     cells = re.search(r"<td>localization</td><td>[^<]*</td>(.*)</tr>", html)[1]
@@ -170,6 +177,10 @@ def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
     assert missed["box"] == pytest.approx(alarm["box"], abs=1) and alarm["score"] == pytest.approx(0.9)
     html = (tmp_path / f"run/report_{name}_val.html").read_text()
     assert html.count("data:image/jpeg") == 4
+    places = ("Above", "below") if task == "ddd" else ("Left", "right")
+    assert html.count('class="stacked"') == (2 if task == "ddd" else 0)
+    assert f"<p>{places[0]}: the object; {places[1]}: the detections with a score of at least " in html
+    assert f"<p>{places[0]}: the detection; {places[1]}: the ground truth.</p>" in html
     assert ("<h2>Keypoints</h2>" in html) == (task == "multi_pose")
     assert ("<h2>Errors of Car by distance</h2>" in html) == (task == "ddd")
     assert ("joints" in analysis) == (task == "multi_pose") and ("distances" in analysis) == (task == "ddd")
@@ -181,6 +192,38 @@ def test_each_task_is_explained(run_test, tmp_path, monkeypatch, task, name):
         ranges = [entry for entry in analysis["distances"]["Car"] if entry["matched"]]
         assert ranges and all(entry["depth"] == pytest.approx(0, abs=1e-6) for entry in ranges)
         assert (tmp_path / f"run/results_{name}_val/000005.txt").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 20])
+def test_shown_classes_have_colors_of_their_own(monkeypatch, count):
+    monkeypatch.setattr(page_plots, "plotting_library", lambda: ("", ""))
+    line = {name: [0.0, 1.0] for name in ("threshold", "precision", "recall", "f1")}
+    classes = [
+        {"name": f"class {k}", "objects": count - k, "detections": 1, "thresholds": line, "curve": line}
+        for k in range(count)
+    ]
+    curves = score_curves({"classes": classes, "thresholds": line})
+    html = MACROS.show(curves)
+    swatches = re.findall(r'value="\d+"( checked)?><i style="background:var\(--([\w-]+)\)', html)
+    shown = [color for checked, color in swatches if checked]
+    assert len(swatches) == (count + 1 if count > 1 else 0)
+    assert len(shown) == len({*shown}) == min(len(swatches), 9)
+    for panel in curves["data"]["panels"]:
+        inks = ["ink" if one["color"] is None else f"curve-{one['color'] % 8}" for one in panel["series"]]
+        assert inks == ([color for _, color in swatches] or ["curve-0"])
+        assert inks.count("ink") == (count > 1)
+
+
+@pytest.mark.parametrize(
+    ("stacked", "text"),
+    [
+        ([False, False], "Left: a; right: b."),
+        ([True, True], "Above: a; below: b."),
+        ([True, False], "Left or above: a; right or below: b."),
+    ],
+)
+def test_captions_say_where_images_are(stacked, text):
+    assert MACROS.sides([{"stacked": one} for one in stacked], "a", "b").strip() == text
 
 
 def test_the_scores_do_not_depend_on_the_report(run_test, tmp_path):

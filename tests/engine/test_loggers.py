@@ -1,11 +1,13 @@
 """``--loggers``: Weights & Biases and MLflow in their offline modes, and what happens without them."""
 
 import json
+import sqlite3
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.helpers.training import small
+from tests.helpers.training import MAIN, small
 
 from centernet.engine import loggers
 from centernet.engine.loggers import Loggers
@@ -81,7 +83,7 @@ def test_mistakes(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
 
     def fail(*_):
-        raise RuntimeError("no login\nmore")
+        raise RuntimeError(" no login\nmore")
 
     monkeypatch.setitem(loggers.LOGGERS, "mlflow", fail)
     with pytest.raises(UserError, match="^--loggers mlflow: cannot start a run: no login$"):
@@ -121,3 +123,19 @@ def test_offline_runs_of_a_training(main, tmp_path, tiny_voc, monkeypatch):
     assert [point.step for point in history] == [1, 2, 3]
     assert [point.step for point in client.get_metric_history(ids["mlflow"], "val_mAP")] == [2, 3]
     assert client.get_run(ids["mlflow"]).data.params["arch"] == "res_18"
+
+
+def test_mlflow_needs_no_server(tmp_path, tiny_voc, monkeypatch):
+    """The package of the extra ``mlflow`` writes a database; ``mlflow-skinny`` does not."""
+    pytest.importorskip("mlflow")
+    pytest.importorskip("alembic")  # a dependency of the full package
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = small(tmp_path, tiny_voc, "--val_intervals", "0", "--num_iters", "2", "--num_epochs", "1")
+    command = [sys.executable, MAIN, "ctdet", *arguments, "--loggers", "mlflow"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "warning: --loggers" not in done.stdout, done.stderr + done.stdout
+    (run_id,) = json.loads((tmp_path / "exp/ctdet/default/loggers.json").read_text()).values()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        rows = database.execute("SELECT step FROM metrics WHERE run_uuid = ? AND key = 'train_loss'", (run_id,))
+        assert rows.fetchall() == [(1,)]

@@ -47,7 +47,7 @@ def test_images_are_saved(vis_pred, files, tmp_path, capsys):
     annotations, good, bad = (str(path) for path in files)
     output = tmp_path / "out"
     assert vis_pred.main([good, bad, "--annotations", annotations, "--output_dir", str(output)]) == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr() == (f"{output}: drawings of 2 images\n", "")
     names = {f"{i}_{kind}.png" for i in (1, 2) for kind in ("gt", "pred0", "pred1")}
     assert {path.name for path in output.iterdir()} == names
     drawn = {name: bool((cv2.imread(str(output / name)) != 50).any()) for name in names}
@@ -75,7 +75,7 @@ def test_without_a_display(vis_pred, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     annotations, good, bad = (str(path) for path in files)
     assert vis_pred.main([bad, "--annotations", annotations, "--count", "1", "--threshold", "0.05"]) == 0
-    assert capsys.readouterr().err == "no display: images go to vis_pred\n"
+    assert capsys.readouterr() == ("vis_pred: drawings of 1 images\n", "no display: images go to vis_pred\n")
     assert sorted(path.name for path in (tmp_path / "vis_pred").iterdir()) == ["1_gt.png", "1_pred0.png"]
     assert (cv2.imread(str(tmp_path / "vis_pred/1_pred0.png")) != 50).any()
 

@@ -14,7 +14,7 @@ from .panels import Panel, Series
 from .plots import draw_score_curves
 
 LONGER_SIDE = 640  # pixels of a drawing
-SHOWN_CLASSES = 8  # of which the curves are shown at first, those with the most objects
+SHOWN_CLASSES = 8  # of which the curves are shown at first, those with the most objects: as many as a page has colors
 
 
 def score_curves(analysis: dict) -> dict[str, Any]:
@@ -34,9 +34,10 @@ def score_curves(analysis: dict) -> dict[str, Any]:
     panels[2].title = "F1 over the score threshold"
     panels.append(Panel("curve", "precision over recall", False, True))
     for k, (_, thresholds, curve) in enumerate(curves):
+        color = k if len(curves) == 1 else k - 1 if k else None  # all classes: that of the text
         columns = [(thresholds["threshold"], thresholds[panel.name]) for panel in panels[:3]]
         for panel, (x, y) in zip(panels, [*columns, (curve["recall"], curve["precision"])], strict=True):
-            panel.series.append(Series("line", panel.title.partition(" ")[0], k, k, np.array(x), np.array(y)))
+            panel.series.append(Series("line", panel.title.partition(" ")[0], k, color, np.array(x), np.array(y)))
     axes = ("score threshold", "score threshold", "score threshold", "recall")
     data = [page_panel(panel, (0, 1), x) for panel, x in zip(panels, axes, strict=True)]
     names, shown = [name for name, _, _ in curves], SHOWN_CLASSES + 1

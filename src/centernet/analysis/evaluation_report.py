@@ -61,6 +61,7 @@ def write_evaluation_report(path: Path, dataset, results: dict, scores: dict[str
         "evaluation.html",
         curves=score_curves(analysis),
         name=f"{report['dataset']} {report['split']}",
+        checkpoint=_short_path(report["checkpoint"]),
         json_file=path.with_suffix(".json").name,
         report=report,
         analysis=analysis,
@@ -96,6 +97,12 @@ def describe(dataset, results: dict, scores: dict[str, float]) -> dict[str, Any]
 
 
 # Content of the page
+
+
+def _short_path(checkpoint: str) -> str:
+    """Return the name of a file and of its folder."""
+    path = Path(checkpoint).resolve()
+    return f"{path.parent.name}/{path.name}"
 
 
 def _tiles(report: dict) -> list[tuple[str, str]]:

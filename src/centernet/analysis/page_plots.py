@@ -48,11 +48,12 @@ def page_curves(
         draw(buffer)
         return {"image": inline_image(buffer.getvalue(), "png")}
     script, digest = library
-    return {
-        "library": script,
-        "digest": digest,
-        "data": {"panels": panels, "names": names, "shown": len(names) if shown is None else shown},
-    }
+    colors: dict[int, int | None] = {}
+    for one in (one for panel in panels for one in panel["series"]):
+        colors.setdefault(one["run"], one["color"])
+    data = {"panels": panels, "names": names, "shown": len(names) if shown is None else shown}
+    data["colors"] = [colors.get(k, k) for k in range(len(names))]  # of the names: those of their first curves
+    return {"library": script, "digest": digest, "data": data}
 
 
 def comparison_curves(runs: list[Curve], reference: Curve, comparisons: list[Comparison]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from ..tasks import build_task
 
 CPU = torch.device("cpu")
 NOISE_PLACES = 100_003  # where the noise of a layer may begin in the random numbers
-BATCH_SIZE = 2  # unless --batch_size is given: enough for every operator, and quick
 
 
 def synthetic_dataset(task: str) -> str:

@@ -11,7 +11,6 @@ from .operators import to_host
 from .results import Finding, Level, number
 from .scenario import CPU, Scenario, place, rounding_noise
 
-ITERATIONS = 20
 RUNS = 3  # trainings with rounding noise
 FIRST_RUNS = 12  # of their first iteration, whose spread three runs underestimate by chance
 FACTOR, FACTOR_16 = 20.0, 2.0  # times their spread: the envelope; devices round to 16 bits alike, once per result
@@ -58,7 +57,7 @@ def total_norm(tensors: list[torch.Tensor]) -> float:
     return largest * float(to_host(torch.nn.utils.get_total_norm([value.detach() / largest for value in tensors])))
 
 
-def check_steps(scenario: Scenario, iterations: int = ITERATIONS) -> Level:
+def check_steps(scenario: Scenario, iterations: int) -> Level:
     """Train some iterations on the device and look for the first that leaves the envelope.
 
     The envelope of an iteration is ``FACTOR`` (``FACTOR_16``) times the largest difference so far between the CPU's

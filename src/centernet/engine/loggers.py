@@ -147,4 +147,4 @@ def _read_ids(path: Path) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

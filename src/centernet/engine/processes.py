@@ -22,6 +22,7 @@ from ..utils import environment
 from ..utils.failures import explain
 from ..utils.streams import OutputClosed
 from ..utils.text import make_streams_tolerant, print_lines
+from ..utils.tool import error_line
 from .signals import ShutdownRequested
 from .staging import HostStaged
 from .watchdog import STATUS, UNLIMITED, Watchdog
@@ -294,9 +295,9 @@ def tune_malloc(device: torch.device) -> None:
 def run_script(main: Callable[[Options], None], opt: Options) -> None:
     """Run ``main(opt)``, and end with a clear line and status where it fails.
 
-    Errors the user can fix end with ``error: ...`` and status 2, a signal with 128 plus its number; anything else is a
-    defect and shows its traceback, status 1. Of several processes only the first to fail reports: the others find the
-    same mistake, or have lost a peer, and would bury the reason.
+    Errors the user can fix end with ``error: ...`` (``utils.tool.error_line``) and status 2, a signal with 128 plus its
+    number; anything else is a defect and shows its traceback, status 1. Of several processes only the first to fail
+    reports: the others find the same mistake, or have lost a peer, and would bury the reason.
     """
     make_streams_tolerant()
     environment.allow_open_files()
@@ -336,9 +337,9 @@ def run_script(main: Callable[[Options], None], opt: Options) -> None:
 def _failure(error: Exception) -> tuple[str, int]:
     """Return what to report about an error, and the exit status."""
     if reason := explain(error):
-        return f"error: {reason}", 2
+        return error_line(reason), 2
     if isinstance(error, UserError):
-        return f"error: {error}", 2
+        return error_line(error), 2
     if dist.is_initialized() and _is_lost_peer(error):
         time.sleep(GRACE)  # meanwhile the launcher ends this process, and reports the one that failed
         return LOST_PEER

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from ..errors import UserError
 from ..utils.text import print_line
+from ..utils.tool import error_line
 
 UNLIMITED = datetime.timedelta(days=20)  # of calls that the watchdog limits; more is too much for 32 bits of ms
 HEARTBEATS = 10  # within the time limit
@@ -155,10 +156,10 @@ class Watchdog:
         peers: dict[int, Stall] = {}
         while not self.stopped.wait(pause):
             if self.store_lost:
-                self._end(f"error: the store{where} is unreachable: its process or machine was lost")
+                self._end(f"the store{where} is unreachable: its process or machine was lost")
             elif store.count(self.exchanges) >= MISSED:
                 self._end(
-                    f"error: the store{where} has not responded for {MISSED * pause:g} s (--dist_timeout "
+                    f"the store{where} has not responded for {MISSED * pause:g} s (--dist_timeout "
                     f"{self.limit:g}): its process may be suspended, or the network to its machine cut"
                 )
             if store.stalled:
@@ -167,7 +168,7 @@ class Watchdog:
             silent = [rank for rank in seen if peers.setdefault(rank, Stall()).count(seen[rank][0]) >= MISSED]
             if silent:
                 self._end(
-                    f"error: {self._describe(silent)} has not responded for {MISSED * pause:g} s (--dist_timeout "
+                    f"{self._describe(silent)} has not responded for {MISSED * pause:g} s (--dist_timeout "
                     f"{self.limit:g}): it may be suspended, or its machine unreachable"
                 )
             if position.count(self.steps if self.waiting else object()) >= HEARTBEATS:
@@ -177,18 +178,18 @@ class Watchdog:
                     if behind
                     else "all ranks are in the same collective operation; is the network between them all right?"
                 )
-                self._end(f"error: waited {self.limit:g} s (--dist_timeout): {reason}")
+                self._end(f"waited {self.limit:g} s (--dist_timeout): {reason}")
 
     def _describe(self, ranks: list[int]) -> str:
         return ", ".join(f"rank {rank} ({self.places[rank]})" for rank in ranks)
 
-    def _end(self, report: str) -> None:
-        """Report and end the process, whose main thread may be blocked in a collective operation."""
+    def _end(self, error: str) -> None:
+        """Report an error and end the process, whose main thread may be blocked in a collective operation."""
         if self.stopped.is_set():  # it is ending already
             return
         if self.first_to_fail(otherwise=self.local_rank == 0):
             with contextlib.suppress(OSError):
-                print_line(f"[rank {self.rank}] {report}", file=sys.stderr)
+                print_line(f"[rank {self.rank}] {error_line(error)}", file=sys.stderr)
         os._exit(STATUS)
 
 

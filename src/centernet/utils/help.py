@@ -1,12 +1,28 @@
 """Help texts of the programs in the width of the terminal."""
 
 import argparse
+import copy
 import textwrap
 from itertools import groupby
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills the paragraphs of descriptions, and continues long commands, which are indented, with a backslash."""
+    """Fills the paragraphs of descriptions, and continues long commands, which are indented, with a backslash.
+
+    Words are never broken. Default paths are shown relative to the repository or to the current directory.
+    """
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        if isinstance(action.default, Path):
+            action = copy.copy(action)
+            action.default = _relative(action.default)
+        return super()._expand_help(action)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
@@ -17,6 +33,11 @@ class HelpFormatter(argparse.HelpFormatter):
             else:
                 lines += textwrap.wrap(" ".join(part), width, break_long_words=False, break_on_hyphens=False)
         return "\n".join(indent + line for line in lines)
+
+
+def _relative(path: Path) -> Path:
+    folder = next((folder for folder in (REPOSITORY, Path.cwd()) if path.is_relative_to(folder)), None)
+    return path.relative_to(folder) if folder else path
 
 
 def _continued(command: str, width: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Error handling of command-line tools."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,22 @@ from ..errors import UserError
 from .text import make_streams_tolerant, print_line
 
 Main = Callable[[Sequence[str] | None], int | None]
+
+
+def command_name(script: str = "") -> str:
+    """Return the name of the installed command that this process was started as, otherwise ``script``."""
+    name = os.path.basename(sys.argv[0])
+    return name if name.startswith("centernet-") else script
+
+
+def error_line(error: object, script: str = "") -> str:
+    """Return the line that reports an error of the user.
+
+    It begins with the name of the installed command (``centernet-demo: error: ...``), or with ``script`` unless it is
+    empty.
+    """
+    name = command_name(script)
+    return f"{name}: error: {error}" if name else f"error: {error}"
 
 
 def tool(main: Main) -> Callable[..., int]:
@@ -23,7 +40,7 @@ def tool(main: Main) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            print_line(f"error: {error}", file=sys.stderr)
+            print_line(error_line(error), file=sys.stderr)
             return 2
 
     return run
