@@ -129,7 +129,7 @@ class Trainer:
                 self.precision.scaler.load_state_dict(state.scaler)
         if self.averaged is None and state.ema:
             log("note: without --ema the running averages of the checkpoint are dropped; the weights are validated")
-        if self.averaged is not None and not state.ema:
+        if self.averaged is not None and not state.ema and state.iteration:
             log(f"note: --ema {self.opt.ema:g}: the checkpoint has no running averages; they start from its weights")
         if state.ema and self.averaged is not None:
             if problems := self.averaged.load(state.ema):
