@@ -12,6 +12,7 @@ from centernet.options import recipe
 from centernet.opts import opts
 from centernet.tasks import build_task
 from centernet.tasks.option import TRAIN
+from centernet.tasks.specs import NOT_WITH_IOU
 from centernet.transforms import full_view, sample_rng
 
 IOU = ("--box_loss", "giou", "--box_samples", "gaussian")
@@ -185,9 +186,10 @@ def test_presets_set_what_was_not_given():
     assert recipe(options("--preset", "reference")) == recipe(options())
 
 
-@pytest.mark.parametrize("other", ["dense_wh", "norm_wh", "cat_spec_wh", "not_reg_offset"])
-def test_a_preset_gives_way_to_what_its_box_loss_excludes(other):
-    opt = options("--preset", "fast", f"--{other}")
+@pytest.mark.parametrize("given", [[], ["--box_loss", "l1"]])
+@pytest.mark.parametrize("other", NOT_WITH_IOU)
+def test_a_preset_gives_way_to_what_its_box_loss_excludes(other, given):
+    opt = options("--preset", "fast", f"--{other}", *given)
     assert getattr(opt, other) and (opt.box_loss, opt.box_samples, opt.lr_schedule) == ("l1", "center", "cosine")
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ..tasks.specs import NOT_WITH_IOU
+
 # Learns several times faster from few images than the reference's recipe (benchmarks/time_to_ap.py).
 FAST: dict[str, Any] = {
     "optimizer": "adamw",
@@ -16,10 +18,10 @@ FAST: dict[str, Any] = {
     "shift": 0.05,
     "scale": 0.3,
 }
-# Options of detection that the loss of a box replaces.
-NOT_WITH_BOX_LOSS = ("dense_wh", "norm_wh", "cat_spec_wh", "not_reg_offset")
 # What only detection has.
 FAST_CTDET: dict[str, Any] = {"box_loss": "giou", "box_samples": "gaussian", "augment": "light", "exact_boxes": True}
+# In place of its box loss, where given options exclude that.
+L1 = {"box_loss": "l1", "box_samples": "center"}
 
 
 def preset_values(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -28,9 +30,5 @@ def preset_values(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]
         return {}
     if task != "ctdet":
         return FAST
-    values = {**FAST, **FAST_CTDET}
-    if given.get("box_loss") == "l1":
-        del values["box_samples"]
-    if any(given.get(other) for other in NOT_WITH_BOX_LOSS):
-        del values["box_loss"], values["box_samples"]
-    return values
+    excluded = given.get("box_loss") == "l1" or any(given.get(other) for other in NOT_WITH_IOU)
+    return {**FAST, **FAST_CTDET, **(L1 if excluded else {})}

@@ -53,6 +53,8 @@ class TaskSpec:
 
 # General options that only tasks with the heads ``wh`` and ``reg`` of detection have.
 BOX_LOSS = ("box_loss", "box_samples", "box_weight")
+# Options of ctdet that an IoU loss excludes.
+NOT_WITH_IOU = ("norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset", "eval_oracle_wh", "eval_oracle_offset")
 
 
 def check_box_loss(opt: Namespace, others: tuple[str, ...]) -> None:
@@ -131,8 +133,7 @@ class CtdetSpec(TaskSpec):
 
     @staticmethod
     def check(opt: Namespace) -> None:
-        others = ("norm_wh", "dense_wh", "cat_spec_wh", "not_reg_offset", "eval_oracle_wh", "eval_oracle_offset")
-        check_box_loss(opt, others)
+        check_box_loss(opt, NOT_WITH_IOU)
 
     @staticmethod
     def head_channels(opt: Namespace) -> dict[str, int]:
