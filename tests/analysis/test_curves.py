@@ -189,7 +189,10 @@ def test_original_log_of_a_resumed_run_and_printed_twice(read):
 
 
 def test_original_log_printed_once_an_epoch(read):
-    assert read("\n".join(original_log([[5.0] * 8, [3.0] * 8], 100, 8))) == [5.0] * 8 + [3.0] * 8
+    at_end = [line.replace("[0/8]", "[7/8]") for line in original_log([[5.0] * 8, [3.0] * 8], 100, 8)]
+    assert read("\n".join(at_end)) == [5.0] * 8 + [3.0] * 8
+    with pytest.raises(UserError, match="of its first 1 of 8 iterations.*print more often"):
+        read("\n".join(original_log([falling(8), falling(8)], 100, 8)))
 
 
 def test_original_log_keeps_nan(read):
@@ -376,6 +379,33 @@ def test_different_recipes_are_named_and_never_pass():
     )
     result = compare(curve(np.full(50, 2.0), run), curve(np.ones(50), reference), 1)
     assert result.verdict.endswith("true; mean_relative_error=1.0 > 0.05 and mean_absolute_error=1.0 > 0.0002")
+
+
+@pytest.mark.parametrize("side", ["run", "reference"])
+@pytest.mark.parametrize("interval", [2, 10, 50])
+def test_logs_with_fewer_iterations_are_compared_at_these(side, interval):
+    losses = falling(500, 0.3)
+    printed = np.arange(interval, 501, interval)
+    whole, sampled = curve(losses), curve(np.repeat(losses[printed - 1], interval))
+    sampled.printed = printed
+    pair = (sampled, whole) if side == "run" else (whole, sampled)
+    result = compare(*pair)
+    assert result.passed and result.mean_relative_error < 1e-12
+    assert f"the curves are compared at the {len(printed)} printed iterations" in result.notes
+    means = curve(np.repeat(losses.reshape(-1, interval).mean(1), interval))
+    means.printed = printed
+    result = compare(means, whole)  # means since the last line are read as such
+    assert result.passed and not any("printed iterations" in note for note in result.notes)
+    assert not compare(curve(losses * 1.1), sampled).passed
+
+
+def test_an_end_that_differs_is_noted():
+    reference = falling(1000)
+    run = np.where(np.arange(1000) < 950, reference, 2 * reference)
+    result = compare(curve(run), curve(reference))
+    assert result.passed
+    assert any(note.startswith("the end differs: the last 50 iterations are 100 % above") for note in result.notes)
+    assert not compare(curve(reference * 1.04), curve(reference)).notes[1:]
 
 
 def test_notes_of_both_curves_are_kept():

@@ -93,6 +93,31 @@ def test_epochs_and_resumed_runs(read):
     assert read(over_all).loss.tolist() == values
 
 
+@pytest.mark.parametrize("interval", [1, 2, 3, 5])
+def test_epochs_whose_length_is_not_stated(read, interval):
+    """Each epoch counts from 0, and only every so many iterations are printed."""
+    length = 3 * interval
+    lines = [
+        f"Epoch: {e} Iteration: {i}  rank : 0  train.loss : {e}.{i:02d}"
+        for e in range(4)
+        for i in range(0, length, interval)
+    ]
+    curve = read(lines)
+    places = [e * length + i + 1 for e in range(4) for i in range(0, length, interval)]
+    assert curve.last == places[-1]
+    assert [curve.loss[place - 1] for place in places] == [float(line.split()[-1]) for line in lines]
+    assert any("how many iterations an epoch has" in note for note in curve.notes) == (interval > 1)
+    with pytest.raises(UserError, match="one line per epoch, of its first iteration.*print more often"):
+        read(lines[::3])
+
+
+def test_repeated_iterations_are_noted(read):
+    lines = [f"Iter[{i}] step_train_loss 1.0" for _ in range(3) for i in range(8)]
+    curve = read(lines)
+    assert len(curve.loss) == 8
+    assert any("repeats iterations" in note and "16 of 24 are left out" in note for note in curve.notes)
+
+
 def test_logs_that_start_later(read):
     curve = read([f"Iter[{i}] step_train_loss {i}.5" for i in (501, 502, 503)])
     assert curve.first == 501 and curve.last == 503 and len(curve.loss) == 3

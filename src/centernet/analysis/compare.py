@@ -17,6 +17,8 @@ MIN_COVERAGE = 0.95
 DEFAULT_WINDOW = 50
 # The denominator of the relative error is at least this, for smoothed references near zero.
 EPSILON = 1e-12
+# Relative error of the end that is noted where the mean passes: twice that of any two seeds of sample_short.
+FAR = 0.25
 IDENTITY_KEYS = ("task", "dataset", "arch", "input_h", "input_w", "batch_size")
 
 
@@ -239,13 +241,22 @@ def compare(run: Curve, reference: Curve, window: int | None = None) -> Comparis
     common = last - first + 1
     window = window or default_window(common)
     losses = run.loss_from(first, last), reference.loss_from(first, last)
+    reasons, notes = [], [*run.notes, *reference.notes]
     with np.errstate(all="ignore"):
-        relative, absolute = _signed_errors(*(moving_average(loss, window) for loss in losses))
+        relative, absolute = _smoothed_errors(losses, window)
+        printed = run.printed if reference.printed is None else reference.printed if run.printed is None else None
+        if printed is not None:  # the log of one of them has fewer iterations
+            printed = printed[(printed >= first) & (printed <= last)]
+            held = run.held(printed, first, last), reference.held(printed, first, last)
+            errors_there = _smoothed_errors(held, window)
+            # A printed loss is that of its iteration, or a mean since the last line. No log says which.
+            if _mean(np.abs(errors_there[0])) < _mean(np.abs(relative)):
+                (relative, absolute), losses = errors_there, held
+                notes.append(f"the curves are compared at the {len(printed)} printed iterations")
         errors = Errors(_mean(np.abs(relative)), _mean(np.abs(absolute)))
         signed = Errors(_mean(relative), _mean(absolute))
         vendor = Errors(*map(_mean, _signed_errors(*losses)))
 
-    reasons, notes = [], [*run.notes, *reference.notes]
     bad = np.flatnonzero(~np.isfinite(run.loss))
     if bad.size:
         reasons.append(f"NaN or infinity in the run, first at iteration {bad[0] + run.first}")
@@ -254,9 +265,21 @@ def compare(run: Curve, reference: Curve, window: int | None = None) -> Comparis
         reasons.append(f"too few iterations: {common} in common, at least {needed} needed (20, and two windows)")
     if math.isnan(errors.mean_relative_error) and not reasons:
         reasons.append("the losses are too large to be averaged")
+    if errors.within_limits and len(relative) and abs(relative[-1]) > FAR:
+        side = "above" if relative[-1] > 0 else "below"
+        notes.append(
+            f"the end differs: the last {window} iterations are {abs(relative[-1]) * 100:.0f} % {side} the reference, "
+            "which the mean over the whole curve hides"
+        )
     recipe_reasons, recipe_notes = _compare_runs(run, reference, common)
     reasons, notes = reasons + recipe_reasons, notes + recipe_notes
     return Comparison(errors, signed, vendor, window, first, last, np.abs(relative), reasons, notes)
+
+
+def _smoothed_errors(losses: tuple[np.ndarray, np.ndarray], window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the relative and the absolute error of each point of two smoothed curves."""
+    run, reference = (moving_average(loss, window) for loss in losses)
+    return _signed_errors(run, reference)
 
 
 def _signed_errors(run: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

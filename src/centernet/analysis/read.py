@@ -45,6 +45,7 @@ class Curve:
         info: the run's ``opt.json`` or the JSON file of a reference; empty without one.
         notes: how the file was read, where that is not obvious.
         first: iteration of ``loss[0]``; above 1 for a run that was resumed without its earlier log.
+        printed: the iterations whose losses are known, where they are not all; each stands for those since the last.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Curve:
     info: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     first: int = 1
+    printed: np.ndarray | None = None
 
     @property
     def recipe(self) -> dict | None:
@@ -70,6 +72,11 @@ class Curve:
     def loss_from(self, first: int, last: int) -> np.ndarray:
         """Return the losses of iterations ``first`` to ``last``, both included."""
         return self.loss[first - self.first : last - self.first + 1]
+
+    def held(self, printed: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Return the losses of iterations ``first`` to ``last`` as a log has them that lists ``printed`` ones only."""
+        places = np.searchsorted(printed, np.arange(first, last + 1)).clip(max=len(printed) - 1)
+        return self.loss[(printed[places] - self.first).clip(0, len(self.loss) - 1)]
 
 
 @dataclass
@@ -379,7 +386,7 @@ def _is_table_with_loss(head: str, second: str) -> bool:
 def _as_curve(path: Path, reading: Reading) -> Curve:
     if reading.first > 1:
         reading.notes.append(f"{path} starts at iteration {reading.first}")
-    return Curve(path, reading.loss, notes=reading.notes, first=reading.first)
+    return Curve(path, reading.loss, notes=reading.notes, first=reading.first, printed=reading.printed)
 
 
 def _losses(texts: Iterable[str], path: Path) -> np.ndarray:

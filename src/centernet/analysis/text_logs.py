@@ -58,11 +58,19 @@ def _too_many(path: Path) -> UserError:
 
 
 class Reading(NamedTuple):
-    """The losses of a log: ``loss`` (n,) float64, the iteration of the first, and notes on how they were read."""
+    """The losses of a log.
+
+    Attributes:
+        loss: (n,) float64.
+        first: iteration of ``loss[0]``.
+        notes: how they were read.
+        printed: the iterations of the lines, where not every iteration has one; None where each has.
+    """
 
     loss: np.ndarray
     first: int
     notes: list[str]
+    printed: np.ndarray | None = None
 
 
 class Records:
@@ -235,10 +243,9 @@ def _in_order(records: Records, name: str) -> Reading:
     if min(records.iteration) < 0:
         notes.append(f"{path} is read as text: each of its {len(records)} lines with {name} counts as one iteration")
         return Reading(np.array(records.loss, dtype=np.float64), 1, notes)
-    counts_from_zero = min(records.iteration) == 0
-    kept = _Placed()
+    kept = _Placed(counts_from_zero=min(records.iteration) == 0)
     for epoch, iteration, total, loss in records.rows():
-        done = iteration + counts_from_zero
+        done = iteration + kept.counts_from_zero
         while kept.epoch and kept.epoch[-1] > epoch >= 0:
             kept.drop_last()
         offset = _epoch_offset(epoch, done, total, kept, path)
@@ -247,24 +254,66 @@ def _in_order(records: Records, name: str) -> Reading:
         if offset + done > MAX_ITERATIONS:
             raise _too_many(path)
         kept.add(offset + done, loss, epoch, offset, done, total)
+    if kept.assumed:
+        notes.append(
+            f"{path} does not state how many iterations an epoch has: by the printed ones, "
+            f"{', '.join(map(str, sorted(kept.assumed)[:4]))}"
+        )
+    if kept.dropped:
+        notes.append(
+            f"{path} repeats iterations (a resumed run, or a count that starts again in each epoch, which its lines do "
+            f"not name): the later lines count, {kept.dropped} of {len(records)} are left out"
+        )
     return _spread(np.array(kept.position), np.array(kept.loss, dtype=np.float64), name, path, notes)
 
 
 class _Placed:
-    """Losses with their iteration ``position``: ``done`` iterations of ``total`` after the ``offset`` of an epoch."""
+    """Losses with their iteration ``position``: ``done`` iterations of ``total`` after the ``offset`` of an epoch.
 
-    def __init__(self) -> None:
+    Attributes:
+        counts_from_zero: whether the first iteration is called 0.
+        dropped: number of losses that later ones have replaced.
+        assumed: lengths of epochs that follow from the printed iterations alone.
+    """
+
+    def __init__(self, counts_from_zero: bool) -> None:
         self.position, self.epoch, self.offset, self.done, self.total = (array("q") for _ in range(5))
         self.loss = array("d")
         self._columns: tuple[array, ...] = (self.position, self.loss, self.epoch, self.offset, self.done, self.total)
+        self.counts_from_zero, self.dropped = counts_from_zero, 0
+        self.assumed: set[int] = set()
 
     def add(self, *values) -> None:
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
 
     def drop_last(self) -> None:
+        self.dropped += 1
         for column in self._columns:
             column.pop()
+
+    def epoch_length(self, path: Path) -> int:
+        """Return how many iterations the epoch of the last loss has.
+
+        Without a total it is taken as a multiple of the printed interval, as which most programs choose it.
+
+        Raises:
+            UserError: the lines leave it open.
+        """
+        last, total = self.done[-1], self.total[-1]
+        if total > 0:
+            return max(total, last)
+        same = len(self.done) > 1 and self.offset[-2] == self.offset[-1]
+        if not same and self.counts_from_zero:
+            raise UserError(
+                f"{path}: has one line per epoch, of its first iteration, and does not state how many iterations an "
+                "epoch has; print more often"
+            )
+        step = last - self.done[-2] if same else 1
+        length = last - 1 + step if self.counts_from_zero else last
+        if step > 1:
+            self.assumed.add(length)
+        return length
 
 
 def _epoch_offset(epoch: int, done: int, total: int, kept: _Placed, path: Path) -> int:
@@ -279,7 +328,7 @@ def _epoch_offset(epoch: int, done: int, total: int, kept: _Placed, path: Path) 
     if epoch > kept.epoch[-1] >= 0 and starts_again:
         if epoch > kept.epoch[-1] + 1:
             raise UserError(f"{path}: epoch {epoch} follows epoch {kept.epoch[-1]}; expected every epoch")
-        return offset + max(last_total, last_done)
+        return offset + kept.epoch_length(path)
     if epoch < 0 and starts_again and last_done >= last_total > 0:
         return offset + last_total
     return offset
@@ -299,7 +348,8 @@ def _spread(positions: np.ndarray, losses: np.ndarray, name: str, path: Path, no
     first = max(int(positions[0]) - step + 1, 1)
     if step > 1:
         notes.append(f"{path}: {name} is printed every {step} iterations: each iteration has the loss of its interval")
-    return Reading(np.repeat(losses, np.diff(positions, prepend=first - 1)), first, notes)
+    printed = positions if len(positions) < positions[-1] - first + 1 else None
+    return Reading(np.repeat(losses, np.diff(positions, prepend=first - 1)), first, notes, printed)
 
 
 def _undo_averages(records: Records) -> Reading:
@@ -318,7 +368,7 @@ def _undo_averages(records: Records) -> Reading:
     step = max((b[1] - a[1] for a, b in pairwise(lines) if a[0] == b[0]), default=None)
     losses: list[np.ndarray] = []
     first = 1 + (numbers[0] - 1) * lines[0][2]
-    size = 0
+    size = filled = 0
     for begin, end in pairwise(starts):
         epoch, _, total, _ = lines[begin]
         done, done_sum, mean = 0, 0.0, 0.0
@@ -327,8 +377,14 @@ def _undo_averages(records: Records) -> Reading:
             losses.append(np.full(iteration + 1 - done, mean))
             done, done_sum = iteration + 1, average * (iteration + 1)
         left = total - done
+        if step is None and left > done:
+            raise UserError(
+                f"{path}: prints one average per epoch, of its first {done} of {total} iterations: the losses of the "
+                "others are not in it; print more often (--print_iter)"
+            )
         if step is None or left < step:
             losses.append(np.full(max(left, 0), mean))
+            filled = max(filled, left)
         elif epoch != numbers[-1]:  # the last epoch may end early: the run was stopped or is still running
             raise UserError(f"{path}: lines are missing: epoch {epoch} ends at iteration {done} of {total}")
         size += max(done, total)
@@ -336,4 +392,6 @@ def _undo_averages(records: Records) -> Reading:
             raise _too_many(path)
     every = f"every {step} iterations" if step else "once per epoch"
     note = f"{path} prints averages over the epoch {every}: undone, each iteration has the mean of its interval"
+    if filled:
+        note += f", and the last {filled} of an epoch, which no line covers, that of the one before"
     return Reading(np.concatenate(losses), first, [note])
