@@ -2,6 +2,7 @@
 # Train a CenterNet detector in four processes.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started with sh
 set -u
+trap '' USR1 # requests a checkpoint; until there is a training, which receives it, it would end this script
 
 usage() {
     cat <<'TEXT'

@@ -14,6 +14,7 @@ from centernet.cli import load
 from centernet.options import OptionParser
 from centernet.tasks.option import ALL, CHECK, DEMO, EXPORT, TEST, TRAIN
 from centernet.utils.help import HelpFormatter
+from centernet.utils.tool import tool
 
 OWN = {  # an option of each program, and one of another
     TRAIN: ("lr_step", "demo"),
@@ -49,6 +50,14 @@ def test_help_and_wrong_options_of_tools_need_no_pytorch(script):
     assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
     done = answer(script, "--no_such_option", without=without)
     assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_an_interrupted_tool_ends_with_one_line(capsys):
+    @tool
+    def main(argv):
+        raise KeyboardInterrupt
+
+    assert main([]) == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 def test_wrong_options_of_check_device_need_no_pytorch():

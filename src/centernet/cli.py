@@ -6,6 +6,7 @@ Also the commands of an installed package: ``centernet-train`` is ``src/main.py`
 
 import importlib.util
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -75,6 +76,17 @@ draw_results = partial(run_tool, FOLDER / "tools" / "vis_pred.py")
 
 def run(script: str) -> None:
     """Parse the command line and run ``main(opt)`` of a script. Raises SystemExit at the end."""
+    if script == "main" and hasattr(signal, "SIGUSR1"):
+        # It requests a checkpoint, of which there is none until the training begins, and would end the process.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        _run(script)
+    except KeyboardInterrupt:  # during the imports
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _run(script: str) -> None:
     environment.die_with_launcher()  # long before the processes join: the imports take seconds
     make_streams_tolerant()
     # More loader workers than cores are the user's choice; PyTorch would print two warnings of 400 characters.

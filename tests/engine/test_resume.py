@@ -17,7 +17,7 @@ from tests.helpers.training import ENVIRONMENT, MAIN, losses, rows, small
 
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
-from centernet.engine import nan_guard
+from centernet.engine import launch, nan_guard
 from centernet.engine.run_state import TrainingState, check_plan, resumed_state
 from centernet.engine.signals import ShutdownHandler, ShutdownRequested
 from centernet.errors import UserError
@@ -212,6 +212,42 @@ with requests.installed(), requests.deferred():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + signal.SIGTERM and done.stdout == "still here\n"
     assert done.stderr == "SIGTERM for the second time: stopped without a checkpoint\n"
+
+
+def test_sigusr1_before_the_training_does_not_end_the_run():
+    code = """
+import os, signal, sys
+from centernet import cli
+def load(path):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print("still here", flush=True)
+    raise KeyboardInterrupt  # as Ctrl-C during the imports
+cli.load = load
+sys.argv = ["main.py", "ctdet", "--dataset", "sample"]
+cli.train()
+"""
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(MAIN).parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "still here\n", "interrupted\n")
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sigusr1_reaches_a_training_however_it_was_treated_before(before, monkeypatch):
+    requests, passed = ShutdownHandler(), []
+    old = signal.signal(signal.SIGUSR1, before)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "_children", lambda: [os.getpid()])
+            patch.setattr(launch.os, "kill", lambda process, number: passed.append(number))
+            launch._pass_on(signal.SIGUSR1, None)  # the launcher leaves processes alone that cannot take it
+            with requests.installed():
+                launch._pass_on(signal.SIGUSR1, None)
+        assert passed == [signal.SIGUSR1]
+        with requests.installed():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert requests.save
+    finally:
+        signal.signal(signal.SIGUSR1, old)
 
 
 def test_a_deferred_signal_that_nobody_handles_ends_the_run():

@@ -9,6 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+if __name__ == "__main__" and hasattr(signal, "SIGUSR1"):
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it is passed on: the imports below take seconds
+
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -102,10 +105,18 @@ def _children() -> list[int]:
 
 
 def _pass_on(number: int, frame) -> None:
-    """Pass SIGUSR1, which requests a checkpoint, on to every process."""
+    """Pass SIGUSR1, which requests a checkpoint, on to every process that receives it: others would be ended by it."""
     for child in _children():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+        with contextlib.suppress(OSError):  # it has ended
+            if _catches(child, number):
+                os.kill(child, number)
+
+
+def _catches(process: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal; Linux only."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def _end_without_processes(patience: float) -> None:

@@ -39,14 +39,14 @@ class ShutdownHandler:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Receive signals until the block exits. A signal that is ignored, as by ``nohup``, stays ignored."""
+        """Receive signals until the block exits. A request to stop that is ignored, as by ``nohup``, stays ignored."""
         wanted = {number: self._on_stop for number in STOP if number.name != "SIGPIPE"} | (
             {SAVE: self._on_save} if SAVE else {}
         )
         before = {number: signal.getsignal(number) for number in wanted}
         closed = streams.on_closed
         for number, ours in wanted.items():
-            if before[number] not in (signal.SIG_IGN, None):
+            if before[number] not in (signal.SIG_IGN, None) or number == SAVE:  # SAVE is ignored until here
                 signal.signal(number, ours)
         streams.on_closed = self._on_closed
         try:

@@ -30,8 +30,8 @@ def error_line(error: object, script: str = "") -> str:
 def tool(main: Main) -> Callable[..., int]:
     """Decorate ``main(argv)`` of a tool: a ``UserError`` becomes one line on standard error and exit status 2.
 
-    The result takes ``argv`` (None: the arguments of the process) and returns the exit status: that of ``main``, 0
-    where it returns None.
+    Ctrl-C becomes the line "interrupted" and status 130. The result takes ``argv`` (None: the arguments of the process)
+    and returns the exit status: that of ``main``, 0 where it returns None.
     """
 
     @functools.wraps(main)
@@ -42,5 +42,8 @@ def tool(main: Main) -> Callable[..., int]:
         except UserError as error:
             print_line(error_line(error), file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print_line("interrupted", file=sys.stderr)
+            return 130
 
     return run
