@@ -142,6 +142,11 @@ def test_options_of_other_programs_are_named_in_one_line():
         ),
         ("multi_pose --box_loss giou --off_weight 2", []),
         ("ctdet --box_weight 2", ["--box_weight has no effect without --box_loss giou, diou or ciou"]),
+        (
+            "ctdet --eval_oracle_hm --eval_oracle_wh=false",
+            ["--eval_oracle_hm without --test: the network does not learn what the truth replaces"],
+        ),
+        ("ctdet --eval_oracle_hm --test --load_model x", []),
         ("ctdet --hm_gauss 3", ["--hm_gauss has no effect without --mse_loss"]),
         ("ctdet --plain_epochs 3", ["--plain_epochs has no effect without --augment or --copy_paste"]),
         ("ctdet --plain_epochs 3 --augment light", []),

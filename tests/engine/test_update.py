@@ -28,6 +28,16 @@ def test_pieces_add_up_to_the_update(tmp_path, tiny_voc, pieces, processes):
         assert (together["gradients"][name] - gradient).abs().max() <= 1e-9 * gradient.abs().max(), name
 
 
+def test_true_heads_leave_nothing_to_train(main, tmp_path, tiny_voc):
+    arguments = small(tmp_path, tiny_voc, "--num_epochs", "1", "--val_intervals", "0", "--num_iters", "1")
+    heads = ["--eval_oracle_hm", "--eval_oracle_wh", "--eval_oracle_offset"]
+    done = main(*arguments, *heads)
+    assert done.returncode == 2 and done.stderr.startswith("error: --eval_oracle_*: replace all that the network")
+    assert len(done.stderr.splitlines()) == 1
+    done = main(*arguments, *heads[:2])
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_batch_in_pieces():
     batch = {"input": torch.arange(5), "num_target_pixels": [7], "meta": list("abcde")}
     pieces = split(batch, 3)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.loader import SkippedImages, TrainLoader, finish_batch, to_device
+from ..errors import UserError
 from ..options import Options, learning_rate
 from .averaging import ModelEma
 from .ddp import distribute, without_effect
@@ -86,6 +87,8 @@ class Trainer:
                 with self.model.no_sync() if local else contextlib.nullcontext():  # type: ignore[operator]
                     outputs = self.precision.forward(self.model, micro_batch["input"])
                     loss, terms = self.loss(outputs, micro_batch, counts)
+                    if not loss.requires_grad:
+                        raise UserError("--eval_oracle_*: replace all that the network learns; they are for --test")
                     if self.env.world_size > 1:
                         loss = loss + without_effect(outputs)
                     # The wrapper averages the gradients over the processes; the shares have to be summed instead.

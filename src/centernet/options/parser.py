@@ -157,6 +157,10 @@ class OptionParser:
                 notes.append(f"note: {shown} {'has' if len(names) == 1 else 'have'} no effect {reason}")
         if opt.test and not opt.load_model:
             notes.append("note: --test without --load_model scores a network of random weights")
+        oracles = [name for name in used if name.startswith("eval_oracle_") and getattr(opt, name)]
+        if oracles and not opt.test:
+            shown = ", ".join(f"--{name}" for name in oracles)
+            notes.append(f"note: {shown} without --test: the network does not learn what the truth replaces")
         if opt.dry_run and opt.load_model and script in ("demo.py", "test.py", "export.py"):
             notes.append(
                 f"note: --dry_run does not read {opt.load_model}, which determines the network and its input size"
