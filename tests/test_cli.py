@@ -52,6 +52,28 @@ def test_help_and_wrong_options_of_tools_need_no_pytorch(script):
     assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+LONG = "x" * 300  # a path of which the system refuses to say whether it exists, as it does of one without permission
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("demo.py", ["ctdet", "--load_model", "m.pth", "--demo", LONG]),
+        ("main.py", ["ctdet", "--dataset", "custom", "--data_path", LONG]),
+        ("main.py", ["ctdet", "--dataset", "pascal", "--data_path", LONG, "--device", "cpu"]),
+        ("tools/make_report.py", [LONG]),
+        ("tools/plot_log.py", [LONG]),
+        ("tools/certify.py", [LONG, "--references", "sample_short"]),
+        ("tools/check_data.py", ["ctdet", "--dataset", "custom", "--data_path", LONG]),
+        ("../loss.py", ["--run", LONG]),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_named(script, arguments):
+    done = answer(script, *arguments, without=())
+    assert done.returncode == 2, done.stderr
+    assert LONG in done.stderr and "error: " in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_an_interrupted_tool_ends_with_one_line(capsys):
     @tool
     def main(argv):

@@ -14,6 +14,7 @@ from ..ops.keypoints import KeypointSchema
 from ..tasks import TASKS, all_specs, get_spec
 from ..tasks.option import CHECK, DEMO, EXPORT, TEST, TRAIN, Option
 from ..utils import environment
+from ..utils.files import inaccessible
 from ..utils.help import HelpFormatter
 from .derive import as_pixel, check, check_sizes, derive, derive_sizes
 from .presets import preset_values
@@ -106,6 +107,10 @@ class OptionParser:
                 check_sizes(opt)  # else when the checkpoint, which names the network, is read
         except UserError as error:
             self.parser.error(str(error))
+        except OSError as error:
+            if not (line := inaccessible(error)):
+                raise
+            self.parser.error(line)
         return opt.finished()
 
     init = parse  # the reference's entry point for demos and library use

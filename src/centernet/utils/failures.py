@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from .files import inaccessible
 
 # How PyTorch reports DataLoader workers that are gone, and unavailable shared memory.
 LOST_WORKER = re.compile(
@@ -47,6 +48,8 @@ def explain(error: BaseException) -> str | None:
             return "the system refuses another process or thread (ulimit -u); use fewer --num_workers"
         if code in DISK:
             return f"{system.filename or 'a file'} could not be written: {system.strerror}"
+        if line := inaccessible(system):
+            return line
     return None
 
 

@@ -28,6 +28,8 @@ except ImportError:  # Windows has no fcntl; locks are ineffective there
     fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".tmp-"  # of temporary names: PREFIX host-pid-number-name
+# A path that cannot be looked at, which ``Path.is_file`` and the like raise instead of answering.
+INACCESSIBLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 ABANDONED = 24 * 3600.0  # seconds after which a temporary file of another host counts as a leftover
 
 _numbers = itertools.count()
@@ -282,6 +284,13 @@ def reason(error: Exception) -> str:
             return "disk full" if error.errno == errno.ENOSPC else "disk full: the quota is used up"
         return error.strerror or str(error)
     return str(error)
+
+
+def inaccessible(error: OSError) -> str | None:
+    """Return one line about a path that cannot be looked at; None for any other error."""
+    if error.errno not in INACCESSIBLE or not error.filename:
+        return None
+    return f"{error.filename}: {error.strerror}"
 
 
 def is_disk_full(folder: str | os.PathLike) -> bool:

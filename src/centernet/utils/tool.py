@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..errors import UserError
+from .files import inaccessible
 from .text import make_streams_tolerant, print_line
 
 Main = Callable[[Sequence[str] | None], int | None]
@@ -41,6 +42,11 @@ def tool(main: Main) -> Callable[..., int]:
             return main(argv) or 0
         except UserError as error:
             print_line(error_line(error), file=sys.stderr)
+            return 2
+        except OSError as error:
+            if not (line := inaccessible(error)):
+                raise
+            print_line(error_line(line), file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print_line("interrupted", file=sys.stderr)
