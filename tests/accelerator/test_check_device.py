@@ -11,7 +11,7 @@ from tests.accelerator.simulation import ROOT
 
 from centernet.diagnostics.check import main as check_device
 from centernet.diagnostics.judge import judge
-from centernet.diagnostics.operators import call, compare, widen
+from centernet.diagnostics.operators import call, compare, outputs_of, widen
 from centernet.diagnostics.scenario import CPU
 from centernet.diagnostics.steps import distance, total_norm
 from centernet.engine.precision import has_bfloat16_instructions
@@ -186,6 +186,19 @@ def test_gradients_of_batch_normalization_that_cancel_are_judged_by_their_terms(
     assert is_sound(3 * normalized + 1e-4 * noise, rounding)  # the result is about 1e-4
     assert not is_sound(3 * normalized + 1e-4 * noise, 100 * rounding)
     assert not is_sound(noise, 1e-3 * noise)
+
+
+def test_running_statistics_of_batch_normalization_are_judged():
+    x = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
+    forward = torch.ops.aten.native_batch_norm.default
+    before = (x, torch.ones(8), torch.zeros(8), torch.zeros(8), torch.ones(8), True, 0.1, 1e-5)
+    arguments = widen(before, None)
+    mean, variance, *results = outputs_of(forward, forward(*arguments), arguments, {})
+    assert torch.equal(mean, arguments[3]) and not torch.equal(variance, torch.ones(8))
+    assert all(one.sound for one in compare(forward, before, {}, [mean, variance, *results]))
+    biased = 0.9 + (variance - 0.9) * 31 / 32  # divided by the number of values instead of one less
+    sound = [one.sound for one in compare(forward, before, {}, [mean, biased, *results])]
+    assert sound == [True, False, True, True, True]
 
 
 def test_results_as_good_as_the_16_bit_kernel_of_the_cpu_are_sound():

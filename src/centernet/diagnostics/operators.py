@@ -35,6 +35,9 @@ OUTPUTS = {
     "deform_conv2d_triton_backward": ("backward: input", "backward: offset", "backward: mask", "backward: weight"),
     "_deform_conv2d_backward": ("backward: input", "backward: weight", "backward: offset", "backward: mask"),
 }
+# Arguments that an operator changes although its schema does not say so; they are judged before its results.
+RUNNING = ("running mean", "running variance")
+CHANGED = dict.fromkeys(("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"), (3, 4))
 # Operators of one backend and the operator that computes the same on the CPU, with as many of its arguments.
 SUBSTITUTES: dict[str, tuple[Callable, int]] = {
     "cudnn_batch_norm": (torch.ops.aten.native_batch_norm.default, 8),
@@ -131,11 +134,18 @@ def changed_arguments(func, arguments: tuple, options: dict) -> list[Tensor]:
     return found
 
 
+def changed_unnoticed(func, arguments: tuple) -> list[Tensor]:
+    """Return the tensors among the arguments that ``CHANGED`` names."""
+    places = CHANGED.get(func._schema.name.partition("::")[2], ())
+    return [arguments[k] for k in places if k < len(arguments) and isinstance(arguments[k], Tensor)]
+
+
 def outputs_of(func, result: Any, arguments: tuple, options: dict) -> list[Tensor | None]:
-    """Return the results of a call by position, or the tensors it changed if it returns none."""
+    """Return the results of a call by position, after those of ``CHANGED``, or what it changed if it returns none."""
     results = tree_flatten(result)[0]
+    changed = changed_unnoticed(func, arguments)
     if any(isinstance(item, Tensor) for item in results):
-        return [item if isinstance(item, Tensor) else None for item in results]
+        return [item if isinstance(item, Tensor) else None for item in [*changed, *results]]
     return list(changed_arguments(func, arguments, options))
 
 
@@ -303,6 +313,8 @@ class OperatorCheck(TorchDispatchMode):
                 continue
             passes = OUTPUTS.get(name, ())
             step = passes[k] if k < len(passes) and direction == "backward" else direction
+            if k < len(changed_unnoticed(func, args)):
+                step = f"{direction}: {RUNNING[k]}"
             self.outcomes.append(Outcome(name, step, where, judgement, self.inside))
             failed |= not judgement.sound
         if failed and self.save is not None:
