@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -151,6 +152,23 @@ def test_the_collectives_of_two_processes(simulation, tmp_path, sample_data):
     assert done.status == 1, done.output + done.errors
     assert "DEVIATION: all_reduce of float32: 1 of 1 elements" in done.output
     assert "DEVIATION: broadcast" not in done.output and "DEVIATION: the gradients" in done.output
+
+
+@pytest.mark.simulated
+def test_a_process_with_wrong_gradients_is_named(simulation, tmp_path, sample_data):
+    simulation.run(f"{HERE}:check_with_a_fault_of_rank_1", sample_data, tmp_path, processes=2, SIM_DEVICES="2")
+    (level,) = json.loads((tmp_path / "ctdet/default/device_check.json").read_text())["levels"]
+    (finding,) = level["findings"]
+    assert finding["text"].startswith("rank 1 has wrong gradients without the others, too: ")
+    assert all(row[2] == "exact" for row in level["rows"] if row[0] != "training step")
+
+
+def check_with_a_fault_of_rank_1(data: str, folder: str) -> int:
+    from simulated_accelerator import faults
+
+    if os.environ["RANK"] == "1":
+        faults.switch_on("conv_weight_gradient")
+    return check_device([*SMALL, *folders(folder, data), "--levels", "processes"])
 
 
 def test_equal_overflows_are_no_distance():

@@ -139,26 +139,47 @@ def _compare_steps(scenario: Scenario, env: Distributed, level: Level) -> None:
         name: value if name == "pixels" or not torch.is_tensor(value) else value[ends[env.rank] : ends[env.rank + 1]]
         for name, value in raw.items()
     }
-    together = _gradients(scenario, share, env)
-    if not env.is_main:
-        env.barrier()
+    together, alone = _gradients(scenario, share, env), Distributed(0, 1, 0, env.device)
+    known = None
+    if env.is_main:
+        exact = _gradients(scenario, raw, Distributed(0, 1, 0, CPU), torch.float64)
+        exact = {name: value.float() for name, value in exact.items()}  # exact enough, and half the size
+        known = exact, _errors(_gradients(scenario, raw, alone), exact)
+    env.barrier()  # rank 0 may take long
+    exact, own = env.broadcast(known)
+    problems = env.broadcast(env.gather(_worse(together, exact, own)))
+    wrong = [rank for rank, problem in enumerate(problems) if problem]
+    level.rows.append(["training step", "gradients", problems[wrong[0]] if wrong else "sound"])
+    if not wrong:
         return
-    alone = Distributed(0, 1, 0, env.device)
-    one = _gradients(scenario, raw, alone)
-    exact = _gradients(scenario, raw, Distributed(0, 1, 0, CPU), torch.float64)
-    worst, where = 0.0, ""
-    for name, reference in exact.items():
-        scale = max(rms(reference), 1e-30)
-        error, own = rms(together[name].double() - reference) / scale, rms(one[name].double() - reference) / scale
-        ratio = error / (GRADIENT_FACTOR * own + 1e-6)
-        if ratio > worst:
-            worst, where = ratio, f"{name}: error {number(error)}, of one process {number(own)}"
-    verdict = "sound" if worst <= 1 else where
-    level.rows.append(["training step", "gradients", verdict])
-    if worst > 1:
-        text = f"the gradients of {env.world_size} processes are not those of one: {where}"
-        level.findings.append(Finding("all_reduce", where.partition(":")[0], "backward", text))
-    env.barrier()
+    # Is it the sum, or does a process contribute wrong gradients to it?
+    yardstick = _errors(_gradients(scenario, raw, Distributed(0, 1, 0, CPU)), exact)
+    apart = env.gather(_worse(_gradients(scenario, raw, alone), exact, yardstick)) or []
+    for rank, problem in enumerate(apart):
+        if problem:
+            text = f"rank {rank} has wrong gradients without the others, too: {problem}; check its device (--gpus)"
+            level.findings.append(Finding("training step", f"rank {rank}", "backward", text))
+    if env.is_main and not any(apart):
+        those = "" if len(wrong) == env.world_size else f" on rank {', '.join(map(str, wrong))}"
+        text = f"the gradients of {env.world_size} processes are not those of one{those}: {problems[wrong[0]]}"
+        level.findings.append(Finding("all_reduce", problems[wrong[0]].partition(":")[0], "backward", text))
+
+
+def _errors(gradients: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Return the relative errors of gradients by parameter."""
+    return {
+        name: rms(gradients[name].double() - value.double()) / max(rms(value.double()), 1e-30)
+        for name, value in exact.items()
+    }
+
+
+def _worse(gradients: dict, exact: dict, yardstick: dict[str, float]) -> str | None:
+    """Return the worst gradient whose error is larger than ``GRADIENT_FACTOR`` yardsticks; None if there is none."""
+    errors = _errors(gradients, exact)
+    worst = max(errors, key=lambda name: errors[name] / (GRADIENT_FACTOR * yardstick[name] + 1e-6))
+    if errors[worst] <= GRADIENT_FACTOR * yardstick[worst] + 1e-6:
+        return None
+    return f"{worst}: error {number(errors[worst])}, of one process {number(yardstick[worst])}"
 
 
 def _gradients(
