@@ -4,9 +4,9 @@
     python src/tools/make_reference_library.py NAME --seeds 1-10 --nproc 1 ctdet --dataset pascal ...
     python src/tools/make_reference_library.py NAME --collect exp/ctdet/a exp/ctdet/b ...
 
-Without options of main.py, the recipe is the short one of the generated sample (8 epochs of the quick start's
-network): seven runs in one process and three in four processes. Runs are trained one after the other in WORK_DIR and
-are reused if they exist, so an interrupted command can be repeated. Results are small files in
+Without options of main.py, the recipe is the short one of the generated sample (8 epochs of dlav0_34): seven
+runs in one process and three in four processes. Runs are trained one after the other in WORK_DIR and are
+reused if they exist, so an interrupted command can be repeated. Results are small files in
 EXP_DIR/reference/NAME/: library.json and one CSV file per run; EXP_DIR/reference/NAME.csv is the first of them.
 
 Exit status: 0, or 2 if a run fails or cannot be used.

@@ -14,6 +14,7 @@ from centernet.analysis import page_plots
 from centernet.analysis.certificate import Margins, leave_out, powers
 from centernet.analysis.library import Band, named_library, read_library
 from centernet.errors import UserError
+from centernet.options import OptionParser, recipe
 
 stats = pytest.importorskip("scipy.stats")
 from centernet.analysis.statistics import compare_means, detectable_difference, equivalence_power  # noqa: E402
@@ -124,6 +125,23 @@ def test_sound_runs_are_certified(exp, tmp_path, capsys, monkeypatch):
     page = (runs[0] / "certificate.html").read_text()
     assert "Certified: equivalent" in page and page.count('src="data:image/png') == page.count("<img") == 1
     assert "://" not in page
+
+
+def test_runs_of_one_seed_are_not_certified(exp, tmp_path, capsys):
+    runs = [write_run(tmp_path / f"new{seed}", seed) for seed in (21, 22, 23)]
+    info = json.loads((runs[1] / "opt.json").read_text())
+    info["recipe"]["seed"] = 21  # rounding gave it another curve
+    (runs[1] / "opt.json").write_text(json.dumps(info))
+    assert call(exp, *runs) == 1
+    assert "Not certified: new22: has the seed of new21 (21); every run needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ACCELERATORS.md", "ACCELERATORS.zh-CN.md"])
+def test_the_documented_runs_have_the_recipe_of_the_library(name):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"python src/main.py (.*--seed 21 .*)", text)
+    found = recipe(OptionParser("main.py").parse(command.split()))
+    assert found.pop("seed") == 21 and found == read_library(COMMITTED).recipe
 
 
 @pytest.mark.parametrize(

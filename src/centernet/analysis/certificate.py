@@ -130,6 +130,7 @@ def certify(curves: list[Curve], scores: list[float | None], library: Library, m
         certificate.notes.append(f"{library.score_name} is not checked: runs or library have none")
     elif len(known) < len(scores):
         certificate.notes.append(f"{library.score_name} is known of {len(known)} of {len(scores)} runs")
+    seen: dict[Any, str] = {}
     for curve in curves:
         if not curve.recipe:
             certificate.notes.append(f"{curve.path}: its recipe is not known")
@@ -137,6 +138,12 @@ def certify(curves: list[Curve], scores: list[float | None], library: Library, m
         differences = recipe_differences(curve.recipe, library.recipe, ignored=SEED_KEYS)
         if differences:
             certificate.reasons.append(f"{curve.name}: different recipe: {', '.join(differences)}")
+        seed = curve.recipe.get("seed")
+        if seed is not None and seed in seen:
+            certificate.reasons.append(
+                f"{curve.name}: has the seed of {seen[seed]} ({seed}); every run needs a seed of its own"
+            )
+        seen.setdefault(seed, curve.name)
         if curve.recipe.get("seed") in [run.get("seed") for run in library.runs]:
             certificate.notes.append(f"{curve.name}: its seed is one of the library's, so it is not independent of it")
     return certificate
