@@ -88,6 +88,12 @@ def test_the_step_schedule_is_the_reference_s():
     )
 
 
+@pytest.mark.parametrize("steps", ["-1", "0", "0,90", ""])
+def test_a_step_below_one_is_after_no_epoch(steps):
+    opt = opts().parse(["ctdet", "--dataset", "sample", "--lr_step", steps])
+    assert [learning_rate(opt, epoch) for epoch in (1, 2, 90)] == [1.25e-4] * 3
+
+
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_gradients_are_clipped_as_pytorch_clips_them(skip_bad):
     weights = torch.tensor([3.0, 4.0])
