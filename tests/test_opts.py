@@ -343,6 +343,7 @@ def test_heads_of_ctdet(args, heads):
         (["ctdet", "--num_iters", "0"], "--num_iters"),
         (["ctdet", "--num_iters", "-5"], "--num_iters"),
         (["ctdet", "--seed", "-1"], "--seed"),
+        (["ctdet", "--seed", "9223372036854775808"], "from 0 to 9223372036854775807"),
         (["ctdet", "--K", "0"], "--K"),
         (["ctdet", "--debug", "5"], "--debug"),
         (["ctdet", "--flip", "1.5"], "--flip"),
