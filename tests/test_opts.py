@@ -406,6 +406,12 @@ def test_notes_name_options_of_other_tasks():
     assert parser.notes(parser.parse(["ctdet", "--norm_wh"])) == []
 
 
+@pytest.mark.parametrize("word", ["--local-rank=1", "--local_rank=0"])
+def test_arguments_of_torch_distributed_launch_are_accepted(word):
+    opt = opts().parse([word, "ctdet", "--lr", "1e-3"])
+    assert (opt.lr, opt.given) == (1e-3, ["lr", "task"]) and not hasattr(opt, "local_rank")
+
+
 def test_recipe_holds_what_changes_the_curve():
     """Two runs are comparable when only their names, workers and devices differ."""
     same = recipe(parse("--exp_id", "a", "--num_workers", "0", "--load_model", "/one/x.pth"))

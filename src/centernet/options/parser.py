@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -51,6 +52,8 @@ EXAMPLES = {
 SCRIPTS = {TRAIN: "src/main.py", TEST: "src/test.py", DEMO: "src/demo.py", EXPORT: "src/export.py",
            CHECK: "src/tools/check_data.py"}  # fmt: skip
 DETECTING = (TEST, DEMO, EXPORT)  # programs whose checkpoint describes the network
+# What torch.distributed.launch adds to a command line; the environment says the same (utils.environment.place).
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 
 
 class OptionParser:
@@ -88,7 +91,8 @@ class OptionParser:
         on stderr and status 2, or raises UserError.
         """
         unset = Draft(**dict.fromkeys(self._defaults()))
-        words, off = self._without_flags_turned_off(sys.argv[1:] if args == "" else list(args))
+        line = [word for word in (sys.argv[1:] if args == "" else args) if not LOCAL_RANK.fullmatch(word)]
+        words, off = self._without_flags_turned_off(line)
         opt = self.parser.parse_args(words, unset)
         for name in off:
             setattr(opt, name, False)
