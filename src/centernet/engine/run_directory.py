@@ -190,8 +190,14 @@ class RunDirectory:
             self._scores = [header, *(row + [""] * (len(header) - len(row)) for row in rows)]
             _write_rows(self.path / "val_log.csv", self._scores)
         if self._board is not None:
-            with write_errors(self.logs):
-                tensorboard.write_epoch(self._board, epoch, train, val, *(self.validated or (None, {})))
+            try:
+                with write_errors(self.logs):
+                    tensorboard.write_epoch(self._board, epoch, train, val, *(self.validated or (None, {})))
+            except UserError:
+                raise
+            except Exception as error:  # such as a missing package for images
+                tensorboard.report_failure(error)
+                self._board = None
         if self._loggers is not None:
             self._loggers.write_epoch(epoch, train, val)
 
