@@ -3,13 +3,16 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 from ..utils import streams
+from ..utils.text import print_line
 
 # Requests to stop. SIGPIPE stands for a standard output that was closed; as a signal it is ignored, as Python has it.
 STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
+_hosted = False  # whether the process belongs to another program, such as a notebook
 
 
 class ShutdownRequested(BaseException):
@@ -22,6 +25,26 @@ class ShutdownRequested(BaseException):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.status = 128 + number
+
+
+@contextlib.contextmanager
+def hosted() -> Iterator[None]:
+    """Train in the process of another program, such as a notebook, which must not end with the training.
+
+    A signal ends the block, after a checkpoint, with the exception that Python programs expect: KeyboardInterrupt or
+    SystemExit. A second SIGINT raises KeyboardInterrupt at once.
+    """
+    global _hosted
+    before, _hosted = _hosted, True
+    try:
+        yield
+    except ShutdownRequested as stopped:
+        if stopped.status == 128 + signal.SIGINT:
+            raise KeyboardInterrupt(str(stopped)) from None
+        print_line(stopped)
+        raise SystemExit(stopped.status) from None
+    finally:
+        _hosted = before
 
 
 class ShutdownHandler:
@@ -39,7 +62,13 @@ class ShutdownHandler:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Receive signals until the block exits. A signal that is ignored, as by ``nohup``, stays ignored."""
+        """Receive signals until the block exits. A signal that is ignored, as by ``nohup``, stays ignored.
+
+        In another thread than the main one, which alone can receive them, nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         wanted = {number: self._on_stop for number in STOP if number.name != "SIGPIPE"} | (
             {SAVE: self._on_save} if SAVE else {}
         )
@@ -76,6 +105,8 @@ class ShutdownHandler:
         number = signal.Signals(number)
         # A launcher may pass on another signal than the one it received; only the same one counts as the second.
         if self.stop == number:
+            if _hosted and number == signal.SIGINT:
+                raise KeyboardInterrupt("SIGINT for the second time: stopped without a checkpoint")
             with contextlib.suppress(OSError):
                 os.write(2, f"{number.name} for the second time: stopped without a checkpoint\n".encode())
             os._exit(128 + number)
