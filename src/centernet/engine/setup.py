@@ -1,6 +1,5 @@
 """The parts of a run, built from its options."""
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..datasets import get_dataset, read_dataset
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import Samples, TrainBatches, TrainLoader, class_repeat_factors
 from ..errors import UserError
-from ..evaluation.results import format_score
+from ..evaluation.results import format_score, score_exists
 from ..models import create_model, read_checkpoint
 from ..models.weights import restore_weights, save_model
 from ..options import NEVER, Options, process_shares
@@ -140,8 +139,11 @@ class Metric:
     def improve(self, best: dict[str, float], values: dict[str, float]) -> bool:
         """Return whether ``values`` of a validation are the best so far, and if so store them in ``best``."""
         value, before = values[self.name], best.get(self.name)
-        # The score of data without any object is not a number.
-        better = before is None or math.isnan(before) or (value < before if self.lower_is_better else value > before)
+        # The score of data without any object is not a number, or -1.
+        if before is None or not score_exists(before):
+            better = True
+        else:
+            better = value < before if self.lower_is_better else value > before
         if better:
             best.clear()
             best[self.name] = value
