@@ -29,6 +29,9 @@ def configure_backends(opt: Options, env: Distributed) -> None:
     """Seed PyTorch, and set numerical precision and algorithm search. Raises UserError for an impossible ``--amp``."""
     check_amp(opt.amp, env.device)
     warn_if_emulated(opt.amp, env.device, log=env.print)
+    named = "gpus" in opt.given and opt.gpus != [-1] and opt.device == "auto"
+    if named and env.device.type == "cpu" and (len(opt.gpus) == 1 or env.world_size > 1):  # else engine.launch says so
+        env.print(f"note: --gpus {opt.gpus_str}: no accelerator on this machine, so the CPU is used")
     torch.manual_seed(opt.seed)
     set_precision(opt.precision, env.device, log=env.print)
     if opt.precision == "tf32" and env.device.type == "cpu":

@@ -18,7 +18,7 @@ from ..utils import environment
 from ..utils.help import HelpFormatter
 from .derive import as_pixel, check, check_sizes, derive, derive_sizes
 from .presets import preset_values
-from .table import GENERAL, GROUPS, Draft, Options
+from .table import GENERAL, GROUPS, NEVER, Draft, Options
 
 DESCRIPTIONS = {
     TRAIN: "Train a detector; with --test, score a checkpoint as validation does.",
@@ -205,6 +205,10 @@ def _contradicted(opt: Options) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield why options have no effect with the others, and their names."""
     if opt.lr_schedule != "step":
         yield f"on the learning rate with --lr_schedule {opt.lr_schedule}", ("lr_step",)
+    elif opt.lr_step and min(opt.lr_step) >= opt.num_epochs:
+        yield f"before the last epoch, {opt.num_epochs}", ("lr_step",)
+    if not opt.test and not 0 < opt.val_intervals < NEVER:
+        yield "without validations", ("save_all", "metric")
     if opt.box_loss == "l1":
         yield "without --box_loss giou, diou or ciou", ("box_weight",)
     else:
