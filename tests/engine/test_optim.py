@@ -202,6 +202,15 @@ def test_early_stopping(main, tmp_path, tiny_voc):
     assert again.returncode == 0 and "stopping early" in again.stdout
 
 
+def test_another_metric_is_given_its_own_patience(main, tmp_path, tiny_voc):
+    """A training that has stopped early continues, until that metric stops it."""
+    arguments = ["--val_intervals", "1", "--patience", "1", "--lr", "1e-12", "--num_iters", "1"]
+    assert "stopping early" in main(*small(tmp_path, tiny_voc, *arguments, "--num_epochs", "9")).stdout
+    assert len(rows(tmp_path / RUN / "val_log.csv")) == 3
+    done = main(*small(tmp_path, tiny_voc, *arguments, "--num_epochs", "3", "--resume", "--metric", "loss"))
+    assert done.returncode == 0 and len(rows(tmp_path / RUN / "val_log.csv")) == 4, done.stdout
+
+
 def test_patience_needs_validations(capsys):
     with pytest.raises(SystemExit):
         options("--patience", "3", "--val_intervals", "0")
