@@ -1,5 +1,6 @@
 """The Python interface ``centernet.CenterNet``, and the examples of the documents that use it."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -263,8 +264,8 @@ def test_a_video_without_frames(model, tmp_path, monkeypatch):
 
 def tiny_training(data, folder, **options):
     """Train two iterations an epoch."""
-    small = {"input_res": 64, "batch_size": 1, "num_workers": 0, "pretrained": "none", "device": "cpu"}
-    return CenterNet.train(data, arch="lite", exp_dir=folder, num_epochs=1, **small, **options)
+    small = {"input_res": 64, "batch_size": 1, "num_workers": 0, "pretrained": "none", "device": "cpu", **options}
+    return CenterNet.train(data, arch="lite", exp_dir=folder, num_epochs=1, **small)
 
 
 def test_training_in_a_thread(data, tmp_path):
@@ -282,8 +283,9 @@ def test_an_interrupted_training_leaves_the_process_to_its_owner(data, tmp_path,
         return step(*arguments)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="after iteration 1 of epoch 1; --resume continues from"):
-        tiny_training(data, tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="after iteration 1 of epoch 1; --resume continues from") as caught:
+        tiny_training(data, tmp_path, num_workers=1)
+    assert multiprocessing.active_children() == [] and caught.value.__context__ is None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.setattr(Trainer, "step", lambda *arguments: interrupted(interrupted(*arguments)))
     with pytest.raises(KeyboardInterrupt, match="SIGINT for the second time: stopped without a checkpoint"):

@@ -319,8 +319,7 @@ class CenterNet:
         if len(opt.gpus) > 1:
             raise UserError("gpus: this trains in one process; for several devices start src/main.py")
         main = cli.load(cli.FOLDER / "main.py").main
-        with signals.hosted():
-            main(opt)
+        signals.run_hosted(lambda: main(opt))
         run = Path(opt.save_dir)
         best = run / "model_best.pth"
         chosen = best if best.is_file() else run / "model_last.pth"

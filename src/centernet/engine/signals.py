@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..utils import streams
 from ..utils.text import print_line
@@ -27,24 +27,26 @@ class ShutdownRequested(BaseException):
         self.status = 128 + number
 
 
-@contextlib.contextmanager
-def hosted() -> Iterator[None]:
+def run_hosted(action: Callable[[], None]) -> None:
     """Train in the process of another program, such as a notebook, which must not end with the training.
 
-    A signal ends the block, after a checkpoint, with the exception that Python programs expect: KeyboardInterrupt or
+    A signal ends ``action``, after a checkpoint, with the exception that Python programs expect: KeyboardInterrupt or
     SystemExit. A second SIGINT raises KeyboardInterrupt at once.
     """
     global _hosted
     before, _hosted = _hosted, True
     try:
-        yield
+        action()
+        return
     except ShutdownRequested as stopped:
-        if stopped.status == 128 + signal.SIGINT:
-            raise KeyboardInterrupt(str(stopped)) from None
-        print_line(stopped)
-        raise SystemExit(stopped.status) from None
+        text, status = str(stopped), stopped.status
     finally:
         _hosted = before
+    # Raised here, because a notebook keeps an exception, and with its context the loader processes of the training.
+    if status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt(text)
+    print_line(text)
+    raise SystemExit(status)
 
 
 class ShutdownHandler:
