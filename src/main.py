@@ -5,6 +5,7 @@ from centernet import cli
 if __name__ == "__main__":
     cli.train()  # parses the command line before the imports below, which take seconds, and does not return
 
+import contextlib
 import datetime
 import time
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def main(opt: Options) -> None:
 
     # Epochs
     shutdown, report, train_log, val_log = ShutdownHandler(), RunningReport(), None, None
-    with shutdown.installed():
+    with run or contextlib.nullcontext(), shutdown.installed():
         for epoch in range(state.logged + 1, opt.num_epochs + 1):
             if setup.out_of_patience(opt, state):
                 env.print(f"stopping early: {state.stale} validations without a better {metric.name}")
@@ -100,7 +101,6 @@ def main(opt: Options) -> None:
                     report.write(run.path, *(run.validated or (None, {})))
 
     if run is not None:
-        run.close()
         print_summary(opt, run, trainer, train_log, val_log, time.perf_counter() - started)
 
 

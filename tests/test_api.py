@@ -1,9 +1,13 @@
 """The Python interface ``centernet.CenterNet``, and the examples of the documents that use it."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -17,6 +21,7 @@ from tests.helpers.training import ENVIRONMENT, ROOT
 
 from centernet import CenterNet, Result
 from centernet.detector import create_detector
+from centernet.engine.trainer import Trainer
 from centernet.errors import UserError
 from centernet.models import create_model, save_model
 from centernet.opts import opts
@@ -255,6 +260,39 @@ def test_a_video_without_frames(model, tmp_path, monkeypatch):
     monkeypatch.setattr("centernet.api.frames", lambda capture: iter(()))
     with pytest.raises(UserError, match=f"^{tmp_path}/clip.avi: no frame of this video can be read"):
         model.predict(tmp_path / "clip.avi")
+
+
+def tiny_training(data, folder, **options):
+    """Train two iterations an epoch."""
+    small = {"input_res": 64, "batch_size": 1, "num_workers": 0, "pretrained": "none", "device": "cpu", **options}
+    return CenterNet.train(data, arch="lite", exp_dir=folder, num_epochs=1, **small)
+
+
+def test_training_in_a_thread(data, tmp_path):
+    """Where signals cannot be received."""
+    with ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(tiny_training, data, tmp_path, val_intervals=0).result()
+    assert trained.names == ["cat"]
+
+
+def test_an_interrupted_training_leaves_the_process_to_its_owner(data, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="after iteration 1 of epoch 1; --resume continues from") as caught:
+        tiny_training(data, tmp_path, num_workers=1)
+    assert multiprocessing.active_children() == [] and caught.value.__context__ is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(Trainer, "step", lambda *arguments: interrupted(interrupted(*arguments)))
+    with pytest.raises(KeyboardInterrupt, match="SIGINT for the second time: stopped without a checkpoint"):
+        tiny_training(data, tmp_path, resume=True)
+    monkeypatch.setattr(Trainer, "step", step)
+    assert len(tiny_training(data, tmp_path, resume=True).names) == 1
+    assert (tmp_path / "ctdet/default/train_log.csv").read_text().count("\n") == 3
 
 
 def test_options_without_effect_are_warned_of(model, tmp_path):

@@ -157,6 +157,10 @@ def test_options_of_other_programs_are_named_in_one_line():
     ("arguments", "notes"),
     [
         ("ctdet --lr_step 5", []),
+        ("ctdet --lr_step 90,120 --num_epochs 90", ["--lr_step has no effect before the last epoch, 90"]),
+        ("ctdet --lr_step 90,120 --num_epochs 91", []),
+        ("ctdet --save_all --metric loss --trainval", ["--save_all, --metric have no effect without validations"]),
+        ("ctdet --save_all --metric loss --val_intervals 0 --test --load_model a.pth", []),
         ("ctdet --preset fast --lr_step 5", ["--lr_step has no effect on the learning rate with --lr_schedule cosine"]),
         (
             "ctdet --box_loss giou --wh_weight 1 --off_weight 2 --reg_loss sl1",

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from tests.helpers.training import run_here
 
 
@@ -104,6 +105,22 @@ def test_train_test_and_look(tmp_path, style):
     assert done.returncode == 0, done.stderr
     assert [path.name for path in output.iterdir()] == ["0_ctdet.png"]
     assert cv2.imread(str(output / "0_ctdet.png")).shape == (512, 512, 3)  # enlarged
+
+
+def test_validation_images_without_objects(main, tmp_path):
+    """There is no score: the last validation is kept as the best, and none of them counts for early stopping."""
+    for split, label in (("train", "0 0.5 0.5 0.25 0.25\n"), ("val", "")):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / split / "a.jpg"), np.full((64, 64, 3), 70, np.uint8))
+        (tmp_path / "labels" / split / "a.txt").write_text(label)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    steps = ["--batch_size", "1", "--num_workers", "0", "--num_epochs", "3", "--val_intervals", "1", "--patience", "1"]
+    network = ["--arch", "lite", "--input_res", "64", "--pretrained", "none", "--exp_dir", str(tmp_path)]
+    done = main("--dataset", "custom", "--data_path", str(tmp_path), *network, *steps)
+    assert done.returncode == 0 and "images/val: no objects, so there will be no scores" in done.stdout, done.stderr
+    best = torch.load(tmp_path / "ctdet/default/model_best.pth", weights_only=True)
+    assert best["epoch"] == 3 and best["best"] == {"AP": -1.0}
 
 
 def test_one_class_is_learned_from_ten_images(tmp_path):

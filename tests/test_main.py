@@ -165,6 +165,14 @@ def test_an_error_ends_with_one_line(main, tmp_path, tiny_voc, more, message):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+def test_a_named_device_that_is_missing_is_noted(main, tmp_path, tiny_voc, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    text = "note: --gpus 3: no accelerator on this machine, so the CPU is used"
+    for more, count in ((["--gpus", "3"], 1), (["--gpus", "3", "--device", "cpu"], 0), (["--gpus", "-1"], 0), ([], 0)):
+        done = main(*small(tmp_path, tiny_voc, "--prepare_only", *more))
+        assert done.returncode == 0 and done.stdout.count(text) == count, done.stderr
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(main, tmp_path, tiny_voc):
     done = main(*small(tmp_path, tiny_voc, "--lr", "1e30", "--num_epochs", "9", "--val_intervals", "0"))
     assert done.returncode == 2

@@ -343,6 +343,7 @@ def test_heads_of_ctdet(args, heads):
         (["ctdet", "--num_iters", "0"], "--num_iters"),
         (["ctdet", "--num_iters", "-5"], "--num_iters"),
         (["ctdet", "--seed", "-1"], "--seed"),
+        (["ctdet", "--seed", "9223372036854775808"], "from 0 to 9223372036854775807"),
         (["ctdet", "--K", "0"], "--K"),
         (["ctdet", "--debug", "5"], "--debug"),
         (["ctdet", "--flip", "1.5"], "--flip"),
@@ -403,6 +404,12 @@ def test_notes_name_options_of_other_tasks():
     assert all("\n" not in note for note in notes)
     assert any("--aug_ddd" in note for note in notes) and any("--agnostic_ex" in note for note in notes)
     assert parser.notes(parser.parse(["ctdet", "--norm_wh"])) == []
+
+
+@pytest.mark.parametrize("word", ["--local-rank=1", "--local_rank=0"])
+def test_arguments_of_torch_distributed_launch_are_accepted(word):
+    opt = opts().parse([word, "ctdet", "--lr", "1e-3"])
+    assert (opt.lr, opt.given) == (1e-3, ["lr", "task"]) and not hasattr(opt, "local_rank")
 
 
 def test_recipe_holds_what_changes_the_curve():

@@ -21,6 +21,7 @@ import torch
 from . import cli, found
 from .datasets import DATASETS
 from .detector import Detector, as_array, create_detector
+from .engine import signals
 from .errors import UserError
 from .export import export_checkpoint
 from .models import read_checkpoint
@@ -310,13 +311,15 @@ class CenterNet:
 
         Raises:
             UserError: an option or a dataset that cannot be used.
+            KeyboardInterrupt: Ctrl-C, or a notebook's interrupt, after a checkpoint: ``resume=True`` continues.
         """
         given = {**_data_options(data), **({"arch": arch} if arch else {}), **options}
         _check_options("CenterNet.train()", task, given, (TRAIN,), PROGRAM_OPTIONS)
         opt = _parse(TRAIN, task, given)
         if len(opt.gpus) > 1:
             raise UserError("gpus: this trains in one process; for several devices start src/main.py")
-        cli.load(cli.FOLDER / "main.py").main(opt)
+        main = cli.load(cli.FOLDER / "main.py").main
+        signals.run_hosted(lambda: main(opt))
         run = Path(opt.save_dir)
         best = run / "model_best.pth"
         chosen = best if best.is_file() else run / "model_last.pth"

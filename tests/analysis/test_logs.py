@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from tests.helpers.training import small
 
 from centernet.analysis import page_plots, report
 from centernet.analysis.panels import log_panels
@@ -285,6 +287,27 @@ def test_tensorboard(tmp_path, tiny_voc):
     assert [(event.step, event.value) for event in events.Scalars("val_AP/cat")] == [(2, 0.5)]
     assert len(events.Tags()["images"]) == 8
     assert [event.step for event in events.Images(f"{dataset.file_names[0]}/detections")] == [2]
+
+
+def test_a_tensorboard_that_cannot_be_used_ends_no_training(main, tmp_path, tiny_voc, monkeypatch):
+    """Packages that do not fit each other, and a failure later."""
+    pytest.importorskip("tensorboard")
+    broken = types.ModuleType("torch.utils.tensorboard")
+    broken.SummaryWriter = fail
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", broken)
+    arguments = small(tmp_path, tiny_voc, "--num_iters", "1", "--num_epochs", "2", "--val_intervals", "0")
+    done = main(*arguments)
+    text = (
+        "warning: TensorBoard cannot be used (Descriptors cannot be created directly.); nothing more is written for it"
+    )
+    assert done.returncode == 0 and done.stdout.count(text) == 1, done.stderr
+    broken.SummaryWriter = lambda folder: types.SimpleNamespace(add_scalar=fail)
+    done = main(*arguments)
+    assert done.returncode == 0 and done.stdout.count(text) == 1, done.stderr
+
+
+def fail(*_):
+    raise TypeError("Descriptors cannot be created directly.\nIf this call came from a _pb2.py file, ...")
 
 
 def test_no_tensorboard(tmp_path, monkeypatch):

@@ -106,6 +106,25 @@ def test_shared_memory_that_cannot_be_written(tmp_path, tiny_voc, workers, fits)
     assert done.returncode == 2 and "--num_workers 1: " in line and "use --num_workers 0" in line, line
 
 
+@pytest.mark.parametrize(("workers", "fits"), [("0", True), ("1", False)])
+def test_a_long_path_of_temporary_files(tmp_path, tiny_voc, workers, fits):
+    """As batch systems set TMPDIR: addresses of sockets have at most 107 characters."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, MAIN, "ctdet", *small(tmp_path, tiny_voc, "--num_epochs", "1", "--num_workers", workers)],
+        env={**ENVIRONMENT, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    if done.returncode == 0:  # later versions of Python choose another folder for sockets
+        assert fits or sys.version_info >= (3, 12)
+        return
+    (line,) = done.stderr.strip().splitlines()
+    assert not fits and done.returncode == 2 and "--num_workers 1: " in line and "set TMPDIR to a short path" in line
+
+
 @needs_proc
 def test_a_worker_killed_while_a_checkpoint_is_written_is_named(tmp_path, tiny_voc):
     """The failure is the worker's, not the checkpoint's."""

@@ -30,8 +30,8 @@ class Tracker:
             raise OSError("the server is gone\nsecond line")
         self.epochs[epoch] = values
 
-    def close(self):
-        self.closed = True
+    def close(self, failed):
+        self.closed = "failed" if failed else "finished"
 
 
 @pytest.fixture
@@ -62,7 +62,17 @@ def test_values_and_failures(started, tmp_path, capsys):
     assert list(started[0].epochs) == [1, 2]
     other = Loggers(options("wandb"), tmp_path, {}, resumed=False)
     other.close()
-    assert started[-1].closed
+    assert started[-1].closed == "finished"
+
+
+def test_runs_of_a_training_that_fails_end_with_it(main, started, tmp_path, tiny_voc, monkeypatch):
+    """Otherwise the next training in the same process, such as a notebook, would find them active."""
+    failing = small(tmp_path, tiny_voc, "--lr", "1e30", "--num_epochs", "9", "--val_intervals", "0")
+    assert main(*failing, "--loggers", "wandb,mlflow").returncode == 2
+    assert [one.closed for one in started] == ["failed"] * 2
+    monkeypatch.setitem(loggers.LOGGERS, "mlflow", Tracker.log)
+    assert main(*failing, "--loggers", "wandb,mlflow").returncode == 2
+    assert started[2].closed == "failed"
 
 
 def test_a_resumed_training_continues_its_run(started, tmp_path):

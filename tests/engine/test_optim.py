@@ -88,6 +88,12 @@ def test_the_step_schedule_is_the_reference_s():
     )
 
 
+@pytest.mark.parametrize("steps", ["-1", "0", "0,90", ""])
+def test_a_step_below_one_is_after_no_epoch(steps):
+    opt = opts().parse(["ctdet", "--dataset", "sample", "--lr_step", steps])
+    assert [learning_rate(opt, epoch) for epoch in (1, 2, 90)] == [1.25e-4] * 3
+
+
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_gradients_are_clipped_as_pytorch_clips_them(skip_bad):
     weights = torch.tensor([3.0, 4.0])
@@ -194,6 +200,15 @@ def test_early_stopping(main, tmp_path, tiny_voc):
     assert epochs == [1, 2, 3]
     again = main(*small(tmp_path, tiny_voc, *arguments, "--resume"))
     assert again.returncode == 0 and "stopping early" in again.stdout
+
+
+def test_another_metric_is_given_its_own_patience(main, tmp_path, tiny_voc):
+    """A training that has stopped early continues, until that metric stops it."""
+    arguments = ["--val_intervals", "1", "--patience", "1", "--lr", "1e-12", "--num_iters", "1"]
+    assert "stopping early" in main(*small(tmp_path, tiny_voc, *arguments, "--num_epochs", "9")).stdout
+    assert len(rows(tmp_path / RUN / "val_log.csv")) == 3
+    done = main(*small(tmp_path, tiny_voc, *arguments, "--num_epochs", "3", "--resume", "--metric", "loss"))
+    assert done.returncode == 0 and len(rows(tmp_path / RUN / "val_log.csv")) == 4, done.stdout
 
 
 def test_patience_needs_validations(capsys):

@@ -18,10 +18,11 @@ from tests.helpers.training import ENVIRONMENT, MAIN, losses, rows, small
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
 from centernet.engine import launch, nan_guard
-from centernet.engine.run_state import TrainingState, check_plan, resumed_state
+from centernet.engine.run_state import TrainingState, check_plan, check_recipe, resumed_state
 from centernet.engine.signals import ShutdownHandler, ShutdownRequested
 from centernet.errors import UserError
 from centernet.models import create_model
+from centernet.options import recipe as recipe_of
 from centernet.opts import opts
 
 RUN = "exp/ctdet/default"
@@ -386,6 +387,23 @@ def test_resuming_with_other_averages_optimizer_or_length_says_so(main, tmp_path
     done = main(*small(tmp_path, tiny_voc, *short, "--num_epochs", "4", "--resume", "--optimizer", "sgd"))
     assert done.returncode == 2
     assert "cannot be used (no state of SGD: written with another --optimizer); leave out --resume" in done.stderr
+
+
+def test_resuming_without_options_of_the_recipe_says_so():
+    """Also those that a recipe does not name, because they have their defaults before or now."""
+    preset = ["--preset", "fast", "--num_epochs", "9", "--lr", "1e-3", "--batch_size", "4"]
+    plain = ["--num_epochs", "9", "--lr", "1e-3", "--batch_size", "4", "--freeze", "2"]
+    fast, other = (opts().parse(["ctdet", "--dataset", "sample", *more]) for more in (preset, plain))
+    for before, now, expected in (
+        (fast, other, ("optimizer adam (adamw before)", "lr_schedule step (cosine before)", "freeze 2 (none before)")),
+        (other, fast, ("optimizer adamw (adam before)", "box_loss giou (l1 before)", "freeze none (2 before)")),
+        (fast, fast, ()),
+    ):
+        lines, state = [], TrainingState(recipe=recipe_of(before))
+        check_recipe(state, now.replace(resume=True), log=lines.append)
+        assert len(lines) == bool(expected) and all(text in lines[0] for text in expected), lines
+    check_recipe(TrainingState(), fast.replace(resume=True), log=lines.append)  # of the reference
+    assert lines == []
 
 
 @pytest.mark.parametrize("classes", [1, 5])

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import sys
+from multiprocessing.connection import Listener
 
 import cv2
 import torch
@@ -16,7 +17,7 @@ WORKER_PATIENCE = 20  # seconds until SIGTERM ends a worker whose main process d
 
 
 def check_worker_resources(num_workers: int) -> None:
-    """Raise UserError if the system lacks shared memory or open files for loader workers."""
+    """Raise UserError if the system lacks shared memory, open files or sockets for loader workers."""
     limit = environment.open_file_limit()
     needed = environment.open_files() + FILES + FILES_PER_WORKER * num_workers
     if needed > limit:
@@ -32,6 +33,14 @@ def check_worker_resources(num_workers: int) -> None:
         raise UserError(
             f"--num_workers {num_workers}: loader processes need shared memory, which is not available "
             f"({str(error).splitlines()[0]}); mount /dev/shm (for a container: --shm-size), or use --num_workers 0"
+        ) from error
+    try:
+        # A worker that cannot open its own drops its batches, and the main process would wait forever.
+        Listener().close()
+    except OSError as error:
+        raise UserError(
+            f"--num_workers {num_workers}: loader processes need sockets in the folder of temporary files, which "
+            f"cannot be made ({error}); set TMPDIR to a short path such as /tmp, or use --num_workers 0"
         ) from error
 
 

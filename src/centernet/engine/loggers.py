@@ -48,9 +48,9 @@ class WandbLogger:
         """Write the values of an epoch."""
         self._run.log({"epoch": epoch, **values})
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """End the run."""
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
 
 
 class MLflowLogger:
@@ -73,9 +73,9 @@ class MLflowLogger:
         """Write the values of an epoch."""
         self._mlflow.log_metrics({re.sub(r"[^\w\-. /]", "_", key): value for key, value in values.items()}, step=epoch)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """End the run."""
-        self._mlflow.end_run()
+        self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
 LOGGERS: dict[str, Callable[[str, Path, dict[str, Any], str | None], Any]] = {
@@ -105,11 +105,13 @@ class Loggers:
             try:
                 importlib.import_module(name)
             except ImportError as error:
+                self.close(failed=True)
                 raise UserError(f"--loggers {name}: needs a package that is missing: pip install {name}") from error
             try:
                 run_name = f"{opt.task}/{opt.exp_id}"
                 self._active[name] = LOGGERS[name](run_name, folder, config, known.get(name))
             except Exception as error:  # of any kind: no login, no server, ...
+                self.close(failed=True)
                 raise UserError(f"--loggers {name}: cannot start a run: {_first_line(error)}") from error
         if self._active:
             write_json(folder / IDS, {name: logger.id for name, logger in self._active.items()})
@@ -124,9 +126,9 @@ class Loggers:
         }
         self._call(lambda logger: logger.log(epoch, values))
 
-    def close(self) -> None:
-        """End the runs."""
-        self._call(lambda logger: logger.close())
+    def close(self, failed: bool = False) -> None:
+        """End the runs, as failed if the training has not come to its end: it may be resumed, or another may start."""
+        self._call(lambda logger: logger.close(failed))
         self._active.clear()
 
     def _call(self, action: Callable[[Any], None]) -> None:

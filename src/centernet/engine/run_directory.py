@@ -190,18 +190,30 @@ class RunDirectory:
             self._scores = [header, *(row + [""] * (len(header) - len(row)) for row in rows)]
             _write_rows(self.path / "val_log.csv", self._scores)
         if self._board is not None:
-            with write_errors(self.logs):
-                tensorboard.write_epoch(self._board, epoch, train, val, *(self.validated or (None, {})))
+            try:
+                with write_errors(self.logs):
+                    tensorboard.write_epoch(self._board, epoch, train, val, *(self.validated or (None, {})))
+            except UserError:
+                raise
+            except Exception as error:  # such as a missing package for images
+                tensorboard.report_failure(error)
+                self._board = None
         if self._loggers is not None:
             self._loggers.write_epoch(epoch, train, val)
 
-    def close(self) -> None:
-        """Close the files and release the folder."""
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
+        """Close the files and release the folder; ``failed``: the training has not come to its end."""
         with contextlib.suppress(OSError):  # write errors have already been reported
             if self._board is not None:
                 self._board.close()
         if self._loggers is not None:
-            self._loggers.close()
+            self._loggers.close(failed)
         with contextlib.suppress(OSError):
             self._open.close()
 

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import UserError
 from ..models.tensors import tensor_problem
-from ..options import Options, recipe
+from ..options import Options, implied_values, recipe
 from ..utils import environment
 from ..utils.files import read_json
 from ..utils.text import printable
@@ -195,11 +195,14 @@ def check_plan(
 
 def check_recipe(state: TrainingState, opt: Options, log=print) -> None:
     """Log options that affect the loss curve and differ from the original run."""
-    current = recipe(opt)
-    before = {**current, **state.recipe}
+    current, implied = recipe(opt), implied_values(opt.task)
+    if not state.recipe:  # a file of the reference does not state its recipe
+        implied = {}
+    before = {**current, **implied, **state.recipe}
     if opt.resume:  # where the run started from
         current["load_model"], current["pretrained"] = before["load_model"], before["pretrained"]
-    changed = [f"{name} {current[name]} ({before[name]} before)" for name in current if current[name] != before[name]]
+    now = {**implied, **current}
+    changed = [f"{name} {now[name]} ({before[name]} before)" for name in now if now[name] != before[name]]
     if changed:
         log(f"note: this run continues with another recipe: {printable(', '.join(changed))}")
         if opt.resume and opt.lr_schedule == "cosine" and current["num_epochs"] != before["num_epochs"]:

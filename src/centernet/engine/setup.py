@@ -1,6 +1,5 @@
 """The parts of a run, built from its options."""
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..datasets import get_dataset, read_dataset
 from ..datasets.base import CocoStyleDataset
 from ..datasets.loader import Samples, TrainBatches, TrainLoader, class_repeat_factors
 from ..errors import UserError
-from ..evaluation.results import format_score
+from ..evaluation.results import format_score, score_exists
 from ..models import create_model, read_checkpoint
 from ..models.weights import restore_weights, save_model
 from ..options import NEVER, Options, process_shares
@@ -30,6 +29,9 @@ def configure_backends(opt: Options, env: Distributed) -> None:
     """Seed PyTorch, and set numerical precision and algorithm search. Raises UserError for an impossible ``--amp``."""
     check_amp(opt.amp, env.device)
     warn_if_emulated(opt.amp, env.device, log=env.print)
+    named = "gpus" in opt.given and opt.gpus != [-1] and opt.device == "auto"
+    if named and env.device.type == "cpu" and (len(opt.gpus) == 1 or env.world_size > 1):  # else engine.launch says so
+        env.print(f"note: --gpus {opt.gpus_str}: no accelerator on this machine, so the CPU is used")
     torch.manual_seed(opt.seed)
     set_precision(opt.precision, env.device, log=env.print)
     if opt.precision == "tf32" and env.device.type == "cpu":
@@ -140,8 +142,11 @@ class Metric:
     def improve(self, best: dict[str, float], values: dict[str, float]) -> bool:
         """Return whether ``values`` of a validation are the best so far, and if so store them in ``best``."""
         value, before = values[self.name], best.get(self.name)
-        # The score of data without any object is not a number.
-        better = before is None or math.isnan(before) or (value < before if self.lower_is_better else value > before)
+        # The score of data without any object is not a number, or -1.
+        if before is None or not score_exists(before):
+            better = True
+        else:
+            better = value < before if self.lower_is_better else value > before
         if better:
             best.clear()
             best[self.name] = value
@@ -159,8 +164,11 @@ def validation_due(opt: Options, epoch: int) -> bool:
 
 
 def out_of_patience(opt: Options, state: TrainingState) -> bool:
-    """Return whether ``--patience`` validations in a row were no better than the best one before them."""
-    return 0 < opt.patience <= state.stale
+    """Return whether ``--patience`` validations in a row were no better than the best one before them.
+
+    After resuming with another ``--metric`` they are counted anew.
+    """
+    return 0 < opt.patience <= state.stale and opt.metric in state.best
 
 
 def format_metrics(values: dict[str, float], per_class: bool = False) -> str:

@@ -3,13 +3,16 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 from ..utils import streams
+from ..utils.text import print_line
 
 # Requests to stop. SIGPIPE stands for a standard output that was closed; as a signal it is ignored, as Python has it.
 STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
+_hosted = False  # whether the process belongs to another program, such as a notebook
 
 
 class ShutdownRequested(BaseException):
@@ -22,6 +25,28 @@ class ShutdownRequested(BaseException):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.status = 128 + number
+
+
+def run_hosted(action: Callable[[], None]) -> None:
+    """Train in the process of another program, such as a notebook, which must not end with the training.
+
+    A signal ends ``action``, after a checkpoint, with the exception that Python programs expect: KeyboardInterrupt or
+    SystemExit. A second SIGINT raises KeyboardInterrupt at once.
+    """
+    global _hosted
+    before, _hosted = _hosted, True
+    try:
+        action()
+        return
+    except ShutdownRequested as stopped:
+        text, status = str(stopped), stopped.status
+    finally:
+        _hosted = before
+    # Raised here, because a notebook keeps an exception, and with its context the loader processes of the training.
+    if status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt(text)
+    print_line(text)
+    raise SystemExit(status)
 
 
 class ShutdownHandler:
@@ -39,7 +64,13 @@ class ShutdownHandler:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Receive signals until the block exits. A request to stop that is ignored, as by ``nohup``, stays ignored."""
+        """Receive signals until the block exits. A request to stop that is ignored, as by ``nohup``, stays ignored.
+
+        In another thread than the main one, which alone can receive them, nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         wanted = {number: self._on_stop for number in STOP if number.name != "SIGPIPE"} | (
             {SAVE: self._on_save} if SAVE else {}
         )
@@ -76,6 +107,8 @@ class ShutdownHandler:
         number = signal.Signals(number)
         # A launcher may pass on another signal than the one it received; only the same one counts as the second.
         if self.stop == number:
+            if _hosted and number == signal.SIGINT:
+                raise KeyboardInterrupt("SIGINT for the second time: stopped without a checkpoint")
             with contextlib.suppress(OSError):
                 os.write(2, f"{number.name} for the second time: stopped without a checkpoint\n".encode())
             os._exit(128 + number)

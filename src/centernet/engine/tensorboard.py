@@ -4,17 +4,30 @@ import importlib.util
 from pathlib import Path
 
 from ..analysis.images import prediction_and_truth
+from ..utils.text import print_line
 
 IMAGES = 4  # of each validation
 
 
 def open_board(folder: Path):
-    """Return a writer of event files in ``folder``, or None if TensorBoard is not installed."""
+    """Return a writer of event files in ``folder``, or None if TensorBoard is not installed, or not usable."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
-    from torch.utils.tensorboard import SummaryWriter
+    try:
+        from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+        return SummaryWriter(str(folder))
+    except OSError:
+        raise
+    except Exception as error:  # packages that do not fit each other; nobody has asked for TensorBoard
+        report_failure(error)
+        return None
+
+
+def report_failure(error: Exception) -> None:
+    """Print that TensorBoard gets nothing more, which must not end a training."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    print_line(f"warning: TensorBoard cannot be used ({lines[0]}); nothing more is written for it")
 
 
 def write_epoch(board, epoch: int, train: dict[str, float], val: dict[str, float] | None, dataset, results) -> None:

@@ -7,7 +7,7 @@ from ..tasks.option import Option
 from .derive import ROOT, check_sizes, chunk_sizes, learning_rate, process_shares
 from .metadata import apply_model_metadata, data_options, model_metadata
 from .parser import OptionParser
-from .recipe import recipe
+from .recipe import implied_values, recipe
 from .table import NEVER, Options
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_sizes",
     "chunk_sizes",
     "data_options",
+    "implied_values",
     "learning_rate",
     "model_metadata",
     "process_shares",

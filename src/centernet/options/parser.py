@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from ..utils.files import inaccessible
 from ..utils.help import HelpFormatter
 from .derive import as_pixel, check, check_sizes, derive, derive_sizes
 from .presets import preset_values
-from .table import GENERAL, GROUPS, Draft, Options
+from .table import GENERAL, GROUPS, NEVER, Draft, Options
 
 DESCRIPTIONS = {
     TRAIN: "Train a detector; with --test, score a checkpoint as validation does.",
@@ -52,6 +53,8 @@ EXAMPLES = {
 SCRIPTS = {TRAIN: "src/main.py", TEST: "src/test.py", DEMO: "src/demo.py", EXPORT: "src/export.py",
            CHECK: "src/tools/check_data.py"}  # fmt: skip
 DETECTING = (TEST, DEMO, EXPORT)  # programs whose checkpoint describes the network
+# What torch.distributed.launch adds to a command line; the environment says the same (utils.environment.place).
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 
 
 class OptionParser:
@@ -89,7 +92,8 @@ class OptionParser:
         on stderr and status 2, or raises UserError.
         """
         unset = Draft(**dict.fromkeys(self._defaults()))
-        words, off = self._without_flags_turned_off(sys.argv[1:] if args == "" else list(args))
+        line = [word for word in (sys.argv[1:] if args == "" else args) if not LOCAL_RANK.fullmatch(word)]
+        words, off = self._without_flags_turned_off(line)
         opt = self.parser.parse_args(words, unset)
         for name in off:
             setattr(opt, name, False)
@@ -210,6 +214,10 @@ def _contradicted(opt: Options) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield why options have no effect with the others, and their names."""
     if opt.lr_schedule != "step":
         yield f"on the learning rate with --lr_schedule {opt.lr_schedule}", ("lr_step",)
+    elif opt.lr_step and min(opt.lr_step) >= opt.num_epochs:
+        yield f"before the last epoch, {opt.num_epochs}", ("lr_step",)
+    if not opt.test and not 0 < opt.val_intervals < NEVER:
+        yield "without validations", ("save_all", "metric")
     if opt.box_loss == "l1":
         yield "without --box_loss giou, diou or ciou", ("box_weight",)
     else:

@@ -26,5 +26,10 @@ def recipe(opt: Options) -> dict[str, Any]:
     return values
 
 
+def implied_values(task: str) -> dict[str, Any]:
+    """Return the values of the options that a recipe leaves out because they have them."""
+    return {option.name: option.default for option in _recipe_options(task) if option.implied}
+
+
 def _recipe_options(task: str) -> list[Option]:
     return [option for option in (*GENERAL.values(), *get_spec(task).options) if option.recipe]

@@ -92,7 +92,7 @@ class SystemOptions(OptionGroup, title="system", scripts=(TRAIN,)):
     gpus: list[int] = option("0", "device ids, one per process; -1: CPU", kind=int, many=True, scripts=INFERENCE)
     num_workers: int = option(4, "data loading workers per process", low=0, scripts=(TRAIN, TEST))
     not_cuda_benchmark: bool = option(False, "disable cuDNN's search for the fastest algorithms")
-    seed: int = option(317, "random seed", low=0, recipe=True, scripts=(TRAIN, CHECK))
+    seed: int = option(317, "random seed", low=0, high=2**63 - 1, recipe=True, scripts=(TRAIN, CHECK))
     amp: str = option(
         "off",
         "mixed precision in the network: off (float32) | bf16 | fp16 (not on a CPU)",

@@ -113,7 +113,7 @@ def _number(kind: type, low: float, high: float, above: float) -> Callable[[str]
 
     what = {int: "an integer", float: "a number"}[kind]
     if math.isfinite(low) and math.isfinite(high):
-        what += f" from {low:g} to {high:g}"
+        what += f" from {low} to {high}" if kind is int else f" from {low:g} to {high:g}"
     elif math.isfinite(low):
         what += f" of at least {low:g}"
     elif math.isfinite(above):

@@ -7,8 +7,11 @@ COSINE_FLOOR = 0.01  # share of the learning rate with which the cosine schedule
 
 
 def step_decay(lr: float, steps: Iterable[int], epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 1: ``lr`` divided by 10 after each epoch of ``steps``."""
-    return lr * 0.1 ** sum(step < epoch for step in steps)
+    """Return the learning rate of an epoch, counted from 1: ``lr`` divided by 10 after each epoch of ``steps``.
+
+    Steps below 1, such as ``--lr_step -1``, are after no epoch, so they change nothing.
+    """
+    return lr * 0.1 ** sum(1 <= step < epoch for step in steps)
 
 
 def cosine_decay(lr: float, progress: float) -> float:
