@@ -190,9 +190,10 @@ class Demo:
         Frames are read and prepared ahead of the network, and written behind it.
         """
         number = 0
+        notes: list[str] = []
         total, prefix = frame_count(capture), f"{source.name}_"
         with VideoWriter(self.folder, prefix, frame_rate(capture)) as writer:
-            images = ahead(prepare(frame, self.detector.task) for frame in frames(capture))
+            images = ahead(prepare(frame, self.detector.task) for frame in frames(capture, notes.append))
             for number, prepared in enumerate(images, start=1):
                 answer = self.detector.run(prepared)
                 where = f"{title} frame {number}/{total}" if total else f"{title} frame {number}"
@@ -207,6 +208,8 @@ class Demo:
                     return ESCAPE
         if number == 0:
             raise UnreadableSource(f"--demo {without_login(source.path)}: no frame of this video can be read")
+        for note in notes:
+            print_line(f"warning: {title}: {note}")
         return -1
 
     def _record(

@@ -53,11 +53,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def write_video(path):
-    """Write three frames."""
+def write_video(path, count=3):
+    """Write frames of different brightness."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for level in (0, 100, 200):
-        writer.write(np.full((48, 64, 3), level, np.uint8))
+    for k in range(count):
+        writer.write(np.full((48, 64, 3), 100 * k % 256, np.uint8))
     writer.release()
 
 
@@ -252,9 +252,18 @@ def test_files_of_a_folder_that_cannot_be_read_are_left_out(model, tmp_path):
 
 def test_a_video_without_frames(model, tmp_path, monkeypatch):
     write_video(tmp_path / "clip.avi")
-    monkeypatch.setattr("centernet.api.frames", lambda capture: iter(()))
+    monkeypatch.setattr("centernet.api.frames", lambda capture, log: iter(()))
     with pytest.raises(UserError, match=f"^{tmp_path}/clip.avi: no frame of this video can be read"):
         model.predict(tmp_path / "clip.avi")
+
+
+def test_a_video_that_ends_early_is_warned_of(model, tmp_path):
+    path = tmp_path / "clip.avi"
+    write_video(path, 30)
+    path.write_bytes(path.read_bytes()[:6000])
+    with pytest.warns(UserWarning, match=f"^{path}: only .* of 30 frames could be read$"):
+        results = model.predict(path)
+    assert 0 < len(results) < 15
 
 
 def test_options_without_effect_are_warned_of(model, tmp_path):

@@ -382,6 +382,16 @@ def test_demo_of_a_video(demo, tmp_path):
     assert f"3 frame(s), saved in {tmp_path / 'out'}" in done.stdout
 
 
+def test_demo_of_a_video_that_ends_early(demo, tmp_path):
+    path = Path(make_clip(tmp_path / "clip.avi", 30))
+    path.write_bytes(path.read_bytes()[:6000])
+    done = demo("--demo", str(path), "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    count = len(found_lines(done.stdout))
+    assert 0 < count < 15
+    assert f"\nwarning: video 1/1 clip.avi: only {count} of 30 frames could be read\n" in done.stdout
+
+
 def test_demo_writes_results_labels_and_crops(demo, tmp_path):
     make_images(tmp_path / "images", "a.png", "b.png")
     make_clip(tmp_path / "images/c.avi", 2)

@@ -465,10 +465,12 @@ def _read_source(source: Source, max_pixels: int) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(image=as_array(source.path, max_pixels), path=source.path, frame=None)
         return
     number = 0
-    for number, frame in enumerate(frames(open_video(source.path, max_pixels)), start=1):
+    shown = without_login(source.path)
+    warn = lambda text: warnings.warn(f"{shown}: {text}", UserWarning, stacklevel=2)  # noqa: E731
+    for number, frame in enumerate(frames(open_video(source.path, max_pixels), warn), start=1):
         yield SimpleNamespace(image=frame, path=source.path, frame=number)
     if not number:
-        raise UserError(f"{without_login(source.path)}: no frame of this video can be read")
+        raise UserError(f"{shown}: no frame of this video can be read")
 
 
 def _without_option(error: UserError) -> str:

@@ -6,7 +6,7 @@ import queue
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,9 @@ from .utils.images import MAX_PIXELS
 T = TypeVar("T")
 AHEAD = 4  # frames that wait for the network, and images that wait to be written
 RATE = 25.0  # frames/s where the source does not specify it
+NO_RATE = 1000  # frames/s that FFmpeg gives for files of milliseconds without a rate, such as recordings of browsers
+MAX_DAMAGED = 100  # successive frames that cannot be decoded, after which a file is taken to have ended
+COMPLETE = 0.9  # of the frames, or of the duration, that a file states
 END = object()
 SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
@@ -146,14 +149,27 @@ def _silence_opencv() -> None:
     set_log_level(0)
 
 
-def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """Yield the frames, (H, W, 3) uint8, and close the source after the last one."""
+def frames(capture: cv2.VideoCapture, log: Callable[[str], object] = lambda text: None) -> Iterator[np.ndarray]:
+    """Yield the frames, (H, W, 3) uint8, and close the source after the last one.
+
+    Frames of a file that cannot be decoded are left out. ``log`` is called at the end if frames are missing.
+    """
+    total, rate = frame_count(capture) or 0, frame_rate(capture)
+    count = reads = failures = lost = 0
+    seconds = 0.0
     try:
         while True:
             available, frame = capture.read()
-            if not available:
-                return
-            yield frame
+            reads += 1
+            if available:
+                count, lost, failures = count + 1, lost + failures, 0
+                seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                yield frame
+            elif reads >= total or (failures := failures + 1) > MAX_DAMAGED:
+                break
+        # A file with a variable rate may state too many frames: its duration has to fall short, too.
+        if lost or max(count, seconds * rate) < COMPLETE * total:
+            log(f"only {count} of {total} frames could be read")
     finally:
         capture.release()
 
@@ -161,13 +177,13 @@ def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
 def frame_count(capture: cv2.VideoCapture) -> int | None:
     """Return the number of frames, None where the source does not specify it."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return round(count) if 1 <= count < 1e9 else None
+    return round(count) if 1 <= count < 1e9 and capture.get(cv2.CAP_PROP_FPS) < NO_RATE else None
 
 
 def frame_rate(capture: cv2.VideoCapture) -> float:
     """Return the number of frames per second."""
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1 <= rate <= 1000 else RATE
+    return rate if 1 <= rate < NO_RATE else RATE
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
