@@ -1,5 +1,6 @@
 """The Python interface ``centernet.CenterNet``, and the examples of the documents that use it."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,16 @@ def test_drawings_can_be_saved(model, tmp_path):
         with pytest.raises(UserError, match=f"{name}: .* files cannot hold color images"):
             result.save(tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+def test_results_go_to_other_processes_without_the_network(model):
+    image = cv2.imread(str(SHAPES))
+    one, other = model.predict([image, image.copy()], threshold=0.0)
+    content = pickle.dumps(one)
+    assert len(content) < image.nbytes + 100_000
+    copied = pickle.loads(content)
+    assert np.array_equal(copied.plot(), one.plot()) and copied.to_dict() == one.to_dict()
+    assert other in [one, other] and len({one, other}) == 2  # arrays cannot be compared as a whole
 
 
 def test_drawings_in_a_folder_have_different_names(weights, tmp_path):
