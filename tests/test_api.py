@@ -1,5 +1,6 @@
 """The Python interface ``centernet.CenterNet``, and the examples of the documents that use it."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -206,6 +207,31 @@ def test_results_go_to_other_processes_without_the_network(model):
     copied = pickle.loads(content)
     assert np.array_equal(copied.plot(), one.plot()) and copied.to_dict() == one.to_dict()
     assert other in [one, other] and len({one, other}) == 2  # arrays cannot be compared as a whole
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(weights):
+    code = """
+import multiprocessing, sys
+import torch
+from centernet import CenterNet
+
+def count():
+    print(len(model.predict(sys.argv[2], threshold=0.0)[0]), torch.get_num_threads(), flush=True)
+
+torch.set_num_threads(2)
+model = CenterNet(sys.argv[1], device="cpu")
+count()
+process = multiprocessing.get_context("fork").Process(target=count)
+process.start()
+process.join(30)
+process.kill()
+process.join()
+"""
+    command = [sys.executable, "-c", code, str(weights), str(SHAPES)]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "100 2\n100 1\n"
 
 
 def test_drawings_in_a_folder_have_different_names(weights, tmp_path):
