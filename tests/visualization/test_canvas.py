@@ -138,6 +138,12 @@ def test_the_best_box_chooses_the_place_of_its_label_first():
     assert (left, bottom) == (100, 100) and other != canvas.placed[0].tolist()
 
 
+def test_lines_are_narrower_than_a_strip():
+    image = gray(30, 20000)
+    result = draw_boxes(image, [[9000, 5, 9100, 25, 0.9, 0]], [""], 0.3, "white", scores=False)
+    assert (result[8:22, 9060:9090] == 90).all() and (result[5, 9000:9100] != 90).any(axis=1).all()
+
+
 @pytest.mark.parametrize(("side", "size", "unit"), [(96, 480, 1), (200, 600, 1), (480, 480, 1), (640, 640, 1)])
 def test_small_images_are_enlarged(side, size, unit):
     canvas = Canvas(gray(side, side))

@@ -1,5 +1,6 @@
 """An image to draw on: small images are enlarged, lines and labels fit the size, labels do not cover each other."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,8 @@ class Canvas:
         size = (image.shape[1] * self.zoom, image.shape[0] * self.zoom)
         self.image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if self.zoom > 1 else image.copy()
         self.theme = theme
-        self.scale = max(1.0, sum(size) / 2 / REFERENCE_SIDE)
+        # The geometric mean: lines of a long strip must not be wider than the strip.
+        self.scale = max(1.0, math.sqrt(size[0] * size[1]) / REFERENCE_SIDE)
         self.unit = max(1, round(self.scale))
         self.placed = np.zeros((0, 4), dtype=int)
         self._labels: list[Label] = []
