@@ -37,6 +37,7 @@ from centernet.video import (
     frames,
     is_stream,
     open_video,
+    unread_folders,
     without_login,
 )
 from centernet.visualization import has_display, show_or_save
@@ -48,6 +49,8 @@ def main(opt: Options) -> None:
     """Detect in what ``--demo`` names, and show or save it, until it ends or Esc is pressed."""
     opt = opt.replace(debug=max(opt.debug, 1))
     sources = find_sources(opt.demo)
+    if count := unread_folders(opt.demo):
+        print_line(f"note: --demo {opt.demo}: the images and videos in {count} subfolder(s) are not read")
     first = open_video(opt.demo, opt.max_image_pixels) if len(sources) == 1 and sources[0].is_video else None
     env = processes.start(opt)
     if env.world_size > 1:

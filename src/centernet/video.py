@@ -30,6 +30,7 @@ SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".flv", ".3gp", ".ogv", ".mjpg", ".mjpeg", ".gif"),
 }
+KNOWN = SUFFIXES | set(IMAGE_SUFFIXES)
 STREAM = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -94,15 +95,29 @@ def find_sources(demo: str) -> list[Source]:
         raise UserError(f"--demo {demo}: no such file or folder")
     if not path.is_dir():
         return [Source(demo, path.stem, is_video_file(path))]
-    known = SUFFIXES | set(IMAGE_SUFFIXES)
-    paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known and file.is_file())
+    paths = sorted(path for path in path.iterdir() if _is_known(path))
     if not paths:
-        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(known))})")
+        inside = "; subfolders are not read" if unread_folders(demo) else ""
+        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(KNOWN))}){inside}")
     stems = Counter(file.stem for file in paths)
-    return [
-        Source(str(file), file.stem if stems[file.stem] == 1 else file.name, file.suffix.lower() in SUFFIXES)
-        for file in paths
-    ]
+    numbered = {re.sub(r"_\d{6,}$", "", stem) for stem in stems if re.search(r"_\d{6,}$", stem)}  # as frames are
+
+    def source(file: Path) -> Source:
+        is_video = file.suffix.lower() in SUFFIXES
+        is_unique = stems[file.stem] == 1 and not (is_video and file.stem in numbered)
+        return Source(str(file), file.stem if is_unique else file.name, is_video)
+
+    return [source(file) for file in paths]
+
+
+def unread_folders(demo: str) -> int:
+    """Return how many subfolders of a folder have images or videos, which ``find_sources`` leaves out."""
+    folders = [path for path in Path(demo).iterdir() if path.is_dir()] if Path(demo).is_dir() else []
+    return sum(any(map(_is_known, folder.iterdir())) for folder in folders if os.access(folder, os.R_OK | os.X_OK))
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in KNOWN and path.is_file()
 
 
 def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:
