@@ -146,6 +146,7 @@ def test_onnx_of_plain_operators(tmp_path, arch):
     model = onnx.load(path)
     assert "DeformConv" not in {node.op_type for node in model.graph.node}
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
+    assert model.ir_version == 8  # what ONNX Runtime 1.14 reads
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,7 @@ def test_the_examples_of_the_documents(tmp_path, checkpoint):
     assert said[-1].startswith(f"{tmp_path / 'model.pt2'}: ") and said[-1].endswith("resdcn_18 for ctdet")
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model)
+    assert model.ir_version == 9  # that of opset 19
     assert sum(node.op_type == "DeformConv" for node in model.graph.node) == 3
     assert str(ROOT) not in repr(model.graph.node) and not any(node.metadata_props for node in model.graph.node)
     sizes = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]

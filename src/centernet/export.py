@@ -363,4 +363,8 @@ def _onnx(exported: Exported, example: Tensor, shapes: tuple, texts: dict, opset
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # its place in the source code
     model.metadata_props.update({name: json.dumps(value) for name, value in texts.items()})
-    return written.model_proto.SerializeToString()
+    from onnx.helper import find_min_ir_version_for
+
+    proto = written.model_proto
+    proto.ir_version = find_min_ir_version_for(proto.opset_import)  # older programs refuse the exporter's newer one
+    return proto.SerializeToString()
