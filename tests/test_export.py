@@ -305,6 +305,19 @@ def test_mistakes(tmp_path, monkeypatch, checkpoint, more, problem):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "output"), [("a.pt", "a.pt"), ("a.pt", "b.pt"), ("a.bin", "a.xml")])
+def test_the_checkpoint_is_not_overwritten(tmp_path, monkeypatch, checkpoint, name, output):
+    monkeypatch.setattr("centernet.export.check_openvino", lambda path: None)
+    content = checkpoint.read_bytes()
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "b.pt").symlink_to("a.pt")
+    with pytest.raises(UserError, match="is the checkpoint of --load_model; choose another name"):
+        export_checkpoint(
+            opts().parse(["ctdet", "--load_model", str(tmp_path / name), "--output", str(tmp_path / output)])
+        )
+    assert (tmp_path / name).read_bytes() == content
+
+
 def test_notes_about_options_without_effect(checkpoint):
     given = ["--K", "50", "--threads", "2", "--max_ap_drop", "0.1", "--calibration", "val"]
 

@@ -64,6 +64,9 @@ def export_checkpoint(opt: Options, log=print) -> Path:
     kind = file_format(opt)
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: the folder {path.parent} does not exist")
+    for file in files_of(path, kind):
+        if file.exists() and os.path.exists(opt.load_model) and os.path.samefile(file, opt.load_model):
+            raise UserError(f"--output {path}: {file} is the checkpoint of --load_model; choose another name")
     if opt.int8:
         check_int8(path, kind)
     unused = [] if kind == "onnx" else ["opset"]
