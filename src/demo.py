@@ -37,6 +37,7 @@ from centernet.video import (
     frames,
     is_stream,
     open_video,
+    unread_folders,
     without_login,
 )
 from centernet.visualization import has_display, show_or_save
@@ -48,6 +49,8 @@ def main(opt: Options) -> None:
     """Detect in what ``--demo`` names, and show or save it, until it ends or Esc is pressed."""
     opt = opt.replace(debug=max(opt.debug, 1))
     sources = find_sources(opt.demo)
+    if count := unread_folders(opt.demo):
+        print_line(f"note: --demo {opt.demo}: the images and videos in {count} subfolder(s) are not read")
     first = open_video(opt.demo, opt.max_image_pixels) if len(sources) == 1 and sources[0].is_video else None
     env = processes.start(opt)
     if env.world_size > 1:
@@ -190,9 +193,10 @@ class Demo:
         Frames are read and prepared ahead of the network, and written behind it.
         """
         number = 0
+        notes: list[str] = []
         total, prefix = frame_count(capture), f"{source.name}_"
         with VideoWriter(self.folder, prefix, frame_rate(capture)) as writer:
-            images = ahead(prepare(frame, self.detector.task) for frame in frames(capture))
+            images = ahead(prepare(frame, self.detector.task) for frame in frames(capture, notes.append))
             for number, prepared in enumerate(images, start=1):
                 answer = self.detector.run(prepared)
                 where = f"{title} frame {number}/{total}" if total else f"{title} frame {number}"
@@ -207,6 +211,8 @@ class Demo:
                     return ESCAPE
         if number == 0:
             raise UnreadableSource(f"--demo {without_login(source.path)}: no frame of this video can be read")
+        for note in notes:
+            print_line(f"warning: {title}: {note}")
         return -1
 
     def _record(

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -58,11 +59,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def write_video(path):
-    """Write three frames."""
+def write_video(path, count=3):
+    """Write frames of different brightness."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for level in (0, 100, 200):
-        writer.write(np.full((48, 64, 3), level, np.uint8))
+    for k in range(count):
+        writer.write(np.full((48, 64, 3), 100 * k % 256, np.uint8))
     writer.release()
 
 
@@ -202,6 +203,41 @@ def test_drawings_can_be_saved(model, tmp_path):
         assert not (tmp_path / name).exists()
 
 
+def test_results_go_to_other_processes_without_the_network(model):
+    image = cv2.imread(str(SHAPES))
+    one, other = model.predict([image, image.copy()], threshold=0.0)
+    content = pickle.dumps(one)
+    assert len(content) < image.nbytes + 100_000
+    copied = pickle.loads(content)
+    assert np.array_equal(copied.plot(), one.plot()) and copied.to_dict() == one.to_dict()
+    assert other in [one, other] and len({one, other}) == 2  # arrays cannot be compared as a whole
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(weights):
+    code = """
+import multiprocessing, sys
+import torch
+from centernet import CenterNet
+
+def count():
+    print(len(model.predict(sys.argv[2], threshold=0.0)[0]), torch.get_num_threads(), flush=True)
+
+torch.set_num_threads(2)
+model = CenterNet(sys.argv[1], device="cpu")
+count()
+process = multiprocessing.get_context("fork").Process(target=count)
+process.start()
+process.join(30)
+process.kill()
+process.join()
+"""
+    command = [sys.executable, "-c", code, str(weights), str(SHAPES)]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "100 2\n100 1\n"
+
+
 def test_drawings_in_a_folder_have_different_names(weights, tmp_path):
     """An image has the same name again, also in another call; others of the same name get a number."""
     model = CenterNet(weights, device="cpu")
@@ -257,7 +293,7 @@ def test_files_of_a_folder_that_cannot_be_read_are_left_out(model, tmp_path):
 
 def test_a_video_without_frames(model, tmp_path, monkeypatch):
     write_video(tmp_path / "clip.avi")
-    monkeypatch.setattr("centernet.api.frames", lambda capture: iter(()))
+    monkeypatch.setattr("centernet.api.frames", lambda capture, log: iter(()))
     with pytest.raises(UserError, match=f"^{tmp_path}/clip.avi: no frame of this video can be read"):
         model.predict(tmp_path / "clip.avi")
 
@@ -293,6 +329,15 @@ def test_an_interrupted_training_leaves_the_process_to_its_owner(data, tmp_path,
     monkeypatch.setattr(Trainer, "step", step)
     assert len(tiny_training(data, tmp_path, resume=True).names) == 1
     assert (tmp_path / "ctdet/default/train_log.csv").read_text().count("\n") == 3
+
+
+def test_a_video_that_ends_early_is_warned_of(model, tmp_path):
+    path = tmp_path / "clip.avi"
+    write_video(path, 30)
+    path.write_bytes(path.read_bytes()[:6000])
+    with pytest.warns(UserWarning, match=f"^{path}: only .* of 30 frames could be read$"):
+        results = model.predict(path)
+    assert 0 < len(results) < 15
 
 
 def test_options_without_effect_are_warned_of(model, tmp_path):

@@ -146,6 +146,7 @@ def test_onnx_of_plain_operators(tmp_path, arch):
     model = onnx.load(path)
     assert "DeformConv" not in {node.op_type for node in model.graph.node}
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
+    assert model.ir_version == 8  # what ONNX Runtime 1.14 reads
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,7 @@ def test_the_examples_of_the_documents(tmp_path, checkpoint):
     assert said[-1].startswith(f"{tmp_path / 'model.pt2'}: ") and said[-1].endswith("resdcn_18 for ctdet")
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model)
+    assert model.ir_version == 9  # that of opset 19
     assert sum(node.op_type == "DeformConv" for node in model.graph.node) == 3
     assert str(ROOT) not in repr(model.graph.node) and not any(node.metadata_props for node in model.graph.node)
     sizes = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
@@ -301,6 +303,19 @@ def test_mistakes(tmp_path, monkeypatch, checkpoint, more, problem):
     with pytest.raises(UserError, match=re.escape(problem)):
         export_checkpoint(opts().parse(["ctdet", "--load_model", str(checkpoint), *more]))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "output"), [("a.pt", "a.pt"), ("a.pt", "b.pt"), ("a.bin", "a.xml")])
+def test_the_checkpoint_is_not_overwritten(tmp_path, monkeypatch, checkpoint, name, output):
+    monkeypatch.setattr("centernet.export.check_openvino", lambda path: None)
+    content = checkpoint.read_bytes()
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "b.pt").symlink_to("a.pt")
+    with pytest.raises(UserError, match="is the checkpoint of --load_model; choose another name"):
+        export_checkpoint(
+            opts().parse(["ctdet", "--load_model", str(tmp_path / name), "--output", str(tmp_path / output)])
+        )
+    assert (tmp_path / name).read_bytes() == content
 
 
 def test_notes_about_options_without_effect(checkpoint):

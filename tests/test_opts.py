@@ -412,6 +412,16 @@ def test_arguments_of_torch_distributed_launch_are_accepted(word):
     assert (opt.lr, opt.given) == (1e-3, ["lr", "task"]) and not hasattr(opt, "local_rank")
 
 
+def test_the_demo_of_3d_boxes_names_its_camera(tmp_path):
+    camera = tmp_path / "camera.txt"
+    camera.write_text("700 0 320 0 700 240 0 0 1\n")
+    parser = opts("demo.py")
+    (note,) = parser.notes(parser.parse(["ddd", "--demo", "a.png"]))
+    assert note.startswith("note: without --calib, depths and locations are")
+    assert parser.notes(parser.parse(["ddd", "--demo", "a.png", "--calib", str(camera)])) == []
+    assert parser.notes(parser.parse(["ddd"]), "test.py") == []
+
+
 def test_recipe_holds_what_changes_the_curve():
     """Two runs are comparable when only their names, workers and devices differ."""
     same = recipe(parse("--exp_id", "a", "--num_workers", "0", "--load_model", "/one/x.pth"))

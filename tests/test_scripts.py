@@ -336,6 +336,31 @@ def test_demo_of_a_folder(demo, tmp_path):
     assert done.stderr == "" and not (tmp_path / "exp").exists()
 
 
+def test_demo_names_folders_that_it_does_not_read(demo, tmp_path):
+    folder = tmp_path / "images"
+    make_images(folder, "a.png")
+    make_images(folder / "b", "b.png")
+    (folder / "labels").mkdir()
+    (folder / "labels/a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    done = demo("--demo", str(folder), "--output_dir", str(tmp_path / "out"))
+    assert found_lines(done.stdout) == ["image 1/1 a.png"]
+    note = f"note: --demo {folder}: the images and videos in 1 subfolder(s) are not read\n"
+    assert done.stdout.startswith(note)
+    (folder / "a.png").unlink()
+    done = demo("--demo", str(folder))
+    assert done.returncode == 2 and done.stderr.endswith("); subfolders are not read\n")
+
+
+def test_frames_of_a_video_beside_it_have_files_of_their_own(demo, tmp_path):
+    folder = tmp_path / "images"
+    make_images(folder, "clip_000001.png", "clip_2.png")
+    make_clip(folder / "clip.avi", 2)
+    done = demo("--demo", str(folder), "--output_dir", str(tmp_path / "out"), "--save_txt")
+    assert done.returncode == 0, done.stderr
+    names = ["clip.avi_000001.txt", "clip.avi_000002.txt", "clip_000001.txt", "clip_2.txt"]
+    assert names_in(tmp_path / "out/labels") == names
+
+
 def test_demo_continues_after_a_bad_file_and_counts_it(demo, tmp_path):
     folder = tmp_path / "images"
     make_images(folder, "a.png", "c.png")
@@ -380,6 +405,16 @@ def test_demo_of_a_video(demo, tmp_path):
     assert brightness == sorted(brightness) and brightness[2] - brightness[0] > 60
     assert found_lines(done.stdout) == [f"video 1/1 clip.avi frame {k}/3" for k in (1, 2, 3)]
     assert f"3 frame(s), saved in {tmp_path / 'out'}" in done.stdout
+
+
+def test_demo_of_a_video_that_ends_early(demo, tmp_path):
+    path = Path(make_clip(tmp_path / "clip.avi", 30))
+    path.write_bytes(path.read_bytes()[:6000])
+    done = demo("--demo", str(path), "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    count = len(found_lines(done.stdout))
+    assert 0 < count < 15
+    assert f"\nwarning: video 1/1 clip.avi: only {count} of 30 frames could be read\n" in done.stdout
 
 
 def test_demo_writes_results_labels_and_crops(demo, tmp_path):

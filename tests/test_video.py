@@ -4,6 +4,7 @@ import os
 import re
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tests.helpers.small_disk import in_small_file_system, needs_mount
 
 from centernet.errors import UserError
-from centernet.video import AHEAD, RATE, VideoWriter, ahead, frame_rate, frames, open_video
+from centernet.video import AHEAD, RATE, VideoWriter, ahead, frame_count, frame_rate, frames, open_video
 
 
 def make_video(path, count=3, size=(64, 48), rate=5):
@@ -49,6 +50,57 @@ def test_a_source_that_knows_no_rate():
             return 0.0
 
     assert frame_rate(Silent()) == RATE
+
+
+def test_a_recording_of_a_browser_has_no_rate(tmp_path):
+    """Their unit of time is the millisecond, which FFmpeg gives as the rate, and as the number of frames."""
+    capture = open_video(make_video(tmp_path / "a.avi", count=30, rate=1000))
+    assert capture.get(cv2.CAP_PROP_FPS) == 1000
+    assert frame_rate(capture) == RATE and frame_count(capture) is None
+    assert len(list(frames(capture, pytest.fail))) == 30
+
+
+def test_frames_that_cannot_be_decoded_are_left_out(tmp_path):
+    path = Path(make_video(tmp_path / "a.avi", count=30))
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(400) + content[middle + 400 :])
+    notes = []
+    count = len(list(frames(open_video(str(path)), notes.append)))
+    assert 20 < count < 30 and notes == [f"only {count} of 30 frames could be read"]
+
+
+def test_a_file_that_ends_early(tmp_path):
+    path = Path(make_video(tmp_path / "a.avi", count=30))
+    path.write_bytes(path.read_bytes()[:6000])
+    notes = []
+    count = len(list(frames(open_video(str(path)), notes.append)))
+    assert 0 < count < 15 and notes == [f"only {count} of 30 frames could be read"]
+
+
+class Recorded:
+    """A source that states 60 frames in a second, and ends after 20 of them."""
+
+    def __init__(self, seconds_per_frame):
+        self.seconds_per_frame, self.reads = seconds_per_frame, 0
+
+    def get(self, name):
+        milliseconds = 1000 * self.reads * self.seconds_per_frame
+        return {cv2.CAP_PROP_FRAME_COUNT: 60, cv2.CAP_PROP_FPS: 60, cv2.CAP_PROP_POS_MSEC: milliseconds}[name]
+
+    def read(self):
+        self.reads += 1
+        return self.reads <= 20, np.zeros((4, 4, 3), np.uint8)
+
+    def release(self):
+        pass
+
+
+def test_a_variable_rate_is_no_early_end():
+    """FFmpeg computes the number of frames from the duration and the highest rate."""
+    assert len(list(frames(Recorded(1 / 20), pytest.fail))) == 20
+    notes = []
+    assert len(list(frames(Recorded(1 / 60), notes.append))) == 20 and len(notes) == 1
 
 
 @pytest.mark.parametrize(("name", "message"), [("no.avi", "no such file"), ("text.avi", "this video cannot be read")])

@@ -20,7 +20,7 @@ import torch
 
 from . import cli, found
 from .datasets import DATASETS
-from .detector import Detector, as_array, create_detector
+from .detector import as_array, create_detector
 from .engine import signals
 from .errors import UserError
 from .export import export_checkpoint
@@ -28,6 +28,7 @@ from .models import read_checkpoint
 from .options import OptionParser, Options
 from .options.table import GENERAL
 from .tasks import all_specs, get_spec
+from .tasks.base import Task
 from .tasks.option import DEMO, EXPORT, TEST, TRAIN
 from .utils import files
 from .utils.failures import OPEN_FILES, explain
@@ -56,9 +57,9 @@ SAVED_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # 
 ONE_IMAGE = (np.ndarray, bytes, bytearray, dict)  # iterable, but no list of images
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
-    """The detections in an image above the threshold, best first.
+    """The detections in an image above the threshold, best first. It does not hold the network.
 
     Attributes:
         image: (H, W, 3) uint8, B, G, R.
@@ -74,7 +75,7 @@ class Result:
     detections: list[found.Detection]
     seconds: dict[str, float]
     _rows: dict[int, np.ndarray] = field(repr=False)
-    _detector: Detector = field(repr=False)
+    _task: Task = field(repr=False)
     _threshold: float = field(repr=False)
     _info: dict[str, Any] = field(repr=False)
     _names: "_FileNames" = field(repr=False)
@@ -141,7 +142,7 @@ class Result:
 
     def plot(self) -> np.ndarray:
         """Return the image with its detections drawn, (H, W, 3) uint8 BGR; small images are enlarged."""
-        task = self._detector.task
+        task = self._task
         visualizer = build_visualizer(type(task)(task.opt.replace(vis_thresh=self._threshold)))
         meta = {**task.opt.picture_info, **self._info}
         return next(iter(visualizer.result_images(self.image, self._rows, meta).values()))
@@ -295,7 +296,7 @@ class CenterNet:
             rows = answer.pop("results")
             detections = found.detections_above(rows, self.detector.task, opt)
             seconds = {name: value for name, value in answer.items() if isinstance(value, float)}
-            given = (rows, self.detector, threshold, info or {}, self._file_names)
+            given = (rows, self.detector.task, threshold, info or {}, self._file_names)
             yield Result(one.image, one.path, one.frame, detections, seconds, *given)
 
     @classmethod
@@ -468,10 +469,12 @@ def _read_source(source: Source, max_pixels: int) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(image=as_array(source.path, max_pixels), path=source.path, frame=None)
         return
     number = 0
-    for number, frame in enumerate(frames(open_video(source.path, max_pixels)), start=1):
+    shown = without_login(source.path)
+    warn = lambda text: warnings.warn(f"{shown}: {text}", UserWarning, stacklevel=2)  # noqa: E731
+    for number, frame in enumerate(frames(open_video(source.path, max_pixels), warn), start=1):
         yield SimpleNamespace(image=frame, path=source.path, frame=number)
     if not number:
-        raise UserError(f"{without_login(source.path)}: no frame of this video can be read")
+        raise UserError(f"{shown}: no frame of this video can be read")
 
 
 def _without_option(error: UserError) -> str:

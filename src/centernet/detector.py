@@ -29,6 +29,8 @@ from .visualization import build_visualizer
 
 TIMES = ("tot", "load", "pre", "net", "dec", "post", "merge")
 
+_process: int | None = None  # the one that has run a network
+
 
 def create_detector(opt: Options, device: torch.device | None = None, log=print) -> "Detector":
     """Return the detector of a checkpoint.
@@ -46,6 +48,7 @@ def create_detector(opt: Options, device: torch.device | None = None, log=print)
     """
     if not opt.load_model:
         raise UserError("--load_model: needs the checkpoint of the network that is to detect")
+    use_own_threads()
     if device is None:
         device = processes.start(opt).device
     set_precision(opt.precision, device, log)
@@ -111,6 +114,7 @@ class Detector:
         return self._run(images, info if info is not None else [None] * len(images))
 
     def _run(self, images: Sequence, infos: Sequence[dict | None]) -> list[dict]:
+        use_own_threads()
         seconds = dict.fromkeys(TIMES, 0.0)
         started = last = time.perf_counter()
 
@@ -184,6 +188,17 @@ class Detector:
             images.update({f"{name}_{scale:.1f}": drawing for name, drawing in drawn.items()})
         meta = next(iter(prepared["meta"].values()))
         return {**images, **self.visualizer.result_images(np.asarray(prepared["image"]), results, meta)}
+
+
+def use_own_threads() -> None:
+    """Use one thread of PyTorch in a process that was forked from one that has run a network.
+
+    The threads of that process do not exist in this one, where PyTorch would wait for them forever.
+    """
+    global _process
+    if _process not in (None, os.getpid()):
+        torch.set_num_threads(1)
+    _process = os.getpid()
 
 
 def as_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -64,6 +64,9 @@ def export_checkpoint(opt: Options, log=print) -> Path:
     kind = file_format(opt)
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: the folder {path.parent} does not exist")
+    for file in files_of(path, kind):
+        if file.exists() and os.path.exists(opt.load_model) and os.path.samefile(file, opt.load_model):
+            raise UserError(f"--output {path}: {file} is the checkpoint of --load_model; choose another name")
     if opt.int8:
         check_int8(path, kind)
     unused = [] if kind == "onnx" else ["opset"]
@@ -363,4 +366,8 @@ def _onnx(exported: Exported, example: Tensor, shapes: tuple, texts: dict, opset
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # its place in the source code
     model.metadata_props.update({name: json.dumps(value) for name, value in texts.items()})
-    return written.model_proto.SerializeToString()
+    from onnx.helper import find_min_ir_version_for
+
+    proto = written.model_proto
+    proto.ir_version = find_min_ir_version_for(proto.opset_import)  # older programs refuse the exporter's newer one
+    return proto.SerializeToString()

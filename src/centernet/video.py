@@ -6,7 +6,7 @@ import queue
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,11 +22,15 @@ from .utils.images import MAX_PIXELS
 T = TypeVar("T")
 AHEAD = 4  # frames that wait for the network, and images that wait to be written
 RATE = 25.0  # frames/s where the source does not specify it
+NO_RATE = 1000  # frames/s that FFmpeg gives for files of milliseconds without a rate, such as recordings of browsers
+MAX_DAMAGED = 100  # successive frames that cannot be decoded, after which a file is taken to have ended
+COMPLETE = 0.9  # of the frames, or of the duration, that a file states
 END = object()
 SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".flv", ".3gp", ".ogv", ".mjpg", ".mjpeg", ".gif"),
 }
+KNOWN = SUFFIXES | set(IMAGE_SUFFIXES)
 STREAM = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -91,15 +95,29 @@ def find_sources(demo: str) -> list[Source]:
         raise UserError(f"--demo {demo}: no such file or folder")
     if not path.is_dir():
         return [Source(demo, path.stem, is_video_file(path))]
-    known = SUFFIXES | set(IMAGE_SUFFIXES)
-    paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known and file.is_file())
+    paths = sorted(path for path in path.iterdir() if _is_known(path))
     if not paths:
-        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(known))})")
+        inside = "; subfolders are not read" if unread_folders(demo) else ""
+        raise UserError(f"--demo {demo}: no images or videos in this folder ({', '.join(sorted(KNOWN))}){inside}")
     stems = Counter(file.stem for file in paths)
-    return [
-        Source(str(file), file.stem if stems[file.stem] == 1 else file.name, file.suffix.lower() in SUFFIXES)
-        for file in paths
-    ]
+    numbered = {re.sub(r"_\d{6,}$", "", stem) for stem in stems if re.search(r"_\d{6,}$", stem)}  # as frames are
+
+    def source(file: Path) -> Source:
+        is_video = file.suffix.lower() in SUFFIXES
+        is_unique = stems[file.stem] == 1 and not (is_video and file.stem in numbered)
+        return Source(str(file), file.stem if is_unique else file.name, is_video)
+
+    return [source(file) for file in paths]
+
+
+def unread_folders(demo: str) -> int:
+    """Return how many subfolders of a folder have images or videos, which ``find_sources`` leaves out."""
+    folders = [path for path in Path(demo).iterdir() if path.is_dir()] if Path(demo).is_dir() else []
+    return sum(any(map(_is_known, folder.iterdir())) for folder in folders if os.access(folder, os.R_OK | os.X_OK))
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in KNOWN and path.is_file()
 
 
 def open_video(source: str, max_pixels: int = MAX_PIXELS) -> cv2.VideoCapture:
@@ -146,14 +164,27 @@ def _silence_opencv() -> None:
     set_log_level(0)
 
 
-def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """Yield the frames, (H, W, 3) uint8, and close the source after the last one."""
+def frames(capture: cv2.VideoCapture, log: Callable[[str], object] = lambda text: None) -> Iterator[np.ndarray]:
+    """Yield the frames, (H, W, 3) uint8, and close the source after the last one.
+
+    Frames of a file that cannot be decoded are left out. ``log`` is called at the end if frames are missing.
+    """
+    total, rate = frame_count(capture) or 0, frame_rate(capture)
+    count = reads = failures = lost = 0
+    seconds = 0.0
     try:
         while True:
             available, frame = capture.read()
-            if not available:
-                return
-            yield frame
+            reads += 1
+            if available:
+                count, lost, failures = count + 1, lost + failures, 0
+                seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                yield frame
+            elif reads >= total or (failures := failures + 1) > MAX_DAMAGED:
+                break
+        # A file with a variable rate may state too many frames: its duration has to fall short, too.
+        if lost or max(count, seconds * rate) < COMPLETE * total:
+            log(f"only {count} of {total} frames could be read")
     finally:
         capture.release()
 
@@ -161,13 +192,13 @@ def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
 def frame_count(capture: cv2.VideoCapture) -> int | None:
     """Return the number of frames, None where the source does not specify it."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return round(count) if 1 <= count < 1e9 else None
+    return round(count) if 1 <= count < 1e9 and capture.get(cv2.CAP_PROP_FPS) < NO_RATE else None
 
 
 def frame_rate(capture: cv2.VideoCapture) -> float:
     """Return the number of frames per second."""
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1 <= rate <= 1000 else RATE
+    return rate if 1 <= rate < NO_RATE else RATE
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:

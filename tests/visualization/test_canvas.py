@@ -6,7 +6,7 @@ import pytest
 
 from centernet.visualization import Canvas, class_colors, draw_boxes
 from centernet.visualization import canvas as module
-from centernet.visualization.canvas import nearest_points
+from centernet.visualization.canvas import class_label, nearest_points
 
 THEMES = ("white", "black")
 NAMES = ["person", "dining table", "cat", "traffic light", "bird"]
@@ -55,6 +55,17 @@ def test_labels_stay_inside(box, name):
         return (result.astype(int).sum(axis=2) < 150).sum()
 
     assert text_pixels(box) == text_pixels((60, 60, 110, 110)) > 20
+
+
+def test_names_that_opencv_cannot_draw_become_numbers(monkeypatch):
+    names = ["cat", "\u732b", "B\u00e4r"]  # OpenCV 4 draws them as ??? and B??r
+    monkeypatch.setattr(module, "DRAWS_ALL", False)
+    assert [class_label(names, cls) for cls in range(4)] == ["cat", "1", "2", "3"]
+    box = [[50, 60, 120, 100, 0.9, 1]]
+    expected = draw_boxes(gray(), box, ["cat", "1"], 0.3, "white")
+    assert np.array_equal(draw_boxes(gray(), box, names, 0.3, "white"), expected)
+    monkeypatch.setattr(module, "DRAWS_ALL", True)
+    assert [class_label(names, cls) for cls in range(4)] == [*names, "3"]
 
 
 def test_dark_colors_have_light_labels():
@@ -136,6 +147,12 @@ def test_the_best_box_chooses_the_place_of_its_label_first():
     canvas.finish()
     (left, _, _, bottom), other = canvas.placed.tolist()
     assert (left, bottom) == (100, 100) and other != canvas.placed[0].tolist()
+
+
+def test_lines_are_narrower_than_a_strip():
+    image = gray(30, 20000)
+    result = draw_boxes(image, [[9000, 5, 9100, 25, 0.9, 0]], [""], 0.3, "white", scores=False)
+    assert (result[8:22, 9060:9090] == 90).all() and (result[5, 9000:9100] != 90).any(axis=1).all()
 
 
 @pytest.mark.parametrize(("side", "size", "unit"), [(96, 480, 1), (200, 600, 1), (480, 480, 1), (640, 640, 1)])

@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -111,9 +114,30 @@ def test_no_display(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == f"no display: images go to {tmp_path}\n"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such variables")
+def test_a_display_that_cannot_be_reached(tmp_path, capsys, monkeypatch):
+    """As after an SSH connection with X forwarding was closed: Qt would end the process."""
+    monkeypatch.setenv("DISPLAY", ":7731")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert not vis.has_display()
+    vis.show_or_save({"out": gray()}, tmp_path, "", show=True)
+    assert (tmp_path / "out.png").exists()
+    assert capsys.readouterr().err == f"no display: images go to {tmp_path}\n"
+
+
+def test_a_display_is_tried_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(vis.sys, "platform", "linux")
+    monkeypatch.setattr(
+        vis.subprocess, "run", lambda command, **_: tried.append(command) or SimpleNamespace(returncode=0)
+    )
+    monkeypatch.setenv("DISPLAY", "one:7731")
+    assert vis.has_display() and vis.has_display() and len(tried) == 1
+
+
 def test_display(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(vis, "has_display", lambda: True)
     monkeypatch.setattr(vis.cv2, "imshow", lambda name, image: shown.append(name))
     monkeypatch.setattr(vis.cv2, "waitKey", lambda delay: 27 if delay == 0 else -1)
     assert vis.show_or_save({"a": gray(), "b": gray()}, tmp_path, "", show=True) == 27
@@ -126,7 +150,7 @@ def test_opencv_without_windows(tmp_path, monkeypatch, capsys):
     def imshow(name, image):
         raise cv2.error("The function is not implemented")
 
-    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(vis, "has_display", lambda: True)
     monkeypatch.setattr(vis.cv2, "imshow", imshow)
     vis.show_or_save({"a": gray()}, tmp_path, "", show=True)
     assert (tmp_path / "a.png").exists()

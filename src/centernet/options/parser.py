@@ -157,6 +157,7 @@ class OptionParser:
         others |= set(spec.ignored_options)
         known = {**GENERAL, **{option.name: option for option in spec.options}}
         notes = [f"note: --{name} has no effect on task {opt.task}" for name in opt.given if name in others]
+        notes += spec.notes(opt, script)
         used = [name for name in opt.given if name in known and script in known[name].scripts]
         reasons = [(f"in {script}", tuple(name for name in opt.given if name in known and name not in used))]
         reasons += [(reason, tuple(name for name in names if name in used)) for reason, names in _contradicted(opt)]

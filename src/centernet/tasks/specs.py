@@ -41,6 +41,11 @@ class TaskSpec:
         """Set in the options being derived what follows from the task's own ones. Called for every task."""
 
     @staticmethod
+    def notes(opt: Namespace, script: str) -> list[str]:
+        """Return what users of a program should know about its options."""
+        return []
+
+    @staticmethod
     def head_channels(opt: Namespace) -> dict[str, int]:
         """Return head name to channels, in the order of the reference."""
         raise NotImplementedError
@@ -278,6 +283,12 @@ class DddSpec(TaskSpec):
         opt.reg_bbox = not opt.not_reg_bbox
         if opt.calib:
             opt.picture_info["calib"] = read_camera(opt.calib)
+
+    @staticmethod
+    def notes(opt: Namespace, script: str) -> list[str]:
+        if script != DEMO or opt.calib:
+            return []
+        return ["note: without --calib, depths and locations are those that the usual camera of the training would see"]
 
     @staticmethod
     def head_channels(opt: Namespace) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """An image to draw on: small images are enlarged, lines and labels fit the size, labels do not cover each other."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from .drawing import WHITE_THEME_LIMIT, class_colors
 MIN_SIDE = 480  # pixels; an image whose longer side is shorter is enlarged by a whole factor
 FAR = 2**14  # pixels; OpenCV draws wrongly where coordinates do not fit into 16 bits
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+DRAWS_ALL = int(cv2.__version__.partition(".")[0]) >= 5  # earlier versions draw question marks for what is not ASCII
 FONT_SCALE = 0.5  # on an image of REFERENCE_SIDE pixels
 REFERENCE_SIDE = 640
 DARK = 90  # brightness of 255 below which the text of a label is white
@@ -51,7 +53,8 @@ class Canvas:
         size = (image.shape[1] * self.zoom, image.shape[0] * self.zoom)
         self.image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if self.zoom > 1 else image.copy()
         self.theme = theme
-        self.scale = max(1.0, sum(size) / 2 / REFERENCE_SIDE)
+        # The geometric mean: lines of a long strip must not be wider than the strip.
+        self.scale = max(1.0, math.sqrt(size[0] * size[1]) / REFERENCE_SIDE)
         self.unit = max(1, round(self.scale))
         self.placed = np.zeros((0, 4), dtype=int)
         self._labels: list[Label] = []
@@ -69,7 +72,7 @@ class Canvas:
         Args:
             rows: (n, 6) x1, y1, x2, y2, score, class from 0. Boxes are clipped to the image; rows that are not finite
                 are left out.
-            class_names: a class beyond them is called by its number.
+            class_names: see ``class_label``.
             scores: whether labels have the score; ground truth has none.
         """
         rows = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
@@ -80,7 +83,7 @@ class Canvas:
             limits = np.array([width, height, width, height]) - 1
             x1, y1, x2, y2 = np.clip(np.array(corners) * self.zoom, 0, limits).astype(int).tolist()
             cv2.rectangle(self.image, (x1, y1), (x2, y2), self.color(cls), 2 * self.unit)
-            name = class_names[cls] if cls < len(class_names) else str(cls)
+            name = class_label(class_names, cls)
             self._labels.append(Label(f"{name} {score:.2f}" if scores else name, (x1, y1, x2, y2), self.color(cls)))
 
     def label(self, text: str, points: np.ndarray, color: Sequence[int]) -> None:
@@ -194,6 +197,12 @@ class Canvas:
         covers &= (tops[:, None] < taken[3]) & (tops[:, None] + size[1] > taken[1])
         free = np.flatnonzero(~covers.any(axis=1))
         return (int(lefts[free[0]]), int(tops[free[0]])) if len(free) else None
+
+
+def class_label(class_names: Sequence[str], cls: int) -> str:
+    """Return the name of a class, or its number from 0 if it has none, or one that this OpenCV cannot draw."""
+    is_drawn = cls < len(class_names) and (DRAWS_ALL or class_names[cls].isascii())
+    return class_names[cls] if is_drawn else str(cls)
 
 
 def nearest_points(one: Corners, other: Corners) -> tuple[Place, Place]:

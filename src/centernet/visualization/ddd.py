@@ -15,7 +15,7 @@ from ..ops.image import get_affine_transform
 from ..tasks.base import Detections, Objects
 from ..tasks.ddd import DEFAULT_CALIB, ddd_post_process
 from .base import Visualizer
-from .canvas import FONT, Canvas
+from .canvas import FONT, Canvas, class_label
 from .drawing import restore_image
 
 GROUND_TRUTH_THRESH = 0.5  # ground truth has score 1
@@ -48,7 +48,7 @@ def draw_boxes_3d(
         results: class from 1 to rows (n, 13).
         calib: (3, 4) projection matrix of the camera.
         threshold: of the score.
-        class_names: a class beyond them is called by its number.
+        class_names: see ``class_label``.
         scores: whether labels have the score; ground truth has none.
     """
     for cls, row in sorted(_shown(results, threshold), key=lambda shown: -shown[1][10]):
@@ -60,7 +60,7 @@ def draw_boxes_3d(
             _line(canvas, corners[one], corners[other], calib, color, 2)
         for one, other in (FRONT[0::2], FRONT[1::2]):
             _line(canvas, corners[one], corners[other], calib, color, 1)
-        name = class_names[cls - 1] if cls <= len(class_names) else str(cls - 1)
+        name = class_label(class_names, cls - 1)
         text = f"{name} {row[12]:.2f} {row[10]:.0f} m" if scores else f"{name} {row[10]:.0f} m"
         if corners[:, 2].min() > NEAREST:
             canvas.label(text, project_to_image(corners.astype(np.float64), calib), color)

@@ -7,6 +7,7 @@ on black.
 
 import functools
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from centernet.utils import files
 
 THEMES = ("white", "black")
 HEAT_MAP_SHARE = 0.7  # of a blended image
+WINDOW_SECONDS = 30  # after which a display that does not answer is none
 WHITE_THEME_LIMIT = 153  # brightest channel of a color on white
 
 # Class k has the k-th point of the sequence k · (1/g, 1/g², 1/g³) mod 1, with g⁴ = g + 1, as hue, saturation and value:
@@ -110,8 +112,25 @@ def show_or_save(images: Mapping[str, np.ndarray], folder: str | Path, prefix: s
 
 
 def has_display() -> bool:
-    """Return whether windows can be opened; some builds of OpenCV end the process when they cannot."""
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    """Return whether windows can be opened.
+
+    A variable such as ``DISPLAY`` may name a display that cannot be reached, and OpenCV may have no windows.
+    """
+    if not sys.platform.startswith("linux"):
+        return True
+    displays = os.environ.get("DISPLAY"), os.environ.get("WAYLAND_DISPLAY")
+    return any(displays) and _opens_window(displays)
+
+
+@functools.cache
+def _opens_window(displays: tuple[str | None, ...]) -> bool:
+    """Return whether OpenCV opens a window on these displays; tried in a process that it may end, as Qt does."""
+    code = "import cv2; cv2.namedWindow('test'); cv2.destroyAllWindows()"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=WINDOW_SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
 
 
 @functools.cache
