@@ -346,12 +346,12 @@ def cvat_voc(root):
         path.unlink()
 
 
-def cvat_yolo(root):
-    draw(root / "obj_train_data", "train")
-    yolo_labels(root / "obj_train_data", "train")
+def cvat_yolo(root, split="train"):
+    draw(root / "obj_train_data", split)
+    yolo_labels(root / "obj_train_data", split)
     put(root / "obj.names", "hen house\nfox\n")
     put(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
-    put(root / "train.txt", "".join(f"data/obj_train_data/{name}.jpg\n" for name, *_ in IMAGES["train"]))
+    put(root / "train.txt", "".join(f"data/obj_train_data/{name}.jpg\n" for name, *_ in IMAGES[split]))
 
 
 def cvat_ultralytics(root):
@@ -381,6 +381,71 @@ def test_exports_of_a_training_split(tmp_path, layout):
     layout(tmp_path)
     notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
     assert not any("nothing divides" in note for note in notes)
+
+
+def label_studio_yolo_per_split(root):
+    for split in ("train", "val"):
+        draw(root / split / "images", split)
+        yolo_labels(root / split / "labels", split)
+        put(root / split / "classes.txt", "hen house\nfox\n")
+        put(root / split / "notes.json", {"categories": [{"id": 0, "name": "hen house"}], "info": {}})
+
+
+def label_studio_coco_per_split(root):
+    for split in ("train", "val"):
+        label_studio_coco(root / split, split)
+
+
+def cvat_coco_per_split(root):
+    for split, folder in (("train", "Train"), ("val", "my_val")):
+        draw(root / folder / "images/cam1", split)
+        content = coco(split)
+        for image in content["images"]:
+            image["file_name"] = "cam1/" + image["file_name"]
+        put(root / folder / "annotations/instances_default.json", content)
+
+
+def cvat_yolo_per_split(root):
+    for split in ("train", "val"):
+        cvat_yolo(root / split, split)
+
+
+PER_SPLIT = [label_studio_yolo_per_split, label_studio_coco_per_split, cvat_coco_per_split, cvat_yolo_per_split]
+
+
+@pytest.mark.parametrize("layout", PER_SPLIT, ids=lambda layout: layout.__name__)
+def test_an_export_in_the_folder_of_each_split(tmp_path, layout):
+    layout(tmp_path)
+    assert not any("nothing divides" in note for note in check(tmp_path))
+
+
+@pytest.mark.parametrize("layout", [yolo_images_first, voc_devkit_form, label_studio_yolo, coco_at_the_root])
+def test_json_files_of_other_kinds_next_to_the_data(tmp_path, layout):
+    """They are named like a split, but only annotations have the keys of COCO."""
+    layout(tmp_path)
+    put(tmp_path / "train_args.json", {"lr": 1, "path": "images"})
+    put(tmp_path / "val_results.json", [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
+    if layout is label_studio_yolo:
+        check(tmp_path, "--val_intervals", "0", splits=("train",))
+    else:
+        assert check(tmp_path) == []
+
+
+def test_a_json_file_of_another_kind_is_named_if_there_is_nothing_else(tmp_path, capsys):
+    draw(tmp_path / "train", "train")
+    put(tmp_path / "train/via_region_data.json", {"t1.jpg": {"regions": []}})
+    assert "via_region_data.json: not a COCO-style annotation file" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_json_in_other_encodings(tmp_path, encoding):
+    """PowerShell writes UTF-16."""
+    coco_at_the_root(tmp_path / "divided")
+    cvat_coco(tmp_path / "undivided")
+    for path in tmp_path.rglob("*.json"):
+        path.write_bytes(path.read_text().encode(encoding))
+    assert check(tmp_path / "divided") == []
+    check(tmp_path / "undivided", "--val_intervals", "0", splits=("train",))
 
 
 def test_data_with_a_validation_part_is_not_all_trained_on(tmp_path):

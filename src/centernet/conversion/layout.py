@@ -104,6 +104,11 @@ class Layout(ABC):
         return content
 
     @property
+    def is_doubtful(self) -> bool:
+        """Return whether the files may belong to another style, so that all others are looked for first."""
+        return False
+
+    @property
     def option(self) -> str:
         """Return the prefix of the options of this split, as in ``--train_images``."""
         return option_of(self.split)

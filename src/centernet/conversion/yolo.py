@@ -130,6 +130,10 @@ class YoloLayout(Layout):
             raise UserError(f"--{option_of(split)}_annotations {description}: names no images for {split}")
         return cls.open(root, split, places, description=description)
 
+    @property
+    def is_doubtful(self) -> bool:
+        return not self.names_files and find_yaml(self.root) is None
+
     @cached_property
     def finder(self) -> PathFinder:
         lists = [place.parent for place in self.places if not place.is_dir()]
