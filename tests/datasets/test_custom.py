@@ -519,6 +519,7 @@ COCO_ERRORS = [
     (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "duplicate category id 2"),
     (lambda c: c["categories"].append({"name": "bear"}), "a category has no id or no name"),
     (lambda c: c["categories"].append(["bear"]), "a category has no id or no name"),
+    (lambda c: c["categories"][0].update(name=" "), "a category has no id or no name"),
     (lambda c: c["images"].append(c["images"][0]), "duplicate image id 1"),
     (lambda c: c["images"].append({"id": 5}), "lacks 'file_name'"),
     (lambda c: c["images"].append(7), "malformed"),

@@ -203,6 +203,7 @@ class CocoLayout(Layout):
                 not isinstance(category, dict)
                 or not is_id(category.get("id"))
                 or not isinstance(category.get("name"), (int, str))
+                or not str(category["name"]).strip()
             ):
                 text = f"a category has no id or no name: {str(category)[:80]}"
                 report(Issue(ERROR, "categories without id or name", self.annotations, text))
