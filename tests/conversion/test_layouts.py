@@ -617,6 +617,18 @@ def test_labelme_with_a_folder_per_split(tmp_path):
     assert notes == []
 
 
+@pytest.mark.parametrize("form", ["{}2024", "{}_data", "{}Set", "images/{}_1", "labels/my_{}"])
+def test_labelme_with_other_names_of_the_splits(tmp_path, form):
+    for split in ("train", "val"):
+        draw(tmp_path / form.format(split), split)
+        labelme_files(tmp_path / form.format(split), split)
+    assert check(tmp_path) == []
+    shutil.copytree(tmp_path / form.format("val"), tmp_path / f"{form.format('val')}2")
+    if form != "{}_data":  # whose name now has more words than that of the copy
+        with pytest.raises(UserError, match=r"^--val_annotations: several files match: .*; choose one$"):
+            Custom(build_task(parse(tmp_path)), "val")
+
+
 def test_labelme_with_images_elsewhere(tmp_path):
     for split in ("train", "val"):
         draw(tmp_path / "images" / split, split)
@@ -677,6 +689,28 @@ def test_shapes_of_labelme(tmp_path):
     assert [one.get("segmentation") for one in annotations] == [None, [[1, 2, 9, 2, 5, 8]], None, None]
     notes = "\n".join(dataset.notes)
     assert "points, which are not boxes, left out: 1" in notes and "images without a JSON file, left out: 2" in notes
+
+
+def test_parts_of_an_object_of_labelme(tmp_path):
+    """Shapes of the same label and group are one object, as in LabelMe's converters."""
+    draw(tmp_path / "train", "train")
+    triangles = [[[1, 2], [9, 2], [5, 8]], [[20, 12], [29, 12], [25, 18]]]
+    shapes = [{"label": "fox", "points": points, "group_id": 7} for points in triangles]
+    shapes.insert(1, {"label": "fox", "points": triangles[0], "group_id": None})
+    shapes.append({"label": "hen", "points": triangles[1], "group_id": 7})
+    shapes.append({"label": "fox", "points": triangles[1], "group_id": 8})
+    shapes.append({"label": "fox", "points": [[50, 40]], "shape_type": "point", "group_id": 7})
+    put(tmp_path / "train/t1.json", {"version": "5", "shapes": shapes, "imagePath": "t1.jpg"})
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    boxes = [[1, 2, 29, 18], [1, 2, 9, 8], [20, 12, 29, 18], [20, 12, 29, 18]]
+    np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes)
+    assert [dataset.class_names[cls] for cls in dataset.read_objects(0)["cls"]] == ["fox", "fox", "hen", "fox"]
+    annotations = dataset.read_content(ignore_issue)["annotations"]
+    assert ["segmentation" in one for one in annotations] == [False, True, True, True]
+    (note,) = [note for note in dataset.notes if "of a group" in note]
+    assert note == f"note: shapes of a group, used as one object: 1, the first: {tmp_path}/train/t1.json: " + (
+        "2 shapes (fox) of the group 7"
+    )
 
 
 def test_labelme_with_embedded_images(tmp_path, capsys):
