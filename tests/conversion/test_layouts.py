@@ -950,6 +950,15 @@ def test_boxes_that_count_from_zero(tmp_path):
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"][0], [0, 0, 24, 16])
 
 
+def test_the_advice_about_an_object_is_given_once(tmp_path):
+    voc_devkit_form(tmp_path)
+    path = tmp_path / "Annotations/t2.xml"
+    path.write_text(path.read_text().replace("<xmin>9</xmin>", "<xmin>90</xmin>"))
+    with pytest.raises(UserError, match="ends before it begins") as caught:
+        Custom(build_task(parse(tmp_path)), "train")
+    assert str(caught.value).count("--on_bad_image skip") == 1
+
+
 def test_an_inverted_box_concerns_one_object(tmp_path):
     voc_devkit_form(tmp_path)
     change_xml(tmp_path, "<xmax>24</xmax>", "<xmax>2</xmax>")
