@@ -1358,6 +1358,20 @@ def test_folders_of_splits_of_unknown_form_are_not_all_trained_on(tmp_path, caps
     assert "no annotations found" in refused(capsys, tmp_path)
 
 
+@pytest.mark.parametrize("form", ["autosplit_{}", "{}2017", "2007_{}", "my-{}-list"])
+def test_lists_of_splits(tmp_path, form):
+    """Other text files with such names, of labels or logs, do not list images."""
+    yolo_lists(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").rename(tmp_path / f"{form.format(split)}.txt")
+        put(tmp_path / f"{split}_1.txt", "0 0.5 0.5 0.1 0.1\n")
+        put(tmp_path / f"{split}_log.txt", "loss 1.5\n")
+    assert check(tmp_path) == []
+    shutil.copy(tmp_path / f"{form.format('val')}.txt", tmp_path / f"{form.format('val')}_2.txt")
+    with pytest.raises(UserError, match=r"^--val_annotations: several files match: .*; choose one$"):
+        Custom(build_task(parse(tmp_path)), "val")
+
+
 def test_names_next_to_labels_that_are_not_divided(tmp_path):
     """labelImg writes them there."""
     draw(tmp_path / "images", "train")

@@ -21,6 +21,8 @@ from .layout import (
     NAMES_FILES,
     SPLIT_NAMES,
     Layout,
+    best_fits,
+    choose_only,
     common_folder,
     hull,
     is_plain_split_name,
@@ -44,6 +46,7 @@ OTHER_SUFFIXES = {
     *(".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".labels", ".npy", ".npz"),
     *(".db", ".ini", ".zip", ".tar", ".gz", ".pdf", ".html", ".py", ".log"),
 }
+MAX_LINE = 4096  # bytes
 MAX_FRACTION = 1.5  # coordinates are fractions of the image; boxes may extend beyond it
 CONFIDENCE = "label lines with a confidence, which is not used"
 # Polygons are taken for boxes with keypoints if most can be read so, and some have a second corner far from the others.
@@ -75,12 +78,13 @@ class YoloLayout(Layout):
         # The forms of layouts in the order of preference among names that fit equally well.
         among_images = folders(root / "images") if images is None else []
         in_root = folders(root) if images is None else []
-        lists = [path for name in split_spellings(split) if (path := root / f"{name}.txt").is_file()]
+        lists = [path for name in split_spellings(split) if (path := root / f"{name}.txt").is_file()][:1]
+        lists = lists or best_fits(split, sorted(root.glob("*.txt")), _lists_images)  # such as autosplit_train.txt
         forms = {
             **{folder: (0, folder.name) for folder in among_images},
             **{folder / "images": (1, folder.name) for folder in in_root},
             **{folder: (2, folder.name) for folder in in_root if is_plain_split_name(folder.name)},
-            **{path: (3, path.stem) for path in lists[:1]},
+            **{path: (3, path.stem) for path in lists},
         }
         ranks = {
             path: (rank, not is_plain_split_name(name), form)
@@ -89,6 +93,7 @@ class YoloLayout(Layout):
         }
         places = [path for path, rank in ranks.items() if rank == min(ranks.values())]
         if places:
+            choose_only([place for place in places if place in lists], split)
             layout = cls.open(root, split, places, images)
             layout.remarks = tuple(_remarks(split, places, among_images))
             return layout
@@ -518,6 +523,16 @@ def _remarks(split: str, places: Sequence[Path], others: Sequence[Path]) -> Iter
             if count:
                 text = f"not used, {count} image(s)"
                 yield Issue(LEFT_OUT, "folders of images that belong to no split", folder, text)
+
+
+def _lists_images(path: Path) -> bool:
+    """Return whether the first line of a text file names an image, unlike those of labels, names, and logs."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(MAX_LINE)
+    except OSError:
+        return False
+    return is_image_name(line.decode("utf-8-sig", errors="replace").strip())
 
 
 def _names_files(folder: Path) -> Iterable[Path]:
