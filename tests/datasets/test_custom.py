@@ -666,6 +666,8 @@ def test_other_errors_in_yolo_folders(tmp_path, capsys):
         Custom(build_task(parse(tmp_path)), "train")
     assert message in str(caught.value)
     put(tmp_path / "classes.txt", "\n")
+    assert message in refused(capsys, tmp_path)  # names would be of no use
+    yolo_labels(tmp_path / "labels/train", "train")
     assert "needs the names of the classes, one per line in classes.txt, or in data.yaml" in refused(capsys, tmp_path)
     put(tmp_path / "classes.txt", "fox\nfox\n")
     yolo_labels(tmp_path / "labels/train", "train")

@@ -147,8 +147,6 @@ class YoloLayout(Layout):
     # Images and labels
 
     def read(self, report: Report) -> dict:
-        names = self.class_names({})
-        kpt_shape = self._kpt_shape()
         paths, labels_of = [], {}
         for image in self._images(report):
             paths.append(image)
@@ -166,6 +164,10 @@ class YoloLayout(Layout):
                 text = str(error).removeprefix(f"{image}: ")
                 report(Issue(ERROR, "images that cannot be read", image, text))
         readable = [image for image in paths if image in sizes]
+        if readable and not present:
+            label = labels_of[readable[-1]]
+            raise UserError(f"{self.annotations}: none of the {len(readable)} images has labels; looked for {label}")
+        names, kpt_shape = self.class_names({}), self._kpt_shape()
         for image, file_name in zip(readable, self.place(readable), strict=True):
             width, height = sizes[image]
             images.append({"id": file_name, "file_name": file_name, "width": width, "height": height})
@@ -180,9 +182,6 @@ class YoloLayout(Layout):
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
-        if images and not present:
-            label = labels_of[readable[-1]]
-            raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
         if "kpt_shape" not in self.content and are_poses(outlines):
             raise UserError(
                 f"{self.annotations}: its labels seem to be boxes with keypoints; state kpt_shape: "
