@@ -135,7 +135,14 @@ def test_a_yaml_whose_folders_do_not_exist(tmp_path, capsys):
     pytest.importorskip("yaml")
     yolo_images_first(tmp_path)
     put(tmp_path / "data.yaml", "train: one\nval: two\nnames: [hen house, fox]\n")
-    assert "data.yaml: names the images one for train, which do not exist below" in refused(capsys, tmp_path)
+    message = refused(capsys, tmp_path)
+    assert "data.yaml: names the images one for train, which do not exist below" in message
+    assert message.endswith("; name the right ones with --train_annotations\n")
+    put(tmp_path / "data.yaml", "train: images/train\nval: two\nnames: [hen house, fox]\n")
+    assert check(tmp_path, "--val_intervals", "0", splits=("train",)) == []
+    with pytest.raises(UserError, match="name the right ones with --val_annotations, or use --val_intervals 0$"):
+        Custom(build_task(parse(tmp_path)), "val")
+    check(tmp_path, "--val_annotations", "images/val")
 
 
 def test_two_splits_of_a_yaml_that_would_be_one_folder(tmp_path, capsys):
