@@ -25,6 +25,7 @@ from tests.helpers.layouts import (
     voc_files,
     yolo_images_first,
     yolo_labels,
+    yolo_lists,
     yolo_split_first,
 )
 from tests.helpers.tool_exports import (
@@ -43,6 +44,7 @@ from centernet.conversion.layout import is_split_name, split_rank
 from centernet.conversion.yolo import are_poses
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
+from centernet.evaluation.results import score_exists
 from centernet.tasks import build_task
 
 
@@ -1268,6 +1270,63 @@ def test_boxes_most_of_which_are_fractions(tmp_path):
     change_json(tmp_path / "train.json", lambda c: c["annotations"][1].update(bbox=[9, 9, 9, 9]))
     notes = Custom(build_task(parse(tmp_path)), "train").notes
     assert any("boxes within one pixel, perhaps fractions of the image: 1, the first: " in note for note in notes)
+
+
+def with_corners(root, form, count, size=60):
+    """Boxes [x, y, x + 10, y + 8] of an image per box, as a JSON file or as YOLO's labels."""
+    rng = np.random.default_rng(2)
+    corners = [(x, y, x + 10, y + 8) for x, y in rng.integers(5, size - 12, (count, 2)).tolist()]
+    images = [{"id": k, "file_name": f"{k}.jpg", "width": size, "height": size} for k in range(count)]
+    for image, box in zip(images, corners, strict=True):
+        (root / "images/train").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "images/train" / image["file_name"]), np.zeros((size, size, 3), np.uint8))
+        label = " ".join(str(value / size) for value in box)
+        put(root / f"labels/train/{image['id']}.txt" if form == "yolo" else root / "unused.txt", f"0 {label}\n")
+    if form == "yolo":
+        put(root / "classes.txt", "hen house\n")
+        return
+    annotations = [{"id": k, "image_id": k, "category_id": 1, "bbox": box} for k, box in enumerate(corners)]
+    put(
+        root / "train.json",
+        {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "hen house"}]},
+    )
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_corners_in_the_place_of_boxes(tmp_path, capsys, form):
+    with_corners(tmp_path / "many", form, 12)
+    if form == "yolo":
+        assert "its labels seem to be corners; a label is class x y" in refused(capsys, tmp_path / "many")
+    else:
+        with pytest.raises(UserError, match="of 12 boxes reach out of their images, so they seem to be corners"):
+            Custom(build_task(parse(tmp_path / "many")), "train")
+    with_corners(tmp_path / "few", form, 5)  # too few to tell
+    assert len(Custom(build_task(parse(tmp_path / "few")), "train")) == 5
+
+
+def test_boxes_that_reach_out_are_not_taken_for_corners(tmp_path):
+    """One of them would be empty or outside as corners."""
+    with_corners(tmp_path, "coco", 12)
+    for wrong in ([30, 30, 20, 40], [5, 5, 50, 70]):
+        change_json(tmp_path / "train.json", lambda c, wrong=wrong: c["annotations"][0].update(bbox=wrong))
+        dataset = Custom(build_task(parse(tmp_path)), "train")
+        assert any("reach out of their image and are clipped" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("style", ["coco", "voc"])
+def test_validation_data_that_cannot_be_scored(tmp_path, style):
+    """A note says why; one object that counts is enough."""
+    {"coco": coco_at_the_root, "voc": voc_devkit_form}[style](tmp_path)
+    check(tmp_path)
+    for path in tmp_path.glob("Annotations/v*.xml"):
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+    if style == "coco":
+        change_json(tmp_path / "val.json", lambda c: [one.update(iscrowd=1) for one in c["annotations"]])
+    flag = {"coco": "iscrowd", "voc": "difficult"}[style]
+    dataset = Custom(build_task(parse(tmp_path)), "val")
+    (note,) = [note for note in dataset.notes if "cannot be scored" in note]
+    assert f"none of its 3 objects counts in scoring ({flag} is set), so there will be no score" in note
+    assert not score_exists(dataset.evaluate(perfect(dataset))[{"coco": "AP", "voc": "mAP"}[style]])
 
 
 @pytest.mark.parametrize("without", [None, [], [0, 0, 0, 0], [0.0, 0.0, 0.0, 0.0]])

@@ -29,6 +29,8 @@ SPLIT_NAMES = {
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "evaluation": "eval", "testing": "test"}
 WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # trainSet2017: train, Set
 AFFIX = re.compile("^mini|(set|data|images|labels)$")  # of words that are written as one: trainset, minival
+# Boxes of which so many reach out of their images are taken for corners [x1, y1, x2, y2] if all fit as such.
+MIN_BOXES, MANY_CORNERS = 10, 0.25
 NAMES_FILES = ("classes.txt", "classes.names", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
 
 

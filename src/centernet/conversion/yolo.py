@@ -18,6 +18,8 @@ from ..utils.images import image_size
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
 from .keypoints import JOINT_FIELDS
 from .layout import (
+    MANY_CORNERS,
+    MIN_BOXES,
     NAMES_FILES,
     SPLIT_NAMES,
     Layout,
@@ -155,7 +157,7 @@ class YoloLayout(Layout):
         paths.extend(self._unknown_extensions(labels_of, present, report))
         images: list[dict] = []
         annotations: list[dict] = []
-        outlines = []
+        outlines, boxes = [], []
         sizes = {}
         for image in paths:
             try:
@@ -179,6 +181,8 @@ class YoloLayout(Layout):
                 annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box, outline=outline)
                 if one.outline:
                     outlines.append(one.outline)
+                else:
+                    boxes.append((one.x, one.y, one.w, one.h))
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
@@ -186,6 +190,11 @@ class YoloLayout(Layout):
             raise UserError(
                 f"{self.annotations}: its labels seem to be boxes with keypoints; state kpt_shape: "
                 f"[{len(outlines[0]) - 2}, 2] in data.yaml, or kpt_shape: [0, 0] if they are polygons"
+            )
+        if are_corners(boxes):
+            raise UserError(
+                f"{self.annotations}: many of its boxes reach out of their images, so its labels seem to be corners; a "
+                f"label is class x y width height, with x and y of the center"
             )
         self._report_unused_labels(present, report)
         self._report_shared_labels(
@@ -481,6 +490,13 @@ def are_poses(outlines: Sequence[Sequence[tuple[float, float]]]) -> bool:
             around = (left + width / 2, top + height / 2, 3 * width, 3 * height)
             far += not _holds((x, y, w, h), (w, h)) and not _holds(around, (w, h))
     return fitting >= MOST * len(outlines) and far >= max(AT_LEAST, SOME * len(outlines))
+
+
+def are_corners(boxes: Sequence[tuple[float, float, float, float]]) -> bool:
+    """Return whether the boxes (x, y, w, h) of a dataset are corners (x1, y1, x2, y2), which fit the images."""
+    reaching = sum(max(abs(x - 0.5) + w / 2, abs(y - 0.5) + h / 2) > 0.5 + TOLERANCE for x, y, w, h in boxes)
+    fit = all(0 <= x < w <= 1 + TOLERANCE and 0 <= y < h <= 1 + TOLERANCE for x, y, w, h in boxes)
+    return len(boxes) >= MIN_BOXES and fit and reaching > MANY_CORNERS * len(boxes)
 
 
 def _holds(box: tuple[float, float, float, float], point: tuple[float, float]) -> bool:

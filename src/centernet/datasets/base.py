@@ -150,7 +150,7 @@ class CocoStyleDataset:
         self.start = np.cumsum([0, *np.bincount(owners, minlength=len(self))])
         self.objects = {name: values[by_image] for name, values in usable.objects.items()}
         box_issues(self.annotation_file, usable, self.sizes[owners], log)
-        refuse_nothing_to_learn(self.annotation_file, usable, log, train=split == "train")
+        refuse_nothing_to_learn(self.annotation_file, usable, log, split == "train", self.sizes[owners])
         self.notes: list[str] = log.lines()
         self.outlines = None
         if split == "train" and self.task.can_augment and self.opt.copy_paste > 0:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..conversion.coco_file import name_problem
 from ..conversion.finding import find_layout
-from ..conversion.issues import ERROR, Issue, Report, raise_error, short
+from ..conversion.issues import ERROR, NOTE, Issue, Report, raise_error, short
 from ..conversion.keypoints import (
     Joints,
     complete_keypoints,
@@ -30,6 +30,7 @@ from ..tasks import get_spec
 from ..utils import files
 from ..utils.images import image_size
 from ..utils.text import printable
+from .annotations import Annotations
 from .base import CocoStyleDataset, DatasetTask
 from .coco import COCO_MEAN, COCO_STD
 from .coco_hp import COCOHP, joints_of_classes, score_keypoints
@@ -178,6 +179,23 @@ class Custom(CocoStyleDataset):
                     f"known ones ({', '.join(self.class_names[:10])}{', ...' if len(known) > 10 else ''})"
                 )
         return class_of
+
+    def validate(self, content: dict, report: Report) -> Annotations:
+        usable = super().validate(content, report)
+        if self.split == "val" and (text := self._nothing_to_score(usable.annotations)):
+            report(Issue(NOTE, "validation data that cannot be scored", self.annotation_file, text))
+        return usable
+
+    def _nothing_to_score(self, annotations: list[dict]) -> str:
+        """Return why the objects of validation data have no main score; empty if they have one."""
+        flag = "iscrowd" if self.task.has_keypoints or self.layout.style != "voc" else "ignore"
+        for annotation in annotations:
+            if not annotation.get(flag) and (not self.task.has_keypoints or annotation.get("num_keypoints")):
+                return ""
+        flags = {"iscrowd": "iscrowd is set", "ignore": "difficult is set"}[flag]
+        reason = f"{flags} or no keypoint is labeled" if self.task.has_keypoints else flags
+        count = len(annotations)
+        return f"none of its {count} objects counts in scoring ({reason}), so there will be no score" if count else ""
 
     def reader(self, content: dict) -> Callable[[list[dict]], dict[str, np.ndarray]]:
         read = super().reader(content)
