@@ -482,6 +482,14 @@ def test_empty_folder(tmp_path, capsys):
     assert "does not exist" in refused(capsys, tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["data.yaml", "train.json", "data.zip"])
+def test_a_file_in_the_place_of_the_folder(tmp_path, capsys, name):
+    yolo_images_first(tmp_path)
+    put(tmp_path / name, "names: [hen house, fox]\n")
+    message = refused(capsys, tmp_path / name)
+    assert f"--data_path {tmp_path / name}: this is a file; name the folder of the dataset custom" in message
+
+
 def test_no_validation_part(tmp_path):
     coco_at_the_root(tmp_path)
     (tmp_path / "val.json").unlink()

@@ -109,6 +109,10 @@ class CocoStyleDataset:
         for folder in candidates:
             if folder.is_dir() and cls.is_root(folder):
                 return folder
+        if data_path.exists() and not data_path.is_dir():
+            raise UserError(
+                f"--data_path {data_path}: this is a file; name the folder of the dataset {cls.name}, see docs/DATA.md"
+            )
         state = "holds no" if data_path.is_dir() else "does not exist, so there is no"
         raise UserError(
             f"--data_path {data_path}: this folder {state} dataset {cls.name} (looked for annotations/ in "
