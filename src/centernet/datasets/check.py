@@ -166,7 +166,8 @@ def _image_sizes(dataset: CocoStyleDataset, images: list[dict], progress, report
                 missing = "no such file" in error
                 report.add(ERROR, "missing images" if missing else "images that cannot be read", f"{name} ({error})")
             elif all(stated[k]) and stated[k] != [*size]:
-                text = f"{name} is {size[0]} x {size[1]}, not {stated[k][0]} x {stated[k][1]}"
+                rotated = ", perhaps because of its EXIF orientation" if stated[k] == [*size][::-1] else ""
+                text = f"{name} is {size[0]} x {size[1]}, not {stated[k][0]} x {stated[k][1]}{rotated}"
                 report.add(ERROR, "images of another size than stated", text)
     shared = Counter(image["file_name"] for image in images)
     for name, count in shared.items():
