@@ -1592,6 +1592,21 @@ def test_the_only_yaml_file_describes_the_data(tmp_path):
     put(tmp_path / "my birds.yaml", "train: ../train/images\nval: ../valid/images\nnames: [hen house, fox]\nnc: 2\n")
     check(tmp_path)
     check(tmp_path, "--train_annotations", "my birds.yaml", "--val_annotations", "my birds.yaml")
+    put(tmp_path / "hyp.yaml", "lr0: 0.01  # names: none\nclass_names: [a, b]\n")  # has no key of that name
+    check(tmp_path)
+    put(tmp_path / "my birds.yaml", "{train: ../train/images, val: ../valid/images, 'names' : [hen house, fox]}\n")
+    check(tmp_path)
+
+
+def test_an_empty_folder_of_validation_images(tmp_path):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    put(tmp_path / "data.yaml", "train: images/train\nval: images/none\nnames: [hen house, fox]\n")
+    (tmp_path / "images/none").mkdir()
+    check(tmp_path, "--val_intervals", "0", splits=("train",))
+    message = "images/none: it lists no images; specify others with --val_annotations, or use --val_intervals 0"
+    with pytest.raises(UserError, match=message):
+        Custom(build_task(parse(tmp_path)), "val")
 
 
 @pytest.mark.parametrize("option", ["train_annotations", "val_annotations"])

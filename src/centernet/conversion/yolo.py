@@ -5,6 +5,7 @@ Labels of poses are boxes followed by keypoints, as defined by ``kpt_shape`` in 
 
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from .paths import PathFinder, counterpart, folders, has_images, is_hidden, is_i
 from .yaml_file import MAX_BYTES, read_yaml
 
 YAML_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+NAMES_KEY = re.compile(rb"""(?im)(^|[{,])[ \t]*["']?names["']?[ \t]*:""")  # other YAML files may have the word
 IMAGE_FOLDERS, LABEL_FOLDERS = ("images", "Images", "IMAGES"), ("labels", "Labels", "LABELS")
 # Files that are common among images, and not reported.
 OTHER_SUFFIXES = {
@@ -566,7 +568,7 @@ def find_yaml(root: Path) -> Path | None:
             if len(found) == 1:
                 return found[0]
     others = [path for path in files if not is_hidden(path.name) and path.stat().st_size <= MAX_BYTES]
-    others = [path for path in others if b"names" in path.read_bytes()]
+    others = [path for path in others if NAMES_KEY.search(path.read_bytes())]
     return others[0] if len(others) == 1 else None
 
 
