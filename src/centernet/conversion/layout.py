@@ -102,7 +102,8 @@ class Layout(ABC):
             report(remark)
         content = self.read(remember)
         if not content["images"]:
-            raise UserError(first[0].line if first else f"{self.annotations}: it lists no images")
+            text = f"{self.annotations}: it lists no images; specify others with {remedy(self.split)}"
+            raise UserError(first[0].line if first else text)
         return content
 
     @property
@@ -195,6 +196,12 @@ def report_left_out(report: Report, kind: str, paths: Iterable[Path]) -> None:
 def option_of(split: str) -> str:
     """Return the prefix of the options of a split: train or val."""
     return "train" if split == "train" else "val"
+
+
+def remedy(split: str) -> str:
+    """Return the options that help where a split is not found."""
+    option = option_of(split)
+    return f"--{option}_annotations" + (", or use --val_intervals 0" if option == "val" else "")
 
 
 def choose_only(paths: Sequence[Path], split: str) -> Path | None:

@@ -35,6 +35,7 @@ from .layout import (
     read_lines,
     read_names,
     refuse_duplicates,
+    remedy,
     report_left_out,
     split_rank,
     split_spellings,
@@ -621,11 +622,9 @@ def _described_places(root: Path, split: str, path: Path | None = None) -> tuple
         if found is None:  # exports for training elsewhere name folders of that place
             found = root / name / "images" if (root / name / "images").is_dir() else None
         if found is None:
-            option = option_of(split)
-            otherwise = ", or use --val_intervals 0" if option == "val" else ""
             raise UserError(
                 f"{path}: names the images {text} for {name}, which do not exist below {root}; name the right ones "
-                f"with --{option}_annotations{otherwise}"
+                f"with {remedy(split)}"
             )
         if found in taken and taken[found][1] != text:
             other, other_text = taken[found]

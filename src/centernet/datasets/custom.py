@@ -20,7 +20,7 @@ from ..conversion.keypoints import (
     read_joints,
     with_numbered_joints,
 )
-from ..conversion.layout import Layout, option_of
+from ..conversion.layout import Layout, option_of, remedy
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
@@ -136,11 +136,10 @@ class Custom(CocoStyleDataset):
         """Return the layout that locates and reads this split."""
         layout = _find(self.opt, self.folder, self.split)
         if layout is None:
-            option = option_of(self.split)
-            purpose, otherwise = ("train", "") if option == "train" else ("test", ", or use --val_intervals 0")
+            purpose = "train" if self.split == "train" else "test"
             raise UserError(
                 f"--data_path {self.folder}: it has no annotations to {purpose} on; specify them with "
-                f"--{option}_annotations{otherwise}"
+                f"{remedy(self.split)}"
             )
         return layout
 
