@@ -25,6 +25,7 @@ from tests.helpers.layouts import (
     voc_files,
     yolo_images_first,
     yolo_labels,
+    yolo_lists,
     yolo_split_first,
 )
 from tests.helpers.tool_exports import (
@@ -43,6 +44,7 @@ from centernet.conversion.layout import is_split_name, split_rank
 from centernet.conversion.yolo import are_poses
 from centernet.datasets.custom import Custom
 from centernet.errors import UserError
+from centernet.evaluation.results import score_exists
 from centernet.tasks import build_task
 
 
@@ -135,7 +137,14 @@ def test_a_yaml_whose_folders_do_not_exist(tmp_path, capsys):
     pytest.importorskip("yaml")
     yolo_images_first(tmp_path)
     put(tmp_path / "data.yaml", "train: one\nval: two\nnames: [hen house, fox]\n")
-    assert "data.yaml: names the images one for train, which do not exist below" in refused(capsys, tmp_path)
+    message = refused(capsys, tmp_path)
+    assert "data.yaml: names the images one for train, which do not exist below" in message
+    assert message.endswith("; name the right ones with --train_annotations\n")
+    put(tmp_path / "data.yaml", "train: images/train\nval: two\nnames: [hen house, fox]\n")
+    assert check(tmp_path, "--val_intervals", "0", splits=("train",)) == []
+    with pytest.raises(UserError, match="name the right ones with --val_annotations, or use --val_intervals 0$"):
+        Custom(build_task(parse(tmp_path)), "val")
+    check(tmp_path, "--val_annotations", "images/val")
 
 
 def test_two_splits_of_a_yaml_that_would_be_one_folder(tmp_path, capsys):
@@ -346,12 +355,12 @@ def cvat_voc(root):
         path.unlink()
 
 
-def cvat_yolo(root):
-    draw(root / "obj_train_data", "train")
-    yolo_labels(root / "obj_train_data", "train")
+def cvat_yolo(root, split="train"):
+    draw(root / "obj_train_data", split)
+    yolo_labels(root / "obj_train_data", split)
     put(root / "obj.names", "hen house\nfox\n")
     put(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
-    put(root / "train.txt", "".join(f"data/obj_train_data/{name}.jpg\n" for name, *_ in IMAGES["train"]))
+    put(root / "train.txt", "".join(f"data/obj_train_data/{name}.jpg\n" for name, *_ in IMAGES[split]))
 
 
 def cvat_ultralytics(root):
@@ -381,6 +390,71 @@ def test_exports_of_a_training_split(tmp_path, layout):
     layout(tmp_path)
     notes = check(tmp_path, "--val_intervals", "0", splits=("train",))
     assert not any("nothing divides" in note for note in notes)
+
+
+def label_studio_yolo_per_split(root):
+    for split in ("train", "val"):
+        draw(root / split / "images", split)
+        yolo_labels(root / split / "labels", split)
+        put(root / split / "classes.txt", "hen house\nfox\n")
+        put(root / split / "notes.json", {"categories": [{"id": 0, "name": "hen house"}], "info": {}})
+
+
+def label_studio_coco_per_split(root):
+    for split in ("train", "val"):
+        label_studio_coco(root / split, split)
+
+
+def cvat_coco_per_split(root):
+    for split, folder in (("train", "Train"), ("val", "my_val")):
+        draw(root / folder / "images/cam1", split)
+        content = coco(split)
+        for image in content["images"]:
+            image["file_name"] = "cam1/" + image["file_name"]
+        put(root / folder / "annotations/instances_default.json", content)
+
+
+def cvat_yolo_per_split(root):
+    for split in ("train", "val"):
+        cvat_yolo(root / split, split)
+
+
+PER_SPLIT = [label_studio_yolo_per_split, label_studio_coco_per_split, cvat_coco_per_split, cvat_yolo_per_split]
+
+
+@pytest.mark.parametrize("layout", PER_SPLIT, ids=lambda layout: layout.__name__)
+def test_an_export_in_the_folder_of_each_split(tmp_path, layout):
+    layout(tmp_path)
+    assert not any("nothing divides" in note for note in check(tmp_path))
+
+
+@pytest.mark.parametrize("layout", [yolo_images_first, voc_devkit_form, label_studio_yolo, coco_at_the_root])
+def test_json_files_of_other_kinds_next_to_the_data(tmp_path, layout):
+    """They are named like a split, but only annotations have the keys of COCO."""
+    layout(tmp_path)
+    put(tmp_path / "train_args.json", {"lr": 1, "path": "images"})
+    put(tmp_path / "val_results.json", [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
+    if layout is label_studio_yolo:
+        check(tmp_path, "--val_intervals", "0", splits=("train",))
+    else:
+        assert check(tmp_path) == []
+
+
+def test_a_json_file_of_another_kind_is_named_if_there_is_nothing_else(tmp_path, capsys):
+    draw(tmp_path / "train", "train")
+    put(tmp_path / "train/via_region_data.json", {"t1.jpg": {"regions": []}})
+    assert "via_region_data.json: not a COCO-style annotation file" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_json_in_other_encodings(tmp_path, encoding):
+    """PowerShell writes UTF-16."""
+    coco_at_the_root(tmp_path / "divided")
+    cvat_coco(tmp_path / "undivided")
+    for path in tmp_path.rglob("*.json"):
+        path.write_bytes(path.read_text().encode(encoding))
+    assert check(tmp_path / "divided") == []
+    check(tmp_path / "undivided", "--val_intervals", "0", splits=("train",))
 
 
 def test_data_with_a_validation_part_is_not_all_trained_on(tmp_path):
@@ -552,6 +626,18 @@ def test_labelme_with_a_folder_per_split(tmp_path):
     assert notes == []
 
 
+@pytest.mark.parametrize("form", ["{}2024", "{}_data", "{}Set", "images/{}_1", "labels/my_{}"])
+def test_labelme_with_other_names_of_the_splits(tmp_path, form):
+    for split in ("train", "val"):
+        draw(tmp_path / form.format(split), split)
+        labelme_files(tmp_path / form.format(split), split)
+    assert check(tmp_path) == []
+    shutil.copytree(tmp_path / form.format("val"), tmp_path / f"{form.format('val')}2")
+    if form != "{}_data":  # whose name now has more words than that of the copy
+        with pytest.raises(UserError, match=r"^--val_annotations: several files match: .*; choose one$"):
+            Custom(build_task(parse(tmp_path)), "val")
+
+
 def test_labelme_with_images_elsewhere(tmp_path):
     for split in ("train", "val"):
         draw(tmp_path / "images" / split, split)
@@ -612,6 +698,28 @@ def test_shapes_of_labelme(tmp_path):
     assert [one.get("segmentation") for one in annotations] == [None, [[1, 2, 9, 2, 5, 8]], None, None]
     notes = "\n".join(dataset.notes)
     assert "points, which are not boxes, left out: 1" in notes and "images without a JSON file, left out: 2" in notes
+
+
+def test_parts_of_an_object_of_labelme(tmp_path):
+    """Shapes of the same label and group are one object, as in LabelMe's converters."""
+    draw(tmp_path / "train", "train")
+    triangles = [[[1, 2], [9, 2], [5, 8]], [[20, 12], [29, 12], [25, 18]]]
+    shapes = [{"label": "fox", "points": points, "group_id": 7} for points in triangles]
+    shapes.insert(1, {"label": "fox", "points": triangles[0], "group_id": None})
+    shapes.append({"label": "hen", "points": triangles[1], "group_id": 7})
+    shapes.append({"label": "fox", "points": triangles[1], "group_id": 8})
+    shapes.append({"label": "fox", "points": [[50, 40]], "shape_type": "point", "group_id": 7})
+    put(tmp_path / "train/t1.json", {"version": "5", "shapes": shapes, "imagePath": "t1.jpg"})
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    boxes = [[1, 2, 29, 18], [1, 2, 9, 8], [20, 12, 29, 18], [20, 12, 29, 18]]
+    np.testing.assert_allclose(dataset.read_objects(0)["boxes"], boxes)
+    assert [dataset.class_names[cls] for cls in dataset.read_objects(0)["cls"]] == ["fox", "fox", "hen", "fox"]
+    annotations = dataset.read_content(ignore_issue)["annotations"]
+    assert ["segmentation" in one for one in annotations] == [False, True, True, True]
+    (note,) = [note for note in dataset.notes if "of a group" in note]
+    assert note == f"note: shapes of a group, used as one object: 1, the first: {tmp_path}/train/t1.json: " + (
+        "2 shapes (fox) of the group 7"
+    )
 
 
 def test_labelme_with_embedded_images(tmp_path, capsys):
@@ -849,6 +957,15 @@ def test_boxes_that_count_from_zero(tmp_path):
     change_xml(tmp_path, "<xmin>5</xmin><ymin>7</ymin>", "<xmin>0</xmin><ymin>0</ymin>")
     dataset = Custom(build_task(parse(tmp_path)), "train")
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"][0], [0, 0, 24, 16])
+
+
+def test_the_advice_about_an_object_is_given_once(tmp_path):
+    voc_devkit_form(tmp_path)
+    path = tmp_path / "Annotations/t2.xml"
+    path.write_text(path.read_text().replace("<xmin>9</xmin>", "<xmin>90</xmin>"))
+    with pytest.raises(UserError, match="ends before it begins") as caught:
+        Custom(build_task(parse(tmp_path)), "train")
+    assert str(caught.value).count("--on_bad_image skip") == 1
 
 
 def test_an_inverted_box_concerns_one_object(tmp_path):
@@ -1155,6 +1272,63 @@ def test_boxes_most_of_which_are_fractions(tmp_path):
     assert any("boxes within one pixel, perhaps fractions of the image: 1, the first: " in note for note in notes)
 
 
+def with_corners(root, form, count, size=60):
+    """Boxes [x, y, x + 10, y + 8] of an image per box, as a JSON file or as YOLO's labels."""
+    rng = np.random.default_rng(2)
+    corners = [(x, y, x + 10, y + 8) for x, y in rng.integers(5, size - 12, (count, 2)).tolist()]
+    images = [{"id": k, "file_name": f"{k}.jpg", "width": size, "height": size} for k in range(count)]
+    for image, box in zip(images, corners, strict=True):
+        (root / "images/train").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "images/train" / image["file_name"]), np.zeros((size, size, 3), np.uint8))
+        label = " ".join(str(value / size) for value in box)
+        put(root / f"labels/train/{image['id']}.txt" if form == "yolo" else root / "unused.txt", f"0 {label}\n")
+    if form == "yolo":
+        put(root / "classes.txt", "hen house\n")
+        return
+    annotations = [{"id": k, "image_id": k, "category_id": 1, "bbox": box} for k, box in enumerate(corners)]
+    put(
+        root / "train.json",
+        {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "hen house"}]},
+    )
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_corners_in_the_place_of_boxes(tmp_path, capsys, form):
+    with_corners(tmp_path / "many", form, 12)
+    if form == "yolo":
+        assert "its labels seem to be corners; a label is class x y" in refused(capsys, tmp_path / "many")
+    else:
+        with pytest.raises(UserError, match="of 12 boxes reach out of their images, so they seem to be corners"):
+            Custom(build_task(parse(tmp_path / "many")), "train")
+    with_corners(tmp_path / "few", form, 5)  # too few to tell
+    assert len(Custom(build_task(parse(tmp_path / "few")), "train")) == 5
+
+
+def test_boxes_that_reach_out_are_not_taken_for_corners(tmp_path):
+    """One of them would be empty or outside as corners."""
+    with_corners(tmp_path, "coco", 12)
+    for wrong in ([30, 30, 20, 40], [5, 5, 50, 70]):
+        change_json(tmp_path / "train.json", lambda c, wrong=wrong: c["annotations"][0].update(bbox=wrong))
+        dataset = Custom(build_task(parse(tmp_path)), "train")
+        assert any("reach out of their image and are clipped" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("style", ["coco", "voc"])
+def test_validation_data_that_cannot_be_scored(tmp_path, style):
+    """A note says why; one object that counts is enough."""
+    {"coco": coco_at_the_root, "voc": voc_devkit_form}[style](tmp_path)
+    check(tmp_path)
+    for path in tmp_path.glob("Annotations/v*.xml"):
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+    if style == "coco":
+        change_json(tmp_path / "val.json", lambda c: [one.update(iscrowd=1) for one in c["annotations"]])
+    flag = {"coco": "iscrowd", "voc": "difficult"}[style]
+    dataset = Custom(build_task(parse(tmp_path)), "val")
+    (note,) = [note for note in dataset.notes if "cannot be scored" in note]
+    assert f"none of its 3 objects counts in scoring ({flag} is set), so there will be no score" in note
+    assert not score_exists(dataset.evaluate(perfect(dataset))[{"coco": "AP", "voc": "mAP"}[style]])
+
+
 @pytest.mark.parametrize("without", [None, [], [0, 0, 0, 0], [0.0, 0.0, 0.0, 0.0]])
 def test_boxes_that_follow_from_segmentations(tmp_path, without):
     coco_at_the_root(tmp_path)
@@ -1248,6 +1422,20 @@ def test_folders_of_splits_of_unknown_form_are_not_all_trained_on(tmp_path, caps
         draw(tmp_path / f"my_{split}", split)
         yolo_labels(tmp_path / f"my_{split}", split)
     assert "no annotations found" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["autosplit_{}", "{}2017", "2007_{}", "my-{}-list"])
+def test_lists_of_splits(tmp_path, form):
+    """Other text files with such names, of labels or logs, do not list images."""
+    yolo_lists(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").rename(tmp_path / f"{form.format(split)}.txt")
+        put(tmp_path / f"{split}_1.txt", "0 0.5 0.5 0.1 0.1\n")
+        put(tmp_path / f"{split}_log.txt", "loss 1.5\n")
+    assert check(tmp_path) == []
+    shutil.copy(tmp_path / f"{form.format('val')}.txt", tmp_path / f"{form.format('val')}_2.txt")
+    with pytest.raises(UserError, match=r"^--val_annotations: several files match: .*; choose one$"):
+        Custom(build_task(parse(tmp_path)), "val")
 
 
 def test_names_next_to_labels_that_are_not_divided(tmp_path):
@@ -1404,6 +1592,21 @@ def test_the_only_yaml_file_describes_the_data(tmp_path):
     put(tmp_path / "my birds.yaml", "train: ../train/images\nval: ../valid/images\nnames: [hen house, fox]\nnc: 2\n")
     check(tmp_path)
     check(tmp_path, "--train_annotations", "my birds.yaml", "--val_annotations", "my birds.yaml")
+    put(tmp_path / "hyp.yaml", "lr0: 0.01  # names: none\nclass_names: [a, b]\n")  # has no key of that name
+    check(tmp_path)
+    put(tmp_path / "my birds.yaml", "{train: ../train/images, val: ../valid/images, 'names' : [hen house, fox]}\n")
+    check(tmp_path)
+
+
+def test_an_empty_folder_of_validation_images(tmp_path):
+    pytest.importorskip("yaml")
+    yolo_images_first(tmp_path)
+    put(tmp_path / "data.yaml", "train: images/train\nval: images/none\nnames: [hen house, fox]\n")
+    (tmp_path / "images/none").mkdir()
+    check(tmp_path, "--val_intervals", "0", splits=("train",))
+    message = "images/none: it lists no images; specify others with --val_annotations, or use --val_intervals 0"
+    with pytest.raises(UserError, match=message):
+        Custom(build_task(parse(tmp_path)), "val")
 
 
 @pytest.mark.parametrize("option", ["train_annotations", "val_annotations"])

@@ -482,6 +482,14 @@ def test_empty_folder(tmp_path, capsys):
     assert "does not exist" in refused(capsys, tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["data.yaml", "train.json", "data.zip"])
+def test_a_file_in_the_place_of_the_folder(tmp_path, capsys, name):
+    yolo_images_first(tmp_path)
+    put(tmp_path / name, "names: [hen house, fox]\n")
+    message = refused(capsys, tmp_path / name)
+    assert f"--data_path {tmp_path / name}: this is a file; name the folder of the dataset custom" in message
+
+
 def test_no_validation_part(tmp_path):
     coco_at_the_root(tmp_path)
     (tmp_path / "val.json").unlink()
@@ -519,6 +527,7 @@ COCO_ERRORS = [
     (lambda c: c["categories"].append({"id": 2, "name": "bear"}), "duplicate category id 2"),
     (lambda c: c["categories"].append({"name": "bear"}), "a category has no id or no name"),
     (lambda c: c["categories"].append(["bear"]), "a category has no id or no name"),
+    (lambda c: c["categories"][0].update(name=" "), "a category has no id or no name"),
     (lambda c: c["images"].append(c["images"][0]), "duplicate image id 1"),
     (lambda c: c["images"].append({"id": 5}), "lacks 'file_name'"),
     (lambda c: c["images"].append(7), "malformed"),
@@ -665,9 +674,10 @@ def test_other_errors_in_yolo_folders(tmp_path, capsys):
         Custom(build_task(parse(tmp_path)), "train")
     assert message in str(caught.value)
     put(tmp_path / "classes.txt", "\n")
+    assert message in refused(capsys, tmp_path)  # names would be of no use
+    yolo_labels(tmp_path / "labels/train", "train")
     assert "needs the names of the classes, one per line in classes.txt, or in data.yaml" in refused(capsys, tmp_path)
     put(tmp_path / "classes.txt", "fox\nfox\n")
-    yolo_labels(tmp_path / "labels/train", "train")
     assert "the class fox is listed more than once" in refused(capsys, tmp_path)
 
 

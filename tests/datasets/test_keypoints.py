@@ -286,6 +286,36 @@ def test_joints_whose_flips_are_not_known(tmp_path):
     assert parse(tmp_path / "known").flip == 0.5
 
 
+@pytest.mark.parametrize("name", ["{}", "kp_{}", "new point-{}"])
+def test_numbers_are_no_names_of_joints(tmp_path, name):
+    """CVAT numbers joints that have no names, which says nothing about flips."""
+    write_coco(tmp_path, COUNTS, (KITE,))
+
+    def number(content, **more):
+        joints = [name.format(k) for k in range(len(KITE.joints))]
+        content["categories"][0].update(keypoints=joints, **more)
+
+    for split in COUNTS:
+        change(tmp_path / f"{split}.json", number)
+    opt = parse(tmp_path)
+    assert opt.keypoints.names[1] == name.format(1) and not opt.keypoints.flips_known and opt.flip == 0
+    for split in COUNTS:
+        change(tmp_path / f"{split}.json", lambda content: number(content, flip_idx=flips_by_name(KITE.joints)))
+    assert parse(tmp_path).keypoints.flip_index == flips_by_name(KITE.joints) and parse(tmp_path).flip == 0.5
+
+
+def test_one_joint_can_be_flipped(tmp_path):
+    write_coco(tmp_path, COUNTS, (KITE,))
+
+    def keep_one(content):
+        content["categories"][0] = {"id": content["categories"][0]["id"], "name": "kite", "keypoints": ["1"]}
+        content["annotations"] = [{**one, "keypoints": one["keypoints"][:3]} for one in content["annotations"]]
+
+    for split in COUNTS:
+        change(tmp_path / f"{split}.json", keep_one)
+    assert parse(tmp_path).keypoints.flips_known and parse(tmp_path).flip == 0.5
+
+
 @pytest.mark.parametrize("names", [{}, {"keypoints": []}])
 def test_a_class_without_joints_has_no_unknown_flips(tmp_path, names):
     write_coco(tmp_path, COUNTS)

@@ -3,9 +3,9 @@
 from tests.helpers.layouts import IMAGES, NAMES, coco, draw, put, yolo_labels
 
 
-def label_studio_coco(root):
-    draw(root / "images", "train")
-    content = coco("train")
+def label_studio_coco(root, split="train"):
+    draw(root / "images", split)
+    content = coco(split)
     for image in content["images"]:
         image["file_name"] = "images\\" + image["file_name"]
     put(root / "result.json", content)

@@ -143,7 +143,7 @@ PROBLEMS = [
     (lambda c: c["images"].append(None), "PROBLEM: images that are not objects: image number 5 is malformed"),
     (
         lambda c: c["images"][0].update(width=48, height=64),
-        "PROBLEM: images of another size than stated: 1.png is 64 x 48, not 48 x 64",
+        "images of another size than stated: 1.png is 64 x 48, not 48 x 64, perhaps because of its EXIF orientation",
     ),
     (
         lambda c: c["annotations"][0].update(image_id=99),

@@ -30,6 +30,7 @@ from .paths import PathFinder, folders, is_image_name, is_outside, plain_parts, 
 KEYPOINTS_JSON = "person_keypoints"
 OTHER_JSON = ("captions", KEYPOINTS_JSON, "stuff", "panoptic", "image_info")
 LABELME_KEYS = (b'"shapes"', b'"imageData"', b'"imagePath"')
+ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")  # of JSON files; PowerShell writes UTF-16
 HEAD = 4096  # bytes
 
 
@@ -47,7 +48,11 @@ class CocoLayout(Layout):
     @classmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "CocoLayout | None":
         path = choose(_of_split(root, split, _json_files(root)), split)
-        return None if path is None else cls.open(root, split, path, images)
+        if path is None:
+            return None
+        if not _looks_like_coco(path):  # its error counts only if nothing else is found
+            return cls(root, split, path, images or root)
+        return cls.open(root, split, path, images)
 
     @classmethod
     def find_keypoints(cls, root: Path, split: str, images: Path | None) -> "CocoLayout | None":
@@ -89,13 +94,20 @@ class CocoLayout(Layout):
             )
         return layout
 
+    @property
+    def is_doubtful(self) -> bool:
+        return not _looks_like_coco(self.annotations)
+
     @cached_property
     def candidates(self) -> list[Path]:
         """Return folders that may contain the images, those named like the split first; omit those of other splits."""
-        subfolders = [*folders(self.root), *folders(self.root / "images")]
+        home = self.annotations.parent
+        around = [folder for folder in (home, home.parent) if folder.is_relative_to(self.root)]
+        bases = [one for folder in dict.fromkeys([*around, self.root]) for one in (folder, folder / "images")]
+        subfolders = [inner for base in bases for inner in folders(base)]
         subfolders = [folder for folder in subfolders if not is_other_split(self.split, folder.name)]
         subfolders.sort(key=lambda folder: split_rank(self.split, folder.name) is None)
-        return list(dict.fromkeys([self.annotations.parent, self.root, self.root / "images", *subfolders]))
+        return list(dict.fromkeys([home, *bases, *subfolders]))
 
     @cached_property
     def finder(self) -> PathFinder:
@@ -191,6 +203,7 @@ class CocoLayout(Layout):
                 not isinstance(category, dict)
                 or not is_id(category.get("id"))
                 or not isinstance(category.get("name"), (int, str))
+                or not str(category["name"]).strip()
             ):
                 text = f"a category has no id or no name: {str(category)[:80]}"
                 report(Issue(ERROR, "categories without id or name", self.annotations, text))
@@ -279,8 +292,9 @@ def _of_split(root: Path, split: str, files: Sequence[Path]) -> list[Path]:
     ranks: dict[Path, int] = {}
     for path in files:
         rank = split_rank(split, path.stem)
-        if rank is None and path.parent not in (root, root / "annotations"):
-            rank = split_rank(split, path.parent.name)
+        if rank is None:
+            inside = path.parent.relative_to(root).parts
+            rank = split_rank(split, inside[0]) if inside else None
         if rank is not None:
             ranks.setdefault(path, rank)
     return [path for path, rank in ranks.items() if rank == min(ranks.values())]
@@ -289,7 +303,8 @@ def _of_split(root: Path, split: str, files: Sequence[Path]) -> list[Path]:
 def _json_files(root: Path, keypoints: bool = False) -> list[Path]:
     """Return the JSON files that may be COCO's, in the usual folders; with ``keypoints`` those named after them."""
     files = []
-    for folder in (root / "annotations", root, *folders(root)):
+    inner = folders(root)
+    for folder in (root / "annotations", root, *inner, *(one / "annotations" for one in inner)):
         found = sorted(folder.glob("*.[jJ][sS][oO][nN]"))
         for path in found:
             if path.suffix != ".json" and path.with_suffix(".json") in found:
@@ -312,9 +327,10 @@ def is_labelme(path: Path) -> bool:
 
 def _looks_like_coco(path: Path) -> bool:
     """Return whether a JSON file has COCO's keys, without parsing it: it may be large."""
+    keys = ('"images"', '"annotations"')
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"'))
+            return any(all(content.find(key.encode(code)) >= 0 for key in keys) for code in ENCODINGS)
     except (OSError, ValueError):  # a ValueError: an empty file
         return False
 

@@ -51,15 +51,19 @@ def find_layout(
         found: Layout | None = CocoLayout.find_keypoints(folder, split, image_folder) if keypoints else None
         if found is not None:
             return found
+        doubtful: Layout | None = None
         for layout in layouts:
             found = layout.find(folder, split, image_folder)
-            if found is not None:
+            if found is not None and not found.is_doubtful:
                 return found
+            doubtful = doubtful or found
         if split == "train" and not _has_other_split(folder, layouts):
             for layout in layouts:
                 found = layout.find_undivided(folder, image_folder)
                 if found is not None:
                     return found
+        if doubtful is not None:
+            return doubtful
     return None
 
 
@@ -82,9 +86,10 @@ def _is_readme(path: Path) -> bool:
 def _has_other_split(root: Path, layouts: list[type[Layout]]) -> bool:
     """Return whether test data exists, in which case data without splits is not used entirely for training."""
     try:
-        return any(layout.find(root, "val", None) is not None for layout in layouts)
+        found = [layout.find(root, "val", None) for layout in layouts]
     except UserError:
         return True
+    return any(one is not None and not (isinstance(one, CocoLayout) and one.is_doubtful) for one in found)
 
 
 def named_path(root: Path, text: str, option: str) -> Path | None:

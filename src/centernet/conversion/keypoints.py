@@ -128,7 +128,7 @@ def read_joints(path: Path, category: Mapping[str, Any]) -> Joints:
         sigmas = tuple(values)
     field = next((name for name in ("flip_idx", "flip_pairs") if category.get(name)), None)
     if field is None:
-        flip_index = None if names and names == numbered_names(count) else flips_by_name(names)
+        flip_index = None if are_numbers(names) else flips_by_name(names)
     else:
         try:
             flip_index = read_flips(category[field], names)
@@ -193,6 +193,12 @@ def flips_by_name(names: Sequence[str]) -> tuple[int, ...]:
         other = place.get(_mirrored(name), k)
         index.append(other if _mirrored(names[other]) == name else k)
     return tuple(index)
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Return whether names only number the joints: ``1``, ``2``, as CVAT names them, or ``point-0``, ``point-1``."""
+    stems = {re.sub(r"\d+", "", name) for name in names}
+    return len(names) > 1 and len(stems) == 1 and stems.isdisjoint(names)
 
 
 def _mirrored(name: str) -> str:

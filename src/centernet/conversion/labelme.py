@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from .coco import is_labelme
-from .issues import ERROR, LEFT_OUT, Issue, Report, report_elsewhere, short
-from .layout import Layout, Point, hull, is_split_name, make_annotation, report_left_out, split_spellings
-from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, is_image_name, plain_parts, walk
+from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, report_elsewhere, short
+from .layout import Layout, Point, best_fits, choose_only, hull, is_split_name, make_annotation, report_left_out
+from .paths import IMAGE_SUFFIXES, PathFinder, counterpart, folders, is_image_name, plain_parts, walk
 
 NO_CLASSES = ("__ignore__", "_background_")  # entries of LabelMe's labels.txt
 LABEL_FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons")
@@ -27,12 +27,10 @@ class LabelMeLayout(Layout):
 
     @classmethod
     def find(cls, root: Path, split: str, images: Path | None) -> "LabelMeLayout | None":
-        for name in split_spellings(split):
-            places = (root / name, *(root / other / name for other in LABEL_FOLDERS), root / "images" / name)
-            for folder in places:
-                if has_labelme(folder):
-                    return cls(root, split, folder, images or folder)
-        return None
+        places = (root, *(root / name for name in LABEL_FOLDERS), root / "images")
+        found = best_fits(split, (folder for place in places for folder in folders(place)), has_labelme)
+        folder = choose_only([one for one in found if one.parent == found[0].parent], split)
+        return None if folder is None else cls(root, split, folder, images or folder)
 
     @classmethod
     def find_undivided(cls, root: Path, images: Path | None) -> "LabelMeLayout | None":
@@ -42,8 +40,8 @@ class LabelMeLayout(Layout):
 
     @cached_property
     def finder(self) -> PathFinder:
-        folders = [self.images, counterpart(self.annotations, LABEL_FOLDERS, IMAGE_FOLDERS)]
-        return PathFinder([*filter(None, folders), self.root, self.root / "images"])
+        siblings = counterpart(self.annotations, LABEL_FOLDERS, IMAGE_FOLDERS)
+        return PathFinder([self.images, *filter(None, [siblings]), self.root, self.root / "images"])
 
     def class_names(self, content: dict) -> list[str]:
         return [name for name in super().class_names(content) if name not in NO_CLASSES]
@@ -127,7 +125,23 @@ class LabelMeLayout(Layout):
         )
 
     def _objects(self, path: Path, shapes: list, report: Report) -> Iterable[tuple[str, list[float], list[Point]]]:
-        """Yield label, box [x, y, width, height], and corners of each shape; none unless it is a polygon."""
+        """Yield label, box [x, y, width, height], and corners of each object; none unless it is one polygon.
+
+        Shapes of the same label and ``group_id`` are the visible parts of one object, as in LabelMe's own converters.
+        """
+        parts_of: dict[tuple[str, str], list[tuple[list[float], list[Point]]]] = {}
+        for group, label, box, corners in self._shapes(path, shapes, report):
+            parts_of.setdefault((label, group), []).append((box, corners))
+        for (label, group), parts in parts_of.items():
+            if len(parts) == 1:
+                yield label, *parts[0]
+                continue
+            text = f"{len(parts)} shapes ({label[:40]}) of the {group[:40]}"
+            report(Issue(NOTE, "shapes of a group, used as one object", path, text))
+            yield label, hull([point for (x, y, w, h), _ in parts for point in ((x, y), (x + w, y + h))]), []
+
+    def _shapes(self, path: Path, shapes: list, report: Report) -> Iterable[tuple[str, str, list[float], list[Point]]]:
+        """Yield the group, label, box, and corners of each shape; one without ``group_id`` is a group of its own."""
         for number, shape in enumerate(shapes, start=1):
             try:
                 label, kind = shape["label"], shape.get("shape_type") or "polygon"
@@ -140,13 +154,14 @@ class LabelMeLayout(Layout):
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 report(Issue(ERROR, "shapes that cannot be read", path, f"shape {number} is malformed ({error})"))
                 continue
+            group = f"shape {number}" if shape.get("group_id") is None else f"group {shape['group_id']}"
             if kind == "circle" and len(points) == 2:  # center, and a point of the circle
                 (x, y), radius = points[0], math.dist(*points)
-                yield label, [x - radius, y - radius, 2 * radius, 2 * radius], []
+                yield group, label, [x - radius, y - radius, 2 * radius, 2 * radius], []
             elif len(points) == 1:
                 report(Issue(LEFT_OUT, "points, which are not boxes", path, f"shape {number} ({label[:40]})"))
             else:
-                yield label, hull(points), points if kind == "polygon" else []
+                yield group, label, hull(points), points if kind == "polygon" else []
 
     def _report_images(self, used: set[Path], report: Report) -> None:
         unlabeled = (path for path in walk(self.annotations) if is_image_name(path.name) and path not in used)

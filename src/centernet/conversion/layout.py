@@ -29,6 +29,8 @@ SPLIT_NAMES = {
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "evaluation": "eval", "testing": "test"}
 WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # trainSet2017: train, Set
 AFFIX = re.compile("^mini|(set|data|images|labels)$")  # of words that are written as one: trainset, minival
+# Boxes of which so many reach out of their images are taken for corners [x1, y1, x2, y2] if all fit as such.
+MIN_BOXES, MANY_CORNERS = 10, 0.25
 NAMES_FILES = ("classes.txt", "classes.names", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
 
 
@@ -100,8 +102,14 @@ class Layout(ABC):
             report(remark)
         content = self.read(remember)
         if not content["images"]:
-            raise UserError(first[0].line if first else f"{self.annotations}: it lists no images")
+            text = f"{self.annotations}: it lists no images; specify others with {remedy(self.split)}"
+            raise UserError(first[0].line if first else text)
         return content
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Return whether the files may belong to another style, so that all others are looked for first."""
+        return False
 
     @property
     def option(self) -> str:
@@ -188,6 +196,12 @@ def report_left_out(report: Report, kind: str, paths: Iterable[Path]) -> None:
 def option_of(split: str) -> str:
     """Return the prefix of the options of a split: train or val."""
     return "train" if split == "train" else "val"
+
+
+def remedy(split: str) -> str:
+    """Return the options that help where a split is not found."""
+    option = option_of(split)
+    return f"--{option}_annotations" + (", or use --val_intervals 0" if option == "val" else "")
 
 
 def choose_only(paths: Sequence[Path], split: str) -> Path | None:

@@ -60,9 +60,10 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
 
 def folders(root: Path) -> list[Path]:
     """Return the folders in ``root`` in sorted order, without hidden ones."""
-    return (
-        sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)) if root.is_dir() else []
-    )
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:  # which knows folders without a call for each of many images
+        return sorted(root / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
 
 
 def has_images(folder: Path) -> bool:

@@ -99,16 +99,16 @@ class VocLayout(Layout):
         used: dict[Path, Path] = {}
         elsewhere: dict[str, Path] = {}
         for path in self._files(report):
-
-            def refuse(error: UserError, path: Path = path) -> None:
-                report(Issue(ERROR, "objects that cannot be read", path, str(error).removeprefix(f"{path}: ")))
-
+            problems: list[UserError] = []
             try:
-                record = read_annotation(path, needs_size=False, whole_pixels=False, on_object_error=refuse)
+                record = read_annotation(path, needs_size=False, whole_pixels=False, on_object_error=problems.append)
             except UserError as error:
                 text = str(error).removeprefix(f"{path}: ")
                 report(Issue(ERROR, "XML files that cannot be read", path, text))
                 continue
+            for problem in problems:
+                text = str(problem).removeprefix(f"{path}: ")
+                report(Issue(ERROR, "objects that cannot be read", path, text))
             stated = self._stated_images(path, record["filename"])
             found_as, image = self._find_image_of(path, stated)
             if image in used:

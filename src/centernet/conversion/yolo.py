@@ -5,6 +5,7 @@ Labels of poses are boxes followed by keypoints, as defined by ``kpt_shape`` in 
 
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ from ..utils.images import image_size
 from .issues import ERROR, LEFT_OUT, NOTE, Issue, Report, short
 from .keypoints import JOINT_FIELDS
 from .layout import (
+    MANY_CORNERS,
+    MIN_BOXES,
     NAMES_FILES,
     SPLIT_NAMES,
     Layout,
+    best_fits,
+    choose_only,
     common_folder,
     hull,
     is_plain_split_name,
@@ -30,6 +35,7 @@ from .layout import (
     read_lines,
     read_names,
     refuse_duplicates,
+    remedy,
     report_left_out,
     split_rank,
     split_spellings,
@@ -38,12 +44,14 @@ from .paths import PathFinder, counterpart, folders, has_images, is_hidden, is_i
 from .yaml_file import MAX_BYTES, read_yaml
 
 YAML_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+NAMES_KEY = re.compile(rb"""(?im)(^|[{,])[ \t]*["']?names["']?[ \t]*:""")  # other YAML files may have the word
 IMAGE_FOLDERS, LABEL_FOLDERS = ("images", "Images", "IMAGES"), ("labels", "Labels", "LABELS")
 # Files that are common among images, and not reported.
 OTHER_SUFFIXES = {
     *(".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".labels", ".npy", ".npz"),
     *(".db", ".ini", ".zip", ".tar", ".gz", ".pdf", ".html", ".py", ".log"),
 }
+MAX_LINE = 4096  # bytes
 MAX_FRACTION = 1.5  # coordinates are fractions of the image; boxes may extend beyond it
 CONFIDENCE = "label lines with a confidence, which is not used"
 # Polygons are taken for boxes with keypoints if most can be read so, and some have a second corner far from the others.
@@ -75,12 +83,13 @@ class YoloLayout(Layout):
         # The forms of layouts in the order of preference among names that fit equally well.
         among_images = folders(root / "images") if images is None else []
         in_root = folders(root) if images is None else []
-        lists = [path for name in split_spellings(split) if (path := root / f"{name}.txt").is_file()]
+        lists = [path for name in split_spellings(split) if (path := root / f"{name}.txt").is_file()][:1]
+        lists = lists or best_fits(split, sorted(root.glob("*.txt")), _lists_images)  # such as autosplit_train.txt
         forms = {
             **{folder: (0, folder.name) for folder in among_images},
             **{folder / "images": (1, folder.name) for folder in in_root},
             **{folder: (2, folder.name) for folder in in_root if is_plain_split_name(folder.name)},
-            **{path: (3, path.stem) for path in lists[:1]},
+            **{path: (3, path.stem) for path in lists},
         }
         ranks = {
             path: (rank, not is_plain_split_name(name), form)
@@ -89,6 +98,7 @@ class YoloLayout(Layout):
         }
         places = [path for path, rank in ranks.items() if rank == min(ranks.values())]
         if places:
+            choose_only([place for place in places if place in lists], split)
             layout = cls.open(root, split, places, images)
             layout.remarks = tuple(_remarks(split, places, among_images))
             return layout
@@ -130,6 +140,10 @@ class YoloLayout(Layout):
             raise UserError(f"--{option_of(split)}_annotations {description}: names no images for {split}")
         return cls.open(root, split, places, description=description)
 
+    @property
+    def is_doubtful(self) -> bool:
+        return not self.names_files and find_yaml(self.root) is None
+
     @cached_property
     def finder(self) -> PathFinder:
         lists = [place.parent for place in self.places if not place.is_dir()]
@@ -138,8 +152,6 @@ class YoloLayout(Layout):
     # Images and labels
 
     def read(self, report: Report) -> dict:
-        names = self.class_names({})
-        kpt_shape = self._kpt_shape()
         paths, labels_of = [], {}
         for image in self._images(report):
             paths.append(image)
@@ -148,7 +160,7 @@ class YoloLayout(Layout):
         paths.extend(self._unknown_extensions(labels_of, present, report))
         images: list[dict] = []
         annotations: list[dict] = []
-        outlines = []
+        outlines, boxes = [], []
         sizes = {}
         for image in paths:
             try:
@@ -157,6 +169,10 @@ class YoloLayout(Layout):
                 text = str(error).removeprefix(f"{image}: ")
                 report(Issue(ERROR, "images that cannot be read", image, text))
         readable = [image for image in paths if image in sizes]
+        if readable and not present:
+            label = labels_of[readable[-1]]
+            raise UserError(f"{self.annotations}: none of the {len(readable)} images has labels; looked for {label}")
+        names, kpt_shape = self.class_names({}), self._kpt_shape()
         for image, file_name in zip(readable, self.place(readable), strict=True):
             width, height = sizes[image]
             images.append({"id": file_name, "file_name": file_name, "width": width, "height": height})
@@ -168,16 +184,20 @@ class YoloLayout(Layout):
                 annotation = make_annotation(len(annotations) + 1, file_name, one.cls, box, outline=outline)
                 if one.outline:
                     outlines.append(one.outline)
+                else:
+                    boxes.append((one.x, one.y, one.w, one.h))
                 if one.keypoints:
                     annotation["keypoints"] = [v for x, y, seen in one.keypoints for v in (x * width, y * height, seen)]
                 annotations.append(annotation)
-        if images and not present:
-            label = labels_of[readable[-1]]
-            raise UserError(f"{self.annotations}: none of the {len(images)} images has labels; looked for {label}")
         if "kpt_shape" not in self.content and are_poses(outlines):
             raise UserError(
                 f"{self.annotations}: its labels seem to be boxes with keypoints; state kpt_shape: "
                 f"[{len(outlines[0]) - 2}, 2] in data.yaml, or kpt_shape: [0, 0] if they are polygons"
+            )
+        if are_corners(boxes):
+            raise UserError(
+                f"{self.annotations}: many of its boxes reach out of their images, so its labels seem to be corners; a "
+                f"label is class x y width height, with x and y of the center"
             )
         self._report_unused_labels(present, report)
         self._report_shared_labels(
@@ -475,6 +495,13 @@ def are_poses(outlines: Sequence[Sequence[tuple[float, float]]]) -> bool:
     return fitting >= MOST * len(outlines) and far >= max(AT_LEAST, SOME * len(outlines))
 
 
+def are_corners(boxes: Sequence[tuple[float, float, float, float]]) -> bool:
+    """Return whether the boxes (x, y, w, h) of a dataset are corners (x1, y1, x2, y2), which fit the images."""
+    reaching = sum(max(abs(x - 0.5) + w / 2, abs(y - 0.5) + h / 2) > 0.5 + TOLERANCE for x, y, w, h in boxes)
+    fit = all(0 <= x < w <= 1 + TOLERANCE and 0 <= y < h <= 1 + TOLERANCE for x, y, w, h in boxes)
+    return len(boxes) >= MIN_BOXES and fit and reaching > MANY_CORNERS * len(boxes)
+
+
 def _holds(box: tuple[float, float, float, float], point: tuple[float, float]) -> bool:
     """Return whether a point lies in a box (x, y, w, h), x and y of its center, or hardly outside."""
     return all(abs(point[k] - box[k]) <= box[k + 2] / 2 + TOLERANCE for k in (0, 1))
@@ -516,6 +543,16 @@ def _remarks(split: str, places: Sequence[Path], others: Sequence[Path]) -> Iter
                 yield Issue(LEFT_OUT, "folders of images that belong to no split", folder, text)
 
 
+def _lists_images(path: Path) -> bool:
+    """Return whether the first line of a text file names an image, unlike those of labels, names, and logs."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(MAX_LINE)
+    except OSError:
+        return False
+    return is_image_name(line.decode("utf-8-sig", errors="replace").strip())
+
+
 def _names_files(folder: Path) -> Iterable[Path]:
     for path in (*(folder / name for name in NAMES_FILES), *sorted(folder.glob("*.names"))):
         if path.is_file() and not is_hidden(path.name):
@@ -532,7 +569,7 @@ def find_yaml(root: Path) -> Path | None:
             if len(found) == 1:
                 return found[0]
     others = [path for path in files if not is_hidden(path.name) and path.stat().st_size <= MAX_BYTES]
-    others = [path for path in others if b"names" in path.read_bytes()]
+    others = [path for path in others if NAMES_KEY.search(path.read_bytes())]
     return others[0] if len(others) == 1 else None
 
 
@@ -585,7 +622,10 @@ def _described_places(root: Path, split: str, path: Path | None = None) -> tuple
         if found is None:  # exports for training elsewhere name folders of that place
             found = root / name / "images" if (root / name / "images").is_dir() else None
         if found is None:
-            raise UserError(f"{path}: names the images {text} for {name}, which do not exist below {root}")
+            raise UserError(
+                f"{path}: names the images {text} for {name}, which do not exist below {root}; name the right ones "
+                f"with {remedy(split)}"
+            )
         if found in taken and taken[found][1] != text:
             other, other_text = taken[found]
             raise UserError(

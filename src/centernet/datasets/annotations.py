@@ -15,6 +15,7 @@ import numpy as np
 
 from ..conversion.coco_file import are_ids, is_id, match_ids, name_problem
 from ..conversion.issues import ERROR, LEFT_OUT, NOTE, Issue, IssueLog, Report, short
+from ..conversion.layout import MANY_CORNERS, MIN_BOXES
 from ..errors import UserError
 from ..ops.arrays import numbers
 
@@ -230,10 +231,13 @@ def box_issues(path: Path, usable: Annotations, sizes: np.ndarray, report: Repor
             report(Issue(severity, kind, path, text))
 
 
-def refuse_nothing_to_learn(path: Path, usable: Annotations, log: IssueLog, train: bool) -> None:
+def refuse_nothing_to_learn(
+    path: Path, usable: Annotations, log: IssueLog, train: bool, sizes: np.ndarray | None = None
+) -> None:
     """Raise UserError when nothing, or nearly nothing, of a file is left to learn from or to score against.
 
-    Ids that do not match, coordinates as fractions and the like would otherwise train to the end on nothing.
+    Ids that do not match, coordinates as fractions and the like would otherwise train to the end on nothing. ``sizes``
+    are those of ``box_issues``.
     """
     boxes = usable.boxes
     cls = usable.objects.get("cls")
@@ -256,6 +260,16 @@ def refuse_nothing_to_learn(path: Path, usable: Annotations, log: IssueLog, trai
             f"{path}: {within_a_pixel} of {kept} boxes lie within one pixel, so they seem to be fractions of the "
             f"image; a bbox is [x, y, width, height] in pixels"
         )
+    if sizes is not None:
+        known = counts & (sizes > 0).all(1)
+        low, high, size = boxes[known, :2], boxes[known, 2:], sizes[known]
+        reaching = int((low + high > size + 1).any(1).sum())
+        fit = bool(((low >= 0) & (high > low) & (high <= size + 1)).all())
+        if len(low) >= MIN_BOXES and fit and reaching > MANY_CORNERS * len(low):
+            raise UserError(
+                f"{path}: {reaching} of {len(low)} boxes reach out of their images, so they seem to be corners; a bbox "
+                f"is [x, y, width, height] in pixels"
+            )
 
 
 def scored_content(path: Path, content: dict, log: IssueLog) -> dict:

@@ -109,6 +109,10 @@ class CocoStyleDataset:
         for folder in candidates:
             if folder.is_dir() and cls.is_root(folder):
                 return folder
+        if data_path.exists() and not data_path.is_dir():
+            raise UserError(
+                f"--data_path {data_path}: this is a file; name the folder of the dataset {cls.name}, see docs/DATA.md"
+            )
         state = "holds no" if data_path.is_dir() else "does not exist, so there is no"
         raise UserError(
             f"--data_path {data_path}: this folder {state} dataset {cls.name} (looked for annotations/ in "
@@ -150,7 +154,7 @@ class CocoStyleDataset:
         self.start = np.cumsum([0, *np.bincount(owners, minlength=len(self))])
         self.objects = {name: values[by_image] for name, values in usable.objects.items()}
         box_issues(self.annotation_file, usable, self.sizes[owners], log)
-        refuse_nothing_to_learn(self.annotation_file, usable, log, train=split == "train")
+        refuse_nothing_to_learn(self.annotation_file, usable, log, split == "train", self.sizes[owners])
         self.notes: list[str] = log.lines()
         self.outlines = None
         if split == "train" and self.task.can_augment and self.opt.copy_paste > 0:

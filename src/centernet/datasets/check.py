@@ -136,9 +136,11 @@ def check_split(
     if split == "train" and task.can_augment and task.opt.copy_paste > 0 and not len(Outlines(usable.annotations)):
         report.add(NOTE, "options without effect", without_outlines(dataset.annotation_file))
     sizes = _image_sizes(dataset, usable.images, progress, report)
-    _check_objects(dataset, usable, class_of, sizes, report)
+    number = {image["id"]: k for k, image in enumerate(usable.images)}
+    owners = np.array([number[annotation["image_id"]] for annotation in usable.annotations], dtype=np.int64)
+    _check_objects(dataset, usable, class_of, sizes, owners, report)
     try:
-        refuse_nothing_to_learn(dataset.annotation_file, usable, report.log, train=split == "train")
+        refuse_nothing_to_learn(dataset.annotation_file, usable, report.log, split == "train", sizes[owners])
     except UserError as error:
         report.add(ERROR, "no objects", str(error).removeprefix(f"{dataset.annotation_file}: "))
     return report
@@ -164,7 +166,8 @@ def _image_sizes(dataset: CocoStyleDataset, images: list[dict], progress, report
                 missing = "no such file" in error
                 report.add(ERROR, "missing images" if missing else "images that cannot be read", f"{name} ({error})")
             elif all(stated[k]) and stated[k] != [*size]:
-                text = f"{name} is {size[0]} x {size[1]}, not {stated[k][0]} x {stated[k][1]}"
+                rotated = ", perhaps because of its EXIF orientation" if stated[k] == [*size][::-1] else ""
+                text = f"{name} is {size[0]} x {size[1]}, not {stated[k][0]} x {stated[k][1]}{rotated}"
                 report.add(ERROR, "images of another size than stated", text)
     shared = Counter(image["file_name"] for image in images)
     for name, count in shared.items():
@@ -174,13 +177,16 @@ def _image_sizes(dataset: CocoStyleDataset, images: list[dict], progress, report
 
 
 def _check_objects(
-    dataset: CocoStyleDataset, usable: Annotations, class_of: dict, sizes: np.ndarray, report: Report
+    dataset: CocoStyleDataset,
+    usable: Annotations,
+    class_of: dict,
+    sizes: np.ndarray,
+    owners: np.ndarray,
+    report: Report,
 ) -> None:
-    """Report what is odd about objects, and count them by class and size."""
+    """Report what is odd about objects, and count them by class and size; ``owners`` are their images' indices."""
     opt = dataset.opt
-    number = {image["id"]: k for k, image in enumerate(usable.images)}
     names = [image["file_name"] for image in usable.images]
-    owners = np.array([number[annotation["image_id"]] for annotation in usable.annotations], dtype=np.int64)
     box_issues(report.annotation_file, usable, sizes[owners], report.log)
     report.classes = Counter(dict.fromkeys(dataset.class_names, 0))
     seen_ids: set = set()

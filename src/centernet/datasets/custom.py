@@ -11,7 +11,7 @@ import numpy as np
 
 from ..conversion.coco_file import name_problem
 from ..conversion.finding import find_layout
-from ..conversion.issues import ERROR, Issue, Report, raise_error, short
+from ..conversion.issues import ERROR, NOTE, Issue, Report, raise_error, short
 from ..conversion.keypoints import (
     Joints,
     complete_keypoints,
@@ -20,7 +20,7 @@ from ..conversion.keypoints import (
     read_joints,
     with_numbered_joints,
 )
-from ..conversion.layout import Layout, option_of
+from ..conversion.layout import Layout, option_of, remedy
 from ..errors import UserError
 from ..evaluation import coco as coco_evaluation
 from ..evaluation import voc
@@ -30,6 +30,7 @@ from ..tasks import get_spec
 from ..utils import files
 from ..utils.images import image_size
 from ..utils.text import printable
+from .annotations import Annotations
 from .base import CocoStyleDataset, DatasetTask
 from .coco import COCO_MEAN, COCO_STD
 from .coco_hp import COCOHP, joints_of_classes, score_keypoints
@@ -135,11 +136,10 @@ class Custom(CocoStyleDataset):
         """Return the layout that locates and reads this split."""
         layout = _find(self.opt, self.folder, self.split)
         if layout is None:
-            option = option_of(self.split)
-            purpose, otherwise = ("train", "") if option == "train" else ("test", ", or use --val_intervals 0")
+            purpose = "train" if self.split == "train" else "test"
             raise UserError(
                 f"--data_path {self.folder}: it has no annotations to {purpose} on; specify them with "
-                f"--{option}_annotations{otherwise}"
+                f"{remedy(self.split)}"
             )
         return layout
 
@@ -178,6 +178,23 @@ class Custom(CocoStyleDataset):
                     f"known ones ({', '.join(self.class_names[:10])}{', ...' if len(known) > 10 else ''})"
                 )
         return class_of
+
+    def validate(self, content: dict, report: Report) -> Annotations:
+        usable = super().validate(content, report)
+        if self.split == "val" and (text := self._nothing_to_score(usable.annotations)):
+            report(Issue(NOTE, "validation data that cannot be scored", self.annotation_file, text))
+        return usable
+
+    def _nothing_to_score(self, annotations: list[dict]) -> str:
+        """Return why the objects of validation data have no main score; empty if they have one."""
+        flag = "iscrowd" if self.task.has_keypoints or self.layout.style != "voc" else "ignore"
+        for annotation in annotations:
+            if not annotation.get(flag) and (not self.task.has_keypoints or annotation.get("num_keypoints")):
+                return ""
+        flags = {"iscrowd": "iscrowd is set", "ignore": "difficult is set"}[flag]
+        reason = f"{flags} or no keypoint is labeled" if self.task.has_keypoints else flags
+        count = len(annotations)
+        return f"none of its {count} objects counts in scoring ({reason}), so there will be no score" if count else ""
 
     def reader(self, content: dict) -> Callable[[list[dict]], dict[str, np.ndarray]]:
         read = super().reader(content)
