@@ -112,9 +112,9 @@ class OptionParser:
         except UserError as error:
             self.parser.error(str(error))
         except OSError as error:
-            if not (line := inaccessible(error)):
+            if not (text := inaccessible(error)):
                 raise
-            self.parser.error(line)
+            self.parser.error(text)
         return opt.finished()
 
     init = parse  # the reference's entry point for demos and library use
