@@ -959,6 +959,17 @@ def test_boxes_that_count_from_zero(tmp_path):
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"][0], [0, 0, 24, 16])
 
 
+def test_classes_whose_names_differ_in_case_only(tmp_path):
+    voc_devkit_form(tmp_path)
+    assert not any("differ in case" in note for note in check(tmp_path))
+    path = tmp_path / "Annotations/t2.xml"
+    path.write_text(path.read_text().replace("<name>fox", "<name>Fox"))
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    assert dataset.class_names == ["Fox", "fox", "hen house"]
+    (note,) = [note for note in dataset.notes if "differ in case only" in note]
+    assert note.endswith("train.txt: Fox and fox are different classes")
+
+
 def test_the_advice_about_an_object_is_given_once(tmp_path):
     voc_devkit_form(tmp_path)
     path = tmp_path / "Annotations/t2.xml"
