@@ -326,6 +326,16 @@ def test_data_yaml_in_other_cases(tmp_path):
     check(tmp_path)
 
 
+def test_two_descriptions_of_which_neither_is_named_data_yaml(tmp_path, capsys):
+    yolo_images_first(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    put(tmp_path / "farm.yaml", "names: [hen house, fox]\n")
+    put(tmp_path / "zoo.yaml", "names: [a, b]\n")
+    with pytest.raises(SystemExit):
+        parse(tmp_path)
+    assert "it has farm.yaml, zoo.yaml: rename the right one to data.yaml" in capsys.readouterr().err
+
+
 # Exports of labeling tools
 
 
