@@ -326,6 +326,16 @@ def test_data_yaml_in_other_cases(tmp_path):
     check(tmp_path)
 
 
+def test_two_descriptions_of_which_neither_is_named_data_yaml(tmp_path, capsys):
+    yolo_images_first(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    put(tmp_path / "farm.yaml", "names: [hen house, fox]\n")
+    put(tmp_path / "zoo.yaml", "names: [a, b]\n")
+    with pytest.raises(SystemExit):
+        parse(tmp_path)
+    assert "it has farm.yaml, zoo.yaml: rename the right one to data.yaml" in capsys.readouterr().err
+
+
 # Exports of labeling tools
 
 
@@ -957,6 +967,17 @@ def test_boxes_that_count_from_zero(tmp_path):
     change_xml(tmp_path, "<xmin>5</xmin><ymin>7</ymin>", "<xmin>0</xmin><ymin>0</ymin>")
     dataset = Custom(build_task(parse(tmp_path)), "train")
     np.testing.assert_allclose(dataset.read_objects(0)["boxes"][0], [0, 0, 24, 16])
+
+
+def test_classes_whose_names_differ_in_case_only(tmp_path):
+    voc_devkit_form(tmp_path)
+    assert not any("differ in case" in note for note in check(tmp_path))
+    path = tmp_path / "Annotations/t2.xml"
+    path.write_text(path.read_text().replace("<name>fox", "<name>Fox"))
+    dataset = Custom(build_task(parse(tmp_path)), "train")
+    assert dataset.class_names == ["Fox", "fox", "hen house"]
+    (note,) = [note for note in dataset.notes if "differ in case only" in note]
+    assert note.endswith("train.txt: Fox and fox are different classes")
 
 
 def test_the_advice_about_an_object_is_given_once(tmp_path):

@@ -347,8 +347,11 @@ class YoloLayout(Layout):
                     raise UserError(f"{path}: its class names are not those of {files[0][0]}; remove the wrong file")
             where = files[0][0] if files else where
         if not names:
+            yamls = [path.name for path in _yaml_files_with_names(self.root)]
+            several = len(yamls) > 1 and self.description is None and find_yaml(self.root) is None
+            hint = f"; it has {', '.join(yamls)}: rename the right one to data.yaml" if several else ""
             raise UserError(
-                f"{self.root}: needs the names of the classes, one per line in {NAMES_FILES[0]}, or in data.yaml"
+                f"{self.root}: needs the names of the classes, one per line in {NAMES_FILES[0]}, or in data.yaml{hint}"
             )
         refuse_duplicates(where, names)
         return names
@@ -561,16 +564,24 @@ def _names_files(folder: Path) -> Iterable[Path]:
 
 def find_yaml(root: Path) -> Path | None:
     """Return the data.yaml of a dataset: of the usual name, or the only one with names; None when there is none."""
-    patterns = ("*.[yY][aA][mM][lL]", "*.[yY][mM][lL]")
-    files = [path for pattern in patterns for path in root.glob(pattern) if path.is_file()]
+    files = _yaml_files(root)
     for spelled in (str, str.lower):
         for name in YAML_FILES:
             found = [path for path in files if spelled(path.name) == name]
             if len(found) == 1:
                 return found[0]
-    others = [path for path in files if not is_hidden(path.name) and path.stat().st_size <= MAX_BYTES]
-    others = [path for path in others if NAMES_KEY.search(path.read_bytes())]
+    others = _yaml_files_with_names(root)
     return others[0] if len(others) == 1 else None
+
+
+def _yaml_files(root: Path) -> list[Path]:
+    patterns = ("*.[yY][aA][mM][lL]", "*.[yY][mM][lL]")
+    return [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]
+
+
+def _yaml_files_with_names(root: Path) -> list[Path]:
+    files = [path for path in _yaml_files(root) if not is_hidden(path.name) and path.stat().st_size <= MAX_BYTES]
+    return [path for path in files if NAMES_KEY.search(path.read_bytes())]
 
 
 def _read_description(path: Path) -> dict:

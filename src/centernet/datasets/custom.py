@@ -183,6 +183,14 @@ class Custom(CocoStyleDataset):
         usable = super().validate(content, report)
         if self.split == "val" and (text := self._nothing_to_score(usable.annotations)):
             report(Issue(NOTE, "validation data that cannot be scored", self.annotation_file, text))
+        if self.split == "train":
+            spellings: dict[str, list[str]] = {}
+            for cls in np.unique(usable.objects["cls"]).tolist():
+                spellings.setdefault(self.class_names[cls].casefold(), []).append(self.class_names[cls])
+            for names in spellings.values():
+                if len(names) > 1:
+                    text = f"{' and '.join(names)} are different classes"
+                    report(Issue(NOTE, "classes whose names differ in case only", self.annotation_file, text))
         return usable
 
     def _nothing_to_score(self, annotations: list[dict]) -> str:
