@@ -3,12 +3,14 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 
-from ..utils import streams
+from ..utils import environment, streams
 
 # Requests to stop. SIGPIPE stands for a standard output that was closed; as a signal it is ignored, as Python has it.
 STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
+ECHO = 5.0  # seconds in which a launcher passes on a signal that a scheduler has sent to all processes anyway
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 
 
@@ -31,11 +33,12 @@ class ShutdownHandler:
         stop: number of the signal that requests the end of the run after a checkpoint, 0 for none.
         save: whether a checkpoint is requested.
         deferring: if true, the first signal is recorded and handled at the next safe point; otherwise it stops the run
-            immediately, as the second one does in any case.
+            immediately, as the second one does in any case (of processes of a launcher: not within ``ECHO`` seconds).
     """
 
     def __init__(self) -> None:
         self.stop, self.save, self.deferring = 0, False, False
+        self._stopped = 0.0  # when
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -76,10 +79,12 @@ class ShutdownHandler:
         number = signal.Signals(number)
         # A launcher may pass on another signal than the one it received; only the same one counts as the second.
         if self.stop == number:
+            if environment.is_launched() and time.monotonic() - self._stopped < ECHO:
+                return
             with contextlib.suppress(OSError):
                 os.write(2, f"{number.name} for the second time: stopped without a checkpoint\n".encode())
             os._exit(128 + number)
-        self.stop = number
+        self.stop, self._stopped = number, time.monotonic()
         if not self.deferring:
             self._end()
 
