@@ -52,6 +52,21 @@ def test_a_wrong_device_level_or_file_is_one_line_and_status_2(tmp_path, sample_
         assert error.startswith("error: ") and error.count("\n") == 1 and more[-1] in error
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--levels", ""], "--levels: names no level"),
+        (["--levels", ","], "--levels: names no level"),
+        (["--short", "--levels", "steps"], "--short and --levels exclude each other"),
+        (["--keep_res", "--levels", "operators"], "--keep_res: training needs images of one size"),
+    ],
+)
+def test_what_checks_nothing_is_not_sound(tmp_path, sample_data, capsys, more, message):
+    assert check_device([*SMALL, *folders(tmp_path, sample_data), "--device", "cpu", *more]) == 2
+    output, error = capsys.readouterr()
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1 and "sound" not in output
+
+
 def test_the_help_names_the_levels(capsys):
     done = subprocess.run(
         [sys.executable, ROOT / "src/tools/check_device.py", "--help"], capture_output=True, text=True, check=True

@@ -193,6 +193,7 @@ def test_original_log_printed_once_an_epoch(read):
     assert read("\n".join(at_end)) == [5.0] * 8 + [3.0] * 8
     with pytest.raises(UserError, match="of its first 1 of 8 iterations.*print more often"):
         read("\n".join(original_log([falling(8), falling(8)], 100, 8)))
+    assert len(read("\n".join(original_log([falling(8)], 100, 8)))) == 1  # just begun
 
 
 def test_original_log_keeps_nan(read):
@@ -397,6 +398,8 @@ def test_logs_with_fewer_iterations_are_compared_at_these(side, interval):
     result = compare(means, whole)  # means since the last line are read as such
     assert result.passed and not any("printed iterations" in note for note in result.notes)
     assert not compare(curve(losses * 1.1), sampled).passed
+    short = compare(curve(losses[: interval - 1]), sampled)  # ends before the first printed iteration
+    assert not short.passed and short.iterations == interval - 1
 
 
 def test_an_end_that_differs_is_noted():

@@ -17,7 +17,7 @@ from tests.helpers.training import ENVIRONMENT, MAIN, losses, rows, small
 
 import centernet.engine.trainer as trainer_module
 from centernet.datasets.loader import TrainBatches
-from centernet.engine import launch, nan_guard
+from centernet.engine import launch, nan_guard, signals
 from centernet.engine.run_state import TrainingState, check_plan, check_recipe, resumed_state
 from centernet.engine.signals import ShutdownHandler, ShutdownRequested
 from centernet.errors import UserError
@@ -195,6 +195,22 @@ def test_checkpoints_within_an_epoch_by_the_clock(main, tmp_path, tiny_voc):
     assert re.findall(r"epoch 1: checkpoint after iteration (\d)", done.stdout) == ["1", "2"]
     before = torch.load(tmp_path / RUN / "model_last.pth.bak", weights_only=True)
     assert before["epoch"] == 0 and before["run"]["done"] == before["run"]["iteration"] == 2
+
+
+def test_a_signal_to_all_processes_is_not_the_second_one(monkeypatch):
+    """Schedulers signal the launcher and its processes; what the launcher passes on comes a moment later."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    now, ended = [100.0], []
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signals.os, "_exit", ended.append)
+    requests = ShutdownHandler()
+    requests.deferring = True
+    for now[0] in (100.0, 100.2, 104.9):
+        requests._on_stop(signal.SIGTERM, None)
+    assert requests.stop == signal.SIGTERM and not ended
+    now[0] = 106.0
+    requests._on_stop(signal.SIGTERM, None)
+    assert ended == [143]
 
 
 def test_the_second_signal_ends_at_once():

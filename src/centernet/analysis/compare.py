@@ -247,6 +247,7 @@ def compare(run: Curve, reference: Curve, window: int | None = None) -> Comparis
         printed = run.printed if reference.printed is None else reference.printed if run.printed is None else None
         if printed is not None:  # the log of one of them has fewer iterations
             printed = printed[(printed >= first) & (printed <= last)]
+        if printed is not None and len(printed):
             held = run.held(printed, first, last), reference.held(printed, first, last)
             errors_there = _smoothed_errors(held, window)
             # A printed loss is that of its iteration, or a mean since the last line. No log says which.

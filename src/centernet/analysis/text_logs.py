@@ -378,11 +378,12 @@ def _undo_averages(records: Records) -> Reading:
             done, done_sum = iteration + 1, average * (iteration + 1)
         left = total - done
         if step is None and left > done:
-            raise UserError(
-                f"{path}: prints one average per epoch, of its first {done} of {total} iterations: the losses of the "
-                "others are not in it; print more often (--print_iter)"
-            )
-        if step is None or left < step:
+            if len(numbers) > 1:  # a single line may be the beginning of a log
+                raise UserError(
+                    f"{path}: prints one average per epoch, of its first {done} of {total} iterations: the losses of "
+                    "the others are not in it; print more often (--print_iter)"
+                )
+        elif step is None or left < step:
             losses.append(np.full(max(left, 0), mean))
             filled = max(filled, left)
         elif epoch != numbers[-1]:  # the last epoch may end early: the run was stopped or is still running

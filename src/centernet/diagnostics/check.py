@@ -20,7 +20,7 @@ def own_options() -> argparse.ArgumentParser:
     """Return a parser of the options in addition to those of main.py."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--levels", default=",".join(LEVELS))
+    parser.add_argument("--levels")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
     parser.add_argument("--nproc", type=int, default=2)
@@ -62,8 +62,14 @@ def training_options(arguments: list[str]) -> Options:
 
 
 def chosen_levels(own: argparse.Namespace) -> tuple[str, ...]:
-    """Return the levels to run; raise UserError for an unknown one."""
-    levels = SHORT if own.short else tuple(name for name in own.levels.split(",") if name)
+    """Return the levels to run; raise UserError for an unknown one, for none at all, and for two choices at once."""
+    if own.levels is None:
+        return SHORT if own.short else LEVELS
+    if own.short:
+        raise UserError("--short and --levels exclude each other")
+    levels = tuple(name for name in own.levels.split(",") if name)
+    if not levels:
+        raise UserError(f"--levels: names no level; choose from {', '.join(LEVELS)}")
     if unknown := [name for name in levels if name not in LEVELS]:
         raise UserError(f"--levels {own.levels}: no level {unknown[0]}; choose from {', '.join(LEVELS)}")
     return levels
@@ -76,6 +82,8 @@ def check(own: argparse.Namespace, rest: list[str]) -> int:
         if getattr(own, name) < 1:
             raise UserError(f"--{name} {getattr(own, name)}: needs a number of at least 1")
     opt = training_options(rest)
+    if opt.keep_res:
+        raise UserError("--keep_res: training needs images of one size")
 
     from .run import run_levels  # imports PyTorch
 

@@ -4,13 +4,15 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
-from ..utils import streams
+from ..utils import environment, streams
 from ..utils.text import print_line
 
 # Requests to stop. SIGPIPE stands for a standard output that was closed; as a signal it is ignored, as Python has it.
 STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
+ECHO = 5.0  # seconds in which a launcher passes on a signal that a scheduler has sent to all processes anyway
 SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 _hosted = False  # whether the process belongs to another program, such as a notebook
 
@@ -56,11 +58,12 @@ class ShutdownHandler:
         stop: number of the signal that requests the end of the run after a checkpoint, 0 for none.
         save: whether a checkpoint is requested.
         deferring: if true, the first signal is recorded and handled at the next safe point; otherwise it stops the run
-            immediately, as the second one does in any case.
+            immediately, as the second one does in any case (of processes of a launcher: not within ``ECHO`` seconds).
     """
 
     def __init__(self) -> None:
         self.stop, self.save, self.deferring = 0, False, False
+        self._stopped = 0.0  # when
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -109,10 +112,12 @@ class ShutdownHandler:
         if self.stop == number:
             if _hosted and number == signal.SIGINT:
                 raise KeyboardInterrupt("SIGINT for the second time: stopped without a checkpoint")
+            if environment.is_launched() and time.monotonic() - self._stopped < ECHO:
+                return
             with contextlib.suppress(OSError):
                 os.write(2, f"{number.name} for the second time: stopped without a checkpoint\n".encode())
             os._exit(128 + number)
-        self.stop = number
+        self.stop, self._stopped = number, time.monotonic()
         if not self.deferring:
             self._end()
 

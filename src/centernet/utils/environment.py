@@ -51,6 +51,11 @@ def reports() -> bool:
         return True
 
 
+def is_launched() -> bool:
+    """Return whether a launcher has started this process and passes its own signals on."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def restarts() -> int:
     """Return how many times the launcher has restarted all processes."""
     return number("TORCHELASTIC_RESTART_COUNT", 0)
