@@ -118,7 +118,7 @@ def test_validation_images_without_objects(main, tmp_path):
     steps = ["--batch_size", "1", "--num_workers", "0", "--num_epochs", "3", "--val_intervals", "1", "--patience", "1"]
     network = ["--arch", "lite", "--input_res", "64", "--pretrained", "none", "--exp_dir", str(tmp_path)]
     done = main("--dataset", "custom", "--data_path", str(tmp_path), *network, *steps)
-    assert done.returncode == 0 and "images/val: no objects, so there will be no scores" in done.stdout, done.stderr
+    assert done.returncode == 0 and "images/val: no objects, so there will be no score" in done.stdout, done.stderr
     best = torch.load(tmp_path / "ctdet/default/model_best.pth", weights_only=True)
     assert best["epoch"] == 3 and best["best"] == {"AP": -1.0}
 

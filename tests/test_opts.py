@@ -406,6 +406,13 @@ def test_notes_name_options_of_other_tasks():
     assert parser.notes(parser.parse(["ctdet", "--norm_wh"])) == []
 
 
+def test_a_home_directory_that_the_shell_has_left_in_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    opt = opts().parse(["ctdet", "--load_model=~/a.pth", "--exp_dir=~/runs", "--data_path=~", "--pretrained=~/b.pth"])
+    assert (opt.load_model, opt.pretrained) == ("/home/me/a.pth", "/home/me/b.pth")
+    assert (opt.save_dir, opt.data_dir) == ("/home/me/runs/ctdet/default", "/home/me")
+
+
 @pytest.mark.parametrize("word", ["--local-rank=1", "--local_rank=0"])
 def test_arguments_of_torch_distributed_launch_are_accepted(word):
     opt = opts().parse([word, "ctdet", "--lr", "1e-3"])

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from types import SimpleNamespace
 
 import pytest
 from tests.helpers.training import ENVIRONMENT, MAIN, small
@@ -128,6 +129,18 @@ def test_the_line_of_an_epoch_leaves_out_what_its_tables_have():
     )
     whole = format_metrics(scores, per_class=True)
     assert all(f"{name} 0.5000" in whole for name in scores)
+
+
+def test_a_stream_of_another_program(monkeypatch, capsys):
+    """Programs that log what is printed replace standard error by objects with little more than ``write``."""
+    stream = SimpleNamespace(write=print, flush=print)
+    monkeypatch.setattr(StatusLine, "file", stream)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+    line = StatusLine("epoch 1/2", 3)
+    line.show(3, 1)
+    line.clear()
+    line.finish()
+    assert line.file is stream and capsys.readouterr().out.startswith("epoch 1/2  3/3")
 
 
 def test_a_closed_stream_is_replaced(monkeypatch, capsys):

@@ -290,5 +290,7 @@ def test_other_errors_are_reported(tmp_path, trained):
             load_model(model, tmp_path / "odd.pth", log=lambda _: None)
     with pytest.raises(UserError, match="no such checkpoint file"):
         load_model(model, tmp_path / "missing.pth")
+    with pytest.raises(UserError, match="a folder, not a checkpoint file; name one in it, such as model_best.pth"):
+        load_model(model, tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
         save_model(tmp_path / "no" / "folder.pth", 1, model)

@@ -156,6 +156,8 @@ class CocoStyleDataset:
         box_issues(self.annotation_file, usable, self.sizes[owners], log)
         refuse_nothing_to_learn(self.annotation_file, usable, log, split == "train", self.sizes[owners])
         self.notes: list[str] = log.lines()
+        if split == "val" and not self.start[-1]:
+            self.notes.append(f"note: {self.annotation_file}: no objects, so there will be no score")
         self.outlines = None
         if split == "train" and self.task.can_augment and self.opt.copy_paste > 0:
             self.outlines = Outlines([usable.annotations[k] for k in by_image])

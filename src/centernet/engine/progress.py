@@ -24,12 +24,16 @@ class StatusLine(TerminalProgress):
 
     def __init__(self, title: str, length: int, done: int = 0, after: int | None = None) -> None:
         stream = type(self).file  # what standard error was when the package was imported
-        if stream is None or stream.closed:
+        if stream is None or getattr(stream, "closed", False):
             stream = sys.stderr
         super().__init__(max=max(length, 1), file=stream)
         self.title, self.done, self.after = title, done, after
         self.index = done
         self._started = self._shown = time.monotonic()
+
+    def is_tty(self) -> bool:
+        """Return whether the line goes to a terminal; streams that a program puts in its place may not say so."""
+        return bool(getattr(self.file, "isatty", bool)())
 
     def show(self, count: int, per_step: int, loss: float | None = None, label: str = "epoch") -> None:
         """Update the line: ``count`` steps of ``per_step`` images are done."""

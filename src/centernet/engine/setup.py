@@ -166,7 +166,7 @@ def validation_due(opt: Options, epoch: int) -> bool:
 def out_of_patience(opt: Options, state: TrainingState) -> bool:
     """Return whether ``--patience`` validations in a row were no better than the best one before them.
 
-    After resuming with another ``--metric`` they are counted anew.
+    After resuming with another ``--metric`` they are counted again from zero.
     """
     return 0 < opt.patience <= state.stale and opt.metric in state.best
 

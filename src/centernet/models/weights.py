@@ -41,6 +41,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, corrupt, or holds anything but tensors and plain data.
     """
+    if os.path.isdir(path):
+        raise UserError(f"{path}: a folder, not a checkpoint file; name one in it, such as model_best.pth")
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint file")
     if os.fspath(path).endswith(".safetensors"):

@@ -97,6 +97,9 @@ class OptionParser:
         opt = self.parser.parse_args(words, unset)
         for name in off:
             setattr(opt, name, False)
+        for name, value in vars(opt).items():
+            if isinstance(value, str) and value.startswith("~/"):  # shells leave it in --load_model=~/a.pth as it is
+                setattr(opt, name, os.path.expanduser(value))
         # -1 is how a command line leaves the choice to the program.
         opt.given = sorted(name for name, value in vars(opt).items() if value is not None and value != -1)
         try:
