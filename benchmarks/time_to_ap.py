@@ -212,8 +212,8 @@ def train_yolo(folder: Path, size: int, epochs: int, seed: int) -> None:
             data=str(folder / "data.yaml"), epochs=epochs, imgsz=size, batch=16, device="cpu", workers=0, seed=seed,
             project=project, pretrained=False, plots=False, val=False, verbose=False, amp=False,
         )  # fmt: skip
-        best = next(Path(project).rglob("last.pt"))
-        model = YOLO(str(best))
+        last = next(Path(project).rglob("last.pt"))
+        model = YOLO(str(last))
         detections = []
         for path in sorted((folder / "images" / "val").iterdir()):
             (found,) = model.predict(str(path), imgsz=size, conf=0.001, max_det=100, verbose=False, device="cpu")
