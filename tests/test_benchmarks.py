@@ -117,6 +117,18 @@ def test_both_programs_get_the_same_boxes_and_score(hard, tmp_path):
     assert benchmark.score(data, [])["AP"] == 0
 
 
+def test_the_pace_is_that_of_augmented_epochs(monkeypatch):
+    """Ultralytics trains its last ten epochs without mosaics, which is faster."""
+    benchmark = load("time_to_ap")
+
+    def train(name, data, epochs, seed):
+        return {"seconds": 5 + 4 * max(epochs - 10, 0) + 3 * min(epochs, 10)}
+
+    monkeypatch.setitem(benchmark.measure_pace.__globals__, "train", train)
+    start, per_epoch = benchmark.measure_pace("yolo11n", None)
+    assert per_epoch == 4 and start + 80 * per_epoch == train("yolo11n", None, 80, 0)["seconds"]
+
+
 def test_time_to_ap(hard, tmp_path):
     command = [sys.executable, str(FOLDER / "time_to_ap.py"), "--data", str(hard), "--size", "64", "--seeds", "1"]
     command += ["--epochs", "fast:1", "--output", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
