@@ -213,6 +213,20 @@ def test_results_go_to_other_processes_without_the_network(model):
     assert other in [one, other] and len({one, other}) == 2  # arrays cannot be compared as a whole
 
 
+def test_threads_share_a_model(model):
+    image = cv2.imread(str(SHAPES))
+    images = [image, image[:, ::-1].copy(), image[:40, :50].copy(), image // 2]
+
+    def found(one):
+        (result,) = model.predict(one, threshold=0.0)
+        return result.boxes.tolist(), result.scores.tolist()
+
+    expected = [found(one) for one in images] * 4
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(found, images * 4)) == expected
+    assert expected[0] != expected[1] != expected[2]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_does_not_wait_for_threads_of_its_parent(weights):
     code = """

@@ -144,7 +144,7 @@ def certify(curves: list[Curve], scores: list[float | None], library: Library, m
                 f"{curve.name}: has the seed of {seen[seed]} ({seed}); every run needs a seed of its own"
             )
         seen.setdefault(seed, curve.name)
-        if curve.recipe.get("seed") in [run.get("seed") for run in library.runs]:
+        if seed in [run.get("seed") for run in library.runs]:
             certificate.notes.append(f"{curve.name}: its seed is one of the library's, so it is not independent of it")
     return certificate
 
